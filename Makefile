@@ -1,0 +1,51 @@
+# Everything runs in a virtual environment of its own; the first target that needs it makes it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PORT ?= 8000
+NOTEBOOKS := $(wildcard chapters/[0-9]*.ipynb)
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
+NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout 300
+
+.PHONY: help book test check notebooks results serve bench clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+$(VENV)/.ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+book: $(VENV)/.ready  ## build the book from the stored notebooks
+	$(BIN)/jupyter-book build . -W -n --keep-going
+	@echo "The book is in _build/html/index.html; 'make serve' shows it at http://localhost:$(PORT)"
+
+test: $(VENV)/.ready  ## everything: lint, types, all tests, every notebook, the book in a browser
+	$(MAKE) --no-print-directory lint
+	OMP_NUM_THREADS=1 $(PYTEST) $(NBVAL) --durations=15 tests chapters
+
+check: $(VENV)/.ready  ## lint, types and the fast tests, in a few minutes
+	$(MAKE) --no-print-directory lint
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" tests
+
+.PHONY: lint
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+notebooks: $(VENV)/.ready  ## execute every notebook in place and normalise it
+	$(BIN)/python -m seglib.book.notebooks run $(NOTEBOOKS)
+
+serve: book  ## build the book and show it
+	$(BIN)/python -m http.server --directory _build/html $(PORT)
+
+bench: $(VENV)/.ready  ## the benchmarks, one after the other
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+clean:  ## remove what was built, the environment included
+	rm -rf $(VENV) _build .pytest_cache .mypy_cache .ruff_cache .hypothesis

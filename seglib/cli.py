@@ -1,0 +1,301 @@
+"""The command line: ``seglib train | eval | predict | convert``.
+
+Only Typer and Rich are imported at the top: torch is loaded when a command runs, so ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import torch
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Image segmentation from scratch: train, evaluate, predict and convert.",
+)
+console = Console()
+
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+Data = Annotated[str, typer.Option(help="scenes (made, no download), camvid, or folder (your own).")]
+Root = Annotated[Path | None, typer.Option(help="Folder of the dataset; scenes needs none.")]
+SizeText = Annotated[str | None, typer.Option("--size", metavar="HxW", help="Resize images to this, e.g. 180x240.")]
+Weights = Annotated[Path, typer.Option(help="A .safetensors file that seglib wrote.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Argument(help="A model of the zoo, e.g. fcn_tiny.")],
+    data: Data = "scenes",
+    root: Root = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/MODEL-DATA when not given.")] = None,
+    size: SizeText = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step and process.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Base learning rate.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw or sgd.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="poly, cosine or constant.")] = None,
+    warmup: Annotated[int | None, typer.Option(help="Steps of linear warm-up.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="On kernels and matrices.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Batches averaged into one step.")] = None,
+    clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient; 0 is off.")] = None,
+    precision: Annotated[str | None, typer.Option(help="no, bf16, fp16 or auto.")] = None,
+    ema: Annotated[float | None, typer.Option(help="Decay of a moving average of the weights, e.g. 0.999.")] = None,
+    compile: Annotated[bool | None, typer.Option(help="Run the model through torch.compile.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that load data.")] = None,
+    eval_every: Annotated[int | None, typer.Option(help="Steps between evaluations; 0 is at the end only.")] = None,
+    save_every: Annotated[int | None, typer.Option(help="Steps between saved states.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, sample order and augmentation.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Start from these weights of the same model.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train a model; the run's folder gets its weights, its state and its curves."""
+    given = {k: v for k, v in locals().items() if v is not None}  # first, before other names come up
+    from dataclasses import fields, replace
+
+    import torch
+
+    from seglib.data.catalog import build_dataset
+    from seglib.models.zoo import build
+    from seglib.train import SemanticTask, TrainConfig, fit
+    from seglib.train.recipes import recipe
+    from seglib.weights import load_weights
+
+    names = {f.name for f in fields(TrainConfig)}
+    config = replace(recipe(model), **{k: v for k, v in given.items() if k in names})
+    out = out or Path("runs") / f"{model}-{data}"
+    if not resume and (out / "state.safetensors").exists():
+        raise ValueError(f"{out} holds a run already; pass --resume to go on with it, or another --out")
+    shape = _size(size)
+    learn = build_dataset(data, root, "train", size=shape, augment=True)
+    held = build_dataset(data, root, "val", size=shape)
+    torch.manual_seed(config.seed)
+    net = build(model, len(learn.categories))
+    if weights is not None:
+        load_weights(net, weights)
+    height, width = held[0].image.shape[-2:]
+    metadata = {"model": model, "num_classes": len(learn.categories), "data": data, "size": [height, width]}
+    with _bar(quiet=as_json) as on_step:
+        history = fit(
+            net,
+            learn,
+            held,
+            task=SemanticTask(learn.categories),
+            config=config,
+            out=out,
+            resume=resume,
+            metadata=metadata,
+            on_step=on_step,
+        )
+    scores = history.scores[config.steps]
+    loss = history.losses[config.steps]
+    _report(scores, as_json, {"final_loss": loss, "seconds": round(history.seconds, 1), "out": str(out)})
+
+
+@app.command("eval")
+def evaluate_command(
+    weights: Weights,
+    data: Data = "scenes",
+    root: Root = None,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    size: SizeText = None,
+    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 8,
+    workers: Annotated[int, typer.Option(help="Processes that load data.")] = 0,
+    device: Device = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+) -> None:
+    """Score stored weights on a split of a dataset."""
+    from seglib.data.catalog import build_dataset
+    from seglib.train import SemanticTask, evaluate
+
+    net, metadata = _load(weights, device)
+    shape = _size(size) or (tuple(metadata["size"]) if "size" in metadata else None)
+    dataset = build_dataset(data, root, split, size=shape)
+    if len(dataset.categories) != metadata["num_classes"]:
+        known, seen = metadata["num_classes"], len(dataset.categories)
+        raise ValueError(f"{weights} knows {known} classes, {data} has {seen}; evaluate on the dataset it was trained for")
+    scores = evaluate(net, dataset, SemanticTask(dataset.categories), batch_size=batch_size, workers=workers)
+    _report(scores, as_json, {"images": len(dataset), "split": split})
+
+
+@app.command()
+def predict(
+    photo: Annotated[Path, typer.Argument(help="A photo, or a folder of photos.")],
+    weights: Weights,
+    out: Annotated[Path | None, typer.Option(help="Overlay PNG; for a folder of photos, a folder.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Index PNG of class ids; for a folder, a folder.")] = None,
+    short_side: Annotated[
+        int | None, typer.Option(help="Shorter side that the model sees; the size of training when not given, 0 for the photo's own.")
+    ] = None,
+    device: Device = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the share of every class as JSON.")] = False,
+) -> None:
+    """Segment a photo or a folder of photos: an overlay to look at, a label map to work with, or JSON."""
+    from seglib.data.images import read_image, write_png
+    from seglib.postprocess import predict_semantic
+    from seglib.types import Category
+
+    photos = _photos(photo)
+    if out is None and labels is None and not as_json:
+        raise ValueError("say what you want: --out overlay.png, --labels classes.png, or --json")
+    net, metadata = _load(weights, device)
+    categories = [Category(**{**c, "color": tuple(c["color"])}) for c in metadata["categories"]]
+    if short_side is None and "size" in metadata:
+        short_side = min(metadata["size"])
+    where = next(net.parameters()).device
+    found = []
+    for path in photos:
+        image = read_image(path)  # (3, H, W)
+        result = predict_semantic(net, image.to(where), short_side=short_side or None)
+        classes = result.labels.cpu()
+        if out is not None:
+            from seglib.viz import overlay
+
+            write_png(_target(out, path, photo), overlay(image, classes, categories))
+        if labels is not None:
+            write_png(_target(labels, path, photo), classes.numpy().astype("uint8"))
+        share = {c.name: round(float((classes == c.id).float().mean()), 4) for c in categories}
+        found.append({"photo": str(path), "height": image.shape[1], "width": image.shape[2], "share": share})
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        console.print(f"{len(photos)} photo{'s' * (len(photos) > 1)} → {' and '.join(str(p) for p in (out, labels) if p)}")
+
+
+@app.command()
+def convert(
+    origin: Annotated[str, typer.Argument(help="Where the weights come from, e.g. torchvision:fcn_resnet50.")],
+    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    file: Annotated[Path | None, typer.Option(help="The published checkpoint, if it is on disk already.")] = None,
+) -> None:
+    """Turn published weights of another codebase into seglib's."""
+    from seglib.models.zoo import build
+    from seglib.weights import convert as rename
+    from seglib.weights import read_published, save_weights
+
+    name, state, metadata = rename(origin, read_published(origin, file))
+    net = build(name, metadata["num_classes"])
+    net.load_state_dict(state)
+    save_weights(net, out, metadata)
+    console.print(f"{origin} → {out} ({sum(v.numel() for v in state.values()):,} numbers)")
+
+
+def main() -> None:
+    """Run the command line; expected errors become one line and an exit code of 2."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError, FloatingPointError, NotADirectoryError) as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True, markup=True)
+        sys.exit(2)
+    except KeyboardInterrupt as stopped:
+        Console(stderr=True).print(str(stopped) or "stopped", highlight=False, soft_wrap=True)
+        sys.exit(130)
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) == 1:
+        parts *= 2
+    if len(parts) != 2 or not all(p.isdigit() and int(p) > 0 for p in parts):
+        raise ValueError(f"--size {text!r} is no HEIGHTxWIDTH, e.g. 180x240")
+    return int(parts[0]), int(parts[1])
+
+
+def _load(weights: Path, device: str) -> tuple[Any, dict[str, Any]]:
+    from seglib.models.zoo import build
+    from seglib.weights import load_weights, read_metadata
+
+    metadata = read_metadata(weights)
+    if "model" not in metadata or "num_classes" not in metadata:
+        raise ValueError(f"{weights} doesn't say which model it is for; write it with `seglib train` or `seglib convert`")
+    net = build(metadata["model"], metadata["num_classes"])
+    load_weights(net, weights)
+    return net.to(_device(device)).eval(), metadata
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _photos(path: Path) -> list[Path]:
+    if path.is_dir():
+        photos = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES)
+        if not photos:
+            raise ValueError(f"{path} holds no photo; expected files ending in {', '.join(IMAGES)}")
+        return photos
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    return [path]
+
+
+def _target(out: Path, photo: Path, asked: Path) -> Path:
+    if not asked.is_dir():
+        return out
+    out.mkdir(parents=True, exist_ok=True)
+    return out / f"{photo.stem}.png"
+
+
+def _report(scores: dict[str, Any], as_json: bool, facts: dict[str, Any]) -> None:
+    if as_json:
+        print(json.dumps(scores | facts, indent=1))
+        return
+    table = Table("score", "value", box=None)
+    for name, value in scores.items():
+        if not isinstance(value, dict):
+            table.add_row(name, f"{value:.4f}")
+    for name, value in scores.get("iou", {}).items():
+        table.add_row(f"  IoU {name}", f"{value:.4f}", style="dim")
+    for name, value in facts.items():
+        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+    console.print(table)
+
+
+class _bar:  # noqa: N801 (used as a context manager, reads like one)
+    """A progress bar for ``fit``; nothing where the output is JSON, and only on the main process."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:.1f} images/s"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=quiet,
+        )
+
+    def __enter__(self) -> Any:
+        self.progress.start()
+        self.task: Any = None
+
+        def on_step(step: int, steps: int, loss: float, rate: float, eta: float) -> None:
+            if self.task is None:
+                self.task = self.progress.add_task("train", total=steps, loss=loss, rate=rate)
+            self.progress.update(self.task, completed=step, loss=loss, rate=rate)
+
+        return on_step
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()

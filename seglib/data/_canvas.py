@@ -1,0 +1,169 @@
+"""A small painter: anti-aliased shapes on an RGB image together with the map of who owns each pixel.
+
+A shape is a signed distance in pixels (negative inside), evaluated only in its bounding box. Its coverage
+``clip(0.5 - distance, 0, 1)`` blends the colour into the image, so edges are smooth; where the coverage is at least one
+half the pixel's owner becomes the shape's ``tag``. A shape without a tag (a window, a shadow) paints and owns nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seglib.data._noise import Floats
+
+Color = tuple[float, float, float]
+Window = tuple[slice, slice]
+
+
+def rgb(red: int, green: int, blue: int) -> Color:
+    """8-bit values as floats in [0, 1]."""
+    return red / 255, green / 255, blue / 255
+
+
+def mix(a: Color, b: Color, share: float) -> Color:
+    """``a`` with ``share`` of it replaced by ``b``."""
+    keep = 1 - share
+    return a[0] * keep + b[0] * share, a[1] * keep + b[1] * share, a[2] * keep + b[2] * share
+
+
+def times(a: Color, b: Color) -> Color:
+    """The product per channel."""
+    return a[0] * b[0], a[1] * b[1], a[2] * b[2]
+
+
+def scaled(a: Color, factor: float) -> Color:
+    """``a`` made brighter or darker."""
+    return a[0] * factor, a[1] * factor, a[2] * factor
+
+
+def planes(color: Color) -> Floats:
+    """A colour as ``(3, 1, 1)``, ready to broadcast over an image."""
+    return np.array(color, np.float32).reshape(3, 1, 1)
+
+
+class Canvas:
+    """An image, its owners and the coordinates of its pixel centres.
+
+    Attributes:
+        image: ``(3, H, W)`` float32, about [0, 1] (clipped at the very end).
+        owner: ``(H, W)`` uint8, 0 where nobody owns the pixel.
+        x: ``(1, W)`` and y: ``(H, 1)`` float32 pixel centres.
+        grain: ``(H, W)`` float32 in [-1, 1], the fine texture that shapes borrow for leaves, walls and asphalt.
+        sun: from -1 (light from the left) to 1 (from the right).
+    """
+
+    def __init__(self, height: int, width: int, grain: Floats, sun: float) -> None:
+        self.height, self.width = height, width
+        self.image: Floats = np.empty((3, height, width), np.float32)
+        self.owner: NDArray[np.uint8] = np.zeros((height, width), np.uint8)
+        self.x = (np.arange(width, dtype=np.float32) + np.float32(0.5))[None, :]
+        self.y = (np.arange(height, dtype=np.float32) + np.float32(0.5))[:, None]
+        self.grain = grain
+        self.sun = sun
+
+    def window(self, x0: float, y0: float, x1: float, y1: float) -> Window | None:
+        """The pixels that the box touches, half a pixel of smooth edge included; ``None`` outside the image."""
+        left, right = max(math.floor(x0 - 0.5), 0), min(math.floor(x1 + 0.5) + 1, self.width)
+        top, bottom = max(math.floor(y0 - 0.5), 0), min(math.floor(y1 + 0.5) + 1, self.height)
+        if left >= right or top >= bottom:
+            return None
+        return slice(top, bottom), slice(left, right)
+
+    def paint(self, window: Window, cover: Floats, color: Color | Floats, tag: int = 0) -> None:
+        """Blend a colour, one or ``(3, h, w)``, into the window with a coverage ``(h, w)``."""
+        image = self.image[:, window[0], window[1]]  # (3, h, w)
+        step = (planes(color) if isinstance(color, tuple) else color) - image
+        step *= cover
+        image += step
+        if tag:
+            np.copyto(self.owner[window], np.uint8(tag), where=cover >= 0.5)
+
+    def cover(self, window: Window, distance: Floats, rough: float = 0.0) -> Floats:
+        """Coverage in [0, 1] of a signed distance in pixels; ``rough`` frays the edge by that many pixels."""
+        if rough:
+            distance = distance + self.grain[window] * rough
+        return np.minimum(np.maximum(0.5 - distance, 0), 1)
+
+    def box(self, x0: float, y0: float, x1: float, y1: float, color: Color, tag: int = 0, grain: float = 0.0) -> None:
+        """An axis-aligned box, with the exact coverage of its border pixels."""
+        window = self.window(x0, y0, x1, y1)
+        if window is None:
+            return
+        x, y = self.x[:, window[1]], self.y[window[0]]
+        across = np.maximum(np.minimum(x + 0.5, x1) - np.maximum(x - 0.5, x0), 0)  # (1, w)
+        down = np.maximum(np.minimum(y + 0.5, y1) - np.maximum(y - 0.5, y0), 0)  # (h, 1)
+        paint = self.textured(window, color, grain) if grain else color
+        self.paint(window, across * down, paint, tag)
+
+    def textured(self, window: Window, color: Color, grain: float) -> Floats:
+        """The colour, made lighter and darker by the grain: ``(3, h, w)``."""
+        return planes(color) * (1 + self.grain[window] * grain)
+
+    def ellipse(
+        self,
+        x: float,
+        y: float,
+        rx: float,
+        ry: float,
+        color: Color,
+        tag: int = 0,
+        *,
+        relief: float = 0.0,
+        rough: float = 0.0,
+        grain: float = 0.0,
+    ) -> None:
+        """An ellipse; ``relief`` lights it like a ball, ``rough`` frays its edge, ``grain`` gives it a texture."""
+        window = self.window(x - rx - rough, y - ry - rough, x + rx + rough, y + ry + rough)
+        if window is None:
+            return
+        u, v = (self.x[:, window[1]] - x) / rx, (self.y[window[0]] - y) / ry
+        # (q² - 1) / 2 equals q - 1 to first order at the border, and needs no square root.
+        distance = (u * u + (v * v - 1)) * (0.5 * min(rx, ry))
+        paint: Color | Floats = color
+        if relief or grain:
+            light = 1 + (u * (relief * self.sun) - v * (relief * 0.8))
+            if grain:
+                light += self.grain[window] * grain
+            paint = planes(color) * light
+        self.paint(window, self.cover(window, distance, rough), paint, tag)
+
+    def line(self, x0: float, y0: float, x1: float, y1: float, thick: float, color: Color, tag: int = 0) -> None:
+        """A stroke with round ends, at least one pixel thick so that it never vanishes."""
+        half = max(thick, 1.0) / 2
+        window = self.window(min(x0, x1) - half, min(y0, y1) - half, max(x0, x1) + half, max(y0, y1) + half)
+        if window is None:
+            return
+        dx, dy = x1 - x0, y1 - y0
+        u, v = self.x[:, window[1]] - x0, self.y[window[0]] - y0
+        inverse = 1 / max(dx * dx + dy * dy, 1e-6)
+        t = np.minimum(np.maximum(u * (dx * inverse) + v * (dy * inverse), 0), 1)
+        u, v = u - t * dx, v - t * dy
+        self.paint(window, self.cover(window, np.sqrt(u * u + v * v) - half), color, tag)
+
+    def polygon(
+        self, points: Sequence[tuple[float, float]], color: Color, tag: int = 0, *, rough: float = 0.0, grain: float = 0.0
+    ) -> None:
+        """A convex polygon, its corners in either order: the largest of its edges' half-plane distances."""
+        xs, ys = [p[0] for p in points], [p[1] for p in points]
+        window = self.window(min(xs) - rough, min(ys) - rough, max(xs) + rough, max(ys) + rough)
+        if window is None:
+            return
+        x, y = self.x[:, window[1]], self.y[window[0]]
+        area = 0.0
+        for i in range(len(points)):
+            area += xs[i - 1] * ys[i] - xs[i] * ys[i - 1]
+        turn = 1.0 if area > 0 else -1.0
+        distance = None
+        for i in range(len(points)):
+            dx, dy = xs[i] - xs[i - 1], ys[i] - ys[i - 1]
+            unit = turn / max(math.sqrt(dx * dx + dy * dy), 1e-6)
+            nx, ny = dy * unit, -dx * unit
+            edge = (x * nx - (xs[i] * nx + ys[i] * ny)) + y * ny
+            distance = edge if distance is None else np.maximum(distance, edge, out=distance)
+        assert distance is not None
+        paint = self.textured(window, color, grain) if grain else color
+        self.paint(window, self.cover(window, distance, rough), paint, tag)

@@ -1,0 +1,183 @@
+"""Picture files in and out: photos as float RGB, label maps as class ids, and writes that are whole or not at all.
+
+Pillow decodes. This module states what happens with every kind of file that people have on disk, because the defaults
+hurt in silence: a 16-bit scan read as 8 bits turns white, a phone photo lies on its side next to an upright label map,
+and a palette PNG converted to RGB turns class ids into colours.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageOps
+from torch import Tensor
+
+_WHITE = 255.0
+_ORIENTATION = ExifTags.Base.Orientation
+_LOSSY = {"JPEG", "MPO", "WEBP", "JPEG2000", "AVIF"}
+# Pillow widens grey PNGs of 2 and 4 bits to the full range 0..255. A class id must come back as it was stored.
+_WIDENED_BY = {"L;2": 85, "L;4": 17}
+
+
+def read_image(path: str | os.PathLike[str]) -> Tensor:
+    """The picture in ``path`` as float32 RGB ``(3, H, W)`` in [0, 1], upright as a viewer shows it.
+
+    - 8-bit RGB, grey, palette and CMYK become RGB; a colour profile in the file is not applied.
+    - 16-bit grey is divided by 65535, the range of its type (8-bit by 255, 1-bit by 1).
+    - Transparent pixels (RGBA, LA, palette or colour-key transparency) are laid over white, as a page shows them.
+    - The EXIF orientation is applied.
+    - Of a file with several pictures (TIFF stack, GIF) the first is read.
+
+    Args:
+        path: any format that Pillow reads.
+
+    Returns:
+        ``(3, H, W)`` float32 in [0, 1].
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the file is no picture, is cut off or damaged, is too large to be decoded safely, or stores
+            32-bit numbers, whose range is not known.
+    """
+
+    def decode(picture: Image.Image) -> np.ndarray:
+        picture.load()
+        picture = ImageOps.exif_transpose(picture)
+        if _is_16_bit(picture):
+            gray = np.array(picture).astype(np.float32) / 65535  # (H, W)
+            return np.stack([gray] * 3)  # (3, H, W)
+        if picture.mode in ("I", "F"):
+            raise ValueError(f"its 32-bit pixels (mode {picture.mode}) have no known range; save it with 8 or 16 bits")
+        if picture.has_transparency_data:
+            rgba = np.array(picture.convert("RGBA")).astype(np.float32).transpose(2, 0, 1)  # (4, H, W)
+            alpha = rgba[3] / 255  # (H, W)
+            return (rgba[:3] * alpha + _WHITE * (1 - alpha)) / 255
+        return np.array(picture.convert("RGB")).transpose(2, 0, 1)  # (3, H, W) uint8
+
+    pixels = _decode(path, decode, keeps="pictures")
+    image = torch.from_numpy(np.ascontiguousarray(pixels))
+    return image.float().div_(255) if image.dtype == torch.uint8 else image
+
+
+def read_labels(path: str | os.PathLike[str]) -> Tensor:
+    """The label map in ``path``: one integer per pixel, int64 ``(H, W)``, exactly as stored.
+
+    An index map is a grey file (1, 2, 4, 8 or 16 bits) or a palette file. Of a palette file the indices are the labels;
+    the colours are only there to look at.
+
+    Args:
+        path: an index map in a lossless format, usually PNG.
+
+    Returns:
+        ``(H, W)`` int64, values of the file (no void or class table is applied here).
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the file is no picture, is cut off or damaged, holds colours instead of ids, was compressed
+            with loss (which invents ids along every edge), or asks to be rotated when shown.
+    """
+
+    def decode(picture: Image.Image) -> np.ndarray:
+        if picture.format in _LOSSY:
+            raise ValueError(
+                f"{picture.format} compression changes values, and labels are ids; export the labels again as index PNG"
+            )
+        if picture.mode not in ("1", "L", "P", "I") and not _is_16_bit(picture):
+            raise ValueError(
+                f"it stores colours (mode {picture.mode}), and labels must be an index map with one class id per pixel;"
+                " convert each colour to its id with the class table of the data set and save a grey or palette PNG"
+            )
+        step = _WIDENED_BY.get(str(picture.tile[0][3]), 1) if picture.tile else 1
+        # TIFF files are turned by Pillow while they load, so the tag has to be read before.
+        orientation = picture.getexif().get(_ORIENTATION, 1)
+        if orientation != 1:
+            raise ValueError(
+                f"its EXIF orientation is {orientation}, so it is unclear which side is up; rotate the pixels of the"
+                " labels to stand like the photo and save them without EXIF data"
+            )
+        return np.array(picture).astype(np.int64) // step  # (H, W)
+
+    return torch.from_numpy(_decode(path, decode, keeps="labels"))
+
+
+def write_png(path: str | os.PathLike[str], array: np.ndarray | Tensor) -> None:
+    """Write 8-bit pixels as a PNG file. The file appears whole or not at all (see :func:`atomic_path`).
+
+    Args:
+        path: where to; the name ends in ``.png``. An existing file is replaced.
+        array: uint8, ``(H, W)`` for grey or a label map, ``(H, W, 3)`` for RGB; a CPU tensor will do.
+
+    Raises:
+        ValueError: for another dtype, shape or ending.
+    """
+    pixels = np.ascontiguousarray(array)
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"{path}: a PNG is written from uint8, got {pixels.dtype}; scale and round to 0..255 first")
+    if pixels.size == 0 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
+        raise ValueError(f"{path}: expected pixels of shape (H, W) or (H, W, 3), got {pixels.shape}")
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"{path}: the name of a PNG file ends in .png")
+    with atomic_path(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path beside ``path``: renamed to it when the block succeeds, removed when it fails.
+
+    Readers see the old file or the whole new one, never half of it, also when the process is interrupted by an
+    exception or Ctrl-C. The temporary name keeps the ending, so writers that choose a format by it work. Missing
+    folders are made.
+
+    Args:
+        path: the final path.
+
+    Yields:
+        The path to write to.
+    """
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    # The same folder, because a rename is atomic only within one file system.
+    temporary = final.with_name(f".{final.stem}.{uuid.uuid4().hex[:12]}{final.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, final)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_16_bit(picture: Image.Image) -> bool:
+    """True for 16-bit grey. Pillow calls it I;16, I;16B, … or, in a PNG (older versions) or PGM file, I."""
+    return picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM"))
+
+
+def _decode(path: str | os.PathLike[str], decode: Callable[[Image.Image], Any], keeps: str) -> np.ndarray:
+    """``decode`` applied to the opened file, with every failure turned into one error that names the file."""
+    try:
+        file = open(path, "rb")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist; check the path to the {keeps}") from None
+    with file:
+        try:
+            with Image.open(file) as picture:
+                return decode(picture)
+        except Image.DecompressionBombError as error:
+            raise ValueError(
+                f"{path} claims more pixels than are safe to decode ({error}); if you trust the file, cut it into tiles"
+                " or scale it down first"
+            ) from error
+        except Image.UnidentifiedImageError as error:
+            raise ValueError(
+                f"{path} is not a picture that Pillow can read; check that it is complete and holds what its ending"
+                " says, or convert it to PNG"
+            ) from error
+        # Pillow's decoders raise whatever their parser stumbles over: OSError, SyntaxError, ValueError, struct.error…
+        except Exception as error:
+            raise ValueError(f"{path} cannot be read: {error}; if the file is damaged, copy or export it again") from error

@@ -1,0 +1,83 @@
+"""The state of a run in one safetensors file: weights, optimiser, random states, progress. Nothing is pickled.
+
+Tensors lie in the file under ``model.…``, ``ema.…``, ``optim.…`` and ``rng.…``; everything else is JSON in its header.
+torch's distributed state-dict API names the optimiser's entries by parameter, so the same code serves one process,
+DDP and FSDP.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.optim import Optimizer
+
+from seglib.data.images import atomic_path
+
+_SAVE = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
+_LOAD = StateDictOptions(full_state_dict=True, flatten_optimizer_state_dict=True)
+
+
+def save_state(
+    path: Path, model: nn.Module, optimizer: Optimizer, progress: dict[str, Any], *, ema: nn.Module | None, main: bool
+) -> None:
+    """Write the run's state to ``path``, beside it first and then renamed. Every process must call it.
+
+    Args:
+        path: the file to write.
+        model: the model as it is trained (wrapped or not).
+        optimizer: its optimiser.
+        progress: JSON-able facts of the run (step, configuration, scores).
+        ema: the moving average of the weights, if the run keeps one.
+        main: whether this process writes the file.
+    """
+    weights, optim = get_state_dict(model, optimizer, options=_SAVE)
+    tensors: dict[str, Tensor] = {f"model.{k}": v for k, v in weights.items()}
+    if ema is not None:
+        tensors |= {f"ema.{k}": v for k, v in ema.state_dict().items()}
+    tensors |= {f"optim.{k}": v for k, v in optim.items() if isinstance(v, Tensor)}
+    tensors["rng.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    values = {k: v for k, v in optim.items() if not isinstance(v, Tensor)}
+    if main:
+        # safetensors refuses tensors that share memory, so each becomes its own contiguous copy on the CPU
+        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+        with atomic_path(path) as beside:
+            save_file(tensors, beside, {"progress": json.dumps(progress), "optim": json.dumps(values)})
+
+
+def read_progress(path: Path) -> dict[str, Any]:
+    """The JSON facts that :func:`save_state` put into the file's header.
+
+    Raises:
+        ValueError: when the file is no state of a run, or is damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} can't be read as the state of a run ({error}); delete it to start again") from error
+    if "progress" not in header:
+        raise ValueError(f"{path} holds no state of a run, perhaps only weights; train without --resume to start again")
+    return json.loads(header["progress"])
+
+
+def load_state(path: Path, model: nn.Module, optimizer: Optimizer, *, ema: nn.Module | None) -> None:
+    """Put the weights, the optimiser's state and the random states of ``path`` back. Every process must call it."""
+    with safe_open(path, "pt") as file:
+        optim = json.loads(file.metadata()["optim"])
+        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    part = {p: {k[len(p) :]: v for k, v in tensors.items() if k.startswith(p)} for p in ("model.", "ema.", "optim.")}
+    set_state_dict(model, optimizer, model_state_dict=part["model."], optim_state_dict=optim | part["optim."], options=_LOAD)
+    if ema is not None:
+        ema.load_state_dict(part["ema."])
+    torch.set_rng_state(tensors["rng.cpu"])
+    if torch.cuda.is_available() and "rng.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["rng.cuda"])

@@ -1,0 +1,382 @@
+"""Train any model of the zoo: ``fit`` is the loop, ``evaluate`` the scoring. Read it from top to bottom.
+
+Accelerate places the model and the data, casts to bf16 and adds gradients over processes; the loop itself says what a
+training step is. A run is a folder:
+
+    config.json           what was asked for
+    log.csv, tensorboard  loss, learning rate and scores over the steps
+    state.safetensors     all that is needed to go on exactly where the run stopped
+    weights.safetensors   the weights with the best score so far, with their metadata
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from seglib.data.collate import collate
+from seglib.data.images import atomic_path
+from seglib.train.checkpoint import load_state, read_progress, save_state
+from seglib.train.log import RunLog
+from seglib.train.optim import OPTIMIZERS, SCHEDULES, build_optimizer, lr_factor
+from seglib.train.sampling import SeededDataset, StreamBatches
+from seglib.train.tasks import Task
+from seglib.types import Batch, Sample
+from seglib.weights import save_weights
+
+OnStep = Callable[[int, int, float, float, float], None]
+"""Called after every step as ``on_step(step, steps, loss, samples_per_second, seconds_left)``."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: images per step and process (before accumulation).
+        lr: base learning rate.
+        optimizer: "adamw" or "sgd".
+        weight_decay: on kernels and matrices; biases and norm scales have none.
+        schedule: "poly", "cosine" or "constant".
+        warmup: steps of linear warm-up.
+        accumulate: batches whose gradients are averaged into one step.
+        clip: the largest norm of the gradient; 0 switches clipping off.
+        precision: "no", "bf16", "fp16", or "auto": bf16 where the GPU has it, else "no".
+        ema: decay of a moving average of the weights, e.g. 0.999; 0 switches it off.
+        compile: whether to run the model through ``torch.compile``.
+        workers: processes that load data; 0 loads in the training process.
+        eval_every: steps between evaluations; 0 evaluates at the end only.
+        save_every: steps between saved states.
+        seed: of the order of the samples, of their augmentation and of dropout.
+    """
+
+    steps: int = 1000
+    batch_size: int = 16
+    lr: float = 1e-3
+    optimizer: str = "adamw"
+    weight_decay: float = 1e-4
+    schedule: str = "poly"
+    warmup: int = 0
+    accumulate: int = 1
+    clip: float = 5.0
+    precision: str = "auto"
+    ema: float = 0.0
+    compile: bool = False
+    workers: int = 0
+    eval_every: int = 0
+    save_every: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low in (("steps", 1), ("batch_size", 1), ("accumulate", 1), ("save_every", 1)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        for name in ("weight_decay", "warmup", "clip", "workers", "eval_every", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not self.lr > 0:
+            raise ValueError(f"lr must be positive, got {self.lr}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is a decay in [0, 1), got {self.ema}; 0.999 is usual, 0 switches it off")
+        choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": ("auto", "no", "bf16", "fp16")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}")
+
+
+@dataclass
+class History:
+    """What a run gave.
+
+    Attributes:
+        losses: the total loss of every step since the run began, by step (1-based).
+        scores: the evaluations, by step.
+        best: the best value of the task's score, ``None`` without evaluation.
+        seconds: wall-clock time of this call.
+    """
+
+    losses: dict[int, float] = field(default_factory=dict)
+    scores: dict[int, dict[str, Any]] = field(default_factory=dict)
+    best: float | None = None
+    seconds: float = 0.0
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was told to stop (Ctrl-C or SIGTERM) and has saved its state."""
+
+
+def fit(
+    model: nn.Module,
+    train: Dataset[Sample],
+    val: Dataset[Sample] | None = None,
+    *,
+    task: Task,
+    config: TrainConfig,
+    out: Path | str | None = None,
+    resume: bool = False,
+    metadata: dict[str, Any] | None = None,
+    on_step: OnStep | None = None,
+) -> History:
+    """Train ``model`` in place.
+
+    Args:
+        model: follows the contract of the zoo (``forward``, ``loss``, ``predict``).
+        train: samples to learn from; their augmentation belongs into the dataset's transform.
+        val: samples to score on, never those of ``train``.
+        task: scores predictions and says which score picks the best weights.
+        config: how to train.
+        out: the run's folder; ``None`` writes nothing.
+        resume: go on from the state in ``out`` if there is one. The run ends with the losses that it would have had
+            without the interruption (bit for bit on the CPU).
+        metadata: facts to store with the weights (the model's name and arguments, say).
+        on_step: called after every step, for a progress bar.
+
+    Returns:
+        The losses and scores of the whole run.
+
+    Raises:
+        ValueError: for a bad configuration, a state of another configuration, or an empty dataset.
+        FloatingPointError: when a loss is not finite; the message names the step and the images.
+        Interrupted: when told to stop; the state is saved before.
+    """
+    started = time.perf_counter()
+    folder = Path(out) if out is not None else None
+    accelerator = Accelerator(
+        mixed_precision=_precision(config.precision),
+        gradient_accumulation_steps=config.accumulate,
+        step_scheduler_with_optimizer=False,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
+    )
+    torch.manual_seed(config.seed)
+
+    # The parts: model, optimiser, moving average, and the stream of batches from the step where the run stands
+    if accelerator.device.type == "cuda":
+        model = model.to(memory_format=torch.channels_last)  # what cuDNN's tensor-core kernels want
+    optimizer = build_optimizer(model, config.optimizer, lr=config.lr, weight_decay=config.weight_decay)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    forward = torch.compile(wrapped) if config.compile else wrapped
+    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True) if config.ema else None
+
+    history, start = History(), 0
+    state = folder / "state.safetensors" if folder else None
+    if resume and state is not None and state.exists():
+        progress = read_progress(state)
+        _same_config(progress["config"], config, state)
+        load_state(state, wrapped, optimizer.optimizer, ema=ema)
+        start = progress["step"]
+        history.losses = {int(k): v for k, v in progress["losses"].items()}
+        history.scores = {int(k): v for k, v in progress["scores"].items()}
+        history.best = progress["best"]
+        if accelerator.scaler is not None and progress["scaler"]:
+            accelerator.scaler.load_state_dict(progress["scaler"])
+    loader = accelerator.prepare(_loader(train, config, accelerator.num_processes, start, accelerator.device))
+    if folder and accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_json(folder / "config.json", asdict(config) | {"metadata": metadata or {}})
+    log = RunLog(folder if accelerator.is_main_process else None, start)
+
+    def save(step: int) -> None:
+        if state is not None:
+            scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+            facts = {"step": step, "config": asdict(config), "best": history.best, "scaler": scaler}
+            facts |= {"losses": history.losses, "scores": history.scores}
+            save_state(state, wrapped, optimizer.optimizer, facts, ema=ema, main=accelerator.is_main_process)
+
+    def score(step: int) -> None:
+        scored = ema.module if ema is not None else model
+        scores = evaluate(scored, val, task, batch_size=config.batch_size, workers=config.workers, accelerator=accelerator)
+        history.scores[step] = scores
+        log.scores(step, scores)
+        if history.best is None or scores[task.score] > history.best:
+            history.best = scores[task.score]
+            keep(step, scores)
+
+    def keep(step: int, scores: dict[str, Any]) -> None:
+        if folder and accelerator.is_main_process:
+            facts = {**(metadata or {}), "task": task.name, "step": step, "seed": config.seed, "scores": scores}
+            facts["categories"] = [asdict(c) for c in task.categories]
+            save_weights(ema.module if ema is not None else model, folder / "weights.safetensors", facts)
+
+    with _told_to_stop() as stop, log:
+        wrapped.train()
+        pending: list[tuple[int, float, list[str], Tensor]] = []  # losses not read yet: reading waits for the GPU
+        patience = 20 if accelerator.device.type == "cuda" else 1
+        rate, clock = 0.0, time.perf_counter()
+        batches = iter(loader)
+        for step in range(start + 1, config.steps + 1):
+            factor = lr_factor(step - 1, config.steps, warmup=config.warmup, schedule=config.schedule)
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * factor
+
+            total, ids = torch.zeros((), device=accelerator.device), []
+            for _ in range(config.accumulate):
+                batch: Batch = next(batches).to(accelerator.device, non_blocking=True)
+                with accelerator.accumulate(wrapped):
+                    with accelerator.autocast():
+                        output = forward(batch.images, batch.targets)
+                        loss = torch.stack(list(model.loss(output, batch.targets).values())).sum()
+                    accelerator.backward(loss)  # divides by `accumulate`
+                    if accelerator.sync_gradients and config.clip:
+                        accelerator.clip_grad_norm_(wrapped.parameters(), config.clip)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                total += loss.detach() / config.accumulate
+                ids += batch.ids
+            if ema is not None:
+                ema.update_parameters(model)
+
+            pending.append((step, config.lr * factor, ids, total))
+            told = _all_told(stop, accelerator)
+            saves = step % config.save_every == 0 or step == config.steps or told
+            scores = val is not None and (step == config.steps or (config.eval_every and step % config.eval_every == 0))
+            if len(pending) >= patience or saves or scores:
+                seen = len(pending) * config.batch_size * config.accumulate * accelerator.num_processes
+                for past, lr, names, value in pending:
+                    history.losses[past] = _finite(value.item(), past, names)
+                    log.step(past, history.losses[past], lr)
+                pending.clear()
+                now = time.perf_counter()
+                rate, clock = _smooth(rate, seen / (now - clock)), now
+            if on_step is not None and accelerator.is_main_process and history.losses:
+                per_step = config.batch_size * config.accumulate * accelerator.num_processes
+                left = (config.steps - step) * per_step / rate if rate else 0.0
+                on_step(step, config.steps, next(reversed(history.losses.values())), rate, left)
+            if scores:
+                score(step)
+                wrapped.train()
+                clock = time.perf_counter()
+            if saves:
+                save(step)
+            if told and step < config.steps:
+                raise Interrupted(f"stopped after step {step}; the state is in {state}" if state else f"stopped after {step}")
+        if val is None:
+            keep(config.steps, {})
+    model.eval()
+    history.seconds = time.perf_counter() - started
+    return history
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    dataset: Dataset[Sample],
+    task: Task,
+    *,
+    batch_size: int = 16,
+    workers: int = 0,
+    accelerator: Accelerator | None = None,
+) -> dict[str, Any]:
+    """The task's scores of ``model`` on ``dataset``; with several processes each scores its share, and all get the sum.
+
+    Args:
+        model: follows the contract of the zoo. It is evaluated where it lies, and its mode is restored afterwards.
+        dataset: samples with the annotations that the task needs.
+        task: scores predictions.
+        batch_size: images at once.
+        workers: processes that load data.
+        accelerator: of the run, when there is one.
+
+    Raises:
+        ValueError: when the dataset is empty.
+    """
+    if len(dataset) == 0:  # type: ignore[arg-type]
+        raise ValueError("the dataset to evaluate on is empty; check its folder, split or length")
+    if accelerator is not None and accelerator.num_processes > 1:
+        share = range(accelerator.process_index, len(dataset), accelerator.num_processes)  # type: ignore[arg-type]
+        dataset = Subset(dataset, share)
+    device = next(model.parameters()).device
+    evaluator = task.evaluator()
+    for batch in DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate):
+        batch = batch.to(device)
+        evaluator.update(model.predict(batch.images), batch)
+    evaluator.synchronize()
+    return evaluator.compute()
+
+
+def _precision(name: str) -> str:
+    if name != "auto":
+        return name
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+
+
+def _loader(train: Dataset[Sample], config: TrainConfig, processes: int, start: int, device: torch.device) -> DataLoader:
+    per_step = config.accumulate * processes  # Accelerate deals every process its share of the batches
+    order = StreamBatches(
+        len(train),  # type: ignore[arg-type]
+        config.batch_size,
+        (config.steps - start) * per_step,
+        start=start * per_step,
+        seed=config.seed,
+    )
+    return DataLoader(
+        SeededDataset(train, config.seed),  # type: ignore[arg-type]
+        batch_sampler=order,
+        num_workers=config.workers,
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+        persistent_workers=config.workers > 0,
+    )
+
+
+def _finite(loss: float, step: int, ids: list[str]) -> float:
+    if loss - loss != 0:  # inf and NaN alone differ from themselves here
+        raise FloatingPointError(
+            f"the loss of step {step} is {loss}; its images were {', '.join(ids)}. Look at them, lower the learning "
+            "rate, or clip the gradient; the last saved state is from before this step"
+        )
+    return loss
+
+
+def _same_config(old: dict[str, Any], config: TrainConfig, state: Path) -> None:
+    free = {"workers", "save_every"}  # these change no number
+    new = asdict(config)
+    other = [f"{k} {old.get(k)} → {v}" for k, v in new.items() if k not in free and old.get(k) != v]
+    if other:
+        raise ValueError(f"{state} is of a run with other settings ({'; '.join(other)}); repeat them, or choose another --out")
+
+
+def _smooth(old: float, new: float) -> float:
+    return new if old == 0 else 0.9 * old + 0.1 * new
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with atomic_path(path) as beside:
+        beside.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _all_told(stop: threading.Event, accelerator: Accelerator) -> bool:
+    """Whether any process was told to stop: they must leave after the same step, or the others wait for ever."""
+    if accelerator.num_processes == 1:
+        return stop.is_set()
+    if stop.is_set():
+        accelerator.set_trigger()
+    return accelerator.check_trigger()
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[threading.Event]:
+    """Turns Ctrl-C and SIGTERM into an event, so that the step in hand ends and the state is saved."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # Python delivers signals to the main thread only
+        return
+    old = {s: signal.signal(s, lambda *_: event.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,16 @@
+"""How each model is trained when nothing else is asked for."""
+
+from __future__ import annotations
+
+from seglib.train.loop import TrainConfig
+
+RECIPES: dict[str, TrainConfig] = {
+    "fcn_tiny": TrainConfig(steps=500, batch_size=16, lr=4e-3, weight_decay=1e-3, warmup=20),
+}
+
+DEFAULT = TrainConfig(steps=2000, batch_size=8, lr=1e-3, weight_decay=1e-3, warmup=50, save_every=200)
+
+
+def recipe(model: str) -> TrainConfig:
+    """The training configuration that suits a model of the zoo."""
+    return RECIPES.get(model, DEFAULT)

@@ -91,10 +91,10 @@ def smooth_noise(key: int, stream: int, rows: Floats, columns: Floats) -> Floats
     values = (hashed(key, stream, height * width) >> np.uint32(8)).astype(np.float32)
     grid = (values * np.float32(2.0**-23) - np.float32(1)).reshape(height, width)
     # Columns first, while the grid is small; then whole rows are copied, which is fast.
-    f = columns - j
+    f = columns - j.astype(np.float32)
     f = f * f * (3 - 2 * f)  # (W,)
     grid = grid[:, j] * (1 - f) + grid[:, j + 1] * f  # (height, W)
-    g = rows - i
+    g = rows - i.astype(np.float32)
     g = (g * g * (3 - 2 * g))[:, None]  # (H, 1)
     steps = grid[1:] - grid[:-1]
     out = steps[i]  # (H, W)

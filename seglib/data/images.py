@@ -21,7 +21,7 @@ from torch import Tensor
 
 _WHITE = 255.0
 _ORIENTATION = ExifTags.Base.Orientation
-_LOSSY = {"JPEG", "MPO", "WEBP", "JPEG2000", "AVIF"}
+_LOSSY = {"JPEG", "MPO", "JPEG2000"}
 # Pillow widens grey PNGs of 2 and 4 bits to the full range 0..255. A class id must come back as it was stored.
 _WIDENED_BY = {"L;2": 85, "L;4": 17}
 
@@ -30,7 +30,7 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
     """The picture in ``path`` as float32 RGB ``(3, H, W)`` in [0, 1], upright as a viewer shows it.
 
     - 8-bit RGB, grey, palette and CMYK become RGB; a colour profile in the file is not applied.
-    - 16-bit grey is divided by 65535, the range of its type (8-bit by 255, 1-bit by 1).
+    - 16-bit grey is divided by 65535, the range of its type. Of 16-bit RGB, Pillow keeps the upper 8 bits.
     - Transparent pixels (RGBA, LA, palette or colour-key transparency) are laid over white, as a page shows them.
     - The EXIF orientation is applied.
     - Of a file with several pictures (TIFF stack, GIF) the first is read.
@@ -48,9 +48,9 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
     """
 
     def decode(picture: Image.Image) -> np.ndarray:
-        picture.load()
+        is_16_bit = _is_16_bit(picture)
         picture = ImageOps.exif_transpose(picture)
-        if _is_16_bit(picture):
+        if is_16_bit:
             gray = np.array(picture).astype(np.float32) / 65535  # (H, W)
             return np.stack([gray] * 3)  # (3, H, W)
         if picture.mode in ("I", "F"):

@@ -245,9 +245,10 @@ def fit(
             scores = val is not None and (step == config.steps or (config.eval_every and step % config.eval_every == 0))
             if len(pending) >= patience or saves or scores:
                 seen = len(pending) * config.batch_size * config.accumulate * accelerator.num_processes
-                for past, lr, names, value in pending:
-                    history.losses[past] = _finite(value.item(), past, names)
-                    log.step(past, history.losses[past], lr)
+                means = accelerator.reduce(torch.stack([p[-1] for p in pending]), "mean").tolist()
+                for (past, lr, names, _), value in zip(pending, means, strict=True):
+                    history.losses[past] = _finite(value, past, names)
+                    log.step(past, value, lr)
                 pending.clear()
                 now = time.perf_counter()
                 rate, clock = _smooth(rate, seen / (now - clock)), now

@@ -1,0 +1,33 @@
+"""Pictures of images, annotations and results, in one style.
+
+``colorize`` and the ``overlay`` functions need numpy alone and return uint8 arrays, ready for a PNG.
+Everything that draws on axes imports matplotlib when it is called (``pip install seglib[book]``).
+"""
+
+from seglib.viz.charts import interval95, show_confusion, show_features, show_interval
+from seglib.viz.colors import colorize, instance_colors, shades
+from seglib.viz.figures import grid, legend, show_errors, show_image, show_instances, show_panoptic, show_semantic
+from seglib.viz.overlay import overlay, overlay_instances, overlay_panoptic
+from seglib.viz.style import CYCLE, style
+
+__all__ = [
+    "CYCLE",
+    "colorize",
+    "grid",
+    "instance_colors",
+    "interval95",
+    "legend",
+    "overlay",
+    "overlay_instances",
+    "overlay_panoptic",
+    "shades",
+    "show_confusion",
+    "show_errors",
+    "show_features",
+    "show_image",
+    "show_instances",
+    "show_interval",
+    "show_panoptic",
+    "show_semantic",
+    "style",
+]

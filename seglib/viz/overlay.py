@@ -1,0 +1,167 @@
+"""Annotations painted over photos, as arrays: what ``seglib predict`` writes and what the figures show."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from seglib.types import VOID, Category, Instances, Panoptic
+from seglib.viz.colors import colorize, hatch, instance_colors, shades, to_array, to_rgb8
+
+
+def boundaries(ids: np.ndarray) -> np.ndarray:
+    """Pixels whose right or lower neighbour has another id, ``(H, W)`` bool: a line one pixel wide."""
+    edge = np.zeros(ids.shape, dtype=bool)
+    edge[:, :-1] |= ids[:, :-1] != ids[:, 1:]
+    edge[:-1] |= ids[:-1] != ids[1:]
+    return edge
+
+
+def outline(mask: np.ndarray) -> np.ndarray:
+    """The pixels of a bool ``(H, W)`` mask that touch its outside (the image border counts as outside)."""
+    p = np.pad(mask, 1)
+    return mask & ~(p[:-2, 1:-1] & p[2:, 1:-1] & p[1:-1, :-2] & p[1:-1, 2:])
+
+
+def _base(image: Tensor | np.ndarray | None, size: tuple[int, int]) -> np.ndarray:
+    """The photo as float ``(H, W, 3)`` in [0, 255], or a light plain ground where there is no photo."""
+    if image is None:
+        return np.full((*size, 3), 235, dtype=np.float32)
+    rgb = to_rgb8(image).astype(np.float32)
+    if rgb.shape[:2] != size:
+        raise ValueError(f"the image is {rgb.shape[:2]} and its annotation {size} (H, W); resize one to the other")
+    return rgb
+
+
+def _to_uint8(rgb: np.ndarray) -> np.ndarray:
+    return (rgb + 0.5).clip(0, 255).astype(np.uint8)
+
+
+def overlay(
+    image: Tensor | np.ndarray | None,
+    labels: Tensor | np.ndarray,
+    categories: Sequence[Category],
+    alpha: float = 0.55,
+) -> np.ndarray:
+    """A semantic map laid over its photo: class colours, darker boundaries, void as a striped grey photo.
+
+    Args:
+        image: float ``(3, H, W)`` in [0, 1], uint8 ``(H, W, 3)`` or ``None`` for the bare map.
+        labels: ``(H, W)`` category ids or 255.
+        categories: the class table.
+        alpha: opacity of the colours in [0, 1]; 1 hides the photo.
+
+    Returns:
+        ``(H, W, 3)`` uint8.
+
+    Raises:
+        ValueError: when the sizes differ, a label is outside the table or ``alpha`` is outside [0, 1].
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
+    ids = to_array(labels)
+    colors = colorize(ids, categories).astype(np.float32)  # (H, W, 3)
+    if image is None:
+        base, alpha = colors, 1.0
+    else:
+        base = _base(image, ids.shape)
+    void = ids == VOID
+    out = (1 - alpha) * base + alpha * colors
+    grey = base.mean(axis=2, keepdims=True)  # (H, W, 1)
+    out[void] = (0.5 * grey + 0.5 * colors)[void]
+    out[boundaries(ids)] *= 0.55
+    return _to_uint8(out)
+
+
+def overlay_instances(
+    image: Tensor | np.ndarray | None,
+    instances: Instances,
+    *,
+    colors: np.ndarray | None = None,
+    alpha: float = 0.55,
+) -> np.ndarray:
+    """Instance masks laid over the photo, one colour and outline each; crowds are striped.
+
+    Large masks are painted first, so that a small object on a large one stays visible.
+
+    Args:
+        image: float ``(3, H, W)`` in [0, 1], uint8 ``(H, W, 3)`` or ``None``.
+        instances: N objects; N may be 0.
+        colors: ``(N, 3)`` uint8; by default every instance gets its own.
+        alpha: opacity of the masks in [0, 1].
+
+    Returns:
+        ``(H, W, 3)`` uint8.
+    """
+    masks = to_array(instances.masks)  # (N, H, W)
+    n, height, width = masks.shape
+    paint = instance_colors(n) if colors is None else colors
+    out = _base(image, (height, width))
+    crowd = np.zeros(n, dtype=bool) if instances.iscrowd is None else to_array(instances.iscrowd)
+    stripes = hatch(height, width)
+    for i in np.argsort(-masks.reshape(n, -1).sum(axis=1), kind="stable"):
+        fill = masks[i] & stripes if crowd[i] else masks[i]
+        out[fill] = (1 - alpha) * out[fill] + alpha * paint[i]
+        out[outline(masks[i])] = paint[i] * 0.55
+    return _to_uint8(out)
+
+
+def panoptic_colors(panoptic: Panoptic, categories: Sequence[Category]) -> dict[int, np.ndarray]:
+    """The colour of every segment id: stuff in its class colour, things in shades of theirs.
+
+    Raises:
+        ValueError: when a segment's category is not in the table.
+    """
+    by_class: dict[int, list[int]] = defaultdict(list)
+    for s in panoptic.segments:
+        if not 0 <= s.category_id < len(categories):
+            raise ValueError(f"segment {s.id} has category {s.category_id}, which is not in 0..{len(categories) - 1}")
+        by_class[s.category_id].append(s.id)
+    colors: dict[int, np.ndarray] = {}
+    for category_id, segment_ids in by_class.items():
+        category = categories[category_id]
+        n = len(segment_ids)
+        palette = shades(category.color, n) if category.isthing else np.array([category.color] * n, dtype=np.uint8)
+        colors.update(zip(segment_ids, palette, strict=True))
+    return colors
+
+
+def overlay_panoptic(
+    image: Tensor | np.ndarray | None,
+    panoptic: Panoptic,
+    categories: Sequence[Category],
+    alpha: float = 0.65,
+) -> np.ndarray:
+    """A panoptic map laid over its photo: stuff in class colours, things in shades of theirs, void striped.
+
+    Args:
+        image: float ``(3, H, W)`` in [0, 1], uint8 ``(H, W, 3)`` or ``None`` for the bare map.
+        panoptic: the map of segment ids and its segments.
+        categories: the class table.
+        alpha: opacity of the colours in [0, 1].
+
+    Returns:
+        ``(H, W, 3)`` uint8.
+
+    Raises:
+        ValueError: when the map holds an id that no segment describes, or the sizes differ.
+    """
+    ids = to_array(panoptic.map)
+    colors = panoptic_colors(panoptic, categories)
+    # Void first: the label map 255 everywhere is the striped ground that segments are painted on.
+    flat = colorize(np.full(ids.shape, VOID), categories).astype(np.float32)  # (H, W, 3)
+    for segment_id in np.unique(ids):
+        if segment_id == 0:
+            continue
+        if int(segment_id) not in colors:
+            raise ValueError(f"the map holds segment {int(segment_id)}, which panoptic.segments does not describe")
+        flat[ids == segment_id] = colors[int(segment_id)]
+    if image is None:
+        out = flat
+    else:
+        out = (1 - alpha) * _base(image, ids.shape) + alpha * flat
+    out[boundaries(ids)] *= 0.5
+    return _to_uint8(out)

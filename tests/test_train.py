@@ -1,0 +1,340 @@
+"""The training loop: schedules, sample order, exact resume, interruption, bad losses, several processes."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from seglib.losses.pixel import cross_entropy
+from seglib.train import Interrupted, SemanticTask, TrainConfig, evaluate, fit
+from seglib.train.checkpoint import read_progress
+from seglib.train.log import read_log
+from seglib.train.optim import build_optimizer, lr_factor, parameter_groups
+from seglib.train.sampling import SeededDataset, StreamBatches, mix_seed
+from seglib.types import Category, DenseOutput, Sample, Semantic
+from seglib.weights import load_weights, read_metadata
+
+CATEGORIES = (Category(0, "bright", True, (230, 159, 0)), Category(1, "dark", False, (0, 114, 178)))
+
+
+class Squares(torch.utils.data.Dataset):
+    """Noisy images whose label is whether a pixel's block is bright; the noise is the augmentation."""
+
+    categories = CATEGORIES
+
+    def __init__(self, length=12, poison=None):
+        self.length, self.poison = length, poison
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, i):
+        label = torch.randint(2, (2, 2), generator=torch.Generator().manual_seed(i)).repeat_interleave(4, 0)
+        label = label.repeat_interleave(4, 1)  # (8, 8)
+        image = (0.7 - 0.4 * label + 0.2 * torch.randn(3, 8, 8)).clamp(0, 1)
+        if i == self.poison:
+            image = image * torch.nan
+        return Sample(image, f"square {i}", semantic=label)
+
+
+class Net(nn.Module):
+    """Two convolutions with dropout, following the contract of the zoo."""
+
+    def __init__(self, norm=True):
+        super().__init__()
+        layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2), nn.Conv2d(8, 2, 1)]
+        self.layers = nn.Sequential(*(m for m in layers if norm or not isinstance(m, nn.BatchNorm2d | nn.Dropout)))
+
+    def forward(self, images, targets=None):
+        return DenseOutput(self.layers(images))
+
+    def loss(self, out, targets):
+        return {"pixel": cross_entropy(out.logits, targets.semantic)}
+
+    def predict(self, images):
+        training = self.training
+        self.eval()
+        probs = self(images).logits.softmax(1)
+        self.train(training)
+        return [Semantic(p.argmax(0), p) for p in probs]
+
+
+def net(seed=0, **keywords):
+    torch.manual_seed(seed)
+    return Net(**keywords)
+
+
+CONFIG = TrainConfig(steps=12, batch_size=4, lr=0.02, save_every=5, precision="no", workers=0)
+TASK = SemanticTask(CATEGORIES)
+
+
+# Schedules and parameter groups
+
+
+def test_poly_schedule_by_hand():
+    # warm-up over 2 steps: 1/3, 2/3; then (1 - t)^0.9 with t = 0, 1/2 of the remaining 2 steps
+    assert [lr_factor(s, 4, warmup=2) for s in range(4)] == pytest.approx([1 / 3, 2 / 3, 1, 0.5**0.9])
+
+
+def test_cosine_schedule_is_half_way_down_in_the_middle():
+    assert lr_factor(5, 10, schedule="cosine") == pytest.approx(0.5)
+
+
+@given(st.integers(1, 500), st.integers(0, 50), st.sampled_from(["poly", "cosine", "constant"]))
+def test_the_factor_stays_in_0_1_and_never_rises_after_the_warm_up(steps, warmup, schedule):
+    factors = [lr_factor(s, steps, warmup=warmup, schedule=schedule) for s in range(steps)]
+    assert all(0 <= f <= 1 for f in factors)
+    tail = factors[warmup:]
+    assert tail == sorted(tail, reverse=True)
+
+
+def test_biases_and_norms_have_no_weight_decay():
+    groups = parameter_groups(net(), 0.1)
+    assert [(g["weight_decay"], sorted(p.ndim for p in g["params"])) for g in groups] == [(0.1, [4, 4]), (0.0, [1] * 4)]
+
+
+def test_a_frozen_model_is_refused():
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        build_optimizer(net().requires_grad_(False), lr=0.1, weight_decay=0)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"lr": 0.0}, "lr must be positive, got 0.0"),
+        ({"ema": 1.0}, r"ema is a decay in \[0, 1\), got 1.0"),
+        ({"schedule": "step"}, "schedule 'step' is unknown; choose one of poly"),
+        ({"workers": -1}, "workers must not be negative"),
+    ],
+)
+def test_a_bad_configuration_says_what_is_wrong(keywords, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**keywords)
+
+
+# Sample order
+
+
+@given(st.integers(1, 20), st.integers(1, 7), st.integers(0, 3))
+def test_every_epoch_shows_every_sample_once(length, batch_size, seed):
+    batches = -(-3 * length // batch_size)
+    stream = [key for batch in StreamBatches(length, batch_size, batches, seed=seed) for key in batch]
+    for epoch in range(3):
+        assert sorted(i for e, i in stream if e == epoch) == list(range(length))
+
+
+@given(st.integers(1, 20), st.integers(1, 7), st.integers(0, 9))
+def test_a_stream_that_starts_late_continues_the_whole_one(length, batch_size, start):
+    whole = list(StreamBatches(length, batch_size, 12))
+    assert list(StreamBatches(length, batch_size, 12 - start, start=start)) == whole[start:]
+
+
+def test_seeds_of_neighbouring_keys_are_far_apart():
+    seeds = {mix_seed(s, e, i) for s in range(5) for e in range(5) for i in range(200)}
+    assert len(seeds) == 5 * 5 * 200
+    assert all(0 <= s < 2**63 for s in seeds)
+
+
+def test_augmentation_depends_on_the_key_alone_and_leaves_the_global_state_as_it_was():
+    data = SeededDataset(Squares(), seed=3)
+    first = data[(1, 4)].image
+    torch.manual_seed(99)
+    state = torch.get_rng_state()
+    assert torch.equal(data[(1, 4)].image, first)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(data[(2, 4)].image, first)
+
+
+def test_an_empty_training_set_is_refused():
+    with pytest.raises(ValueError, match="training dataset is empty"):
+        fit(net(), Squares(0), task=TASK, config=CONFIG)
+
+
+# The loop
+
+
+def test_training_lowers_the_loss_and_scores_on_held_out_images(tmp_path):
+    calls = []
+    history = fit(net(), Squares(), Squares(6), task=TASK, config=CONFIG, out=tmp_path, on_step=lambda *a: calls.append(a))
+    losses = list(history.losses.values())
+    assert len(losses) == 12
+    assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
+    assert [c[:2] for c in calls] == [(s, 12) for s in range(1, 13)]
+    assert calls[-1][2] == losses[-1]
+    assert history.scores[12]["miou"] == history.best > 0.6
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "config.json",
+        "log.csv",
+        "tensorboard",
+        "state.safetensors",
+        "weights.safetensors",
+    }
+    rows = read_log(tmp_path / "log.csv")
+    assert [v for _, n, v in rows if n == "loss"] == pytest.approx(losses, rel=1e-6)  # the file has 8 digits
+    assert [v for _, n, v in rows if n == "val/miou"] == pytest.approx([history.best], rel=1e-6)
+
+
+def test_the_kept_weights_say_what_they_are_and_give_the_same_predictions(tmp_path):
+    model = net()
+    fit(model, Squares(), Squares(6), task=TASK, config=CONFIG, out=tmp_path, metadata={"model": "toy"})
+    facts = read_metadata(tmp_path / "weights.safetensors")
+    assert facts["model"] == "toy"
+    assert facts["step"] == 12
+    assert [c["name"] for c in facts["categories"]] == ["bright", "dark"]
+    other = net(seed=1)
+    load_weights(other, tmp_path / "weights.safetensors")
+    image = torch.rand(1, 3, 8, 8)
+    assert torch.equal(other.eval()(image).logits, model.eval()(image).logits)
+
+
+def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit(net(), Squares(), task=TASK, config=CONFIG)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"ema": 0.9},
+        {"accumulate": 2, "warmup": 3, "schedule": "cosine"},
+        {"optimizer": "sgd", "eval_every": 4},
+        {"precision": "bf16"},
+    ],
+    ids=str,
+)
+def test_a_resumed_run_repeats_the_uninterrupted_one_exactly(tmp_path, changes):
+    config = dataclasses.replace(CONFIG, **changes)
+    whole_model = net()
+    whole = fit(whole_model, Squares(), Squares(6), task=TASK, config=config, out=tmp_path / "whole")
+
+    def stop_after_7(step, *_):
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="stopped after step 8"):  # the step in hand ends first
+        fit(net(), Squares(), Squares(6), task=TASK, config=config, out=tmp_path / "cut", on_step=stop_after_7)
+    assert read_progress(tmp_path / "cut" / "state.safetensors")["step"] == 8
+    model = net(seed=5)  # whatever it holds is replaced
+    torch.manual_seed(123)
+    resumed = fit(model, Squares(), Squares(6), task=TASK, config=config, out=tmp_path / "cut", resume=True)
+    assert resumed.losses == whole.losses
+    assert resumed.scores == whole.scores
+    assert resumed.best == whole.best
+    assert read_log(tmp_path / "cut" / "log.csv") == read_log(tmp_path / "whole" / "log.csv")
+    for a, b in zip(whole_model.state_dict().values(), model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_workers_change_no_number():
+    alone = fit(net(), Squares(), task=TASK, config=dataclasses.replace(CONFIG, steps=4))
+    helped = fit(net(), Squares(), task=TASK, config=dataclasses.replace(CONFIG, steps=4, workers=1))
+    assert alone.losses == helped.losses
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path):
+    fit(net(), Squares(), task=TASK, config=CONFIG, out=tmp_path)
+    with pytest.raises(ValueError, match="other settings .lr 0.02 → 0.1."):
+        fit(net(), Squares(), task=TASK, config=dataclasses.replace(CONFIG, lr=0.1), out=tmp_path, resume=True)
+
+
+def test_weights_are_no_state_to_resume_from(tmp_path):
+    fit(net(), Squares(), task=TASK, config=CONFIG, out=tmp_path)
+    (tmp_path / "weights.safetensors").rename(tmp_path / "state.safetensors")
+    with pytest.raises(ValueError, match="holds no state of a run"):
+        fit(net(), Squares(), task=TASK, config=CONFIG, out=tmp_path, resume=True)
+
+
+def test_a_damaged_state_is_named(tmp_path):
+    state = tmp_path / "state.safetensors"
+    state.write_bytes(b"\x80\x04K\x01.")  # a pickle: it must not be loaded
+    with pytest.raises(ValueError, match=r"state\.safetensors can't be read as the state of a run"):
+        fit(net(), Squares(), task=TASK, config=CONFIG, out=tmp_path, resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(tmp_path):
+    with pytest.raises(FloatingPointError, match="square 3") as error:
+        fit(net(), Squares(poison=3), task=TASK, config=CONFIG, out=tmp_path)
+    assert "nan" in str(error.value)
+    state = tmp_path / "state.safetensors"
+    assert not state.exists() or read_progress(state)["step"] < 5  # nothing of the spoilt step was saved
+    assert not list(tmp_path.glob("weights*"))
+
+
+def test_signal_handlers_are_given_back():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    fit(net(), Squares(), task=TASK, config=dataclasses.replace(CONFIG, steps=1))
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+# Evaluation
+
+
+def test_evaluation_does_not_depend_on_the_batch_size_and_restores_the_mode():
+    model = net().train()
+    torch.manual_seed(0)
+    one = evaluate(model, Fixed(), TASK, batch_size=1)
+    assert evaluate(model, Fixed(), TASK, batch_size=5) == one
+    assert model.training
+
+
+def test_an_empty_dataset_can_not_be_evaluated():
+    with pytest.raises(ValueError, match="dataset to evaluate on is empty"):
+        evaluate(net(), Squares(0), TASK)
+
+
+def test_a_dataset_without_labels_can_not_be_evaluated():
+    class Bare(Fixed):
+        def __getitem__(self, i):
+            return dataclasses.replace(super().__getitem__(i), semantic=None)
+
+    with pytest.raises(ValueError, match="no semantic labels"):
+        evaluate(net(), Bare(), TASK)
+
+
+class Fixed(Squares):
+    """Squares without noise."""
+
+    def __getitem__(self, i):
+        return SeededDataset(Squares(), 0)[(0, i)]
+
+
+# Several processes
+
+WORKER = """
+import json, sys, torch
+sys.path.insert(0, {tests!r})
+from test_train import CATEGORIES, CONFIG, Fixed, SemanticTask, fit, net
+import dataclasses
+config = dataclasses.replace(CONFIG, steps=6, batch_size=2, optimizer="sgd", save_every=6)
+history = fit(net(norm=False), Fixed(), Fixed(5), task=SemanticTask(CATEGORIES), config=config, out={out!r})
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_and_scores_of_one_with_twice_the_batch(tmp_path):
+    script = tmp_path / "worker.py"
+    out = tmp_path / "run"
+    script.write_text(textwrap.dedent(WORKER.format(tests=str(Path(__file__).parent), out=str(out))))
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(script)]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(launch, capture_output=True, text=True, env=env, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    config = dataclasses.replace(CONFIG, steps=6, batch_size=4, optimizer="sgd", save_every=6)
+    one = fit(net(norm=False), Fixed(), Fixed(5), task=TASK, config=config)
+    two = read_progress(out / "state.safetensors")
+    # DDP sums gradients in another order than one big batch does
+    assert list(two["losses"].values()) == pytest.approx(list(one.losses.values()), rel=1e-5)
+    assert two["scores"]["6"]["miou"] == pytest.approx(one.scores[6]["miou"], abs=1e-9)

@@ -20,7 +20,7 @@ ALLOWED = {
     "data": {"types", "ops"},
     "metrics": {"types", "ops"},
     "planning": {"types", "ops"},
-    "weights": {"types", "models", "data"},
+    "weights": {"types", "layers", "models", "data"},
     "train": {"types", "data", "metrics", "models", "weights"},
     "viz": {"types", "ops"},
     "cli": {"types", "data", "metrics", "models", "postprocess", "planning", "train", "viz", "weights"},

@@ -51,7 +51,7 @@ class Net(nn.Module):
 
     def __init__(self, norm=True):
         super().__init__()
-        layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2), nn.Conv2d(8, 2, 1)]
+        layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8, momentum=0.5), nn.ReLU(), nn.Dropout(0.2), nn.Conv2d(8, 2, 1)]
         self.layers = nn.Sequential(*(m for m in layers if norm or not isinstance(m, nn.BatchNorm2d | nn.Dropout)))
 
     def forward(self, images, targets=None):

@@ -39,7 +39,9 @@ def live(draw: Callable[..., Figure], /, **controls: Any) -> None:
     def draw_closed(**values: Any) -> Figure:
         figure = draw(**values)
         if not isinstance(figure, Figure):
-            raise ValueError(f"draw must return a matplotlib figure, got {type(figure).__name__}; end it with `return fig`")
+            raise ValueError(
+                f"draw must return a matplotlib figure, got {type(figure).__name__}; end it with `return fig`"
+            )
         plt.close(figure)  # otherwise the inline backend shows it a second time
         return figure
 

@@ -14,7 +14,7 @@ _BAR = (
     "<span>{label}</span>"
     '<div role="progressbar" aria-label="{label}" aria-valuemin="0" aria-valuemax="{steps}" aria-valuenow="{step}" '
     'aria-valuetext="step {step} of {steps}" '
-    'style="flex:1 1 8rem;max-width:22rem;height:.7rem;border:1px solid currentColor;border-radius:.4rem;overflow:hidden">'
+    'style="flex:1 1 8rem;max-width:22rem;height:.7rem;border:1px solid;border-radius:.4rem;overflow:hidden">'
     '<div style="width:{percent:.1f}%;height:100%;background:#0072b2"></div></div>'
     "<span>{step}/{steps}, loss {loss}, {rate:.0f} images/s, {eta} left</span></div>"
 )

@@ -1,0 +1,45 @@
+"""Datasets, file reading, augmentation and batching. Every dataset yields :class:`seglib.types.Sample`.
+
+The classes and functions most used are available here; they load their module on first use. ``collate`` is in
+``seglib.data.collate``, and every dataset's class table is the ``CATEGORIES`` of its module.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "CamVid": "camvid",
+    "Scenes": "scenes",
+    "SegmentationFiles": "folders",
+    "SegmentationFolder": "folders",
+    "atomic_path": "images",
+    "eval_transform": "transforms",
+    "make_scene": "scenes",
+    "read_image": "images",
+    "read_labels": "images",
+    "train_transform": "transforms",
+    "write_png": "images",
+}
+
+if TYPE_CHECKING:
+    from seglib.data.camvid import CamVid as CamVid
+    from seglib.data.folders import SegmentationFiles as SegmentationFiles
+    from seglib.data.folders import SegmentationFolder as SegmentationFolder
+    from seglib.data.images import atomic_path as atomic_path
+    from seglib.data.images import read_image as read_image
+    from seglib.data.images import read_labels as read_labels
+    from seglib.data.images import write_png as write_png
+    from seglib.data.scenes import Scenes as Scenes
+    from seglib.data.scenes import make_scene as make_scene
+    from seglib.data.transforms import eval_transform as eval_transform
+    from seglib.data.transforms import train_transform as train_transform
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOME)

@@ -57,21 +57,31 @@ class Canvas:
     """
 
     def __init__(self, height: int, width: int, grain: Floats, sun: float) -> None:
-        self.height, self.width = height, width
-        self.image: Floats = np.empty((3, height, width), np.float32)
+        self.height, self.width, self.short = height, width, min(height, width)
+        self.image: Floats = np.zeros((3, height, width), np.float32)
         self.owner: NDArray[np.uint8] = np.zeros((height, width), np.uint8)
         self.x = (np.arange(width, dtype=np.float32) + np.float32(0.5))[None, :]
         self.y = (np.arange(height, dtype=np.float32) + np.float32(0.5))[:, None]
         self.grain = grain
         self.sun = sun
 
-    def window(self, x0: float, y0: float, x1: float, y1: float) -> Window | None:
-        """The pixels that the box touches, half a pixel of smooth edge included; ``None`` outside the image."""
+    def window(self, x0: float, y0: float, x1: float, y1: float, twin: float | None = None) -> Window | None:
+        """The pixels that the box touches, half a pixel of smooth edge included; ``None`` outside the image.
+
+        With ``twin`` the box grows to hold its mirror image about that column as well.
+        """
+        if twin is not None:
+            x0, x1 = min(x0, 2 * twin - x1), max(x1, 2 * twin - x0)
         left, right = max(math.floor(x0 - 0.5), 0), min(math.floor(x1 + 0.5) + 1, self.width)
         top, bottom = max(math.floor(y0 - 0.5), 0), min(math.floor(y1 + 0.5) + 1, self.height)
         if left >= right or top >= bottom:
             return None
         return slice(top, bottom), slice(left, right)
+
+    def columns(self, window: Window, twin: float | None) -> Floats:
+        """x of the window's pixels, ``(1, w)``; with ``twin`` the left side is folded onto the right one."""
+        x = self.x[:, window[1]]
+        return x if twin is None else abs(x - twin) + twin
 
     def paint(self, window: Window, cover: Floats, color: Color | Floats, tag: int = 0) -> None:
         """Blend a colour, one or ``(3, h, w)``, into the window with a coverage ``(h, w)``."""
@@ -84,24 +94,36 @@ class Canvas:
 
     def cover(self, window: Window, distance: Floats, rough: float = 0.0) -> Floats:
         """Coverage in [0, 1] of a signed distance in pixels; ``rough`` frays the edge by that many pixels."""
+        cover = 0.5 - distance
         if rough:
-            distance = distance + self.grain[window] * rough
-        return np.minimum(np.maximum(0.5 - distance, 0), 1)
-
-    def box(self, x0: float, y0: float, x1: float, y1: float, color: Color, tag: int = 0, grain: float = 0.0) -> None:
-        """An axis-aligned box, with the exact coverage of its border pixels."""
-        window = self.window(x0, y0, x1, y1)
-        if window is None:
-            return
-        x, y = self.x[:, window[1]], self.y[window[0]]
-        across = np.maximum(np.minimum(x + 0.5, x1) - np.maximum(x - 0.5, x0), 0)  # (1, w)
-        down = np.maximum(np.minimum(y + 0.5, y1) - np.maximum(y - 0.5, y0), 0)  # (h, 1)
-        paint = self.textured(window, color, grain) if grain else color
-        self.paint(window, across * down, paint, tag)
+            cover -= self.grain[window] * rough
+        np.maximum(cover, 0, out=cover)
+        return np.minimum(cover, 1, out=cover)
 
     def textured(self, window: Window, color: Color, grain: float) -> Floats:
         """The colour, made lighter and darker by the grain: ``(3, h, w)``."""
         return planes(color) * (1 + self.grain[window] * grain)
+
+    def box(
+        self,
+        x0: float,
+        y0: float,
+        x1: float,
+        y1: float,
+        color: Color,
+        tag: int = 0,
+        *,
+        grain: float = 0.0,
+        twin: float | None = None,
+    ) -> None:
+        """An axis-aligned box, with the exact coverage of its border pixels."""
+        window = self.window(x0, y0, x1, y1, twin)
+        if window is None:
+            return
+        x, y = self.columns(window, twin), self.y[window[0]]
+        across = np.maximum(np.minimum(x + 0.5, x1) - np.maximum(x - 0.5, x0), 0)  # (1, w)
+        down = np.maximum(np.minimum(y + 0.5, y1) - np.maximum(y - 0.5, y0), 0)  # (h, 1)
+        self.paint(window, across * down, self.textured(window, color, grain) if grain else color, tag)
 
     def ellipse(
         self,
@@ -115,37 +137,61 @@ class Canvas:
         relief: float = 0.0,
         rough: float = 0.0,
         grain: float = 0.0,
+        twin: float | None = None,
     ) -> None:
         """An ellipse; ``relief`` lights it like a ball, ``rough`` frays its edge, ``grain`` gives it a texture."""
-        window = self.window(x - rx - rough, y - ry - rough, x + rx + rough, y + ry + rough)
+        window = self.window(x - rx - rough, y - ry - rough, x + rx + rough, y + ry + rough, twin)
         if window is None:
             return
-        u, v = (self.x[:, window[1]] - x) / rx, (self.y[window[0]] - y) / ry
+        u, v = (self.columns(window, twin) - x) * (1 / rx), (self.y[window[0]] - y) * (1 / ry)
         # (q² - 1) / 2 equals q - 1 to first order at the border, and needs no square root.
-        distance = (u * u + (v * v - 1)) * (0.5 * min(rx, ry))
+        half = 0.5 * min(rx, ry)
+        distance = u * u * half + (v * v - 1) * half
         paint: Color | Floats = color
         if relief or grain:
-            light = 1 + (u * (relief * self.sun) - v * (relief * 0.8))
+            light = (1 + u * (relief * self.sun)) - v * (relief * 0.8)
             if grain:
                 light += self.grain[window] * grain
             paint = planes(color) * light
         self.paint(window, self.cover(window, distance, rough), paint, tag)
 
-    def line(self, x0: float, y0: float, x1: float, y1: float, thick: float, color: Color, tag: int = 0) -> None:
+    def line(
+        self,
+        x0: float,
+        y0: float,
+        x1: float,
+        y1: float,
+        thick: float,
+        color: Color,
+        tag: int = 0,
+        *,
+        twin: float | None = None,
+    ) -> None:
         """A stroke with round ends, at least one pixel thick so that it never vanishes."""
         half = max(thick, 1.0) / 2
-        window = self.window(min(x0, x1) - half, min(y0, y1) - half, max(x0, x1) + half, max(y0, y1) + half)
+        window = self.window(min(x0, x1) - half, min(y0, y1) - half, max(x0, x1) + half, max(y0, y1) + half, twin)
         if window is None:
             return
         dx, dy = x1 - x0, y1 - y0
-        u, v = self.x[:, window[1]] - x0, self.y[window[0]] - y0
+        u, v = self.columns(window, twin) - x0, self.y[window[0]] - y0
         inverse = 1 / max(dx * dx + dy * dy, 1e-6)
-        t = np.minimum(np.maximum(u * (dx * inverse) + v * (dy * inverse), 0), 1)
+        t = u * (dx * inverse) + v * (dy * inverse)
+        np.maximum(t, 0, out=t)
+        np.minimum(t, 1, out=t)
         u, v = u - t * dx, v - t * dy
-        self.paint(window, self.cover(window, np.sqrt(u * u + v * v) - half), color, tag)
+        u *= u
+        v *= v
+        u += v
+        self.paint(window, self.cover(window, np.sqrt(u, out=u) - half), color, tag)
 
     def polygon(
-        self, points: Sequence[tuple[float, float]], color: Color, tag: int = 0, *, rough: float = 0.0, grain: float = 0.0
+        self,
+        points: Sequence[tuple[float, float]],
+        color: Color,
+        tag: int = 0,
+        *,
+        rough: float = 0.0,
+        grain: float = 0.0,
     ) -> None:
         """A convex polygon, its corners in either order: the largest of its edges' half-plane distances."""
         xs, ys = [p[0] for p in points], [p[1] for p in points]

@@ -26,18 +26,21 @@ class Light:
     tint: Color
     shadow: Color
     haze: Color
+    disc: Color  # the sun or moon
+    height: float  # of the sun or moon: its row, as a share of the horizon's
     lamps: bool = False  # street lamps and windows are lit
 
 
-NOON = Light(rgb(62, 132, 208), rgb(188, 221, 242), (1.0, 1.0, 0.97), (0.60, 0.64, 0.78), rgb(196, 217, 234))
-MORNING = Light(rgb(112, 170, 218), rgb(253, 226, 186), (1.05, 0.98, 0.86), (0.62, 0.63, 0.78), rgb(240, 222, 202))
-GOLDEN = Light(rgb(104, 138, 186), rgb(255, 200, 128), (1.10, 0.92, 0.70), (0.56, 0.56, 0.74), rgb(248, 206, 158))
-DUSK = Light(rgb(72, 72, 134), rgb(252, 158, 134), (0.92, 0.74, 0.76), (0.58, 0.55, 0.72), rgb(214, 152, 154), True)
-OVERCAST = Light(rgb(158, 172, 186), rgb(216, 221, 224), (0.88, 0.92, 0.95), (0.80, 0.82, 0.86), rgb(204, 211, 216))
-NIGHTFALL = Light(rgb(28, 38, 84), rgb(124, 118, 164), (0.50, 0.54, 0.74), (0.74, 0.74, 0.82), rgb(96, 98, 144), True)
+NOON = Light(rgb(62, 132, 208), rgb(188, 221, 242), (1.0, 1.0, 0.97), (0.60, 0.64, 0.78), rgb(196, 217, 234), rgb(255, 250, 214), 0.18)
+MORNING = Light(rgb(112, 170, 218), rgb(253, 226, 186), (1.05, 0.98, 0.86), (0.62, 0.63, 0.78), rgb(240, 222, 202), rgb(255, 240, 190), 0.55)
+GOLDEN = Light(rgb(104, 138, 186), rgb(255, 200, 128), (1.10, 0.92, 0.70), (0.56, 0.56, 0.74), rgb(248, 206, 158), rgb(255, 226, 150), 0.72)
+DUSK = Light(rgb(72, 72, 134), rgb(252, 158, 134), (0.92, 0.74, 0.76), (0.58, 0.55, 0.72), rgb(214, 152, 154), rgb(255, 186, 130), 0.85, True)
+OVERCAST = Light(rgb(158, 172, 186), rgb(216, 221, 224), (0.88, 0.92, 0.95), (0.80, 0.82, 0.86), rgb(204, 211, 216), rgb(240, 240, 236), 0.3)
+NIGHTFALL = Light(rgb(28, 38, 84), rgb(124, 118, 164), (0.50, 0.54, 0.74), (0.74, 0.74, 0.82), rgb(96, 98, 144), rgb(236, 236, 224), 0.3, True)
 LIGHTS = ((NOON, 0.32), (MORNING, 0.18), (GOLDEN, 0.16), (DUSK, 0.12), (OVERCAST, 0.13), (NIGHTFALL, 0.09))
 
 GRASS = (rgb(118, 168, 70), rgb(142, 178, 82), rgb(104, 150, 84), rgb(172, 170, 88), rgb(134, 160, 62), rgb(96, 142, 62))
+FLOWERS = (rgb(246, 214, 72), rgb(240, 240, 236), rgb(222, 96, 84), rgb(170, 120, 196))
 ASPHALT = (rgb(112, 112, 116), rgb(140, 136, 132), rgb(96, 100, 108), rgb(176, 152, 118), rgb(190, 174, 148))
 ROCK = (rgb(112, 116, 130), rgb(126, 112, 104), rgb(98, 120, 110), rgb(120, 104, 122), rgb(104, 122, 84))
 
@@ -112,6 +115,7 @@ class Land:
     road_color: Color
     rock: Color
     peaks: tuple[tuple[float, ...], ...]
+    flowers: Color | None
     hill: float
     roads: tuple[Band, ...]
     water: Band | None
@@ -147,20 +151,23 @@ def plan_land(draws: Draws, difficulty: float, share: dict[str, float]) -> Land:
     for _ in range(count):
         peaks.append((draws(-0.05, 1.05), draws(0.07, 0.26) * (0.6 + horizon), draws(0.8, 1.7), draws(), draws(0, 40)))
     roads = _plan_roads(draws, horizon, share["road"])
-    water = _plan_water(draws, horizon, share["water"])
+    # A road to the horizon would run into a lake there, or along a river: those get a pond or a river across.
+    blocked = any(isinstance(road, Receding) for road in roads)
+    water = _plan_water(draws, horizon, share["water"], blocked)
     grass = GRASS[draws.whole(0, len(GRASS) - 1)]
     road_color = ASPHALT[draws.whole(0, len(ASPHALT) - 1)]
     return Land(
         light=light,
         sun=draws(0.5, 1.0) if draws() < 0.5 else draws(-1.0, -0.5),
         horizon=horizon,
-        camera=draws(3.4, 6.0),
+        camera=draws(3.8, 6.2),
         haze=draws(0.15, 0.45) + 0.3 * difficulty * draws(),
         clouds=draws(-0.35, 0.45),
         grass=grass,
         road_color=mix(road_color, grass, 0.25 * difficulty * draws()),
         rock=mix(rock, grass, 0.5 * difficulty * draws()),
         peaks=tuple(sorted(peaks, key=lambda peak: -peak[1])) if has_peaks else (),
+        flowers=FLOWERS[draws.whole(0, len(FLOWERS) - 1)] if draws() < 0.4 else None,
         hill=draws(0.01, 0.06) if draws() < 0.6 else 0.0,
         roads=roads,
         water=water,
@@ -170,7 +177,7 @@ def plan_land(draws: Draws, difficulty: float, share: dict[str, float]) -> Land:
 def _plan_roads(draws: Draws, horizon: float, share: float) -> tuple[Band, ...]:
     ground = 1 - horizon
     away = Receding(horizon, draws(0.25, 0.75), draws(0.1, 0.9), draws(-0.9, 0.9), draws(0.14, 0.30))
-    across = Crossing(horizon + draws(0.25, 0.7) * ground, draws(-0.12, 0.12), draws(-0.25, 0.25), 0.0)
+    across = Crossing(horizon + draws(0.22, 0.56) * ground, draws(-0.12, 0.12), draws(-0.25, 0.25), 0.0)
     across = Crossing(across.mid, across.tilt, across.bow, (across.mid - horizon) * draws(0.14, 0.24))
     kind, present = draws(), draws() < 0.88 * share
     if not present:
@@ -178,9 +185,10 @@ def _plan_roads(draws: Draws, horizon: float, share: float) -> tuple[Band, ...]:
     return (away,) if kind < 0.5 else (across,) if kind < 0.85 else (away, across)
 
 
-def _plan_water(draws: Draws, horizon: float, share: float) -> Band | None:
+def _plan_water(draws: Draws, horizon: float, share: float, blocked: bool) -> Band | None:
     ground = 1 - horizon
-    kind, present = draws(), draws() < 0.55 * share
+    kind, present = draws(), draws() < 0.6 * share
+    kind = 0.3 + 0.7 * kind if blocked else kind
     a, b, c, d = draws.many(4)
     if not present:
         return None
@@ -195,56 +203,59 @@ def _plan_water(draws: Draws, horizon: float, share: float) -> Band | None:
 
 
 def draw_sky(canvas: Canvas, land: Land, key: int, tag: int) -> None:
-    """The gradient, the sun's glow and clouds, down to a little below the horizon."""
+    """The gradient, stars at nightfall, the sun or moon with its glow, and clouds, down to just below the horizon."""
+    light, short = land.light, canvas.short
     bottom = min(int(land.horizon * canvas.height) + 2, canvas.height)
-    light, short = land.light, min(canvas.height, canvas.width)
-    sky = canvas.image[:, :bottom]  # (3, h, W)
-    t = canvas.y[:bottom] * (1 / bottom)  # (h, 1)
+    window = slice(0, bottom), slice(0, canvas.width)
+    sky, y = canvas.image[:, :bottom], canvas.y[:bottom]  # (3, h, W), (h, 1)
+    t = y * (1 / bottom)
     sky[:] = planes(light.top) + (planes(light.low) - planes(light.top)) * (t * t * (1.5 - 0.5 * t))
-    x, y = (0.5 + 0.42 * land.sun) * canvas.width, land.horizon * canvas.height * 0.45
-    u, v = (canvas.x - x) * (1 / short), (canvas.y[:bottom] - y) * (1 / short)
-    glow = 0.010 / (u * u + (v * v + 0.016))  # (h, W), 0.6 at the centre
-    rows, columns = canvas.y[:bottom, 0] * (11 / short), canvas.x[0] * (4.5 / short)
-    noise = smooth_noise(key, 11, rows, columns)
-    noise += 0.5 * smooth_noise(key, 12, rows * 2.3, columns * 2.3)
-    cloud = np.minimum(np.maximum((noise + (land.clouds - 0.25)) * 1.4, 0), 1)  # (h, W)
-    cloud *= 0.85 * (1.1 - 0.6 * t)
-    white = mix((1.0, 1.0, 1.0), light.low, 0.35)
-    sky += (planes(scaled(times(white, light.tint), 0.98)) - sky) * cloud
-    sky += (planes(mix((1.0, 1.0, 0.9), light.low, 0.4)) - sky) * glow
+    if light is NIGHTFALL:
+        sky += canvas.cover(window, 7 - canvas.grain[:bottom] * 9) * (0.6 - 0.5 * t)
+    disc = mix((1.0, 1.0, 0.92), light.low, 0.3)
+    x, top = (0.5 + 0.42 * land.sun) * canvas.width, land.horizon * canvas.height * light.height
+    if light is not OVERCAST:
+        u, v = (canvas.x - x) * (1 / short), (y - top) * (1 / short)
+        canvas.paint(window, 0.008 / (u * u + (v * v + 0.014)), disc)  # the glow: 0.57 at its centre
+        canvas.ellipse(x, top, 0.028 * short, 0.028 * short, light.disc)
+    rows, columns = y[:, 0] * (11 / short), canvas.x[0] * (4.5 / short)
+    cloud = smooth_noise(key, 11, rows, columns)  # (h, W)
+    cloud += 0.5 * smooth_noise(key, 12, rows * 2.3, columns * 2.3)
+    cloud = canvas.cover(window, 0.85 - (cloud + land.clouds) * 1.4)
+    white = scaled(times(mix((1.0, 1.0, 1.0), light.low, 0.35), light.tint), 0.98)
+    canvas.paint(window, cloud * (0.93 - 0.5 * t), white)
     canvas.owner[:bottom] = tag
 
 
 def draw_peaks(canvas: Canvas, land: Land, key: int, tag: int) -> None:
-    """Mountains, far to near: each a frayed triangle with a lit and a shaded flank and snow on the high ones."""
-    bottom = land.horizon * canvas.height + 1
-    short = min(canvas.height, canvas.width)
+    """Mountains, far to near: concave flanks, one lit and one shaded, gullies, snow on the high ones, mist at the foot."""
+    bottom, short = land.horizon * canvas.height + 1, canvas.short
     for n, (u, rise, slope, snow, phase) in enumerate(land.peaks):
-        x, top = u * canvas.width, bottom - rise * short
-        run = rise * short / slope * 1.25 + 2
-        window = canvas.window(x - run, top - 2, x + run, bottom)
+        x, tall = u * canvas.width, rise * short
+        run = 1.25 * tall / slope + 2
+        window = canvas.window(x - run, bottom - tall - 2, x + run, bottom)
         if window is None:
             continue
-        down = canvas.y[window[0]] - top  # (h, 1) pixels below the summit
-        scale = 1 / short
-        rows = down[:, 0] * (16 * scale) + (phase + 1)
-        wobble = smooth_noise(key, 20 + n, rows, np.zeros(1, np.float32)) * (0.03 * short)  # (h, 1)
-        fade = np.minimum(np.maximum(down * (4 * scale), 0), 1)
-        side = canvas.x[:, window[1]] - x - wobble * fade  # (h, w)
-        distance = (abs(side) * slope - down) * 0.6
-        color = land.lit(land.rock, 0.05 + 0.5 * n / len(land.peaks))
-        shade = scaled(times(color, land.light.shadow), 1.1)
-        cover = canvas.cover(window, distance, 0.8)
+        down = canvas.y[window[0]] - (bottom - tall)  # (h, 1), pixels below the summit
+        part = np.minimum(np.maximum(down * (1 / tall), 0), 1)
+        across = canvas.x[:, window[1]] - x  # (1, w)
+        crest = smooth_noise(key, 20 + n, down[:, 0] * (14 / short) + (phase + 1), np.zeros(1, np.float32))  # (h, 1)
+        notch = smooth_noise(key, 26 + n, np.zeros(1, np.float32), across[0] * (13 / short) + (run * 13 / short + 1))
+        side = across - crest * (part * (0.05 * short))  # (h, w), from the crest line
+        bumpy = down + notch * (0.045 * tall) * np.minimum(abs(across) * (8 / short), 1)
+        distance = abs(across) * slope - bumpy * (0.62 + 0.5 * part)
         facing = 1.0 if land.sun > 0 else -1.0
-        ridge = side * facing + canvas.grain[window] * (0.012 * short) + (wobble * 0.8)
-        lit = np.minimum(np.maximum(ridge + 0.5, 0), 1)
-        paint = planes(shade) + (planes(color) - planes(shade)) * lit  # (3, h, w)
+        lit = np.minimum(np.maximum(side * facing + canvas.grain[window] * (0.014 * short) + 0.5, 0), 1)
+        lit *= 0.84 + 0.16 * notch
+        color = land.lit(land.rock, 0.05 + 0.5 * n / len(land.peaks))
+        shade = planes(scaled(times(color, land.light.shadow), 1.1))
+        paint = shade + (planes(color) - shade) * lit  # (3, h, w)
         if snow < 0.6 and rise > 0.15:
             white = planes(land.lit((0.96, 0.97, 1.0), 0.5)) * (0.78 + 0.22 * lit)
-            line = (0.05 + 0.06 * snow) * short
-            snowy = (line - down) + canvas.grain[window] * (0.03 * short)
+            snowy = ((0.05 + 0.06 * snow) * short - down) + (canvas.grain[window] + notch) * (0.025 * short)
             paint += (white - paint) * np.minimum(np.maximum(snowy, 0), 1)
-        canvas.paint(window, cover, paint, tag)
+        paint += (planes(land.light.haze) - paint) * (part * part * (0.25 + 0.4 * land.haze))
+        canvas.paint(window, canvas.cover(window, distance * 0.6, 0.8), paint, tag)
 
 
 def draw_grass(canvas: Canvas, land: Land, key: int, tag: int) -> None:
@@ -258,10 +269,15 @@ def draw_grass(canvas: Canvas, land: Land, key: int, tag: int) -> None:
     # Rows of the patches crowd together towards the horizon, as perspective does.
     rows = (3.2 / (t[:, 0] + 0.14)).astype(np.float32)
     patches = smooth_noise(key, 30, rows, canvas.x[0] * (5 / short))  # (h, W)
+    where = patches.copy()
     patches *= 0.10
     patches += canvas.grain[first:] * (0.03 + 0.10 * t)
     patches += 1
     ground = ground * patches
+    if land.flowers:
+        meadow = (canvas.grain[first:] - 0.52) * 9 * np.minimum(np.maximum(where * 12, 0), 1)
+        meadow = np.minimum(np.maximum(meadow, 0), 1) * np.minimum(np.maximum(t * 3 - 0.5, 0), 0.8)
+        ground += (planes(land.lit(land.flowers)) - ground) * meadow
     ridge = smooth_noise(key, 31, np.zeros(1, np.float32), canvas.x[0] * (2.3 / short))  # (1, W)
     skyline = land.horizon * height - (0.5 + 0.5 * ridge) * (land.hill * height)
     window = slice(first, height), slice(0, canvas.width)

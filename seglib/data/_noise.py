@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 _MASK = (1 << 64) - 1
-_BLOCK = 48  # numbers hashed at a time by ``Draws``
+_BLOCK = 64  # numbers hashed at a time by ``Draws``
 
 
 def _mix64(x: int) -> int:
@@ -60,18 +60,25 @@ class Draws:
     def __call__(self, low: float = 0.0, high: float = 1.0) -> float:
         """The next number of the stream."""
         if not self._block:
-            values = hashed(self._key, self._stream, _BLOCK, self._start)
-            self._start += _BLOCK
-            self._block = ((values >> np.uint32(8)).astype(np.float64) * 2.0**-24).tolist()
+            self._refill()
         return low + (high - low) * self._block.pop()
+
+    def _refill(self) -> None:
+        values = hashed(self._key, self._stream, _BLOCK, self._start)
+        self._start += _BLOCK
+        self._block = ((values >> np.uint32(8)).astype(np.float64) * 2.0**-24).tolist()
 
     def whole(self, low: int, high: int) -> int:
         """An integer from ``low`` to ``high``, both included."""
         return low + math.floor(self() * (high - low + 1))
 
     def many(self, count: int) -> tuple[float, ...]:
-        """``count`` numbers in [0, 1)."""
-        return tuple([self() for _ in range(count)])
+        """``count`` numbers in [0, 1), at most 64."""
+        if len(self._block) < count:
+            self._refill()
+        taken = tuple(self._block[-count:])
+        del self._block[-count:]
+        return taken
 
 
 def smooth_noise(key: int, stream: int, rows: Floats, columns: Floats) -> Floats:

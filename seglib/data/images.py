@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -54,14 +53,14 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
             gray = np.array(picture).astype(np.float32) / 65535  # (H, W)
             return np.stack([gray] * 3)  # (3, H, W)
         if picture.mode in ("I", "F"):
-            raise ValueError(f"its 32-bit pixels (mode {picture.mode}) have no known range; save it with 8 or 16 bits")
+            raise _Refused(f"its 32-bit pixels (mode {picture.mode}) have no known range; save it with 8 or 16 bits")
         if picture.has_transparency_data:
             rgba = np.array(picture.convert("RGBA")).astype(np.float32).transpose(2, 0, 1)  # (4, H, W)
             alpha = rgba[3] / 255  # (H, W)
             return (rgba[:3] * alpha + _WHITE * (1 - alpha)) / 255
         return np.array(picture.convert("RGB")).transpose(2, 0, 1)  # (3, H, W) uint8
 
-    pixels = _decode(path, decode, keeps="pictures")
+    pixels = _decode(path, decode, content="pictures")
     image = torch.from_numpy(np.ascontiguousarray(pixels))
     return image.float().div_(255) if image.dtype == torch.uint8 else image
 
@@ -86,25 +85,26 @@ def read_labels(path: str | os.PathLike[str]) -> Tensor:
 
     def decode(picture: Image.Image) -> np.ndarray:
         if picture.format in _LOSSY:
-            raise ValueError(
+            raise _Refused(
                 f"{picture.format} compression changes values, and labels are ids; export the labels again as index PNG"
             )
         if picture.mode not in ("1", "L", "P", "I") and not _is_16_bit(picture):
-            raise ValueError(
+            raise _Refused(
                 f"it stores colours (mode {picture.mode}), and labels must be an index map with one class id per pixel;"
                 " convert each colour to its id with the class table of the data set and save a grey or palette PNG"
             )
-        step = _WIDENED_BY.get(str(picture.tile[0][3]), 1) if picture.tile else 1
+        tiles = getattr(picture, "tile", [])  # how the file stores its pixels; emptied by loading
+        step = _WIDENED_BY.get(str(tiles[0][3]), 1) if tiles else 1
         # TIFF files are turned by Pillow while they load, so the tag has to be read before.
         orientation = picture.getexif().get(_ORIENTATION, 1)
         if orientation != 1:
-            raise ValueError(
+            raise _Refused(
                 f"its EXIF orientation is {orientation}, so it is unclear which side is up; rotate the pixels of the"
                 " labels to stand like the photo and save them without EXIF data"
             )
         return np.array(picture).astype(np.int64) // step  # (H, W)
 
-    return torch.from_numpy(_decode(path, decode, keeps="labels"))
+    return torch.from_numpy(_decode(path, decode, content="labels"))
 
 
 def write_png(path: str | os.PathLike[str], array: np.ndarray | Tensor) -> None:
@@ -158,26 +158,31 @@ def _is_16_bit(picture: Image.Image) -> bool:
     return picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM"))
 
 
-def _decode(path: str | os.PathLike[str], decode: Callable[[Image.Image], Any], keeps: str) -> np.ndarray:
+class _Refused(Exception):
+    """The file decodes, but its pixels are not what was asked for. The message says why and what to do."""
+
+
+def _decode(path: str | os.PathLike[str], decode: Callable[[Image.Image], np.ndarray], content: str) -> np.ndarray:
     """``decode`` applied to the opened file, with every failure turned into one error that names the file."""
     try:
-        file = open(path, "rb")
+        with open(path, "rb") as file, Image.open(file) as picture:
+            return decode(picture)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist; check the path to the {keeps}") from None
-    with file:
-        try:
-            with Image.open(file) as picture:
-                return decode(picture)
-        except Image.DecompressionBombError as error:
-            raise ValueError(
-                f"{path} claims more pixels than are safe to decode ({error}); if you trust the file, cut it into tiles"
-                " or scale it down first"
-            ) from error
-        except Image.UnidentifiedImageError as error:
-            raise ValueError(
-                f"{path} is not a picture that Pillow can read; check that it is complete and holds what its ending"
-                " says, or convert it to PNG"
-            ) from error
-        # Pillow's decoders raise whatever their parser stumbles over: OSError, SyntaxError, ValueError, struct.error…
-        except Exception as error:
-            raise ValueError(f"{path} cannot be read: {error}; if the file is damaged, copy or export it again") from error
+        raise FileNotFoundError(f"{path} does not exist; check the path to the {content}") from None
+    except _Refused as refusal:
+        raise ValueError(f"{path} cannot be used: {refusal}") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{path} claims more pixels than are safe to decode ({error}); if you trust the file, cut it into tiles or"
+            " scale it down first"
+        ) from error
+    except Image.UnidentifiedImageError as error:
+        raise ValueError(
+            f"{path} is not a picture that Pillow can read; check that it is complete and holds what its ending says,"
+            " or convert it to PNG"
+        ) from error
+    # Pillow's decoders raise whatever their parser stumbles over: OSError, SyntaxError, ValueError, struct.error, …
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); if it is damaged or cut off, copy or export it again"
+        ) from error

@@ -1,13 +1,13 @@
 """Augmentation of an image together with its annotations.
 
-A transform is a callable ``Sample -> Sample``. They are chained with ``v2.Compose`` of torchvision, and any transform of
-torchvision v2 becomes one through :class:`Joint`. Three rules hold for all of them:
+A transform is a callable ``Sample -> Sample``. They are chained with torchvision's ``v2.Compose``, and any transform
+of torchvision v2 becomes one through :class:`Joint`. Three rules hold for all of them:
 
 - Labels are looked up (nearest), never interpolated: halfway between class 2 and class 6 there is no class 4.
 - What a crop or rotation brings in from outside the picture is void: 255 in the semantic map, 0 in the panoptic map,
   False in masks; the image is black there.
-- Boxes, areas and lists follow the maps: boxes are measured again on the masks, areas on the panoptic map, and objects or
-  segments without a pixel left are dropped.
+- Boxes, areas and lists follow the maps: boxes are measured again on the masks, areas on the panoptic map, and objects
+  or segments without a pixel left are dropped.
 
 All randomness comes from torch's global generator, so ``torch.manual_seed`` alone decides the result.
 """
@@ -159,7 +159,7 @@ class Joint:
         if sample.instances is not None:
             canvas = (sample.image.shape[1], sample.image.shape[2])
             tree["masks"] = tv_tensors.Mask(sample.instances.masks)  # (N, H, W)
-            tree["boxes"] = tv_tensors.BoundingBoxes(sample.instances.boxes, format="XYXY", canvas_size=canvas)  # type: ignore[call-overload]
+            tree["boxes"] = tv_tensors.BoundingBoxes(sample.instances.boxes, format="XYXY", canvas_size=canvas)
         out = self._transform(tree)
         moved = {k: v.as_subclass(Tensor) for k, v in out.items() if k != "boxes" and v is not tree[k]}
         if "semantic" in moved:
@@ -184,7 +184,7 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Label maps or masks at another size: each output pixel takes the label of the input pixel that its centre falls in.
+    """Label maps or masks at another size: an output pixel takes the label of the input pixel that its centre lies in.
 
     Row i of H' reads row ``floor((i + 0.5) * H / H')``. These are the same half-pixel centres as in
     :func:`resize_image`, so image and labels stay aligned.
@@ -243,7 +243,7 @@ def _rebuild(
 def _with_masks(instances: Instances, masks: Tensor) -> Instances:
     """The instances with new masks (N, H, W): boxes measured again, those without a pixel dropped."""
     moved = replace(instances, masks=masks, boxes=masks_to_boxes(masks))
-    visible = masks.flatten(1).any(1)  # (N,)
+    visible = moved.boxes[:, 2] > 0  # (N,)
     return moved if bool(visible.all()) else moved[visible]
 
 
@@ -258,7 +258,7 @@ def _as_pair(size: int | tuple[int, int]) -> tuple[int, int]:
     pair = (size, size) if isinstance(size, int) else tuple(size)
     if len(pair) != 2 or not all(isinstance(s, int) and s > 0 for s in pair):
         raise ValueError(f"size must be a positive whole number or a pair (H, W) of them, got {size!r}")
-    return pair  # type: ignore[return-value]
+    return pair
 
 
 def _identity(sample: Sample) -> Sample:

@@ -1,0 +1,25 @@
+"""Metrics: functions on label maps, and accumulators over datasets."""
+
+from seglib.metrics.boundary import (
+    BoundaryF1,
+    BoundaryIoU,
+    BoundaryScores,
+    boundary_f1,
+    boundary_iou,
+    boundary_region,
+    boundary_width,
+)
+from seglib.metrics.confusion import ConfusionMatrix, SemanticScores, confusion
+
+__all__ = [
+    "BoundaryF1",
+    "BoundaryIoU",
+    "BoundaryScores",
+    "ConfusionMatrix",
+    "SemanticScores",
+    "boundary_f1",
+    "boundary_iou",
+    "boundary_region",
+    "boundary_width",
+    "confusion",
+]

@@ -18,6 +18,12 @@ class PredictsSemantic(Protocol):
         """``(B, 3, H, W)`` → B predictions."""
 
 
+def semantic_from_logits(logits: Tensor) -> list[Semantic]:
+    """``(B, K, H, W)`` class scores → the most probable class and the softmax probabilities of each image."""
+    probs = logits.float().softmax(1)  # (B, K, H, W)
+    return [Semantic(label, p) for label, p in zip(probs.argmax(1), probs, strict=True)]
+
+
 def fit_short_side(height: int, width: int, short: int) -> tuple[int, int]:
     """The (height, width) with the same aspect ratio whose shorter side is ``short`` pixels."""
     scale = short / min(height, width)

@@ -56,13 +56,15 @@ def show_confusion(
             continue
         text = ("<1" if v < 0.005 else f"{100 * v:.0f}") if normalize else f"{v:.0f}"
         ax.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if v > 0.6 * top else INK)
+    for row in np.flatnonzero(totals[:, 0] == 0).tolist():
+        ax.text((k - 1) / 2, row, "absent", ha="center", va="center", fontsize=8, style="italic", color="#6B7280")
     ax.set_xticks(range(k), names, rotation=40, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(k), names)
     ax.set(xlabel="predicted" + (", % of the row" if normalize else ", pixels"), ylabel="true")
     ax.tick_params(length=0)
     ax.grid(False)
     if title is not None:
-        ax.set_title(title)
+        ax.set_title(title, loc="left")
     return ax
 
 

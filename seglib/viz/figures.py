@@ -16,6 +16,7 @@ from seglib.viz.style import FAINT, INK
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
 
 Image = Tensor | np.ndarray
 Cell = tuple[str, "Callable[[Axes], object] | Image"]
@@ -40,7 +41,7 @@ def _draw(rgb: np.ndarray, ax: Axes | None, title: str | None) -> Axes:
     for spine in ax.spines.values():
         spine.set(visible=True, color=FAINT)
     if title is not None:
-        ax.set_title(title)
+        ax.set_title(title, loc="left")
     return ax
 
 
@@ -99,7 +100,7 @@ def show_instances(
         ax: where to draw; ``None`` makes a figure.
         title: text above the picture.
         boxes: also draw the boxes.
-        names: write the class name (and the score in percent) at each object.
+        names: write the class name (and the score in percent) at each object; boxes under 0.2% of the image get none.
         alpha: opacity of the masks.
 
     Raises:
@@ -111,18 +112,22 @@ def show_instances(
         image, instances = instances.image if image is None else image, instances.instances
     colors = instance_colors(len(instances))
     ax = _draw(overlay_instances(image, instances, colors=colors, alpha=alpha), ax, title)
+    height, width = instances.masks.shape[1:]
     corners = to_array(instances.boxes)  # (N, 4)
     for i, (x0, y0, x1, y1) in enumerate(corners):
         # imshow puts the centre of the first pixel at 0, seglib at 0.5: hence the shift by half a pixel.
         if boxes:
             frame = [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]
             ax.plot(*(np.array(frame).T - 0.5), color=colors[i] / 255, linewidth=1.5)
-        if names:
+        if names and (x1 - x0) * (y1 - y0) >= 0.002 * width * height:
             text = categories[int(instances.labels[i])].name
             if instances.scores is not None:
                 text += f" {100 * float(instances.scores[i]):.0f}"
             card = {"facecolor": INK, "edgecolor": "none", "alpha": 0.75, "boxstyle": "round,pad=0.15"}
-            ax.text(x0 - 0.5, y0 - 0.5, text, fontsize=6.5, color="white", va="bottom", bbox=card, clip_on=True)
+            at, side = (x0, "left") if x0 < 0.8 * width else (x1, "right")  # towards the middle: nothing is cut off
+            ax.text(
+                at - 0.5, y0 - 0.5, text, fontsize=6.5, color="white", va="bottom", ha=side, bbox=card, clip_on=True
+            )
     return ax
 
 
@@ -191,7 +196,7 @@ def legend(
     labels: Image | None = None,
     columns: int = 1,
     void: bool = False,
-) -> Axes | Figure:
+) -> Legend:
     """A key of class colours.
 
     Args:
@@ -200,7 +205,11 @@ def legend(
         labels: a label map; only classes that occur in it are listed (and void, if it occurs).
         columns: number of columns; on a figure the key stands below the pictures.
         void: list void too.
+
+    Returns:
+        The legend; its ``figure`` is the figure it stands on.
     """
+    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     shown = list(categories)
@@ -214,12 +223,10 @@ def legend(
         rows = -(-len(handles) // columns)
         ax = new_axes(None, 1.5 * columns, 0.25 * rows + 0.1)
         ax.axis("off")
-        ax.legend(handles=handles, ncols=columns, loc="center", borderpad=0)
-    elif hasattr(ax, "get_figure") and hasattr(ax, "transAxes"):
-        ax.legend(handles=handles, ncols=columns, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0)
-    else:
-        ax.legend(handles=handles, ncols=columns, loc="outside lower center")
-    return ax
+        return ax.legend(handles=handles, ncols=columns, loc="center", borderpad=0)
+    if isinstance(ax, Figure):
+        return ax.legend(handles=handles, ncols=columns, loc="outside lower center")
+    return ax.legend(handles=handles, ncols=columns, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0)
 
 
 def grid(rows: Sequence[Sequence[Cell]], *, size: float = 2.3, title: str | None = None) -> Figure:
@@ -254,7 +261,7 @@ def grid(rows: Sequence[Sequence[Cell]], *, size: float = 2.3, title: str | None
             else:
                 show_image(content, ax=ax)
             if cell_title:
-                ax.set_title(cell_title, fontsize=9.5)
+                ax.set_title(cell_title, loc="left", fontsize=9.5)
     if title is not None:
         figure.suptitle(title, fontsize=11, fontweight="bold")
     return figure

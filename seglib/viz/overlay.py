@@ -102,7 +102,7 @@ def overlay_instances(
     out = _base(image, (height, width))
     crowd = np.zeros(n, dtype=bool) if instances.iscrowd is None else to_array(instances.iscrowd)
     stripes = hatch(height, width)
-    for i in np.argsort(-masks.reshape(n, -1).sum(axis=1), kind="stable"):
+    for i in np.argsort(-masks.sum(axis=(1, 2)), kind="stable"):
         fill = masks[i] & stripes if crowd[i] else masks[i]
         out[fill] = (1 - alpha) * out[fill] + alpha * paint[i]
         out[outline(masks[i])] = paint[i] * 0.55

@@ -1,0 +1,63 @@
+"""``check``: the instant answer to an exercise."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from seglib.book.exercise import Exercise, Hint
+from seglib.book.exercises import CHECKS
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one check: whether it passed, and the line that is printed."""
+
+    passed: bool
+    message: str
+
+
+def examine(name: str, attempt: Any, exercises: Mapping[str, Exercise] = CHECKS) -> Outcome:
+    """Judges an attempt without printing.
+
+    Args:
+        name: the exercise, such as ``"ch02.dice"``.
+        attempt: the reader's function, class or value.
+        exercises: the table to look in.
+
+    Raises:
+        ValueError: when there is no such exercise.
+    """
+    if name not in exercises:
+        close = difflib.get_close_matches(name, exercises, n=3, cutoff=0.5) or sorted(exercises)
+        raise ValueError(f"there is no exercise {name!r}; did you mean {' or '.join(map(repr, close))}?")
+    try:
+        exercises[name].judge(attempt)
+    except NotImplementedError:
+        return Outcome(False, f"{name}: not attempted yet.")
+    except Hint as hint:
+        return Outcome(False, f"{name}: not right yet. {hint}")
+    except Exception as error:  # the reader's code may raise anything
+        reason = " ".join(str(error).split()) or "no message"
+        return Outcome(False, f"{name}: your code raised {type(error).__name__}: {reason}")
+    return Outcome(True, f"{name}: correct.")
+
+
+def check(name: str, attempt: Any, required: bool = False) -> None:
+    """Checks an exercise and prints one line: correct, not attempted yet, or what is wrong.
+
+    Args:
+        name: the exercise, such as ``"ch02.dice"``.
+        attempt: the reader's function, class or value.
+        required: raise when the attempt fails; the folded solutions use it, so that running a notebook proves them.
+
+    Raises:
+        ValueError: when there is no such exercise.
+        AssertionError: when ``required`` and the attempt is not right.
+    """
+    outcome = examine(name, attempt)
+    if required and not outcome.passed:
+        raise AssertionError(outcome.message)
+    print(outcome.message)

@@ -1,0 +1,29 @@
+"""The experiments behind the book's claims: ``python -m seglib.book.experiments NAME --seeds 5 --steps 800 --out FILE``.
+
+An experiment is a module with ``run(*, seeds, steps, ...)``, which returns what is stored. The chapter that makes the
+claim runs the same function at a small budget and plots the stored result of the full one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+EXPERIMENTS: dict[str, str] = {
+    "measuring": "Which mistakes does each score notice? Every class in turn is taken out of a model's answers.",
+    "fcn_strides": "How much do skips sharpen? fcn_tiny with strides 32, 16, 8 and 4.",
+    "fcn_details": "What do the paper's details do? Fixed or random upsampling, score layers that start random.",
+}
+"""Name of an experiment, which is a module of this package, → its question."""
+
+
+def experiment(name: str) -> Callable[..., dict[str, Any]]:
+    """The ``run`` function of an experiment.
+
+    Raises:
+        ValueError: when there is no such experiment.
+    """
+    if name not in EXPERIMENTS:
+        raise ValueError(f"experiment {name!r} is unknown; choose one of {', '.join(EXPERIMENTS)}")
+    return import_module(f"{__name__}.{name}").run

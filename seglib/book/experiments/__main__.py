@@ -1,0 +1,48 @@
+"""Run an experiment of the book and store its results: ``python -m seglib.book.experiments --help``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from seglib.book.experiments import EXPERIMENTS, experiment
+from seglib.book.results import write_results
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="python -m seglib.book.experiments",
+        description="Run an experiment of the book and store its results as JSON.",
+        epilog="\n".join(f"{name}: {question}" for name, question in EXPERIMENTS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", choices=sorted(EXPERIMENTS))
+    parser.add_argument("--seeds", type=int, default=5, help="how many seeds, from 0 on (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=800, help="optimiser steps of each run (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=2000, help="scenes to train on (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    options = parser.parse_args(given)
+    seeds = list(range(options.seeds))
+    started = time.perf_counter()
+    try:
+        data = experiment(options.name)(seeds=seeds, steps=options.steps, scenes=options.scenes, report=_report)
+        data["seconds"] = round(time.perf_counter() - started, 1)
+        write_results(options.out, data, command=" ".join([parser.prog, *given]), seed=seeds)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {options.out} after {data['seconds']:.0f} s")
+    return 0
+
+
+def _report(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

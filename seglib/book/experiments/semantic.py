@@ -1,0 +1,186 @@
+"""What the experiments on scenes share: the data in memory, a plain training loop, and the scores that tell blur."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from seglib.data.collate import collate
+from seglib.data.scenes import CATEGORIES, Scenes
+from seglib.metrics.boundary import boundary_iou
+from seglib.metrics.confusion import ConfusionMatrix
+from seglib.train.optim import build_optimizer, lr_factor
+from seglib.types import Targets
+
+THIN = ("person", "lamp", "bird")
+"""The classes whose things are a few pixels wide."""
+
+OnStep = Callable[[int, int, float, float, float], None]
+
+
+@dataclass(frozen=True)
+class SceneTensors:
+    """Many scenes as two tensors, on the device that trains.
+
+    Attributes:
+        images: ``(N, 3, H, W)`` uint8.
+        labels: ``(N, H, W)`` uint8, 255 is void.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, picked: Tensor, flip: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Images ``(B, 3, H, W)`` in [0, 1] and labels ``(B, H, W)`` int64 of the scenes ``picked`` ``(B,)``.
+
+        Args:
+            picked: which scenes.
+            flip: ``(B,)`` bool, those to mirror.
+        """
+        images, labels = self.images[picked].float() / 255, self.labels[picked].long()
+        if flip is not None:
+            images = torch.where(flip[:, None, None, None], images.flip(-1), images)
+            labels = torch.where(flip[:, None, None], labels.flip(-1), labels)
+        return images, labels
+
+
+def scene_tensors(length: int, split: str, *, size: int = 128, device: torch.device | str = "cpu") -> SceneTensors:
+    """The first ``length`` scenes of a split; several hundred and more are drawn by all processors.
+
+    Raises:
+        ValueError: when ``length`` is not positive.
+    """
+    if length < 1:
+        raise ValueError(f"length must be positive, got {length}; pass the number of scenes")
+    workers = (os.cpu_count() or 1) if length >= 500 else 0
+    loader = DataLoader(Scenes(length, split=split, size=size, cache=False), 25, num_workers=workers, collate_fn=collate)
+    images, labels = [], []
+    for batch in loader:
+        images.append((batch.images * 255).round().to(torch.uint8))  # scenes hold exact multiples of 1/255
+        labels.append(batch.targets.semantic.to(torch.uint8))
+    return SceneTensors(torch.cat(images).to(device), torch.cat(labels).to(device))
+
+
+def train_on_scenes(
+    model: nn.Module,
+    data: SceneTensors,
+    *,
+    steps: int,
+    seed: int,
+    batch_size: int = 16,
+    lr: float = 4e-3,
+    weight_decay: float = 1e-3,
+    warmup: int = 20,
+    on_step: OnStep | None = None,
+) -> list[float]:
+    """Train ``model`` in place with AdamW and the poly schedule; mirroring is the only augmentation.
+
+    The order of the scenes depends on ``seed`` alone, so models that differ see the same batches.
+
+    Returns:
+        The loss of every step.
+
+    Raises:
+        ValueError: when ``steps`` is not positive.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be positive, got {steps}")
+    device = data.images.device
+    draw = torch.Generator().manual_seed(seed)
+    picked = torch.randint(len(data), (steps, batch_size), generator=draw).to(device)
+    flips = (torch.rand(steps, batch_size, generator=draw) < 0.5).to(device)
+    optimizer = build_optimizer(model, lr=lr, weight_decay=weight_decay)
+    losses = torch.zeros(steps, device=device)  # read once at the end: reading waits for the GPU
+    model.train()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * lr_factor(step, steps, warmup=min(warmup, steps // 5))
+        images, labels = data.batch(picked[step], flips[step])
+        loss = torch.stack(list(model.loss(model(images), Targets(semantic=labels)).values())).sum()  # type: ignore[operator]
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        losses[step] = loss.detach()
+        if on_step is not None:
+            on_step(step + 1, steps, loss.item(), 0.0, 0.0)
+    model.eval()
+    return losses.tolist()
+
+
+@torch.inference_mode()
+def predict_scenes(model: nn.Module, data: SceneTensors, *, batch_size: int = 50) -> Tensor:
+    """The labels that ``model`` predicts, ``(N, H, W)`` int64, on the data's device."""
+    chunks = torch.arange(len(data), device=data.images.device).split(batch_size)
+    return torch.cat([torch.stack([p.labels for p in model.predict(data.batch(i)[0])]) for i in chunks])  # type: ignore[operator]
+
+
+def score_scenes(predicted: Tensor, truth: Tensor) -> dict[str, Any]:
+    """How good label maps are in general, along outlines, and on thin classes.
+
+    Args:
+        predicted: ``(N, H, W)`` int64.
+        truth: ``(N, H, W)`` ints, 255 is void.
+
+    Returns:
+        ``pixel_accuracy``, ``miou``, ``boundary_iou`` (mean over classes), ``thin_iou`` (mean over `THIN`) and ``iou``
+        by class name, all in [0, 1].
+    """
+    matrix = ConfusionMatrix(CATEGORIES)
+    matrix.update(predicted, truth.long())
+    scores = matrix.compute()
+    iou = {c.name: float(v) for c, v, seen in zip(CATEGORIES, scores.iou, scores.present, strict=True) if seen}
+    thin = [iou[name] for name in THIN if name in iou]
+    return {
+        "pixel_accuracy": float(scores.pixel_accuracy),
+        "miou": float(scores.miou),
+        "boundary_iou": mean_boundary_iou(predicted, truth.long()),
+        "thin_iou": sum(thin) / len(thin) if thin else 0.0,
+        "iou": iou,
+    }
+
+
+def load_scenes(train: int, val: int) -> tuple[SceneTensors, SceneTensors]:
+    """Scenes to train on and held-out scenes to score on, on the GPU when there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return scene_tensors(train, "train", device=device), scene_tensors(val, "val", device=device)
+
+
+def train_and_score(
+    build: Callable[[], nn.Module], train: SceneTensors, val: SceneTensors, *, seed: int, steps: int, batch_size: int
+) -> dict[str, Any]:
+    """One run of an experiment: a fresh model, trained and scored.
+
+    Args:
+        build: makes the model; its random weights depend on ``seed`` alone.
+        train: scenes to learn from.
+        val: scenes to score on.
+        seed: of the weights and of the order of the scenes.
+        steps: optimiser steps.
+        batch_size: scenes per step.
+
+    Returns:
+        ``seed``, ``first_loss``, ``loss`` (mean of the last tenth of the steps) and what `score_scenes` gives, rounded
+        to five decimals.
+    """
+    torch.manual_seed(seed)
+    model = build().to(train.images.device)
+    losses = train_on_scenes(model, train, steps=steps, seed=seed, batch_size=batch_size)
+    last = losses[-max(1, steps // 10) :]
+    scores = score_scenes(predict_scenes(model, val), val.labels)
+    return _rounded({"seed": seed, "first_loss": losses[0], "loss": sum(last) / len(last), **scores})
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """The numbers with five decimals, inside nested dicts too."""
+    rounded = {k: round(v, 5) if isinstance(v, float) else v for k, v in values.items()}
+    return {k: _rounded(v) if isinstance(v, dict) else v for k, v in rounded.items()}

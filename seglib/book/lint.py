@@ -1,0 +1,173 @@
+"""The rules that every chapter keeps, as checks on the stored notebook."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from nbformat import NotebookNode
+
+from seglib.book.live import WIDGET_MIME
+from seglib.book.normalise import is_setup
+
+STATIONS: tuple[tuple[str, str], ...] = (
+    ("1. The problem, seen", r"\bproblem\b|\bseen\b"),
+    ("2. By hand", r"\bby hand\b"),
+    ("3. From scratch", r"\bfrom scratch\b"),
+    ("4. It is the real thing", r"\breal thing\b"),
+    ("5. The whole system", r"\bwhole\b"),
+    ("6. The claim, measured", r"\bclaim\b|\bmeasured\b"),
+    ("7. Paper versus code", r"\bpapers? (versus|vs\.?|and) code\b"),
+    ("8. Exercises", r"\bexercises?\b"),
+    ("9. What to remember", r"\bremember\b"),
+)
+"""The nine stations of a chapter: name, and the pattern that a level-2 heading of it matches (in any case)."""
+
+MAX_CELL_LINES = 25
+MAX_PARAGRAPH_CHARACTERS = 700  # about six lines of the page
+MIN_ALT_CHARACTERS = 15
+EXERCISES = range(3, 7)
+
+_ABSOLUTE_PATH = re.compile(
+    r"(?<![\w.:/<])/(home|work|Users|tmp|root|content|mnt|usr|var|opt|private)/|\b[A-Z]:\\\\?\w"
+)
+_NETWORK = re.compile(
+    r"https?://|\burlopen\b|\burlretrieve\b|\brequests\.\w+\(|\bwget\b|\bcurl\b|load_state_dict_from_url|"
+    r"pretrained=True|download=True|from_pretrained"
+)
+_ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
+_FENCED = re.compile(r"^(?P<fence>`{3,}|:{3,}|\$\$)[^\n]*\n.*?^(?P=fence)\s*$", re.MULTILINE | re.DOTALL)
+_DIRECTIVE = re.compile(r"^[`:]{3,}\{(?P<name>[\w-]+)\}", re.MULTILINE)
+_IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
+
+
+def lint(notebook: NotebookNode) -> list[str]:
+    """What ``notebook`` breaks of the book's rules, one sentence each; empty when it keeps them all."""
+    problems = [*_top(notebook), *_stations(notebook), *_exercises(notebook)]
+    for index, cell in enumerate(notebook.cells):
+        check = _code if cell.cell_type == "code" else _text
+        problems += [f"cell {index}: {problem}" for problem in check(cell)]
+    return problems
+
+
+def _markdown(notebook: NotebookNode) -> str:
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def _without_code(text: str) -> str:
+    return re.sub(r"^(`{3,})[^\n{]*\n.*?^\1\s*$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def _top(notebook: NotebookNode) -> Iterator[str]:
+    first = notebook.cells[0] if notebook.cells else None
+    if first is None or first.cell_type != "markdown" or not first.source.startswith("# "):
+        yield "cell 0: start with a text cell whose first line is the title, `# …`"
+        return
+    opening = re.split(r"^## ", _markdown(notebook), maxsplit=1, flags=re.MULTILINE)[0]
+    for word, rule in (
+        ("assum", "what the chapter assumes"),
+        ("CPU", "the time on a CPU"),
+        ("GPU", "the time on a GPU"),
+    ):
+        if word.lower() not in opening.lower():
+            yield f"cell 0: the opening does not say {rule} (no {word!r} before the first `##`)"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if not code or not is_setup(code[0]):
+        yield "the first code cell is not the setup cell; `python -m seglib.book.notebooks normalise` puts it there"
+
+
+def _stations(notebook: NotebookNode) -> Iterator[str]:
+    headings = re.findall(r"^## +(.+)$", _without_code(_markdown(notebook)), re.MULTILINE)
+    after = 0
+    for name, pattern in STATIONS:
+        found = [i for i, heading in enumerate(headings) if re.search(pattern, heading, re.IGNORECASE)]
+        later = [i for i in found if i >= after]
+        if later:
+            after = later[0] + 1
+        elif found:
+            yield f"station {name!r} stands too early: {headings[found[0]]!r} comes before an earlier station"
+        else:
+            yield f"station {name!r} has no level-2 heading"
+
+
+def _exercises(notebook: NotebookNode) -> Iterator[str]:
+    """Each exercise: directive, a cell with a stub and ``check``, then a folded cell that must pass the same check."""
+    directives = 0
+    solved_in_fold: dict[str, bool] = {}
+    tried: set[str] = set()
+    in_solution = False
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for match in _DIRECTIVE.finditer(cell.source):
+                directives += match["name"] in ("exercise", "exercise-start")
+                in_solution = match["name"] == "solution-start" or (in_solution and match["name"] != "solution-end")
+            continue
+        folded = in_solution or bool({"hide-input", "hide-cell"} & set(cell.metadata.get("tags", [])))
+        for name, rest in re.findall(r"\bcheck\(\s*[\"']([^\"']+)[\"'](.*)", cell.source):
+            if "required=True" in rest:
+                solved_in_fold[name] = folded
+            else:
+                tried.add(name)
+    if directives not in EXERCISES:
+        yield f"{directives} exercises; a chapter has {EXERCISES.start} to {EXERCISES.stop - 1} (`::::{{exercise}}`)"
+    if len(tried) != directives:
+        yield f"{directives} exercises but {len(tried)} different `check(name, attempt)` in stub cells; each needs one"
+    for name in sorted(tried - solved_in_fold.keys()):
+        yield f"exercise {name!r} has no solution cell that calls check({name!r}, …, required=True)"
+    for name in sorted(solved_in_fold.keys() - tried):
+        yield f"the solution of {name!r} has no stub cell that calls check({name!r}, …) before it"
+    for name in sorted(name for name, folded in solved_in_fold.items() if not folded):
+        yield f"the solution of {name!r} is open; tag its cell `hide-input` or put it between solution-start and -end"
+
+
+def _code(cell: NotebookNode) -> Iterator[str]:
+    if not is_setup(cell):
+        lines = cell.source.count("\n") + 1
+        if lines > MAX_CELL_LINES:
+            yield f"{lines} lines; at most {MAX_CELL_LINES}: split it or move code into seglib"
+        if match := _NETWORK.search(cell.source):
+            yield f"asks the network ({match[0]!r}); chapters need no download"
+    if cell.source.rstrip().endswith(";"):
+        yield "ends with ';', which fails under nbval; end with plt.show()"
+    if match := _ABSOLUTE_PATH.search(cell.source):
+        yield f"names a path of one machine ({match[0]!r})"
+    if cell.execution_count is None:
+        yield "was not executed; run `python -m seglib.book.notebooks run`"
+    yield from _stored(cell)
+
+
+def _stored(cell: NotebookNode) -> Iterator[str]:
+    images = 0
+    for output in cell.outputs:
+        if output.output_type == "error":
+            yield f"stores an error: {output.ename}: {output.evalue}"
+        elif output.output_type == "stream":
+            if output.name == "stderr":
+                yield f"writes to stderr: {output.text.strip().splitlines()[0][:100]!r}"
+        elif WIDGET_MIME in output.data:
+            yield "shows a widget without a picture of it; use book.live(draw, …)"
+        else:
+            images += any(kind in output.data for kind in _IMAGES)
+        text = output.get("text", "") or output.get("data", {}).get("text/plain", "")
+        if match := _ABSOLUTE_PATH.search(text):
+            yield f"prints a path of one machine ({match[0]!r})"
+        if _ADDRESS.search(text):
+            yield "prints a memory address, which differs in every run; end with plt.show() or print a value"
+    alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+    if images and len(alt) < MIN_ALT_CHARACTERS:
+        yield "shows a picture without alt text; set metadata.mystnb.image.alt to what a reader should see in it"
+    if images > 1:
+        yield f"shows {images} pictures, but alt text is for one; use one figure a cell"
+
+
+def _text(cell: NotebookNode) -> Iterator[str]:
+    for match in re.finditer(r"!\[(?P<alt>[^\]]*)\]\(", cell.source):
+        if len(match["alt"].strip()) < MIN_ALT_CHARACTERS:
+            yield f"holds an image with the alt text {match['alt']!r}; say what it shows"
+    for match in re.finditer(r"^([`:]{3,})\{(?:image|figure)\}.*?^\1\s*$", cell.source, re.MULTILINE | re.DOTALL):
+        if not re.search(rf"^:alt: .{{{MIN_ALT_CHARACTERS},}}", match[0], re.MULTILINE):
+            yield "holds an image directive without `:alt:` text"
+    for paragraph in re.split(r"\n\s*\n", _FENCED.sub("", cell.source)):
+        plain = paragraph.strip()
+        if not re.match(r"[|#>]|[-*+] |\d+\. |[`:]{3}|\(.*\)=$", plain) and len(plain) > MAX_PARAGRAPH_CHARACTERS:
+            yield f"a paragraph of {len(plain)} characters (at most {MAX_PARAGRAPH_CHARACTERS}): {plain[:50]!r}…"

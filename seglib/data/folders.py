@@ -1,0 +1,220 @@
+"""Your own data: a folder of photos and a folder of label maps with the same names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from seglib.data.images import read_image, read_labels
+from seglib.data.transforms import resize_image, resize_labels
+from seglib.types import VOID, Category, Sample, check_categories
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
+LABEL_ENDINGS = (".png",)
+
+_LARGEST_ID = 2**16 - 1  # of a 16-bit index PNG
+_UNKNOWN = -1
+
+
+class SegmentationFiles(Dataset[Sample]):
+    """Photos and their label maps, given as pairs of files. Read when asked for, in the given order.
+
+    Args:
+        pairs: ``(image, labels)`` paths; the stem of the image is the sample's id.
+        categories: the class table.
+        void: the id that the *files* use for void; it becomes 255.
+        remap: file id → category id (or 255 for void). It must then name every id of the files except ``void``: an
+            unnamed one is an error, because an id that slips through would be taken for another class. Without it,
+            file ids are category ids.
+        size: ``(H, W)`` to resize to on reading: the image antialiased bilinear, the labels nearest.
+        transform: applied to the sample last.
+
+    Attributes:
+        categories: the class table.
+        pairs: the paths, in order.
+
+    Raises:
+        FileNotFoundError: at once, when any file is missing.
+        ValueError: at once, when there are no pairs, or for a class table or remap that makes no sense. When a sample
+            is read: for an image and labels of different sizes, and for a label outside the table.
+    """
+
+    def __init__(
+        self,
+        pairs: Iterable[tuple[str | os.PathLike[str], str | os.PathLike[str]]],
+        categories: Sequence[Category],
+        *,
+        void: int = VOID,
+        remap: Mapping[int, int] | None = None,
+        size: tuple[int, int] | None = None,
+        transform: Callable[[Sample], Sample] | None = None,
+    ) -> None:
+        self.categories = check_categories(categories)
+        self.pairs = [(Path(image), Path(labels)) for image, labels in pairs]
+        self._void = void
+        self._remap = None if remap is None else dict(remap)
+        self._table = _lookup_table(len(self.categories), void, self._remap)  # (largest known id + 2,)
+        if size is not None and (isinstance(size, int) or len(size) != 2 or min(size) < 1):
+            raise ValueError(f"size must be (height, width), both at least 1, got {size!r}")
+        self._size = size
+        self._transform = transform
+        if not self.pairs:
+            raise ValueError("no pairs of image and label files were given")
+        if missing := [path for pair in self.pairs for path in pair if not path.is_file()]:
+            raise FileNotFoundError(
+                f"{len(missing)} of {2 * len(self.pairs)} files do not exist ({_some(missing)}); check that the data"
+                " set is complete"
+            )
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        image_path, labels_path = self.pairs[index]
+        image = read_image(image_path)  # (3, H, W)
+        stored = read_labels(labels_path)  # (H, W)
+        if stored.shape != image.shape[1:]:
+            self._raise_sizes(tuple(image.shape[1:]), tuple(stored.shape), image_path, labels_path)
+        # Ids beyond the table fall on its last entry, which is unknown.
+        labels = self._table[stored.clamp(max=len(self._table) - 1)]  # (H, W)
+        if (labels == _UNKNOWN).any():
+            self._raise_unknown(stored, labels, labels_path)
+        if self._size is not None:
+            image, labels = resize_image(image, self._size), resize_labels(labels, self._size)
+        sample = Sample(image, image_path.stem, semantic=labels)
+        return sample if self._transform is None else self._transform(sample)
+
+    def _raise_sizes(
+        self, image: tuple[int, ...], labels: tuple[int, ...], image_path: Path, labels_path: Path
+    ) -> None:
+        turned = image == labels[::-1]
+        remedy = (
+            "the labels seem to be drawn on the photo before its EXIF rotation; rotate the labels"
+            if turned
+            else "export the labels at the size of the image"
+        )
+        raise ValueError(
+            f"{image_path} is {_by(image)} (H x W) and its labels {labels_path} are {_by(labels)}; {remedy}"
+        )
+
+    def _raise_unknown(self, stored: Tensor, labels: Tensor, path: Path) -> None:
+        unknown = labels == _UNKNOWN  # (H, W)
+        row, column = unknown.nonzero()[0].tolist()
+        value = int(stored[row, column])
+        others = sorted(set(stored[unknown].tolist()) - {value})
+        also = f" (and so are {_some(others)})" if others else ""
+        where = f"{path}: label {value} at (row {row}, column {column})"
+        if self._remap is None:
+            known = f"0..{len(self.categories) - 1} or {self._void}"
+            remedy = f"pass remap={{{value}: …}} with an entry for every id of the files ({VOID} = void)"
+        else:
+            known = f"the keys of remap or {self._void}"
+            remedy = f"add {value}: … to remap ({VOID} = void)"
+        raise ValueError(f"{where} is not in {known}{also}; {remedy}")
+
+
+class SegmentationFolder(SegmentationFiles):
+    """A folder of images and a folder of index PNGs, paired by their stems: ``a.jpg`` with ``a.png``.
+
+    Images may end in .jpg, .jpeg, .png, .tif, .tiff or .bmp (either case). The order is that of the sorted stems,
+    the same on every machine. Hidden files are ignored.
+
+    Args:
+        images: the folder of images.
+        labels: the folder of label maps (.png).
+        categories: the class table.
+        void: as in :class:`SegmentationFiles`, like the arguments that follow.
+        remap: file id → category id.
+        size: ``(H, W)`` to resize to on reading.
+        transform: applied to the sample last.
+
+    Raises:
+        FileNotFoundError: when a folder doesn't exist.
+        ValueError: when a folder has no images, when an image has no labels or the reverse, or when two files share a
+            stem; further as :class:`SegmentationFiles`.
+    """
+
+    def __init__(
+        self,
+        images: str | os.PathLike[str],
+        labels: str | os.PathLike[str],
+        categories: Sequence[Category],
+        *,
+        void: int = VOID,
+        remap: Mapping[int, int] | None = None,
+        size: tuple[int, int] | None = None,
+        transform: Callable[[Sample], Sample] | None = None,
+    ) -> None:
+        image_files = _files_by_stem(Path(images), IMAGE_ENDINGS)
+        label_files = _files_by_stem(Path(labels), LABEL_ENDINGS)
+        problems = []
+        if alone := sorted(image_files.keys() - label_files.keys()):
+            problems.append(f"{len(alone)} of {len(image_files)} images in {images} have no labels ({_some(alone)})")
+        if alone := sorted(label_files.keys() - image_files.keys()):
+            problems.append(f"{len(alone)} of {len(label_files)} label maps in {labels} have no image ({_some(alone)})")
+        if problems:
+            raise ValueError(f"{'; '.join(problems)}; an image and its labels share a name: a.jpg and a.png")
+        pairs = [(image_files[stem], label_files[stem]) for stem in sorted(image_files)]
+        super().__init__(pairs, categories, void=void, remap=remap, size=size, transform=transform)
+
+
+def _files_by_stem(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
+    """The files of a folder that have one of the endings, by stem."""
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"the folder {folder} does not exist; pass a folder with files ending in {_some(endings)}"
+        )
+    found: dict[str, Path] = {}
+    others = 0
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.is_file():
+            continue
+        if path.suffix.lower() not in endings:
+            others += 1
+        elif path.stem in found:
+            raise ValueError(f"{found[path.stem]} and {path.name} share the stem {path.stem!r}; keep one of them")
+        else:
+            found[path.stem] = path
+    if not found:
+        raise ValueError(
+            f"{folder} holds no file ending in {_some(endings)} ({others} other files); check the path, or convert them"
+        )
+    return found
+
+
+def _lookup_table(num_classes: int, void: int, remap: Mapping[int, int] | None) -> Tensor:
+    """File id → category id, 255 = void, -1 = unknown; the last entry stands for all larger ids. int64 (ids + 1,)."""
+    if not 0 < num_classes <= VOID:
+        raise ValueError(f"a class table has 1 to {VOID} classes ({VOID} itself is void), got {num_classes}")
+    mapping = {i: i for i in range(num_classes)} if remap is None else dict(remap)
+    for key, value in mapping.items():
+        if not 0 <= key <= _LARGEST_ID:
+            raise ValueError(f"remap has the file id {key}; ids of an index PNG are 0..{_LARGEST_ID}")
+        if not (0 <= value < num_classes or value == VOID):
+            raise ValueError(f"remap sends {key} to {value}, which is not in 0..{num_classes - 1} or {VOID}")
+    if not 0 <= void <= _LARGEST_ID:
+        raise ValueError(f"void is {void}; ids of an index PNG are 0..{_LARGEST_ID}")
+    if mapping.get(void, VOID) != VOID:
+        raise ValueError(
+            f"file id {void} is void and also class {mapping[void]}; pass the id that the files use for void, or a"
+            " remap that names the file ids of the classes"
+        )
+    mapping[void] = VOID
+    table = torch.full((max(mapping) + 2,), _UNKNOWN)
+    table[list(mapping)] = torch.tensor(list(mapping.values()))
+    return table
+
+
+def _some(things: Iterable[object], most: int = 5) -> str:
+    """The first few of many, for a message."""
+    names = [str(t) for t in things]
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return f"{size[0]} x {size[1]}"

@@ -1,0 +1,347 @@
+"""Fully convolutional networks (Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation",
+CVPR 2015; Shelhamer, Long, Darrell, PAMI 2017).
+
+A classifier's fully connected layers are convolutions in disguise: applied at every place of a larger image they give
+a coarse map of class scores instead of one answer. Transposed convolutions that start as bilinear interpolation bring
+the map back to the size of the image. Deep maps know what but not where, so scores of shallower, finer maps (skips)
+are added on the way up: FCN-32s has none, FCN-16s one, FCN-8s two.
+
+::
+
+    image (B, 3, H, W)
+      │ normalise
+      ▼
+    encoder ──────────┬──────────────────┬──────────────────┐
+                      c3 stride 8        c4 stride 16       c5 stride 32
+                      │ 1×1 score        │ 1×1 score        │ 1×1 score      (B, K, ·, ·)
+                      │                  ▼                  │
+                      │           crop ─ + ◄── ×2 upsample ─┘                FCN-16s
+                      ▼                  │
+               crop ─ + ◄── ×2 upsample ─┘                                   FCN-8s
+                      │ ×8 upsample, crop
+                      ▼
+    logits (B, K, H, W)
+
+The second form, of torchvision, has no skips: a ResNet whose last two stages are dilated instead of strided, so that
+c5 has stride 8 already, and a head of two convolutions.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision import models as tv
+
+from seglib.layers.grid import Grid
+from seglib.layers.inference import evaluating
+from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize, check_range, pad_to_multiple
+from seglib.layers.pretrained import published
+from seglib.layers.resnet import ResNetEncoder
+from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
+from seglib.layers.upsample import BilinearUpsample
+from seglib.layers.vgg import VGG16Encoder, convolutionalize
+from seglib.losses.pixel import cross_entropy
+from seglib.postprocess.semantic import semantic_from_logits
+from seglib.types import VOID, DenseOutput, Semantic, Targets
+
+__all__ = [
+    "FCN", "DilatedFCN", "convolutionalize", "fcn", "fcn8s", "fcn16s", "fcn32s",
+    "fcn_resnet18", "fcn_resnet50", "fcn_resnet101", "fcn_tiny",
+]  # fmt: skip
+
+AUX_WEIGHT = 0.5
+"""The auxiliary head's share of the loss, as in torchvision's reference training."""
+
+
+class Encoder(Protocol):
+    """What the skip form asks of an encoder.
+
+    Attributes:
+        channels: channels of each map, by its name (``c3``, …), finest first.
+        grids: where each map's cells lie in the image.
+        divisor: height and width that it takes must be multiples of this.
+    """
+
+    channels: dict[str, int]
+    grids: dict[str, Grid]
+    divisor: int
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Normalised images ``(B, 3, H, W)`` → the maps."""
+
+
+class _SemanticModel(nn.Module):
+    """The methods that both forms share."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        if not 2 <= num_classes <= VOID:
+            raise ValueError(
+                f"num_classes must be 2..{VOID}, got {num_classes}; one kind of object makes 2 classes, it and the rest"
+            )
+        self.num_classes = num_classes
+
+    def loss(self, out: DenseOutput, targets: Targets) -> dict[str, Tensor]:
+        """Mean cross-entropy over the pixels that are not void, and the weighted one of the auxiliary head, if any.
+
+        Args:
+            out: of ``forward``.
+            targets: with ``semantic``, ``(B, H, W)`` int64, 255 is void.
+
+        Raises:
+            ValueError: when the targets have no semantic labels.
+        """
+        if targets.semantic is None:
+            raise ValueError("the targets have no `semantic` labels; train on a dataset whose samples carry them")
+        losses = {"semantic": cross_entropy(out.logits, targets.semantic)}
+        if out.aux is not None:
+            losses["aux"] = AUX_WEIGHT * cross_entropy(out.aux, targets.semantic)
+        return losses
+
+    def predict(self, images: Tensor) -> list[Semantic]:
+        """Labels and probabilities of each image, in evaluation mode; the model's own mode comes back afterwards.
+
+        Args:
+            images: ``(B, 3, H, W)`` float in [0, 1].
+
+        Raises:
+            ValueError: when the images have another shape, type or range.
+        """
+        check_range(images)
+        with evaluating(self):
+            return semantic_from_logits(self(images).logits)
+
+
+class FCN(_SemanticModel):
+    """The skip form, over any encoder: scores of c5 upsampled to c4, added, to c3, added, …, then to the image.
+
+    Where a map's cells lie follows from the encoder's kernels, strides and paddings (:class:`Grid`). From that come the
+    crops that lay centre over centre at each sum, and the kernel of each upsampling: 2f where the fine cells lie
+    between the coarse ones (VGG, tiny), 2f − 1 where they coincide (ResNet). All transposed convolutions are learnable
+    and all score layers start at zero, as in the paper; so before training every logit is 0.
+
+    Args:
+        encoder: gives the maps.
+        num_classes: K.
+        stride: of the finest map that is scored, e.g. 32, 16 or 8 for FCN-32s, -16s, -8s.
+        mean: of the images' channels.
+        std: of the images' channels.
+
+    Attributes:
+        levels: the scored maps, coarsest first.
+        crops: where the map of each level (``image`` for the last) begins in the upsampled one, in cells. Where the
+            number is negative, it is the upsampled map that begins inside.
+
+    Raises:
+        ValueError: when the encoder has no map of that stride or ``num_classes`` is out of range.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_classes: int,
+        *,
+        stride: int,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+    ) -> None:
+        super().__init__(num_classes)
+        strides = {int(grid.stride): level for level, grid in encoder.grids.items()}
+        if stride not in strides:
+            raise ValueError(f"stride must be that of one of the encoder's maps, {sorted(strides)}; got {stride}")
+        self.normalize = Normalize(mean, std)
+        self.encoder = encoder
+        self.levels = [level for level, grid in reversed(encoder.grids.items()) if grid.stride >= stride]  # c5, c4, …
+        self.score = nn.ModuleDict({level: _zero_score(encoder.channels[level], num_classes) for level in self.levels})
+        self.upsample = nn.ModuleDict()
+        self.crops: dict[str, int] = {}
+        grid = encoder.grids[self.levels[0]]
+        targets = {level: encoder.grids[level] for level in self.levels[1:]} | {"image": Grid()}
+        for level, target in targets.items():
+            factor = int(grid.stride / target.stride)
+            kernel = _meeting_kernel(grid, target)
+            self.upsample[level] = BilinearUpsample(num_classes, factor, kernel_size=kernel, padding=0)
+            grid = grid.transposed(kernel, factor)
+            self.crops[level] = crop = int(grid.cells_to(target))
+            grid = target if crop > 0 else grid  # the sum begins where the later of the two begins
+
+    def forward(self, images: Tensor, targets: Targets | None = None) -> DenseOutput:
+        """Class scores of every pixel.
+
+        Args:
+            images: ``(B, 3, H, W)`` float in [0, 1], any H and W.
+            targets: not used; every model takes them.
+
+        Returns:
+            Logits ``(B, K, H, W)`` float32.
+
+        Raises:
+            ValueError: when the images have another number of channels or are integers.
+        """
+        height, width = images.shape[-2:]
+        maps = self.encoder(pad_to_multiple(self.normalize(images), self.encoder.divisor))
+        deepest, *finer = self.levels
+        score = self.score[deepest](maps[deepest])  # (B, K, H/32, W/32)
+        for level in finer:
+            score = self.upsample[level](score)  # (B, K, H/s, W/s) and a margin
+            score = _add_aligned(score, self.score[level](maps[level]), self.crops[level])  # (B, K, H/s, W/s)
+        score = self.upsample["image"](score)  # (B, K, H, W) and a margin
+        top = self.crops["image"]
+        return DenseOutput(score[..., top : top + height, top : top + width].float())
+
+
+def _zero_score(channels: int, num_classes: int) -> nn.Conv2d:
+    """A 1×1 convolution that scores each cell for each class, all zero at the start."""
+    conv = nn.Conv2d(channels, num_classes, 1)
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return conv
+
+
+def _meeting_kernel(grid: Grid, target: Grid) -> int:
+    """The bilinear kernel after which the upsampled cells of ``grid`` meet those of ``target``."""
+    factor = int(grid.stride / target.stride)
+    for kernel in (2 * factor, 2 * factor - 1):
+        if grid.transposed(kernel, factor).cells_to(target).is_integer():
+            return kernel
+    raise ValueError(f"no bilinear kernel lays the cells of {grid} on those of {target}; change the encoder's paddings")
+
+
+def _add_aligned(upsampled: Tensor, skip: Tensor, begin: int) -> Tensor:
+    """The sum of two maps ``(B, K, ·, ·)`` over the cells that they share; ``skip`` begins at ``upsampled[begin]``."""
+    if begin > 0:
+        height, width = skip.shape[-2:]
+        return upsampled[..., begin : begin + height, begin : begin + width] + skip
+    height, width = upsampled.shape[-2:]
+    return upsampled + skip[..., -begin : -begin + height, -begin : -begin + width]
+
+
+class DilatedFCN(_SemanticModel):
+    """The form of torchvision's ``fcn_resnet50``: a dilated ResNet, a head on c5 and an auxiliary one on c4.
+
+    The last two stages dilate their convolutions instead of striding, which keeps c4 and c5 at stride 8 with the same
+    weights and the same receptive field (Chen et al. 2015; Yu and Koltun 2016). The logits are resized to the input's
+    size by plain interpolation, so any size works without padding.
+
+    Args:
+        encoder: gives ``c4`` and ``c5``.
+        num_classes: K.
+        aux: add the auxiliary head. It is computed in every mode and weighs 0.5 in the loss.
+        dropout: in both heads.
+
+    Raises:
+        ValueError: when ``num_classes`` is out of range.
+    """
+
+    def __init__(self, encoder: ResNetEncoder, num_classes: int, *, aux: bool = True, dropout: float = 0.1) -> None:
+        super().__init__(num_classes)
+        self.normalize = Normalize()
+        self.encoder = encoder
+        self.head = _head(encoder.channels["c5"], num_classes, dropout)
+        self.aux_head = _head(encoder.channels["c4"], num_classes, dropout) if aux else None
+
+    def forward(self, images: Tensor, targets: Targets | None = None) -> DenseOutput:
+        """Class scores of every pixel.
+
+        Args:
+            images: ``(B, 3, H, W)`` float in [0, 1], any H and W.
+            targets: not used; every model takes them.
+
+        Returns:
+            Logits ``(B, K, H, W)`` float32, and those of the auxiliary head if there is one.
+
+        Raises:
+            ValueError: when the images have another number of channels or are integers.
+        """
+        size = images.shape[-2:]
+        maps = self.encoder(self.normalize(images))
+        logits = _resize(self.head(maps["c5"]), size)  # (B, K, H/8, W/8) → (B, K, H, W)
+        aux = None if self.aux_head is None else _resize(self.aux_head(maps["c4"]), size)
+        return DenseOutput(logits, aux)
+
+
+def _head(channels: int, num_classes: int, dropout: float) -> nn.Sequential:
+    """``(B, C, h, w)`` → ``(B, K, h, w)`` by way of C / 4 channels."""
+    hidden = channels // 4
+    return nn.Sequential(
+        nn.Conv2d(channels, hidden, 3, padding=1, bias=False),
+        nn.BatchNorm2d(hidden),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Conv2d(hidden, num_classes, 1),
+    )
+
+
+def _resize(score: Tensor, size: torch.Size) -> Tensor:
+    return F.interpolate(score.float(), size=size, mode="bilinear", align_corners=False)
+
+
+def fcn32s(num_classes: int, *, hidden: int = 4096, dropout: float = 0.5, pretrained: bool = False) -> FCN:
+    """The paper's FCN-32s on VGG-16: no skips. Keywords as in :class:`VGG16Encoder`."""
+    return FCN(VGG16Encoder(hidden=hidden, dropout=dropout, pretrained=pretrained), num_classes, stride=32)
+
+
+def fcn16s(num_classes: int, *, hidden: int = 4096, dropout: float = 0.5, pretrained: bool = False) -> FCN:
+    """The paper's FCN-16s on VGG-16: one skip, from pool4. Keywords as in :class:`VGG16Encoder`."""
+    return FCN(VGG16Encoder(hidden=hidden, dropout=dropout, pretrained=pretrained), num_classes, stride=16)
+
+
+def fcn8s(num_classes: int, *, hidden: int = 4096, dropout: float = 0.5, pretrained: bool = False) -> FCN:
+    """The paper's FCN-8s on VGG-16: skips from pool4 and pool3. Keywords as in :class:`VGG16Encoder`."""
+    return FCN(VGG16Encoder(hidden=hidden, dropout=dropout, pretrained=pretrained), num_classes, stride=8)
+
+
+def fcn_resnet18(num_classes: int, *, stride: int = 8, pretrained: bool = False) -> FCN:
+    """The skip form on torchvision's ResNet-18, which batch norm lets train from scratch.
+
+    Args:
+        num_classes: K.
+        stride: of the finest map that is scored: 32, 16, 8, 4 or 2.
+        pretrained: start from torchvision's ImageNet weights.
+    """
+    return FCN(_resnet(tv.resnet18(), tv.ResNet18_Weights.IMAGENET1K_V1, pretrained), num_classes, stride=stride)
+
+
+fcn = fcn_resnet18
+"""The FCN to start with on your own data."""
+
+
+def fcn_resnet50(num_classes: int, *, aux: bool = True, dropout: float = 0.1, pretrained: bool = False) -> DilatedFCN:
+    """The ``fcn_resnet50`` of torchvision, whose published weights ``seglib convert`` turns into its own.
+
+    Args:
+        num_classes: K.
+        aux: add the auxiliary head.
+        dropout: in the heads.
+        pretrained: start the encoder from torchvision's ImageNet weights.
+    """
+    resnet = tv.resnet50(replace_stride_with_dilation=[False, True, True])
+    encoder = _resnet(resnet, tv.ResNet50_Weights.IMAGENET1K_V1, pretrained)
+    return DilatedFCN(encoder, num_classes, aux=aux, dropout=dropout)
+
+
+def fcn_resnet101(num_classes: int, *, aux: bool = True, dropout: float = 0.1, pretrained: bool = False) -> DilatedFCN:
+    """The ``fcn_resnet101`` of torchvision. Keywords as in :func:`fcn_resnet50`."""
+    resnet = tv.resnet101(replace_stride_with_dilation=[False, True, True])
+    encoder = _resnet(resnet, tv.ResNet101_Weights.IMAGENET1K_V1, pretrained)
+    return DilatedFCN(encoder, num_classes, aux=aux, dropout=dropout)
+
+
+def fcn_tiny(num_classes: int, *, stride: int = 4) -> FCN:
+    """The skip form on the tiny encoder: learns the made scenes on two CPU cores in about a minute.
+
+    Args:
+        num_classes: K.
+        stride: of the finest map that is scored: 32, 16, 8, 4 or 2. At 4, things of a few pixels survive.
+    """
+    return FCN(TinyEncoder(), num_classes, stride=stride, mean=TINY_MEAN, std=TINY_STD)
+
+
+def _resnet(resnet: tv.ResNet, weights: tv.WeightsEnum, pretrained: bool) -> ResNetEncoder:
+    """The encoder of a ResNet, with published weights if wanted."""
+    if pretrained:
+        resnet.load_state_dict(published(weights))
+    return ResNetEncoder(resnet)

@@ -1,0 +1,71 @@
+"""The models of seglib, by name. One explicit table; a model's module, and torch, are imported when it is built."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One model of the zoo.
+
+    Attributes:
+        path: ``module:function`` of its builder, called as ``builder(num_classes, **keywords)``.
+        task: what it predicts, e.g. ``semantic``.
+        summary: one line for people.
+    """
+
+    path: str
+    task: str
+    summary: str
+
+    def builder(self) -> Callable[..., nn.Module]:
+        """The builder function."""
+        module, name = self.path.split(":")
+        return getattr(importlib.import_module(module), name)
+
+
+MODELS: dict[str, Entry] = {
+    "fcn": Entry("seglib.models.fcn:fcn", "semantic", "FCN-8s on ResNet-18: the one to start with"),
+    "fcn_tiny": Entry("seglib.models.fcn:fcn_tiny", "semantic", "FCN with skips on the tiny encoder, for CPUs"),
+    "fcn_resnet18": Entry("seglib.models.fcn:fcn_resnet18", "semantic", "FCN-8s on ResNet-18"),
+    "fcn_resnet50": Entry("seglib.models.fcn:fcn_resnet50", "semantic", "torchvision's FCN on a dilated ResNet-50"),
+    "fcn_resnet101": Entry("seglib.models.fcn:fcn_resnet101", "semantic", "torchvision's FCN on a dilated ResNet-101"),
+    "fcn32s": Entry("seglib.models.fcn:fcn32s", "semantic", "the paper's FCN-32s on VGG-16"),
+    "fcn16s": Entry("seglib.models.fcn:fcn16s", "semantic", "the paper's FCN-16s on VGG-16"),
+    "fcn8s": Entry("seglib.models.fcn:fcn8s", "semantic", "the paper's FCN-8s on VGG-16"),
+}
+
+
+def find(name: str) -> Entry:
+    """The entry of a model.
+
+    Raises:
+        ValueError: when no model has that name; close names are suggested.
+    """
+    if name not in MODELS:
+        close = difflib.get_close_matches(name, MODELS, n=3)
+        remedy = f"did you mean {' or '.join(close)}?" if close else f"the zoo has {', '.join(MODELS)}"
+        raise ValueError(f"no model is called {name!r}; {remedy}")
+    return MODELS[name]
+
+
+def build(name: str, num_classes: int, **keywords: Any) -> nn.Module:
+    """The model ``name`` for K classes, with the weights it starts from.
+
+    Args:
+        name: a key of :data:`MODELS`.
+        num_classes: K.
+        **keywords: of the model's builder.
+
+    Raises:
+        ValueError: when the name is unknown or the builder refuses its arguments.
+    """
+    return find(name).builder()(num_classes, **keywords)

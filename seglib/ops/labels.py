@@ -1,0 +1,50 @@
+"""Label maps: integer tensors of class ids, any shape, with one value that stands for void."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+AXES = ("image", "row", "column")
+
+
+def require_integers(labels: Tensor, name: str = "label") -> None:
+    """Raise ``ValueError`` when ``labels`` are floating-point numbers, such as logits; ``name`` is used in the message."""
+    if labels.is_floating_point() or labels.is_complex():
+        raise ValueError(f"a {name} is an integer class id, got {labels.dtype}; take the argmax of logits over classes")
+
+
+def check_labels(labels: Tensor, num_classes: int, ignore_index: int | None = None, *, name: str = "label") -> None:
+    """Raise when a label is neither a class id nor void.
+
+    One pass for the smallest and the largest label; the offender is looked for only when there is one. On a GPU the
+    two numbers travel to the host, which waits for the queue to drain: without that wait a bad label would reach an
+    indexing kernel, whose failure ends the process without naming the label.
+
+    Args:
+        labels: integers of any shape; ``(H, W)`` and ``(B, H, W)`` are reported as rows and columns. May be empty.
+        num_classes: K; the class ids are 0..K−1.
+        ignore_index: the id of void, allowed as well; ``None`` when there is none.
+        name: what the message calls the map's values ("target label", "predicted label").
+
+    Raises:
+        ValueError: when the labels aren't integers, or with the first bad label, its position and the remedy.
+    """
+    require_integers(labels, name)
+    if labels.numel() == 0:
+        return
+    known = labels.long()
+    if ignore_index is not None:
+        known = torch.where(known == ignore_index, 0, known)
+    low, high = torch.stack(torch.aminmax(known)).tolist()
+    if low >= 0 and high < num_classes:
+        return
+    index = ((known < 0) | (known >= num_classes)).nonzero()[0].tolist()
+    value = int(labels[tuple(index)])
+    axes = AXES[-len(index) :] if len(index) in (2, 3) else (*(f"axis {i}" for i in range(len(index))),)
+    where = ", ".join(f"{axis} {i}" for axis, i in zip(axes, index, strict=True))
+    void = "" if ignore_index is None else f" or {ignore_index}"
+    raise ValueError(
+        f"{name} {value} at ({where}) is not in 0..{num_classes - 1}{void}; "
+        f"remap it when the data is read (remap={{{value}: …}}), or correct num_classes or ignore_index"
+    )

@@ -1,0 +1,151 @@
+"""Weights on disk: safetensors files that say in their header which model they are for. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from seglib.data.images import atomic_path
+
+_HEADER = "seglib"  # the entry of the header that holds the metadata, as JSON
+_SHOWN = 3  # keys named per kind of mismatch
+
+
+def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, Any]) -> None:
+    """Write a model's parameters and buffers to a safetensors file, beside it first and then renamed.
+
+    Args:
+        model: any module.
+        path: the file, ending in ``.safetensors``. Its folder is made if it is missing.
+        metadata: JSON-able facts to keep in the header. ``model`` (its name in the zoo), ``num_classes``, ``arguments``
+            (further keywords of its builder) and ``categories`` let ``seglib predict`` use the file on its own.
+
+    Raises:
+        ValueError: when the metadata is not JSON-able.
+    """
+    try:
+        header = json.dumps(dict(metadata))
+    except TypeError as error:
+        raise ValueError(f"the metadata must be JSON-able: {error}; pass numbers and text only") from error
+    # Copies, because safetensors refuses tensors that share memory.
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    with atomic_path(path) as beside:
+        save_file(tensors, beside, {_HEADER: header})
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """The facts in the header of a weights file; empty when another program wrote it.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is a pickle, damaged or no safetensors file.
+    """
+    with _open(path) as file:
+        return _metadata(file)
+
+
+def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
+    """Load a weights file into a model. Every tensor must have its place, and every place its tensor.
+
+    Args:
+        model: built with the arguments that the file was saved with. It is left as it was when the file does not fit.
+        path: the safetensors file.
+
+    Returns:
+        The metadata of the file.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is a pickle, damaged, no safetensors file, or for another model: the message lists missing,
+            unexpected and mis-shaped keys and says which model the file is for.
+    """
+    with _open(path) as file:
+        metadata = _metadata(file)
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    problem = mismatch(model, state)
+    if problem:
+        name, classes = metadata.get("model"), metadata.get("num_classes")
+        saved = f"it is for {name!r} with {classes} classes" if name else "it does not say which model it is for"
+        raise ValueError(
+            f"{path} does not fit this {type(model).__name__} ({saved}): {problem}; build the model it is for"
+        )
+    model.load_state_dict(state)
+    return metadata
+
+
+def mismatch(model: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """What keeps a state dict from fitting a model, in words; empty when it fits."""
+    own = model.state_dict()
+    missing = [k for k in own if k not in state]
+    unexpected = [k for k in state if k not in own]
+    shapes = [
+        f"{k} is {tuple(state[k].shape)} in the file and {tuple(v.shape)} in the model"
+        for k, v in own.items()
+        if k in state and state[k].shape != v.shape
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    return "; ".join(f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in kinds.items() if keys)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint of another codebase: a safetensors file or one of ``torch.save``.
+
+    ``torch.save`` files are read with ``weights_only=True``, which builds tensors and plain containers and runs nothing
+    that the file contains. A training checkpoint's weights are taken from its entry ``model`` or ``state_dict``.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the file is damaged, holds more than tensors, or no state dict.
+    """
+    if not _is_pickle(path):
+        with _open(path) as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged zip or pickle raises whatever its bytes lead to
+        raise ValueError(
+            f"{path} can't be read safely ({type(error).__name__}): it is damaged or holds more than tensors; "
+            f"save its state dict alone with torch.save(model.state_dict(), …)"
+        ) from error
+    for name in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(f"{path} holds no state dict; save one with torch.save(model.state_dict(), …)")
+    return dict(content)
+
+
+def _is_pickle(path: str | Path) -> bool:
+    """Whether a file starts like one of ``torch.save``: a zip archive, or a bare pickle in older versions."""
+    with open(path, "rb") as file:
+        start = file.read(4)
+    return start == b"PK\x03\x04" or start[:1] == b"\x80"
+
+
+def _open(path: str | Path) -> Any:
+    """The open safetensors file."""
+    if _is_pickle(path):
+        raise ValueError(
+            f"{path} is a pickle (.pth, .pt, .ckpt), which seglib does not load; "
+            f"turn published weights into safetensors with `seglib convert ORIGIN OUT.safetensors --file {path}`"
+        )
+    try:
+        return safe_open(path, "pt")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file or a damaged one ({error}); write or copy it again") from error
+
+
+def _metadata(file: Any) -> dict[str, Any]:
+    return json.loads((file.metadata() or {}).get(_HEADER, "{}"))
+
+
+def _some(keys: Iterable[str]) -> str:
+    keys = list(keys)
+    return ", ".join(keys[:_SHOWN]) + (", …" if len(keys) > _SHOWN else "")

@@ -1,0 +1,224 @@
+"""What every model of the zoo must do, whatever it predicts. Each check takes a model and its task's inputs.
+
+A new task adds one `Inputs` to `INPUTS`; a new model adds nothing but its line in the zoo.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seglib.types import VOID, Targets
+from seglib.weights import load_weights, save_weights
+
+CLASSES = 5
+SIZES = [(33, 47), (7, 5), (64, 96)]  # odd, smaller than any stride, multiples of the stride and not square
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Makes what the models of one task take, for `CLASSES` classes.
+
+    images: (batch, size) → images.  targets: the same → targets in which every class occurs.
+    empty: the same → targets without anything in them.  check: (prediction, size) → asserts its types and shapes.
+    """
+
+    images: Callable[[int, tuple[int, int]], Tensor]
+    targets: Callable[[int, tuple[int, int]], Targets]
+    empty: Callable[[int, tuple[int, int]], Targets]
+    check: Callable[[Any, tuple[int, int]], None]
+
+
+def _images(batch: int, size: tuple[int, int]) -> Tensor:
+    return torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+def _labels(batch: int, size: tuple[int, int]) -> Targets:
+    labels = torch.randint(CLASSES, (batch, *size), generator=torch.Generator().manual_seed(1))
+    labels[:, 0, 0] = VOID
+    return Targets(semantic=labels)
+
+
+def _void(batch: int, size: tuple[int, int]) -> Targets:
+    return Targets(semantic=torch.full((batch, *size), VOID))
+
+
+def _check_semantic(prediction: Any, size: tuple[int, int]) -> None:
+    assert prediction.labels.dtype == torch.int64 and prediction.labels.shape == size
+    assert prediction.probs.dtype == torch.float32 and prediction.probs.shape == (CLASSES, *size)
+    torch.testing.assert_close(prediction.probs.sum(0), torch.ones(size))
+    assert torch.equal(prediction.probs.argmax(0), prediction.labels)
+
+
+INPUTS: dict[str, Inputs] = {"semantic": Inputs(_images, _labels, _void, _check_semantic)}
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """Every tensor in dataclasses, lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif is_dataclass(value):
+        for f in fields(value):
+            yield from tensors(getattr(value, f.name))
+    elif isinstance(value, list | tuple | dict):
+        for v in value.values() if isinstance(value, dict) else value:
+            yield from tensors(v)
+
+
+def assert_same(a: Any, b: Any, *, rtol: float = 0.0, atol: float = 0.0) -> None:
+    """The same tensors on both sides, and not merely zeros."""
+    pairs = list(zip(tensors(a), tensors(b), strict=True))
+    assert any(x.std() > 1e-3 for x, _ in pairs), "the outputs do not vary, comparing them would prove nothing"
+    for x, y in pairs:
+        torch.testing.assert_close(x, y, rtol=rtol, atol=atol)
+
+
+def stir(model: nn.Module) -> nn.Module:
+    """Move every weight and statistic off its start, so that layers which start at zero take part."""
+    g = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.02 * torch.randn(p.shape, generator=g)
+        for m in model.modules():
+            if isinstance(m, nn.modules.batchnorm._BatchNorm):
+                m.running_mean += 0.1 * torch.randn(m.running_mean.shape, generator=g)
+                m.running_var *= 0.5 + torch.rand(m.running_var.shape, generator=g)
+    return model
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    for m in model.modules():
+        if isinstance(m, nn.modules.dropout._DropoutNd):
+            m.p = 0.0
+    return model
+
+
+def total(losses: dict[str, Tensor]) -> Tensor:
+    for name, value in losses.items():
+        assert value.shape == (), f"loss {name!r} is not a scalar"
+    return torch.stack(list(losses.values())).sum()
+
+
+def any_input_size(model: nn.Module, inputs: Inputs) -> None:
+    for size in SIZES:
+        predictions = model.predict(inputs.images(2, size))
+        assert len(predictions) == 2
+        for prediction in predictions:
+            inputs.check(prediction, size)
+
+
+def no_images(model: nn.Module, inputs: Inputs) -> None:
+    assert model.predict(inputs.images(2, (32, 32))[:0]) == []
+
+
+def empty_targets(model: nn.Module, inputs: Inputs) -> None:
+    model.train()
+    losses = model.loss(model(inputs.images(2, (64, 64))), inputs.empty(2, (64, 64)))
+    total(losses).backward()
+    for name, value in losses.items():
+        assert torch.isfinite(value), f"loss {name!r} is {value} without targets"
+    for name, p in model.named_parameters():
+        assert p.grad is None or torch.isfinite(p.grad).all(), f"the gradient of {name} is not finite without targets"
+    if all(value == 0 for value in losses.values()):
+        assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+def backward_reaches_every_parameter(model: nn.Module, inputs: Inputs) -> None:
+    model.train()
+    total(model.loss(model(inputs.images(2, (64, 64))), inputs.targets(2, (64, 64)))).backward()
+    unreached = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert not unreached, f"no gradient reaches {unreached}"
+
+
+def loss_uses_no_parameters(model: nn.Module, inputs: Inputs) -> None:
+    model.train()
+    images, targets = inputs.images(2, (64, 64)), inputs.targets(2, (64, 64))
+    with torch.no_grad():
+        out = model(images, targets)
+    assert not total(model.loss(out, targets)).requires_grad, "the loss touches parameters; forward must compute that"
+
+
+def predict_leaves_no_trace(model: nn.Module, inputs: Inputs) -> None:
+    model.train()
+    next(m for m in model.modules() if not list(m.children())).eval()  # one frozen layer
+    modes = [m.training for m in model.modules()]
+    before = copy.deepcopy(model.state_dict())
+    model.predict(inputs.images(2, (64, 64)))
+    assert [m.training for m in model.modules()] == modes
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), f"predict changed {name}"
+    assert torch.is_grad_enabled()
+
+
+def same_output_in_train_and_eval(model: nn.Module, inputs: Inputs) -> None:
+    images, targets = inputs.images(2, (64, 64)), inputs.targets(2, (64, 64))
+    trained, evaluated = model.train()(images, targets), model.eval()(images)
+    assert type(trained) is type(evaluated)
+    assert [t.shape for t in tensors(trained)] == [t.shape for t in tensors(evaluated)]
+
+
+def round_trip(model: nn.Module, other: nn.Module, inputs: Inputs, folder: Path) -> None:
+    save_weights(model, folder / "weights.safetensors", {"model": "any"})
+    assert load_weights(other, folder / "weights.safetensors") == {"model": "any"}
+    images = inputs.images(2, (33, 47))
+    with torch.no_grad():
+        assert_same(model.eval()(images), other.eval()(images))
+
+
+def compiles(model: nn.Module, inputs: Inputs, backend: str) -> None:
+    images = inputs.images(2, (64, 96))
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled = torch.compile(model.eval(), backend=backend, fullgraph=True)
+        # a compiler may fuse and reorder float32 sums
+        assert_same(compiled(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+def exports(model: nn.Module, inputs: Inputs) -> None:
+    images = inputs.images(2, (64, 96))
+    program = torch.export.export(model.eval(), (images,))
+    with torch.no_grad():
+        assert_same(program.module()(images), model(images), rtol=1e-5, atol=1e-5)
+
+
+def bf16_is_finite(model: nn.Module, inputs: Inputs) -> None:
+    model.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = total(model.loss(model(inputs.images(2, (64, 64))), inputs.targets(2, (64, 64))))
+    loss.backward()
+    assert torch.isfinite(loss)
+    for name, p in model.named_parameters():
+        assert p.grad is not None and torch.isfinite(p.grad).all(), f"the gradient of {name} is not finite"
+
+
+def batch_equals_one_by_one(model: nn.Module, inputs: Inputs) -> None:
+    images = inputs.images(3, (40, 56))
+    with torch.no_grad():
+        together = list(tensors(model.eval()(images)))
+        for i in range(3):
+            alone = list(tensors(model(images[i : i + 1])))
+            # other kernels are chosen for other batch sizes, so float32 sums come in another order
+            assert_same([t[i : i + 1] for t in together], alone, rtol=1e-4, atol=1e-4)
+
+
+def refuses_bad_images(model: nn.Module, inputs: Inputs) -> None:
+    images = inputs.images(2, (32, 32))
+    with pytest.raises(ValueError, match="divide 8-bit images by 255"):
+        model.predict((images * 255).to(torch.uint8))
+    with pytest.raises(ValueError, match=r"span 0\.\d+ to 25\d; divide"):
+        model.predict(images * 255)
+    with pytest.raises(ValueError, match="the model normalises"):
+        model.predict((images - 0.5) / 0.25)
+    with pytest.raises(ValueError, match="nan"):
+        model.predict(images * float("nan"))
+    with pytest.raises(ValueError, match=r"expected images \(B, 3, H, W\), got shape \(2, 1, 32, 32\)"):
+        model.predict(images[:, :1])
+    with pytest.raises(ValueError, match=r"got shape \(3, 32, 32\)"):
+        model.predict(images[0])

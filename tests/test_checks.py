@@ -1,0 +1,250 @@
+"""``check`` names the mistake. The second half holds every exercise of the book to the same demands."""
+
+import re
+
+import pytest
+import torch
+
+from seglib.book.checks import check, examine
+from seglib.book.exercise import Exercise, compare, difference, expect
+from seglib.book.exercises import CHECKS
+
+
+def dice(a, b):
+    total = a.sum() + b.sum()
+    return 2 * (a & b).sum() / total if total else torch.tensor(1.0)
+
+
+def iou(a, b):
+    return (a & b).sum() / (a | b).sum() if (a | b).any() else torch.tensor(1.0)
+
+
+def nan_when_empty(a, b):
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+def half(a, b):
+    return dice(a, b) / 2
+
+
+def masks():
+    g = torch.Generator().manual_seed(0)
+    empty = torch.zeros(4, 4, dtype=torch.bool)
+    return {
+        "random masks": tuple(torch.rand(2, 6, 6, generator=g) > 0.5),
+        "two empty masks": (empty, empty),
+    }
+
+
+def is_dotted(name):
+    expect(isinstance(name, str), "Give the name as text.")
+    expect("." in name, "The name has no dot.")
+    expect(not name.startswith("."), "The name starts with a dot.")
+
+
+EXAMPLES = {
+    "ex.dice": Exercise(
+        solution=dice,
+        probes=masks,
+        wrong={
+            "iou": (iou, "That is the IoU; Dice counts the overlap twice."),
+            "empty": (nan_when_empty, "Two empty masks agree perfectly: 0 / 0 must give 1."),
+            "half": (half, "The factor 2 is missing."),
+        },
+        hint="Compare with the formula once more.",
+    ),
+    "ex.predict": Exercise(
+        solution=0.25,
+        wrong={
+            "half": (0.5, "You divided by the target alone."),
+            "more": (4.0, "The fraction is upside down."),
+            "percent": (25, "That is a percentage; a fraction is wanted."),
+        },
+        hint="Count the cells of the union again.",
+    ),
+    "ex.class": Exercise(
+        solution=torch.nn.ReLU,
+        probes=lambda: {"a ramp": (torch.linspace(-8, 8, 9),)},
+        run=lambda cls, x: cls()(x),
+        wrong={
+            "none": (torch.nn.Identity, "Negative values must become 0."),
+            "six": (torch.nn.ReLU6, "Large values are cut off."),
+            "abs": (lambda: torch.abs, "Negative values are mirrored."),
+        },
+    ),
+    "ex.own": Exercise(
+        solution="a.b",
+        verify=is_dotted,
+        compared=False,
+        wrong={
+            "number": (3, "Give the name as text."),
+            "plain": ("ab", "The name has no dot."),
+            "hidden": (".ab", "The name starts with a dot."),
+        },
+    ),
+}
+
+
+def say(name, attempt):
+    return examine(name, attempt, EXAMPLES).message
+
+
+def test_a_right_attempt_is_called_correct():
+    assert say("ex.dice", lambda a, b: float(dice(a, b))) == "ex.dice: correct."
+
+
+def test_an_unknown_mistake_names_the_case_the_answer_and_the_general_hint():
+    message = say("ex.dice", lambda a, b: dice(a, b) * 3)
+    assert "For random masks, your answer is " in message
+    assert message.endswith("Compare with the formula once more.")
+
+
+def test_a_wrong_prediction_never_learns_the_right_value():
+    message = say("ex.predict", 0.3)
+    assert message == "ex.predict: not right yet. Count the cells of the union again."
+    assert "0.25" not in message
+
+
+@pytest.mark.parametrize("blank", [None, ..., (0.5, ...), [...]])
+def test_a_blank_is_not_attempted(blank):
+    assert say("ex.predict", blank) == "ex.predict: not attempted yet."
+
+
+def test_the_readers_exception_is_reported_in_one_line():
+    def broken(a, b):
+        raise KeyError("two\nlines")
+
+    assert say("ex.dice", broken) == r"ex.dice: your code raised KeyError: 'two\nlines'"
+
+    def failed(a, b):
+        raise RuntimeError("two\n  lines")
+
+    assert say("ex.dice", failed) == "ex.dice: your code raised RuntimeError: two lines"
+
+
+def test_an_assertion_of_the_reader_is_an_exception_and_no_hint():
+    def asserts(a, b):
+        assert a is None
+
+    assert "your code raised AssertionError: " in say("ex.dice", asserts)
+
+
+def test_a_wrong_prediction_without_a_general_hint_hears_its_own_answer():
+    exercise = Exercise(solution=(2, 3), wrong={})
+    assert examine("x", (2, 4), {"x": exercise}).message == "x: not right yet. Your answer is 4."
+
+
+def test_a_value_for_a_function_and_a_function_for_a_value_are_told_apart():
+    assert "A function or class is wanted here, not 0.5." in say("ex.dice", 0.5)
+    assert "not a function" in say("ex.predict", lambda: 0.25)
+
+
+def test_an_attempt_that_changes_its_inputs_does_not_spoil_the_others():
+    def destructive(a, b):
+        result = dice(a, b)
+        a.zero_()
+        b.zero_()
+        return result
+
+    assert examine("ex.dice", destructive, EXAMPLES).passed
+
+
+def test_an_unknown_name_lists_close_ones():
+    with pytest.raises(ValueError, match=r"no exercise 'ex\.dise'; did you mean 'ex\.dice'"):
+        examine("ex.dise", dice, EXAMPLES)
+
+
+def test_check_prints_one_line_and_raises_only_when_required(capsys, monkeypatch):
+    monkeypatch.setitem(CHECKS, "ex.dice", EXAMPLES["ex.dice"])
+    check("ex.dice", dice, required=True)
+    check("ex.dice", half)
+    assert capsys.readouterr().out == "ex.dice: correct.\nex.dice: not right yet. The factor 2 is missing.\n"
+    with pytest.raises(AssertionError, match=re.escape("ex.dice: not right yet. The factor 2 is missing.")):
+        check("ex.dice", half, required=True)
+    with pytest.raises(AssertionError, match="not attempted yet"):
+        check("ex.dice", ..., required=True)
+
+
+@pytest.mark.parametrize(
+    ("got", "want"),
+    [
+        (1, 1.0),
+        (torch.tensor(2.0), 2),
+        (torch.tensor([2.0]), 2),
+        (float("nan"), float("nan")),
+        ([[1, 2]], torch.tensor([[1.0, 2.0]])),
+        (torch.tensor([1, 2]), (1, 2)),
+        ("Road ", "road"),
+        ({"a": 1.0}, {"a": torch.tensor(1)}),
+        ((1, "x"), [1, "X"]),
+        ({1, 2}, {2, 1}),
+        (torch.zeros(0, 4), torch.zeros(0, 4)),
+    ],
+)
+def test_equal_values_do_not_differ(got, want):
+    assert difference(got, want) is None
+
+
+@pytest.mark.parametrize(
+    ("got", "want", "said"),
+    [
+        (1, 2, "your answer is 1 where 2 is right"),
+        (0.5, float("nan"), "your answer is 0.5 where nan is right"),
+        (torch.tensor([1.0, 3.0]), torch.tensor([1.0, 2.0]), "your answer at [1] is 3 where 2 is right"),
+        (torch.zeros(2, 3), torch.zeros(3, 2), "your answer has shape (2, 3) where shape (3, 2) is wanted"),
+        (torch.zeros(2), 0.0, "your answer has shape (2,) where a single number is wanted"),
+        (None, torch.zeros(2), "your answer is None where a tensor is wanted"),
+        ("two", 2, "your answer is 'two' where a number is wanted"),
+        ("sky", "road", "your answer is 'sky' where 'road' is right"),
+        ((1, 2), (1, 2, 3), "your answer has 2 items where 3 are wanted"),
+        ((1, 5), (1, 2), "your answer is 5 where 2 is right"),
+        ({"a": 1}, {"b": 1}, "your dict has the keys ['a'] where ['b'] are right"),
+        (4, {"b": 1}, "your answer is 4 where a dict is wanted"),
+    ],
+)
+def test_a_difference_is_said_in_words(got, want, said):
+    assert difference(got, want) == said
+
+
+def test_compare_rejects_with_its_hint():
+    exercise = Exercise(solution=1, wrong={}, compared=False, verify=lambda v: compare(v, 1, "Count again."))
+    assert examine("x", 2, {"x": exercise}).message == "x: not right yet. Count again."
+
+
+# Every exercise of the book, and the examples above: add data to seglib/book/exercises and these tests cover it.
+
+ALL = {**EXAMPLES, **CHECKS}
+MISTAKES = [(name, mistake) for name, exercise in ALL.items() for mistake in exercise.wrong]
+
+
+def unwritten(*args, **kwargs):
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_solution_passes(name):
+    assert examine(name, ALL[name].solution, ALL).message == f"{name}: correct."
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_stub_is_not_attempted(name):
+    stubs = [..., unwritten] if callable(ALL[name].solution) else [...]
+    for stub in stubs:
+        assert examine(name, stub, ALL).message == f"{name}: not attempted yet."
+
+
+@pytest.mark.parametrize(("name", "mistake"), MISTAKES)
+def test_a_planted_mistake_gets_its_own_hint(name, mistake):
+    attempt, hint = ALL[name].wrong[mistake]
+    outcome = examine(name, attempt, ALL)
+    assert not outcome.passed
+    assert outcome.message == f"{name}: not right yet. {hint}"
+    assert "\n" not in outcome.message
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_exercise_knows_at_least_three_mistakes_with_distinct_hints(name):
+    hints = [hint for _, hint in ALL[name].wrong.values()]
+    assert len(hints) >= 3
+    assert len(set(hints)) == len(hints)
+    assert ALL[name].hint not in hints

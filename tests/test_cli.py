@@ -1,0 +1,201 @@
+"""The command line, used as a person would."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from seglib import cli
+from seglib.weights import read_metadata
+
+
+def seglib(*arguments, capsys=None):
+    """Run ``seglib …`` in this process; the exit code, and what it printed."""
+    old, sys.argv = sys.argv, ["seglib", *map(str, arguments)]
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as leave:
+        code = leave.code or 0
+    finally:
+        sys.argv = old
+    printed = capsys.readouterr() if capsys else None
+    return code, printed
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder dataset of 32×48 pictures: a bright square (thing) on dark ground."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 3), ("test", 2)):
+        for kind in ("images", "labels"):
+            (root / split / kind).mkdir(parents=True)
+        for i in range(count):
+            label = np.ones((32, 48), np.uint8)
+            y, x = rng.integers(0, 16, 2)
+            label[y : y + 14, x : x + 14] = 0
+            image = np.where(label[..., None] == 0, 200, 60) + rng.integers(-20, 20, (32, 48, 3))
+            Image.fromarray(image.astype(np.uint8)).save(root / split / "images" / f"{i}.png")
+            Image.fromarray(label).save(root / split / "labels" / f"{i}.png")
+    table = [
+        {"name": "square", "isthing": True, "color": [230, 159, 0]},
+        {"name": "ground", "isthing": False, "color": [0, 114, 178]},
+    ]
+    (root / "categories.json").write_text(json.dumps(table))
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(photos, tmp_path_factory):
+    """A finished run of a few steps on that folder."""
+    out = tmp_path_factory.mktemp("runs") / "a"
+    data = ["--data", "folder", "--root", photos, "--size", "32x48"]
+    code, _ = seglib("train", "fcn_tiny", *data, "--out", out, "--steps", 30, "--batch-size", 4, "--json")
+    assert code == 0
+    return out
+
+
+def test_help_answers_within_a_second_and_names_the_commands():
+    times = []
+    for _ in range(3):  # the best of three: the machine may be busy
+        begin = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "seglib", "--help"], capture_output=True, text=True, check=True)
+        times.append(time.perf_counter() - begin)
+    assert all(command in done.stdout for command in ("train", "eval", "predict", "convert"))
+    assert min(times) < 1.0, times
+
+
+def test_training_learns_a_folder_of_pictures(photos, run, capsys):
+    arguments = ["--weights", run / "weights.safetensors", "--data", "folder", "--root", photos, "--json"]
+    code, printed = seglib("eval", *arguments, capsys=capsys)
+    scores = json.loads(printed.out)
+    assert code == 0
+    assert scores["images"] == 2
+    assert scores["miou"] > 0.8  # a bright square on dark ground is easy; chance is below 0.5
+    assert read_metadata(run / "weights.safetensors")["size"] == [32, 48]
+
+
+def test_a_run_is_not_overwritten_by_accident(photos, run, capsys):
+    data = ["--data", "folder", "--root", photos, "--size", "32x48"]
+    code, printed = seglib("train", "fcn_tiny", *data, "--out", run, capsys=capsys)
+    assert code == 2
+    assert "holds a run already; pass --resume" in printed.err
+
+
+def test_a_photo_becomes_an_overlay_a_label_map_and_json(photos, run, tmp_path, capsys):
+    photo = photos / "test" / "images" / "0.png"
+    wanted = ["--out", tmp_path / "o.png", "--labels", tmp_path / "l.png", "--json"]
+    code, printed = seglib("predict", photo, "--weights", run / "weights.safetensors", *wanted, capsys=capsys)
+    assert code == 0
+    found = json.loads(printed.out)[0]
+    assert (found["height"], found["width"]) == (32, 48)
+    assert sum(found["share"].values()) == pytest.approx(1, abs=1e-3)  # rounded to 4 digits
+    assert np.asarray(Image.open(tmp_path / "o.png")).shape == (32, 48, 3)
+    labels = np.asarray(Image.open(tmp_path / "l.png"))
+    truth = np.asarray(Image.open(photos / "test" / "labels" / "0.png"))
+    assert (labels == truth).mean() > 0.9
+
+
+def test_a_folder_of_photos_becomes_a_folder_of_overlays(photos, run, tmp_path, capsys):
+    folder = photos / "val" / "images"
+    code, printed = seglib("predict", folder, "--weights", run / "weights.safetensors", "--out", tmp_path / "o", capsys=capsys)
+    assert code == 0
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["0.png", "1.png", "2.png"]
+    assert "3 photos" in printed.out
+
+
+def test_prediction_needs_to_be_told_what_is_wanted(photos, run, capsys):
+    photo = photos / "test" / "images" / "0.png"
+    code, printed = seglib("predict", photo, "--weights", run / "weights.safetensors", capsys=capsys)
+    assert code == 2
+    assert "--out overlay.png" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "fcn_tny"], "fcn_tiny"),
+        (["train", "fcn_tiny", "--data", "citiscapes"], "choose one of scenes, camvid, folder"),
+        (["train", "fcn_tiny", "--data", "camvid"], "pass --root"),
+        (["train", "fcn_tiny", "--size", "12by12"], "is no HEIGHTxWIDTH"),
+        (["train", "fcn_tiny", "--steps", "0"], "steps must be at least 1, got 0"),
+        (["train", "fcn_tiny", "--data", "folder", "--root", "{tmp}"], "categories.json is missing"),
+        (["train", "fcn_tiny", "--data", "camvid", "--root", "{tmp}/nowhere"], "nowhere"),
+        (["eval", "--weights", "{tmp}/missing.safetensors"], "missing.safetensors"),
+        (["eval", "--weights", "{tmp}/model.pth"], "model.pth"),
+        (["predict", "{tmp}/none.jpg", "--weights", "w", "--json"], "none.jpg does not exist"),
+        (["predict", "{tmp}/empty", "--weights", "w", "--json"], "holds no photo"),
+        (["convert", "torchvision:fcn_resnet5", "{tmp}/o.safetensors"], "torchvision:fcn_resnet50"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else None,
+)
+def test_bad_input_gets_one_line_and_leaves_nothing_behind(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "model.pth")
+    before = sorted(tmp_path.rglob("*"))
+    code, printed = seglib(*(a.format(tmp=tmp_path) for a in arguments), capsys=capsys)
+    assert code == 2
+    assert message in printed.err
+    assert "Traceback" not in printed.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_truncated_photo_is_named_and_no_overlay_is_left(photos, run, tmp_path, capsys):
+    whole = (photos / "test" / "images" / "0.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    wanted = ["--weights", run / "weights.safetensors", "--out", tmp_path / "o.png"]
+    code, printed = seglib("predict", tmp_path / "cut.png", *wanted, capsys=capsys)
+    assert code == 2
+    assert "cut.png" in printed.err
+    assert not (tmp_path / "o.png").exists()
+
+
+def test_weights_of_other_classes_are_refused(run, capsys):
+    code, printed = seglib("eval", "--weights", run / "weights.safetensors", "--data", "scenes", "--split", "val", capsys=capsys)
+    assert code == 2
+    assert "knows 2 classes" in printed.err
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_final_loss(photos, tmp_path):
+    data = ["--data", "folder", "--root", str(photos), "--size", "32x48", "--steps", "40", "--save-every", "10", "--json"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def command(out):
+        return [sys.executable, "-m", "seglib", "train", "fcn_tiny", *data, "--out", str(out)]
+
+    whole = json.loads(subprocess.run(command(tmp_path / "w"), capture_output=True, check=True, env=environment).stdout)
+    victim = subprocess.Popen(command(tmp_path / "k"), stdout=subprocess.DEVNULL, env=environment)
+    log = tmp_path / "k" / "log.csv"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and "\n15,loss" in log.read_text()):  # past the state of step 10, before that of step 20
+        assert time.monotonic() < deadline and victim.poll() is None
+        time.sleep(0.002)
+    victim.send_signal(signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL
+    again = subprocess.run([*command(tmp_path / "k"), "--resume"], capture_output=True, check=True, env=environment)
+    resumed = json.loads(again.stdout)
+    assert resumed["final_loss"] == whole["final_loss"]
+    assert resumed["miou"] == whole["miou"]
+
+
+CAMVID = Path(__file__).resolve().parents[2] / "shared" / "data" / "camvid"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CAMVID.exists(), reason="the CamVid photos are not on this machine")
+def test_fcn_trains_on_real_photos_from_the_command_line(tmp_path, capsys):
+    data = ["--data", "camvid", "--root", CAMVID, "--size", "90x120"]
+    code, printed = seglib("train", "fcn", *data, "--steps", 3, "--batch-size", 2, "--out", tmp_path / "r", "--json", capsys=capsys)
+    assert code == 0, printed.err
+    assert 0 <= json.loads(printed.out)["miou"] < 1

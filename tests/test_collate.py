@@ -1,0 +1,98 @@
+"""From samples to a batch."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seglib.data.collate import collate
+from seglib.types import Instances, Panoptic, Sample, Segment
+
+
+def sample(height: int, width: int, id: str = "a", objects: int = 1) -> Sample:
+    """A white picture of class 3 with ``objects`` objects that cover all of it."""
+    masks = torch.ones(objects, height, width, dtype=torch.bool)
+    box = torch.tensor([[0.0, 0.0, width, height]])
+    return Sample(
+        torch.ones(3, height, width),
+        id,
+        semantic=torch.full((height, width), 3),
+        instances=Instances(masks, torch.full((objects,), 3), box.repeat(objects, 1)),
+        panoptic=Panoptic(torch.ones(height, width, dtype=torch.int32), [Segment(1, 3, True, height * width)]),
+    )
+
+
+def test_samples_of_one_size_are_stacked_unchanged():
+    a, b = sample(2, 3, "a"), sample(2, 3, "b")
+    batch = collate([a, b])
+    assert torch.equal(batch.images, torch.stack([a.image, b.image]))
+    assert torch.equal(batch.targets.semantic, torch.stack([a.semantic, b.semantic]))
+    assert batch.ids == ["a", "b"] and batch.sizes == [(2, 3), (2, 3)]
+
+
+def test_smaller_samples_are_padded_on_the_right_and_below_with_void():
+    batch = collate([sample(1, 3, "wide"), sample(2, 1, "high", objects=2)])
+    assert batch.sizes == [(1, 3), (2, 1)]
+    assert batch.images[:, 0].tolist() == [[[1, 1, 1], [0, 0, 0]], [[1, 0, 0], [1, 0, 0]]]
+    assert batch.targets.semantic.tolist() == [[[3, 3, 3], [255, 255, 255]], [[3, 255, 255], [3, 255, 255]]]
+    assert [p.map.tolist() for p in batch.targets.panoptic] == [[[1, 1, 1], [0, 0, 0]], [[1, 0, 0], [1, 0, 0]]]
+    wide, high = batch.targets.instances
+    assert wide.masks.tolist() == [[[True, True, True], [False, False, False]]]
+    assert high.masks.shape == (2, 2, 3) and high.masks.sum() == 4
+    assert wide.boxes.tolist() == [[0, 0, 3, 1]]
+    assert batch.targets.panoptic[0].segments == [Segment(1, 3, True, 3)]
+
+
+def test_types_are_kept():
+    batch = collate([sample(2, 3), sample(3, 2)])
+    assert batch.images.dtype == torch.float32
+    assert batch.targets.semantic.dtype == torch.int64
+    assert batch.targets.panoptic[0].map.dtype == torch.int32
+    assert batch.targets.instances[0].masks.dtype == torch.bool
+
+
+@given(sizes=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=4), m=st.integers(1, 33))
+def test_the_batch_is_the_smallest_multiple_that_holds_all(sizes, m):
+    batch = collate([sample(h, w) for h, w in sizes], multiple=m)
+    height, width = batch.images.shape[-2:]
+    assert height % m == width % m == 0
+    assert 0 <= height - max(h for h, _ in sizes) < m and 0 <= width - max(w for _, w in sizes) < m
+    for i, (h, w) in enumerate(sizes):
+        assert batch.images[i].sum() == batch.images[i, :, :h, :w].sum() == 3 * h * w
+        assert (batch.targets.semantic[i] != 255).sum() == h * w
+
+
+def test_an_image_without_objects_is_in_the_batch():
+    batch = collate([sample(2, 2, objects=0), sample(3, 3)])
+    assert [len(i) for i in batch.targets.instances] == [0, 1]
+    assert batch.targets.instances[0].masks.shape == (0, 3, 3)
+
+
+def test_annotations_that_no_sample_has_are_none():
+    batch = collate([Sample(torch.zeros(3, 2, 2), "a"), Sample(torch.zeros(3, 1, 4), "b")])
+    assert batch.images.shape == (2, 3, 2, 4)
+    assert batch.targets.semantic is None and batch.targets.instances is None and batch.targets.panoptic is None
+
+
+@pytest.mark.parametrize("name", ["semantic", "instances", "panoptic"])
+def test_annotations_that_only_some_have_are_an_error(name):
+    without = Sample(torch.zeros(3, 2, 2), "bare")
+    some = Sample(torch.ones(3, 2, 2), "full", **{name: getattr(sample(2, 2), name)})
+    with pytest.raises(ValueError, match=rf"1 of 2 samples have no {name} annotation \(bare\)"):
+        collate([some, without])
+
+
+def test_no_samples_are_an_error():
+    with pytest.raises(ValueError, match="at least one sample, got none"):
+        collate([])
+
+
+def test_an_annotation_of_another_size_names_the_sample():
+    bad = Sample(torch.zeros(3, 2, 2), "bad", semantic=torch.zeros(2, 3, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"sample 'bad': the semantic map is \(2, 3\) and the image \(2, 2\)"):
+        collate([bad])
+
+
+def test_a_multiple_below_one_is_an_error():
+    with pytest.raises(ValueError, match="multiple must be at least 1, got 0"):
+        collate([sample(2, 2)], multiple=0)

@@ -1,0 +1,149 @@
+"""Every model of the zoo keeps the contract of `contract.py`."""
+
+import copy
+import subprocess
+import sys
+
+import contract
+import pytest
+import torch
+from contract import CLASSES, INPUTS
+
+from seglib.models.zoo import MODELS, build, find
+
+# Keywords that make a model small enough for a test, for the models that have such keywords.
+SMALL = {"fcn32s": {"hidden": 16}, "fcn16s": {"hidden": 16}, "fcn8s": {"hidden": 16}}
+# The others share their code with these two or are large: they are checked in the full run.
+FAST = {"fcn_tiny", "fcn_resnet18"}
+
+every_model = pytest.mark.parametrize(
+    "name",
+    [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in MODELS if n != "fcn"],  # fcn is fcn_resnet18
+)
+
+
+def make(name, seed=0):
+    torch.manual_seed(seed)
+    return contract.without_dropout(contract.stir(build(name, CLASSES, **SMALL.get(name, {}))))
+
+
+_built = {}
+
+
+@pytest.fixture
+def model(name):
+    """A copy of the model: building one takes longer than most checks. One at a time is kept."""
+    if name not in _built:
+        _built.clear()
+        _built[name] = make(name)
+    return copy.deepcopy(_built[name])
+
+
+@pytest.fixture
+def inputs(name):
+    return INPUTS[MODELS[name].task]
+
+
+@every_model
+def test_takes_images_of_any_size(model, inputs):
+    contract.any_input_size(model, inputs)
+
+
+@every_model
+def test_takes_a_batch_without_images(model, inputs):
+    contract.no_images(model, inputs)
+
+
+@every_model
+def test_learns_nothing_from_empty_targets(model, inputs):
+    contract.empty_targets(model, inputs)
+
+
+@every_model
+def test_gradients_reach_every_parameter(model, inputs):
+    contract.backward_reaches_every_parameter(model, inputs)
+
+
+@every_model
+def test_the_loss_uses_no_parameters(model, inputs):
+    contract.loss_uses_no_parameters(model, inputs)
+
+
+@every_model
+def test_predict_leaves_modes_and_statistics_as_they_were(model, inputs):
+    contract.predict_leaves_no_trace(model, inputs)
+
+
+@every_model
+def test_the_output_has_one_form_in_training_and_evaluation(model, inputs):
+    contract.same_output_in_train_and_eval(model, inputs)
+
+
+@every_model
+def test_saved_weights_give_identical_outputs(name, model, inputs, tmp_path):
+    contract.round_trip(model, make(name, seed=1), inputs, tmp_path)
+
+
+@every_model
+def test_dynamo_captures_it_as_one_graph(model, inputs):
+    contract.compiles(model, inputs, "eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fcn_tiny"])
+def test_inductor_compiles_it(model, inputs):
+    contract.compiles(model, inputs, "inductor")
+
+
+@every_model
+def test_exports(model, inputs):
+    contract.exports(model, inputs)
+
+
+@every_model
+def test_bf16_autocast_stays_finite(model, inputs):
+    contract.bf16_is_finite(model, inputs)
+
+
+@every_model
+def test_a_batch_equals_its_images_one_by_one(model, inputs):
+    contract.batch_equals_one_by_one(model, inputs)
+
+
+@every_model
+def test_bad_images_get_an_error_with_a_remedy(model, inputs):
+    contract.refuses_bad_images(model, inputs)
+
+
+@every_model
+@pytest.mark.parametrize("num_classes", [0, 1, 256])
+def test_impossible_numbers_of_classes_are_refused(name, num_classes):
+    with pytest.raises(ValueError, match=rf"num_classes must be 2..255, got {num_classes}"):
+        build(name, num_classes, **SMALL.get(name, {}))
+
+
+def test_fcn_is_the_resnet18_form():
+    from seglib.models import fcn
+
+    assert fcn.fcn is fcn.fcn_resnet18
+    assert find("fcn").builder() is fcn.fcn
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_entry_leads_to_a_builder_and_a_task_with_inputs(name):
+    entry = find(name)
+    assert callable(entry.builder())
+    assert entry.task in INPUTS
+    assert entry.summary
+
+
+def test_an_unknown_model_gets_close_names():
+    with pytest.raises(ValueError, match="no model is called 'fcn_tinny'; did you mean fcn_tiny"):
+        build("fcn_tinny", 3)
+    with pytest.raises(ValueError, match="the zoo has fcn, fcn_tiny"):
+        build("zzz", 3)
+
+
+def test_the_table_can_be_read_without_torch():
+    code = "import sys; from seglib.models.zoo import MODELS; assert MODELS; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "False"

@@ -31,16 +31,22 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCAL = ("127.0.0.1", "localhost")
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 
 
 def build_book(source: Path, target: Path) -> Path:
     """Build strictly, from ``source`` into ``target``; the folder of the pages. Fails with the build's warnings."""
-    command = [sys.executable, "-m", "jupyter_book", "build", source, "--path-output", target]
+    start = "from jupyter_book.cli.main import main; main()"  # the package has no __main__
+    command = [sys.executable, "-c", start, "build", str(source), "--path-output", str(target)]
     result = subprocess.run([*command, "-W", "-n", "--keep-going"], capture_output=True, text=True, check=False)
     log = re.sub(r"\x1b\[[\d;]*m", "", result.stdout + result.stderr)
     warnings = [line for line in log.splitlines() if re.search("WARNING|ERROR|Traceback", line)]
@@ -154,7 +160,7 @@ def _axe_source() -> str:
 
 @pytest.fixture
 def open_page(chromium: Any) -> Iterator[Callable[..., Visit]]:
-    """``open_page(url, *, html=None, dark=False, width=1300, height=900, touch=False) -> Visit``; closed after the test."""
+    """``open_page(url, html=None, dark=False, width=1300, height=900) -> Visit``; it closes by itself."""
     contexts = []
 
     def open_one(
@@ -164,12 +170,11 @@ def open_page(chromium: Any) -> Iterator[Callable[..., Visit]]:
         dark: bool = False,
         width: int = 1300,
         height: int = 900,
-        touch: bool = False,
     ) -> Visit:
         scheme = "dark" if dark else "light"
         viewport = {"width": width, "height": height}
         # Reduced motion: the theme fades colours in, and axe would measure contrast half-way.
-        context = chromium.new_context(viewport=viewport, color_scheme=scheme, reduced_motion="reduce", has_touch=touch)
+        context = chromium.new_context(viewport=viewport, color_scheme=scheme, reduced_motion="reduce")
         contexts.append(context)
         visit = Visit(context.new_page())
         watch(visit)
@@ -190,7 +195,8 @@ def watch(visit: Visit) -> None:
     page.on("pageerror", lambda error: visit.errors.append(f"uncaught: {error.message}"))
     page.on("request", lambda request: visit.foreign.append(request.url) if _is_foreign(request.url) else None)
     page.on(
-        "response", lambda answer: visit.failed.append(f"{answer.status} {answer.url}") if answer.status >= 400 else None
+        "response",
+        lambda answer: visit.failed.append(f"{answer.status} {answer.url}") if answer.status >= 400 else None,
     )
 
 

@@ -63,7 +63,8 @@ def test_the_root_may_be_the_folder_itself_or_the_one_around_it(root, below):
         "/SegNet/CamVid/val/f3.png /SegNet/CamVid/valannot/f3.png",
         "/home/me/data/val/f3.png\t/home/me/data/valannot/f3.png",
         "val/f3.png valannot/f3.png\r",
-        "\ufeffC:\\SegNet\\CamVid\\val\\f3.png C:\\SegNet\\CamVid\\valannot\\f3.png",
+        "C:\\SegNet\\CamVid\\val\\f3.png C:\\SegNet\\CamVid\\valannot\\f3.png",
+        "\ufeffval/f3.png valannot/f3.png",  # a byte order mark, as editors on Windows leave
     ],
 )
 def test_any_prefix_of_the_listed_paths_is_stripped(root, line):

@@ -26,7 +26,9 @@ def set_buttons(app: Sphinx, config: Config) -> None:
         options[f"use_{button}_button"] = public
 
 
-def drop_scripts(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+def drop_scripts(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
     """Leave out Thebe (live kernels from a public server, which the book does not use) and scripts given twice."""
     seen: set[str] = set()
     kept = []
@@ -42,7 +44,10 @@ def drop_scripts(app: Sphinx, page: str, template: str, context: dict[str, Any],
 # (markup that axe-core rejects, what stands there instead)
 REPAIRS = (
     # The button that opens a chapter's pages in the sidebar has an icon and no name.
-    ("<summary><span class=\"toctree-toggle\"", '<summary aria-label="Show or hide the pages below"><span class="toctree-toggle"'),
+    (
+        '<summary><span class="toctree-toggle"',
+        '<summary aria-label="Show or hide the pages below"><span class="toctree-toggle"',
+    ),
     # A list must hold list items, and the entries of a bibliography are divs.
     ('<div role="list" class="citation-list">', '<div class="citation-list">'),
 )
@@ -60,11 +65,35 @@ def repair_pages(app: Sphinx, exception: Exception | None) -> None:
             path.write_text(fixed, encoding="utf-8")
 
 
+class Prose:
+    """Keeps napoleon from the text under a constant: it would take "Pixels: 3 to 5" for a type and its meaning."""
+
+    def __init__(self) -> None:
+        self.hidden: dict[str, list[str]] = {}
+
+    def hide(self, app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+        """Take the text away before napoleon comes."""
+        if what in ("data", "attribute"):
+            self.hidden[name] = list(lines)
+            lines.clear()
+
+    def show(self, app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+        """Put it back afterwards."""
+        if what in ("data", "attribute"):
+            lines[:] = self.hidden.pop(name)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", set_buttons, priority=900)
     app.connect("html-page-context", drop_scripts, priority=900)
     app.connect("build-finished", repair_pages)
+    prose = Prose()
+    app.connect("autodoc-process-docstring", prose.hide, priority=400)  # napoleon has 500
+    app.connect("autodoc-process-docstring", prose.show, priority=600)
     if app.config.html_baseurl:  # preview cards need absolute addresses
         app.setup_extension("sphinxext.opengraph")
         app.config.ogp_site_url = app.config.html_baseurl
+        app.config.ogp_social_cards = {"enable": False}
+        app.config.ogp_image = "_static/one_scene.png"
+        app.config.ogp_image_alt = "One drawn scene as an image and as semantic, instance, panoptic and prompt masks."
     return {"parallel_read_safe": True, "parallel_write_safe": True}

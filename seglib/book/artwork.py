@@ -98,7 +98,9 @@ def main(folder: Path) -> None:
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    picture.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+    picture.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.FLOYDSTEINBERG).save(
+        path, optimize=True
+    )
 
 
 if __name__ == "__main__":

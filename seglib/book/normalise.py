@@ -107,6 +107,7 @@ def _stamp(notebook: NotebookNode, source: str) -> None:
     cell = found[0] if found else nbformat.v4.new_code_cell()
     cell.source = source
     cell.metadata["tags"] = [SETUP_TAG, "hide-input"]
+    cell.metadata["mystnb"] = {"code_prompt_show": "Show the set-up cell", "code_prompt_hide": "Hide the set-up cell"}
     others = [other for other in notebook.cells if not is_setup(other)]
     first_code = next((i for i, other in enumerate(others) if other.cell_type == "code"), len(others))
     place = notebook.cells.index(cell) if found else min(first_code, 1)

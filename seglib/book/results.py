@@ -39,7 +39,9 @@ def write_results(path: Path | str, data: Mapping[str, Any], *, command: str, se
     try:
         text = json.dumps({**facts, **data}, indent=1, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the results for {path} cannot be stored as JSON: {error}; use plain finite numbers") from error
+        raise ValueError(
+            f"the results for {path} cannot be stored as JSON: {error}; use plain finite numbers"
+        ) from error
     with atomic_path(Path(path)) as beside:
         beside.write_text(text + "\n", encoding="utf-8")
 

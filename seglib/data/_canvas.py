@@ -13,36 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from seglib.data._colors import Color, planes
 from seglib.data._noise import Floats
 
-Color = tuple[float, float, float]
 Window = tuple[slice, slice]
-
-
-def rgb(red: int, green: int, blue: int) -> Color:
-    """8-bit values as floats in [0, 1]."""
-    return red / 255, green / 255, blue / 255
-
-
-def mix(a: Color, b: Color, share: float) -> Color:
-    """``a`` with ``share`` of it replaced by ``b``."""
-    keep = 1 - share
-    return a[0] * keep + b[0] * share, a[1] * keep + b[1] * share, a[2] * keep + b[2] * share
-
-
-def times(a: Color, b: Color) -> Color:
-    """The product per channel."""
-    return a[0] * b[0], a[1] * b[1], a[2] * b[2]
-
-
-def scaled(a: Color, factor: float) -> Color:
-    """``a`` made brighter or darker."""
-    return a[0] * factor, a[1] * factor, a[2] * factor
-
-
-def planes(color: Color) -> Floats:
-    """A colour as ``(3, 1, 1)``, ready to broadcast over an image."""
-    return np.array(color, np.float32).reshape(3, 1, 1)
 
 
 class Canvas:
@@ -79,7 +53,7 @@ class Canvas:
         return slice(top, bottom), slice(left, right)
 
     def columns(self, window: Window, twin: float | None) -> Floats:
-        """x of the window's pixels, ``(1, w)``; with ``twin`` the left side is folded onto the right one."""
+        """The x of the window's pixels, ``(1, w)``; with ``twin`` the left side is folded onto the right one."""
         x = self.x[:, window[1]]
         return x if twin is None else abs(x - twin) + twin
 
@@ -117,13 +91,13 @@ class Canvas:
         twin: float | None = None,
     ) -> None:
         """An axis-aligned box, with the exact coverage of its border pixels."""
-        window = self.window(x0, y0, x1, y1, twin)
-        if window is None:
-            return
-        x, y = self.columns(window, twin), self.y[window[0]]
-        across = np.maximum(np.minimum(x + 0.5, x1) - np.maximum(x - 0.5, x0), 0)  # (1, w)
-        down = np.maximum(np.minimum(y + 0.5, y1) - np.maximum(y - 0.5, y0), 0)  # (h, 1)
-        self.paint(window, across * down, self.textured(window, color, grain) if grain else color, tag)
+        if twin is not None:
+            self.box(2 * twin - x1, y0, 2 * twin - x0, y1, color, tag, grain=grain)
+        columns, across = _overlap(x0, x1, self.width)  # (w,)
+        rows, down = _overlap(y0, y1, self.height)  # (h,)
+        if across.size and down.size:
+            window = rows, columns
+            self.paint(window, down[:, None] * across, self.textured(window, color, grain) if grain else color, tag)
 
     def ellipse(
         self,
@@ -143,13 +117,13 @@ class Canvas:
         window = self.window(x - rx - rough, y - ry - rough, x + rx + rough, y + ry + rough, twin)
         if window is None:
             return
-        u, v = (self.columns(window, twin) - x) * (1 / rx), (self.y[window[0]] - y) * (1 / ry)
-        # (q² - 1) / 2 equals q - 1 to first order at the border, and needs no square root.
+        u, v = self.columns(window, twin) - x, self.y[window[0]] - y  # (1, w), (h, 1)
+        # With q = |(u / rx, v / ry)|, (q² - 1) / 2 equals q - 1 to first order at the border, and needs no square root.
         half = 0.5 * min(rx, ry)
-        distance = u * u * half + (v * v - 1) * half
+        distance = u * u * (half / (rx * rx)) + (v * v * (half / (ry * ry)) - half)
         paint: Color | Floats = color
         if relief or grain:
-            light = (1 + u * (relief * self.sun)) - v * (relief * 0.8)
+            light = u * (relief * self.sun / rx) + (1 - v * (relief * 0.8 / ry))
             if grain:
                 light += self.grain[window] * grain
             paint = planes(color) * light
@@ -203,13 +177,23 @@ class Canvas:
         for i in range(len(points)):
             area += xs[i - 1] * ys[i] - xs[i] * ys[i - 1]
         turn = 1.0 if area > 0 else -1.0
-        distance = None
+        normals = []
         for i in range(len(points)):
             dx, dy = xs[i] - xs[i - 1], ys[i] - ys[i - 1]
             unit = turn / max(math.sqrt(dx * dx + dy * dy), 1e-6)
-            nx, ny = dy * unit, -dx * unit
-            edge = (x * nx - (xs[i] * nx + ys[i] * ny)) + y * ny
-            distance = edge if distance is None else np.maximum(distance, edge, out=distance)
-        assert distance is not None
+            normals.append((dy * unit, -dx * unit, (xs[i] * dy - ys[i] * dx) * unit))
+        n = np.array(normals, np.float32)[:, :, None, None]  # (E, 3, 1, 1)
+        distance = ((x * n[:, 0] - n[:, 2]) + y * n[:, 1]).max(0)  # (h, w)
         paint = self.textured(window, color, grain) if grain else color
         self.paint(window, self.cover(window, distance, rough), paint, tag)
+
+
+def _overlap(low: float, high: float, size: int) -> tuple[slice, Floats]:
+    """Which of ``size`` unit cells the interval touches, and how much of each it covers."""
+    first, last = max(math.floor(low), 0), min(math.ceil(high), size)
+    if first >= last:
+        return slice(0, 0), np.zeros(0, np.float32)
+    cover = np.ones(last - first, np.float32)
+    cover[0] -= max(low - first, 0)
+    cover[-1] -= max(last - high, 0)
+    return slice(first, last), cover

@@ -9,11 +9,13 @@ comparisons): no library stream, no exp, sin or pow, and no sum whose order is u
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
+"""float32 throughout: an operation of a float32 array with a Python number stays float32."""
 
 _MASK = (1 << 64) - 1
 _BLOCK = 64  # numbers hashed at a time by ``Draws``

@@ -111,7 +111,7 @@ def _trees(draws: Draws, land: Land, crowd: float, blend: float) -> list[Thing]:
         if not spot:
             continue
         first = _thing(draws, land, TREE, *spot, blend)
-        for n in range(draws.whole(3, 6)):
+        for _ in range(draws.whole(3, 6)):
             u, t = spot[0] + draws(-0.5, 0.5) * (0.15 + 0.5 * spot[1]), spot[1] + draws(-0.03, 0.03)
             t = max(t, 0.05)
             v = land.horizon + t * (1 - land.horizon)
@@ -128,10 +128,15 @@ def _cars(draws: Draws, land: Land, crowd: float, blend: float) -> list[Thing]:
     for road in land.roads:
         for _ in range(_count(draws, draws(0, 2.6) * crowd)):
             things.append(_on_road(draws, land, road, draws(), blend))
-        if draws() < 0.35 and crowd > 0:  # a queue, bumper to bumper
+        for _ in range(_count(draws, 0.35 * crowd)):  # a queue, bumper to bumper
             start = draws(0.05, 0.7)
             for n in range(draws.whole(2, 4)):
                 things.append(_on_road(draws, land, road, start, blend, behind=n))
+    if not land.roads:  # parked on the grass
+        for _ in range(_count(draws, draws(0, 1.6) * crowd)):
+            spot = _ground(draws, land, 0.12, 0.5, 0.02)
+            if spot:
+                things.append(_thing(draws, land, CAR, *spot, blend))
     return things
 
 

@@ -11,58 +11,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seglib.data._canvas import Canvas, Color, mix, planes, rgb, scaled, times
+from seglib.data._canvas import Canvas
+from seglib.data._colors import (
+    AUTUMN,
+    COATS,
+    DOORS,
+    GLASS,
+    GLOW,
+    HAIRS,
+    LEAVES,
+    PAINTS,
+    ROOFS,
+    SILKS,
+    SKINS,
+    TROUSERS,
+    WALLS,
+    Color,
+    choose,
+    mix,
+    planes,
+    rgb,
+    scaled,
+    times,
+)
 from seglib.data._landscape import Land
 from seglib.data._plan import BALLOON, BIRD, CAR, HOUSE, LAMP, PERSON, TREE, Thing
 
-WALLS = (
-    rgb(238, 226, 200),
-    rgb(222, 180, 140),
-    rgb(196, 110, 86),
-    rgb(206, 212, 214),
-    rgb(150, 170, 186),
-    rgb(228, 200, 120),
-    rgb(140, 134, 128),
-    rgb(176, 190, 150),
-)
-ROOFS = (rgb(168, 72, 52), rgb(120, 62, 54), rgb(92, 96, 108), rgb(140, 100, 70), rgb(70, 84, 104), rgb(110, 116, 92))
-DOORS = (rgb(168, 44, 44), rgb(44, 84, 140), rgb(70, 110, 84), rgb(120, 82, 54))
-LEAVES = (rgb(64, 118, 52), rgb(88, 138, 58), rgb(48, 96, 62), rgb(112, 146, 62), rgb(76, 124, 84))
-AUTUMN = (rgb(206, 128, 48), rgb(184, 84, 44), rgb(214, 172, 64), rgb(230, 170, 186))
-PAINTS = (
-    rgb(200, 48, 44),
-    rgb(44, 96, 176),
-    rgb(236, 236, 232),
-    rgb(60, 64, 70),
-    rgb(232, 184, 60),
-    rgb(120, 168, 206),
-    rgb(150, 152, 154),
-    rgb(70, 128, 92),
-)
-COATS = (
-    rgb(196, 52, 60),
-    rgb(52, 92, 164),
-    rgb(236, 196, 72),
-    rgb(240, 238, 230),
-    rgb(56, 58, 70),
-    rgb(108, 150, 84),
-    rgb(226, 130, 60),
-    rgb(146, 88, 150),
-    rgb(128, 128, 130),
-)
-TROUSERS = (rgb(56, 58, 70), rgb(44, 72, 130), rgb(104, 84, 66), rgb(92, 96, 108))
-SKINS = (rgb(244, 208, 176), rgb(224, 172, 128), rgb(176, 120, 82), rgb(116, 76, 52))
-HAIRS = (rgb(52, 38, 30), rgb(120, 84, 48), rgb(30, 28, 28), rgb(200, 160, 90))
-SILKS = (
-    rgb(214, 60, 56),
-    rgb(246, 190, 64),
-    rgb(60, 124, 190),
-    rgb(244, 240, 228),
-    rgb(92, 160, 110),
-    rgb(150, 84, 150),
-)
-GLASS = rgb(70, 92, 112)
-GLOW = rgb(255, 214, 120)
+# Half the width of a thing and how far its shadow reaches, in metres.
+_SHADOWS = {HOUSE: (3.6, 4.6), TREE: (1.5, 3.4), CAR: (1.2, 1.0), PERSON: (0.35, 1.7), LAMP: (0.2, 4.4)}
 
 
 @dataclass(frozen=True)
@@ -75,15 +51,9 @@ class Spot:
     tag: int
 
 
-def choose(colors: tuple[Color, ...], r: float) -> Color:
-    """The colour at position r in [0, 1) of the table."""
-    return colors[int(r * len(colors))]
-
-
 def draw_shadow(canvas: Canvas, land: Land, thing: Thing, s: Spot) -> None:
     """A soft ellipse on the ground, away from the sun. Shadows are drawn before all things and own no pixel."""
-    # Half the thing's width and how far its shadow reaches, in metres.
-    foot, reach = {HOUSE: (3.6, 4.6), TREE: (1.5, 3.4), CAR: (1.2, 1.0), PERSON: (0.35, 1.7), LAMP: (0.2, 4.4)}[thing.kind]
+    foot, reach = _SHADOWS[thing.kind]
     if thing.kind == CAR and not thing.along:
         foot = 2.5
     if thing.kind == TREE:
@@ -108,7 +78,7 @@ def draw_house(canvas: Canvas, land: Land, thing: Thing, s: Spot) -> None:
     side = turn * k * (1.2 + 5.0 * r[4])
     x, y, tag = s.x - side * 0.4, s.y, s.tag
     eave, corner = y - wall, x + turn * half
-    apex, low, out = eave - gable, eave + 0.15 * k, turn * 0.3 * k
+    apex, low, out = eave - gable, eave + 0.15 * k, turn * 0.3 * k  # the roof's top, bottom and overhang
     walls = mix(choose(WALLS, r[5]), land.road_color, thing.blend)
     roofs = mix(choose(ROOFS, r[6]), land.rock, thing.blend * 0.6)
     sunny = 1.0 if turn * land.sun < 0 else 0.80  # is the front the sunny one of the two walls?
@@ -120,7 +90,9 @@ def draw_house(canvas: Canvas, land: Land, thing: Thing, s: Spot) -> None:
     canvas.box(min(corner, corner + side), eave, max(corner, corner + side), y, flank, tag, grain=0.06)
     canvas.box(x - half, eave, x + half, y, front, tag, grain=0.06)
     canvas.polygon([(x - half, eave + 1), (x + half, eave + 1), (x, apex)], front, tag)
-    canvas.polygon([(x, apex), (x + side + out, apex), (corner + side + out, low), (corner, low)], roof, tag, grain=0.12)
+    canvas.polygon(
+        [(x, apex), (x + side + out, apex), (corner + side + out, low), (corner, low)], roof, tag, grain=0.12
+    )
     canvas.line(x, apex, x + half + 0.2 * k, low, 0.32 * k, dark, tag, twin=x)
     if k < 1.6:
         return
@@ -195,31 +167,26 @@ def draw_car(canvas: Canvas, land: Land, thing: Thing, s: Spot) -> None:
 
 def _car_side(canvas: Canvas, land: Land, thing: Thing, s: Spot, color: Color) -> None:
     r, k, x, y, t, tag = thing.r, s.k * 1.1, s.x, s.y, thing.depth, s.tag
-    way = k if r[1] < 0.5 else -k  # towards the front of the car, one metre
+    way = k if r[1] < 0.5 else -k  # one metre towards the front of the car
+
+    def corners(*points: tuple[float, float]) -> list[tuple[float, float]]:
+        """Points (metres to the front, metres above the road) in pixels."""
+        return [(x + way * ahead, y - k * up) for ahead, up in points]
+
+    tail = -1.75 if r[2] < 0.5 else -1.95  # saloon or estate
     body, tyre = land.lit(color, t), land.lit(rgb(34, 34, 38), t)
-    tail = 1.75 if r[2] < 0.5 else 1.95  # saloon or estate
-    half, roof, belt, floor = 2.05 * k, y - 1.62 * k, y - 1.02 * k, y - 0.28 * k
-    canvas.polygon(
-        [(x - way * tail, belt + 1), (x - way * (tail - 0.45), roof), (x + way * 0.45, roof), (x + way * 1.15, belt + 1)],
-        land.lit(color, t, 1.06),
-        tag,
-    )
-    canvas.polygon(
-        [(x - way * 2.05, belt), (x + way * 1.1, belt), (x + way * 2.05, belt + 0.22 * k), (x + way * 2.05, floor), (x - way * 2.05, floor)],
-        body,
-        tag,
-    )
-    canvas.box(x - half, y - 0.52 * k, x + half, floor, land.lit(color, t, 0.72), tag)
+    cabin = corners((tail, 0.9), (tail + 0.45, 1.62), (0.45, 1.62), (1.2, 0.9))
+    canvas.polygon(cabin, land.lit(color, t, 1.06), tag)
+    canvas.polygon(corners((-2.05, 1.02), (1.1, 1.02), (2.05, 0.8), (2.05, 0.28), (-2.05, 0.28)), body, tag)
+    canvas.box(x - 2.05 * k, y - 0.52 * k, x + 2.05 * k, y - 0.28 * k, land.lit(color, t, 0.72), tag)
     canvas.ellipse(x + 1.2 * k, y - 0.38 * k, 0.42 * k, 0.42 * k, tyre, tag, twin=x)
     if k < 2:
         return
     if k > 4:
         canvas.ellipse(x + 1.2 * k, y - 0.38 * k, 0.19 * k, 0.19 * k, land.lit(rgb(190, 190, 194), t), twin=x)
-    glass, top = land.lit(mix(GLASS, land.light.low, 0.25), t, 0.9), roof + 0.13 * k
-    back = [(x - way * (tail - 0.3), belt), (x - way * (tail - 0.55), top), (x - way * 0.45, top), (x - way * 0.45, belt)]
-    fore = [(x - way * 0.30, belt), (x - way * 0.30, top), (x + way * 0.38, top), (x + way * 0.92, belt)]
-    canvas.polygon(back, glass)
-    canvas.polygon(fore, glass)
+    glass = land.lit(mix(GLASS, land.light.low, 0.25), t, 0.9)
+    canvas.polygon(corners((tail + 0.3, 1.02), (tail + 0.55, 1.49), (-0.45, 1.49), (-0.45, 1.02)), glass)
+    canvas.polygon(corners((-0.30, 1.02), (-0.30, 1.49), (0.38, 1.49), (0.92, 1.02)), glass)
     light = GLOW if land.light.lamps else land.lit(rgb(250, 240, 200), t)
     nose = x + way * 1.92
     canvas.box(nose - 0.13 * k, y - 0.78 * k, nose + 0.13 * k, y - 0.56 * k, light)
@@ -227,17 +194,17 @@ def _car_side(canvas: Canvas, land: Land, thing: Thing, s: Spot, color: Color) -
 
 def _car_end(canvas: Canvas, land: Land, thing: Thing, s: Spot, color: Color) -> None:
     r, k, x, y, t, tag = thing.r, s.k * 1.1, s.x, s.y, thing.depth, s.tag
-    half, shoulder, roof = 0.98 * k, y - 0.95 * k, y - 1.62 * k
+    half, belt, roof = 0.98 * k, y - 0.95 * k, y - 1.62 * k
     canvas.box(x + 0.5 * k, y - 0.5 * k, x + 0.92 * k, y, land.lit(rgb(34, 34, 38), t), tag, twin=x)
-    cabin = [(x - half, shoulder + 1), (x - 0.66 * k, roof), (x + 0.66 * k, roof), (x + half, shoulder + 1)]
+    cabin = [(x - half, belt + 1), (x - 0.66 * k, roof), (x + 0.66 * k, roof), (x + half, belt + 1)]
     canvas.polygon(cabin, land.lit(color, t, 1.06), tag)
-    canvas.box(x - half, shoulder, x + half, y - 0.24 * k, land.lit(color, t), tag)
+    canvas.box(x - half, belt, x + half, y - 0.24 * k, land.lit(color, t), tag)
     canvas.box(x - half, y - 0.44 * k, x + half, y - 0.24 * k, land.lit(color, t, 0.7), tag)
     if k < 2:
         return
+    low, high, top = 0.76 * k, 0.56 * k, roof + 0.12 * k
     glass = land.lit(mix(GLASS, land.light.low, 0.3), t, 0.9)
-    pane = [(x - 0.76 * k, shoulder), (x - 0.56 * k, roof + 0.12 * k), (x + 0.56 * k, roof + 0.12 * k), (x + 0.76 * k, shoulder)]
-    canvas.polygon(pane, glass)
+    canvas.polygon([(x - low, belt), (x - high, top), (x + high, top), (x + low, belt)], glass)
     head = GLOW if land.light.lamps else land.lit(rgb(252, 244, 214), t)
     lamp = head if r[1] < 0.5 else rgb(206, 40, 36)
     canvas.box(x + 0.55 * k, y - 0.8 * k, x + 0.88 * k, y - 0.6 * k, lamp, twin=x)

@@ -15,27 +15,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seglib.data._canvas import Canvas, planes
-from seglib.data._landscape import Land, draw_grass, draw_peaks, draw_roads, draw_sky, draw_water, plan_land
+from seglib.data._canvas import Canvas
+from seglib.data._colors import planes
+from seglib.data._landscape import Land, plan_land
 from seglib.data._noise import Draws, Floats, hashed, scene_key, smooth_noise
 from seglib.data._plan import BALLOON, BIRD, Thing, plan_things
+from seglib.data._scenery import draw_grass, draw_peaks, draw_roads, draw_sky, draw_water
 from seglib.data._things import DRAW, Spot, draw_shadow
 from seglib.types import VOID, Category, Instances, Panoptic, Sample, Segment, check_categories
 
+# The colours keep apart, in normal vision and in the three common colour deficiencies, by at least 25 units of CIELAB.
 CATEGORIES: tuple[Category, ...] = check_categories(
     [
-        Category(0, "house", True, (213, 94, 0)),
-        Category(1, "tree", True, (0, 96, 56)),
-        Category(2, "car", True, (230, 159, 0)),
-        Category(3, "person", True, (220, 60, 160)),
-        Category(4, "lamp", True, (240, 228, 66)),
-        Category(5, "balloon", True, (136, 34, 85)),
-        Category(6, "bird", True, (40, 30, 70)),
-        Category(7, "sky", False, (150, 210, 245)),
-        Category(8, "mountain", False, (150, 140, 190)),
-        Category(9, "grass", False, (120, 190, 110)),
-        Category(10, "water", False, (0, 114, 178)),
-        Category(11, "road", False, (128, 128, 128)),
+        Category(0, "house", True, (212, 69, 3)),
+        Category(1, "tree", True, (0, 60, 20)),
+        Category(2, "car", True, (255, 191, 5)),
+        Category(3, "person", True, (240, 90, 185)),
+        Category(4, "lamp", True, (233, 235, 135)),
+        Category(5, "balloon", True, (86, 0, 100)),
+        Category(6, "bird", True, (35, 20, 40)),
+        Category(7, "sky", False, (185, 238, 230)),
+        Category(8, "mountain", False, (182, 110, 240)),
+        Category(9, "grass", False, (95, 170, 111)),
+        Category(10, "water", False, (0, 65, 225)),
+        Category(11, "road", False, (101, 101, 101)),
     ]
 )
 
@@ -62,7 +65,8 @@ def make_scene(
         index: which scene of the series, at least 0.
         size: height and width in pixels, at least 32; one number for a square. The composition scales with it.
         difficulty: from 0 (clear, colourful) to 1 (noise, haze, crowds, things in the colours of what is behind them).
-        balance: class name → how many times as often it occurs (0 removes it). Sky and grass are always there.
+        balance: class name → how many times as often it occurs, up to 10 (0 removes it). For road, water and mountain
+            it multiplies the chance to be in a scene, at most to 1. Sky and grass are in every scene.
 
     Returns:
         A sample whose image holds exact multiples of 1/255. Void pixels (255, segment 0) are smudges on the lens, in
@@ -144,9 +148,9 @@ def _check(
     seed: int, index: int, size: int | tuple[int, int], difficulty: float, balance: Mapping[str, float] | None
 ) -> tuple[int, int, dict[str, float]]:
     """Height, width and the multiplier of every class, after checking what the user passed."""
-    if seed < 0 or index < 0:
-        raise ValueError(f"seed and index must be at least 0, got seed {seed} and index {index}")
-    height, width = (size, size) if isinstance(size, int) else size
+    if not (0 <= seed < 1 << 60 and 0 <= index < 1 << 60):
+        raise ValueError(f"seed and index must be at least 0 and below 2^60, got seed {seed} and index {index}")
+    height, width = (int(n) for n in (size if isinstance(size, tuple | list) else (size, size)))
     if min(height, width) < 32:
         raise ValueError(f"size {height} × {width} is too small to draw; pass at least 32 × 32 and resize")
     if not 0 <= difficulty <= 1:

@@ -119,7 +119,7 @@ class Resize:
 class RandomScale:
     """Zoom by a random factor between ``low`` and ``high``, drawn uniformly; the size of the sample changes with it.
 
-    Source: Chen et al., "DeepLab", 2017, section 4: "randomly scaling the input images (from 0.5 to 1.5)".
+    Source: Chen et al., "Rethinking Atrous Convolution" (DeepLabv3), 2017, which draws from 0.5 to 2.0.
     """
 
     def __init__(self, low: float, high: float) -> None:

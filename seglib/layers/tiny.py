@@ -59,7 +59,7 @@ class TinyEncoder(nn.Module):
 
     divisor = 32
 
-    def __init__(self, widths: Sequence[int] = (16, 32, 64, 96, 112), depths: Sequence[int] = (1, 1, 1, 1)) -> None:
+    def __init__(self, widths: Sequence[int] = (24, 48, 64, 96, 96), depths: Sequence[int] = (1, 1, 1, 1)) -> None:
         super().__init__()
         if len(widths) != 5 or len(depths) != 4:
             raise ValueError(f"expected 5 widths and 4 depths, got {tuple(widths)} and {tuple(depths)}")
@@ -82,7 +82,7 @@ class TinyEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """``(B, 3, H, W)`` normalised images → the maps ``c1`` … ``c5``, ``(B, channels, H / stride, W / stride)``."""
-        x = self.stem(images)  # (B, 16, H/2, W/2)
+        x = self.stem(images)  # (B, 24, H/2, W/2)
         maps = {"c1": x}
         for name, down, blocks in zip(("c2", "c3", "c4", "c5"), self.down, self.blocks, strict=True):
             x = blocks(down(x))

@@ -66,9 +66,7 @@ class BilinearUpsample(nn.ConvTranspose2d):
         if kernel_size is None:
             kernel_size = 2 * factor - factor % 2
         if (kernel_size + 1) // 2 != factor:
-            raise ValueError(
-                f"a factor of {factor} needs a kernel of {2 * factor - 1} or {2 * factor}, got {kernel_size}"
-            )
+            raise ValueError(f"factor {factor} needs a kernel of {2 * factor - 1} or {2 * factor}, got {kernel_size}")
         if padding is None:
             padding = (kernel_size - factor) // 2
         super().__init__(channels, channels, kernel_size, stride=factor, padding=padding, bias=False)

@@ -61,17 +61,20 @@ class VGG16Encoder(nn.Module):
         super().__init__()
         if pretrained and hidden != 4096:
             raise ValueError(f"the published fc6 and fc7 have 4096 channels, hidden is {hidden}; leave it at 4096")
-        vgg = tv.vgg16(init_weights=not pretrained)
+        with torch.device("meta"):  # the structure without memory: the classifier alone would take half a gigabyte
+            vgg = tv.vgg16()
         if pretrained:
-            vgg.load_state_dict(published(tv.VGG16_Weights.IMAGENET1K_V1))
+            vgg.load_state_dict(published(tv.VGG16_Weights.IMAGENET1K_V1), assign=True)
             self.fc6 = convolutionalize(vgg.classifier[0], 512, 7)
             self.fc7 = convolutionalize(vgg.classifier[3], hidden, 1)
         else:
+            vgg.features.to_empty(device=torch.get_default_device())
             self.fc6 = nn.Conv2d(512, hidden, 7)
             self.fc7 = nn.Conv2d(hidden, hidden, 1)
-            for layer in (self.fc6, self.fc7):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            for layer in [*vgg.features, self.fc6, self.fc7]:
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         self.dropout = nn.Dropout2d(dropout)
 
         layers = list(vgg.features)

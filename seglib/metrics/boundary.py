@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seglib.metrics.confusion import confusion
 from seglib.metrics.streaming import StreamingCounts
 from seglib.ops.labels import check_labels
 from seglib.types import VOID, Category
@@ -71,7 +72,7 @@ def boundary_region(mask: Tensor, width: int | None = None) -> Tensor:
 
 
 def _window_max(x: Tensor, radius: int) -> Tensor:
-    """The largest value in the square of side 2·radius + 1 around every pixel: ``(…, H + 2r, W + 2r)`` to ``(…, H, W)``.
+    """The largest value in the square of side 2r + 1 around every pixel: ``(…, H + 2r, W + 2r)`` to ``(…, H, W)``.
 
     Two windows of n pixels side by side or overlapping make one of up to 2n, so a side takes about log2(2r + 1)
     maxima. A max pooling layer of that kernel size would compare every pixel with all its neighbours.
@@ -88,7 +89,7 @@ def _window_max(x: Tensor, radius: int) -> Tensor:
 
 
 def _near_another(labels: Tensor, radius: int, *, border: bool) -> Tensor:
-    """Where another label lies within ``radius`` (Chebyshev). ``(B, H, W)`` int32, void is −1, to bool ``(B, H, W)``.
+    """Where another label lies within ``radius`` (Chebyshev). ``(B, H, W)`` labels, void is −1, to bool ``(B, H, W)``.
 
     Void is no label: it neither has a contour nor gives one to its neighbours. ``border`` tells whether beyond the
     image border counts as another label.
@@ -103,7 +104,7 @@ def _near_another(labels: Tensor, radius: int, *, border: bool) -> Tensor:
 
 
 def _label_maps(pred: Tensor, target: Tensor, num_classes: int, ignore_index: int | None) -> tuple[Tensor, Tensor]:
-    """Both maps as ``(B, H, W)`` int32, −1 in both where the target is void."""
+    """Both maps as ``(B, H, W)`` int16 (int32 for very many classes), −1 in both where the target is void."""
     if pred.shape != target.shape or pred.ndim not in (2, 3):
         raise ValueError(
             f"prediction and target are both (H, W) or (B, H, W), got {tuple(pred.shape)} and {tuple(target.shape)}; "
@@ -113,14 +114,16 @@ def _label_maps(pred: Tensor, target: Tensor, num_classes: int, ignore_index: in
     target = target.long()
     void = torch.zeros_like(target, dtype=torch.bool) if ignore_index is None else target == ignore_index
     check_labels(pred if ignore_index is None else pred.masked_fill(void, 0), num_classes, name="predicted label")
-    maps = [m.long().masked_fill(void, _NONE).int() for m in (pred, target)]  # (H, W) or (B, H, W)
+    small = torch.int16 if num_classes < torch.iinfo(torch.int16).max else torch.int32  # the filters are memory-bound
+    maps = [m.long().masked_fill(void, _NONE).to(small) for m in (pred, target)]  # (H, W) or (B, H, W)
     maps = [m if m.ndim == 3 else m[None] for m in maps]  # (B, H, W)
     return maps[0], maps[1]
 
 
 def _count(labels: Tensor, where: Tensor, num_classes: int) -> Tensor:
     """How many pixels of ``where`` have each label: ``(K,)`` int64."""
-    return torch.bincount(labels[where], minlength=num_classes)
+    moved = labels.masked_fill(~where, num_classes)  # counting the rest as class K is faster than gathering ``where``
+    return torch.bincount(moved.flatten(), minlength=num_classes + 1)[:num_classes]
 
 
 @dataclass(frozen=True)
@@ -187,13 +190,13 @@ class BoundaryIoU(StreamingCounts):
             ValueError: when shapes differ or a label is neither a class nor void.
         """
         pred, target = _label_maps(pred, target, self.num_classes, self.ignore_index)  # (B, H, W)
-        width = boundary_width(*target.shape[-2:], self.dilation_ratio)
+        width = boundary_width(target.shape[-2], target.shape[-1], self.dilation_ratio)
         if target.numel() == 0:
             return
-        in_pred, in_target = _near_another(pred, width, border=True), _near_another(target, width, border=True)
-        both = in_pred & in_target & (pred == target)  # (B, H, W)
         k = self.num_classes
-        self._add(torch.stack([_count(target, both, k), _count(target, in_target, k), _count(pred, in_pred, k)]))
+        p, t = (m.masked_fill(~_near_another(m, width, border=True), k) for m in (pred, target))  # K: in no band
+        n = confusion(p, t, k + 1, None)  # (K + 1, K + 1)
+        self._add(torch.stack([n.diag(), n.sum(1), n.sum(0)])[:, :k])  # (3, K)
 
     def compute(self) -> BoundaryScores:
         """The scores of everything counted so far."""

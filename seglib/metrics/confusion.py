@@ -23,8 +23,10 @@ from seglib.metrics.streaming import StreamingCounts
 from seglib.ops.labels import check_labels, require_integers
 from seglib.types import VOID, Category
 
-BLOCK = 1 << 17
-"""Pixels per step on a CPU: a block's temporary index (0.5 MB) stays in the cache, which the whole map's would not."""
+BLOCK = 1 << 15
+"""Pixels per step on a CPU. A block's temporary index stays in the cache, which that of a whole batch would not; and
+torch runs ops of this size in the calling thread. Counting is so cheap that waking other threads does not pay, and
+waiting for them costs many times the work when the cores are busy, as they are beside the workers of a data loader."""
 
 STORAGE_ONLY = (torch.uint16, torch.uint32, torch.uint64)
 """Types that torch can hold but hardly compute with."""
@@ -33,7 +35,7 @@ STORAGE_ONLY = (torch.uint16, torch.uint32, torch.uint64)
 def confusion(pred: Tensor, target: Tensor, num_classes: int, ignore_index: int | None = VOID) -> Tensor:
     """How many pixels of every class were predicted as every class.
 
-    N[i, j] = |{x : target(x) = i, pred(x) = j}|. Pixels whose target is ``ignore_index`` are left out, whatever was
+    ``N[i, j] = |{x : target(x) = i, pred(x) = j}|``. Pixels whose target is ``ignore_index`` are left out, whatever was
     predicted there.
 
     Args:
@@ -60,7 +62,7 @@ def confusion(pred: Tensor, target: Tensor, num_classes: int, ignore_index: int 
         return torch.zeros(num_classes, num_classes, dtype=torch.int64, device=target.device)
 
     pred, target = (m.long() if m.dtype in STORAGE_ONLY else m for m in (pred, target))
-    limits = torch.stack([v.long() for v in (*torch.aminmax(pred), *torch.aminmax(target))])
+    limits = torch.cat([_limits(pred), _limits(target)])  # (4,)
     p_low, p_high, t_low, t_high = limits.tolist()  # the one wait for a GPU before counting
     if p_low < 0 or p_high >= num_classes:  # fine where the target is void, an error elsewhere
         if ignore_index is not None:
@@ -75,10 +77,9 @@ def confusion(pred: Tensor, target: Tensor, num_classes: int, ignore_index: int 
 
     # One number per pixel, row · K + column, and one count of how often each occurs. The table has a row for every
     # label up to the largest one in the target, so that a bad label shows as a count in a row that is no class.
-    rows = max(num_classes, t_high + 1)
+    rows = max(num_classes, t_high + 1)  # R
     table = torch.zeros(rows * num_classes, dtype=torch.int64, device=target.device)  # (R·K,)
-    block = BLOCK if target.device.type == "cpu" else target.numel()
-    for p, t in zip(pred.flatten().split(block), target.flatten().split(block), strict=True):  # (n,)
+    for p, t in zip(_blocks(pred), _blocks(target), strict=True):  # (n,)
         index = torch.add(p.int(), t.int(), alpha=num_classes)  # (n,) int32: half the bytes of int64 to read again
         table += torch.bincount(index, minlength=rows * num_classes)
     table = table.view(rows, num_classes)
@@ -87,6 +88,17 @@ def confusion(pred: Tensor, target: Tensor, num_classes: int, ignore_index: int 
     if rows > num_classes and table[num_classes:].any():
         check_labels(target, num_classes, ignore_index, name="target label")
     return table[:num_classes].clone()  # (K, K)
+
+
+def _blocks(labels: Tensor) -> tuple[Tensor, ...]:
+    """The labels in pieces ``(n,)`` that suit the device; a GPU takes them all at once."""
+    return labels.flatten().split(BLOCK if labels.device.type == "cpu" else labels.numel())
+
+
+def _limits(labels: Tensor) -> Tensor:
+    """The smallest and the largest label: ``(2,)`` int64."""
+    lows, highs = zip(*(torch.aminmax(block) for block in _blocks(labels)), strict=True)
+    return torch.stack([torch.stack(lows).amin(), torch.stack(highs).amax()]).long()
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ from seglib.postprocess.semantic import semantic_from_logits
 from seglib.types import VOID, DenseOutput, Semantic, Targets
 
 __all__ = [
-    "FCN", "DilatedFCN", "convolutionalize", "fcn", "fcn8s", "fcn16s", "fcn32s",
+    "FCN", "DilatedFCN", "Encoder", "convolutionalize", "fcn", "fcn8s", "fcn16s", "fcn32s",
     "fcn_resnet18", "fcn_resnet50", "fcn_resnet101", "fcn_tiny",
 ]  # fmt: skip
 

@@ -9,7 +9,7 @@ AXES = ("image", "row", "column")
 
 
 def require_integers(labels: Tensor, name: str = "label") -> None:
-    """Raise ``ValueError`` when ``labels`` are floating-point numbers, such as logits; ``name`` is used in the message."""
+    """Raise ``ValueError`` when ``labels`` are floating-point numbers, such as logits."""
     if labels.is_floating_point() or labels.is_complex():
         raise ValueError(f"a {name} is an integer class id, got {labels.dtype}; take the argmax of logits over classes")
 

@@ -20,8 +20,8 @@ from torch.optim import Optimizer
 
 from seglib.data.images import atomic_path
 
-_SAVE = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
-_LOAD = StateDictOptions(full_state_dict=True, flatten_optimizer_state_dict=True)
+_SAVE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_LOAD = StateDictOptions(full_state_dict=True)
 
 
 def save_state(
@@ -41,16 +41,16 @@ def save_state(
     tensors: dict[str, Tensor] = {f"model.{k}": v for k, v in weights.items()}
     if ema is not None:
         tensors |= {f"ema.{k}": v for k, v in ema.state_dict().items()}
-    tensors |= {f"optim.{k}": v for k, v in optim.items() if isinstance(v, Tensor)}
+    kept: dict[str, dict[str, Any]] = optim.get("state", {})  # {parameter: {name: tensor}}; only the main process has it
+    tensors |= {f"optim.{parameter}/{name}": v for parameter, s in kept.items() for name, v in s.items()}
     tensors["rng.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    values = {k: v for k, v in optim.items() if not isinstance(v, Tensor)}
     if main:
         # safetensors refuses tensors that share memory, so each becomes its own contiguous copy on the CPU
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
         with atomic_path(path) as beside:
-            save_file(tensors, beside, {"progress": json.dumps(progress), "optim": json.dumps(values)})
+            save_file(tensors, beside, {"progress": json.dumps(progress), "groups": json.dumps(optim["param_groups"])})
 
 
 def read_progress(path: Path) -> dict[str, Any]:
@@ -72,10 +72,15 @@ def read_progress(path: Path) -> dict[str, Any]:
 def load_state(path: Path, model: nn.Module, optimizer: Optimizer, *, ema: nn.Module | None) -> None:
     """Put the weights, the optimiser's state and the random states of ``path`` back. Every process must call it."""
     with safe_open(path, "pt") as file:
-        optim = json.loads(file.metadata()["optim"])
+        groups = json.loads(file.metadata()["groups"])
         tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
     part = {p: {k[len(p) :]: v for k, v in tensors.items() if k.startswith(p)} for p in ("model.", "ema.", "optim.")}
-    set_state_dict(model, optimizer, model_state_dict=part["model."], optim_state_dict=optim | part["optim."], options=_LOAD)
+    kept: dict[str, Any] = {}
+    for key, value in part["optim."].items():
+        parameter, name = key.rsplit("/", 1)
+        kept.setdefault(parameter, {})[name] = value
+    optim: dict[str, Any] = {"state": kept, "param_groups": groups}
+    set_state_dict(model, optimizer, model_state_dict=part["model."], optim_state_dict=optim, options=_LOAD)
     if ema is not None:
         ema.load_state_dict(part["ema."])
     torch.set_rng_state(tensors["rng.cpu"])

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -155,6 +156,7 @@ def fit(
     """
     started = time.perf_counter()
     folder = Path(out) if out is not None else None
+    AcceleratorState._reset_state()  # else the first run of a process (a notebook, say) decides the precision of all
     accelerator = Accelerator(
         mixed_precision=_precision(config.precision),
         gradient_accumulation_steps=config.accumulate,
@@ -330,6 +332,7 @@ def _loader(train: Dataset[Sample], config: TrainConfig, processes: int, start: 
         collate_fn=collate,
         pin_memory=device.type == "cuda",
         persistent_workers=config.workers > 0,
+        generator=torch.Generator().manual_seed(config.seed),  # else it draws from the state that dropout uses
     )
 
 

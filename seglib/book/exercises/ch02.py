@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seglib.book.exercise import Exercise
-from seglib.metrics import boundary
+from seglib.metrics.boundary import boundary_region
 from seglib.metrics.confusion import confusion
 from seglib.types import VOID
 
@@ -197,6 +197,12 @@ def _resize(labels: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     return F.interpolate(labels[None, None].double(), size=size, mode=mode, align_corners=corners)[0, 0]
 
 
+def _resize_corners(labels: Tensor, height: int, width: int) -> Tensor:
+    rows = torch.linspace(0, labels.shape[0] - 1, height).round().long()
+    columns = torch.linspace(0, labels.shape[1] - 1, width).round().long()
+    return labels[rows][:, columns]
+
+
 def _ramps() -> Mapping[str, tuple[Tensor, int, int]]:
     g = torch.Generator().manual_seed(4)
     labels = torch.randint(0, 6, (8, 12), generator=g)  # (H, W)
@@ -229,9 +235,10 @@ RESIZE_LABELS = Exercise(
             lambda x, h, w: resize_labels(x, w, h),
             "Height and width are swapped: F.interpolate takes size=(height, width); Pillow takes (width, height).",
         ),
-        "swapped_and_transposed": (
-            lambda x, h, w: resize_labels(x.T, w, h).T.flip(1),
-            "Your map is mirrored: keep the order of the columns.",
+        "corners_aligned": (
+            _resize_corners,
+            "You spread the samples from the first to the last pixel. Centres lie at (i + 0.5)·H/height, so that every "
+            "new pixel covers an equal part of the old map.",
         ),
     },
     probes=_ramps,
@@ -270,7 +277,7 @@ def _masks() -> Mapping[str, tuple[Tensor, int]]:
 
 
 BOUNDARY_REGION = Exercise(
-    solution=lambda mask, width: boundary.boundary_region(mask, width),
+    solution=boundary_region,
     wrong={
         "outside": (
             lambda m, w: _reach(m, w) & ~m,
@@ -286,11 +293,11 @@ BOUNDARY_REGION = Exercise(
             "Pad with True before you grow the outside.",
         ),
         "diameter": (
-            lambda m, w: boundary.boundary_region(m, 2 * w),
+            lambda m, w: boundary_region(m, 2 * w),
             "Your band is twice as wide: a window of 2·width + 1 pixels reaches `width` pixels to each side.",
         ),
         "one_too_thin": (
-            lambda m, w: boundary.boundary_region(m, w - 1) if w > 1 else torch.zeros_like(m),
+            lambda m, w: boundary_region(m, w - 1) if w > 1 else torch.zeros_like(m),
             "Your band is one pixel too thin: pixels whose distance to the outside equals `width` belong to it.",
         ),
         "cross": (
@@ -298,7 +305,7 @@ BOUNDARY_REGION = Exercise(
             "You step up, down, left and right only. A diagonal step counts as one too: the window is a square.",
         ),
         "interior": (
-            lambda m, w: m & ~boundary.boundary_region(m, w),
+            lambda m, w: m & ~boundary_region(m, w),
             "That is the eroded mask, the part that the region leaves out. Return what erosion removes.",
         ),
     },

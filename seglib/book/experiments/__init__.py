@@ -1,4 +1,4 @@
-"""The experiments behind the book's claims: ``python -m seglib.book.experiments NAME --seeds 5 --steps 800 --out FILE``.
+"""The experiments behind the book's claims: ``python -m seglib.book.experiments NAME --out FILE``.
 
 An experiment is a module with ``run(*, seeds, steps, ...)``, which returns what is stored. The chapter that makes the
 claim runs the same function at a small budget and plots the stored result of the full one.

@@ -78,7 +78,7 @@ def run(
         The settings and ``runs``: one dict per run with ``variant``, ``seed``, ``first_loss``, ``loss`` and the scores.
 
     Raises:
-        ValueError: without seeds or steps, or for an unknown variant.
+        ValueError: without steps or scenes, or for an unknown variant.
     """
     unknown = sorted(set(variants) - set(VARIANTS))
     if unknown:
@@ -93,7 +93,9 @@ def run(
                 change(model)
                 return model
 
-            runs.append({"variant": variant} | train_and_score(build, train, val, seed=seed, steps=steps, batch_size=batch_size))
+            runs.append(
+                {"variant": variant} | train_and_score(build, train, val, seed=seed, steps=steps, batch_size=batch_size)
+            )
             if report is not None:
                 report(f"seed {seed}, {variant}: mIoU {runs[-1]['miou']:.3f}")
     settings = {"model": f"fcn_tiny, stride {STRIDE}", "data": "scenes", "scenes": len(train), "val_scenes": len(val)}

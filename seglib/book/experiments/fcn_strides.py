@@ -48,7 +48,7 @@ def run(
         The settings and ``runs``: one dict per run with ``stride``, ``seed``, ``first_loss``, ``loss`` and the scores.
 
     Raises:
-        ValueError: without seeds or steps, or for a stride that the encoder does not have.
+        ValueError: without steps or scenes, or for a stride that the encoder does not have.
     """
     train, val = data or load_scenes(scenes, val_scenes)
     runs: list[dict[str, Any]] = []
@@ -61,4 +61,11 @@ def run(
                 scores = ", ".join(f"{name} {found[name]:.3f}" for name in ("miou", "boundary_iou", "thin_iou"))
                 report(f"seed {seed}, stride {stride}: {scores}")
     settings = {"model": "fcn_tiny", "data": "scenes", "scenes": len(train), "val_scenes": len(val)}
-    return {**settings, "steps": steps, "batch_size": batch_size, "strides": list(strides), "paper_miou": PAPER, "runs": runs}
+    return {
+        **settings,
+        "steps": steps,
+        "batch_size": batch_size,
+        "strides": list(strides),
+        "paper_miou": PAPER,
+        "runs": runs,
+    }

@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader
 
 from seglib.data.collate import collate
 from seglib.data.scenes import CATEGORIES, Scenes
-from seglib.metrics.boundary import boundary_iou
+from seglib.metrics.boundary import BoundaryIoU, boundary_f1
 from seglib.metrics.confusion import ConfusionMatrix
 from seglib.train.optim import build_optimizer, lr_factor
-from seglib.types import Targets
+from seglib.types import Batch, Targets
 
 THIN = ("person", "lamp", "bird")
 """The classes whose things are a few pixels wide."""
@@ -62,7 +62,8 @@ def scene_tensors(length: int, split: str, *, size: int = 128, device: torch.dev
     if length < 1:
         raise ValueError(f"length must be positive, got {length}; pass the number of scenes")
     workers = (os.cpu_count() or 1) if length >= 500 else 0
-    loader = DataLoader(Scenes(length, split=split, size=size, cache=False), 25, num_workers=workers, collate_fn=collate)
+    dataset = Scenes(length, split=split, size=size, cache=False)
+    loader: DataLoader[Batch] = DataLoader(dataset, 25, num_workers=workers, collate_fn=collate)  # type: ignore[arg-type]
     images, labels = [], []
     for batch in loader:
         images.append((batch.images * 255).round().to(torch.uint8))  # scenes hold exact multiples of 1/255
@@ -132,18 +133,21 @@ def score_scenes(predicted: Tensor, truth: Tensor) -> dict[str, Any]:
         truth: ``(N, H, W)`` ints, 255 is void.
 
     Returns:
-        ``pixel_accuracy``, ``miou``, ``boundary_iou`` (mean over classes), ``thin_iou`` (mean over `THIN`) and ``iou``
-        by class name, all in [0, 1].
+        ``pixel_accuracy``, ``miou``, ``boundary_iou`` and ``boundary_f1`` (means over classes; a band of 2% of the
+        diagonal, a tolerance of 2 pixels), ``thin_iou`` (mean over `THIN`) and ``iou`` by class name, all in [0, 1].
     """
     matrix = ConfusionMatrix(CATEGORIES)
-    matrix.update(predicted, truth.long())
+    matrix.update(predicted, truth)
     scores = matrix.compute()
+    boundary = BoundaryIoU(CATEGORIES)
+    boundary.update(predicted, truth)
     iou = {c.name: float(v) for c, v, seen in zip(CATEGORIES, scores.iou, scores.present, strict=True) if seen}
     thin = [iou[name] for name in THIN if name in iou]
     return {
-        "pixel_accuracy": float(scores.pixel_accuracy),
-        "miou": float(scores.miou),
-        "boundary_iou": mean_boundary_iou(predicted, truth.long()),
+        "pixel_accuracy": scores.pixel_accuracy,
+        "miou": scores.miou,
+        "boundary_iou": boundary.compute().miou,
+        "boundary_f1": boundary_f1(predicted, truth, len(CATEGORIES)).mean_f1,
         "thin_iou": sum(thin) / len(thin) if thin else 0.0,
         "iou": iou,
     }

@@ -94,6 +94,5 @@ export function arrows(target, move) {
   });
 }
 
-// A tint of a colour for a share in [0, 1], and an ink that reads on it.
+// A tint of a colour for a share in [0, 1]; ink reads on shares up to 0.6 in both modes.
 export const tint = (color, share) => `color-mix(in srgb, var(--${color}) ${Math.round(100 * share)}%, var(--bg))`;
-export const inkOn = share => (share > 0.6 ? "#fff" : "var(--ink)");

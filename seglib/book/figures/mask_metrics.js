@@ -43,7 +43,7 @@ export function render(root, {width: W, height: H, truth: T, prediction: P}) {
   const body = el("polygon", {class: "pred", tabindex: 0, role: "slider", "aria-label": "Position of the predicted mask",
     "aria-valuemin": 0, "aria-valuemax": W});
   const corner = el("g", {class: "corner", tabindex: 0, role: "slider", "aria-label": "Size of the predicted mask",
-    "aria-valuemin": 1, "aria-valuemax": W}, el("circle", {r: 0.95, fill: "transparent"}), el("circle", {r: 0.42, class: "dot"}));
+    "aria-valuemin": 1, "aria-valuemax": W}, el("circle", {r: 1.4, fill: "transparent"}), el("circle", {r: 0.55, class: "dot"}));
   svg.append(...cells, outline, body, corner);
 
   const counts = {}, key = el("div", {class: "key num"});
@@ -60,7 +60,7 @@ export function render(root, {width: W, height: H, truth: T, prediction: P}) {
     const b = bars[id] = {value: el("b"), fill: el("i"), sum: el("small")};
     panel.append(el("div", {class: "bar"}, el("div", {}, name, b.value), el("div", {class: "track"}, b.fill), b.sum));
   }
-  const scale = slider("Object size", {min: 25, max: 100, step: 5, value: 100, show: v => v + "%"}, v => {
+  const scale = slider("Object size", {min: 40, max: 100, step: 10, value: 100, show: v => v + "%"}, v => {
     pred = scaleBox(pred, centre, v / 100 / size);
     size = v / 100;
     draw();
@@ -76,18 +76,18 @@ export function render(root, {width: W, height: H, truth: T, prediction: P}) {
     :host { --tp: var(--green); --fp: var(--orange); --fn: #4aa3dc; }
     .scene { flex: 1 1 380px; min-width: 0; } .panel { flex: 1 1 230px; }
     .truth { fill: none; stroke: var(--ink); stroke-width: .13; pointer-events: none; }
-    .pred { fill: transparent; stroke: var(--accent); stroke-width: .16; stroke-dasharray: .5 .25; cursor: move; }
-    .corner { cursor: nwse-resize; } .dot { fill: var(--bg); stroke: var(--accent); stroke-width: .16; }
+    .pred { fill: transparent; stroke: var(--ink); stroke-width: .16; stroke-dasharray: .34 .26; cursor: move; }
+    .corner { cursor: nwse-resize; } .dot { fill: var(--bg); stroke: var(--ink); stroke-width: .16; }
     .pred:focus-visible, .corner:focus-visible { outline-offset: 4px; }
     .off .pred, .off .corner { display: none; }
     .key { display: flex; flex-wrap: wrap; gap: 3px 16px; margin-top: 10px; } .key span { white-space: nowrap; }
     .swatch { display: inline-block; width: 14px; height: 14px; margin-right: 6px; vertical-align: -2px; }
     .bar { margin-bottom: 12px; } .bar > div:first-child { display: flex; justify-content: space-between; }
-    .bar b { font-size: 18px; line-height: 1.1; } .bar small { color: var(--soft); font-size: 12.5px; }
+    .bar b { font-size: 18px; line-height: 1.1; } .bar small { color: var(--soft); font-size: 12.5px; white-space: pre-line; display: block; margin-top: 3px; }
     .track { height: 12px; border-radius: 6px; background: var(--wash); border: 1px solid var(--line); overflow: hidden; }
     .track i { display: block; height: 100%; background: var(--blue); }`,
     el("p", {class: "lead"}, "Drag the dashed prediction over the true house, or resize it by its corner. "
-      + "Then make the object smaller: the two keep their relative error."),
+      + "Then shrink both: accuracy climbs, IoU and Dice do not follow."),
     el("div", {class: "row"}, el("div", {class: "scene"}, svg, key), panel),
     el("div", {class: "controls"}, scale.root, none, reset));
 
@@ -102,9 +102,9 @@ export function render(root, {width: W, height: H, truth: T, prediction: P}) {
     none.setAttribute("aria-pressed", nothing);
     for (const id in counts) counts[id].textContent = s[id];
     const {tp, fp, fn, tn} = s;
-    const sums = {accuracy: `(TP + TN) / all = (${tp} + ${tn}) / ${t.length}`,
-      iou: `TP / (TP + FP + FN) = ${tp} / (${tp} + ${fp} + ${fn})`,
-      dice: `2 TP / (2 TP + FP + FN) = ${2 * tp} / (${2 * tp} + ${fp} + ${fn})`};
+    const sums = {accuracy: `(TP + TN) / all\n= (${tp} + ${tn}) / ${t.length}`,
+      iou: `TP / (TP + FP + FN)\n= ${tp} / (${tp} + ${fp} + ${fn})`,
+      dice: `2 TP / (2 TP + FP + FN)\n= ${2 * tp} / (${2 * tp} + ${fp} + ${fn})`};
     for (const id in bars) {
       const v = s[id];
       bars[id].value.textContent = isNaN(v) ? "0 / 0" : v.toFixed(3);

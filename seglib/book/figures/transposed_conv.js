@@ -3,10 +3,9 @@
 // out = (n − 1)·s − 2·p + k
 export const outputSize = (n, s, k, p) => (n - 1) * s - 2 * p + k;
 
-// The k × k kernel that interpolates bilinearly by a factor of ceil(k / 2).
+// The k × k kernel that interpolates bilinearly by a factor of f = ceil(k / 2).
 export function bilinear(k) {
-  const f = Math.ceil(k / 2), centre = (2 * f - 1 - f % 2) / (2 * f);
-  const line = Array.from({length: k}, (_, i) => 1 - Math.abs(i / f - centre));
+  const line = Array.from({length: k}, (_, i) => 1 - Math.abs(i - (k - 1) / 2) / Math.ceil(k / 2));
   return line.map(a => line.map(b => a * b));
 }
 
@@ -39,7 +38,7 @@ export function render(root, {input, stride: S, kernel: K, padding: P, weights})
     return {root: el("figure", {class: name}, title, svg), svg, title};
   }
   const boards = {input: board("input"), kernel: board("kernel"), output: board("output")};
-  function paint({svg, title}, name, values, color, {pad = 0, mark, current, pick} = {}) {
+  function paint({svg, title}, name, values, color, {pad = 0, mark, pick, seen} = {}) {
     const size = values.length, full = size + 2 * pad, top = Math.max(...values.flat(), 1e-9);
     svg.replaceChildren();
     svg.setAttribute("viewBox", `-0.08 -0.08 ${full + 0.16} ${full + 0.16}`);
@@ -47,19 +46,15 @@ export function render(root, {input, stride: S, kernel: K, padding: P, weights})
     title.innerHTML = name;
     for (let y = 0; y < full; y++)
       for (let x = 0; x < full; x++) {
-        const v = values[y - pad]?.[x - pad], share = 0.85 * (v || 0) / top;
+        const v = values[y - pad]?.[x - pad], share = 0.6 * (v || 0) / top;
         const cell = el("rect", {x: x + 0.03, y: y + 0.03, width: 0.94, height: 0.94, rx: 0.09, class: v === undefined ? "cut" : "cell"});
         if (v !== undefined) cell.style.fill = v ? tint(color, share) : "var(--wash)";
         if (pick) { cell.style.cursor = "pointer"; cell.addEventListener("click", () => pick(y * full + x + 1)); }
         svg.append(cell);
-        if (v) {
-          const text = el("text", {x: x + 0.5, y: y + 0.63}, short(v));
-          text.style.fill = inkOn(share);
-          svg.append(text);
-        }
+        if (v !== undefined && (seen?.[y - pad][x - pad] ?? true)) svg.append(el("text", {x: x + 0.5, y: y + 0.63}, short(v)));
       }
     if (mark) svg.append(el("rect", {class: "mark", x: mark[0], y: mark[1], width: mark[2], height: mark[2], rx: 0.12}));
-    svg.setAttribute("aria-label", `${current ?? ""}${values.map(r => r.map(short).join(" ")).join("; ")}`);
+    svg.setAttribute("aria-label", values.map(r => r.map(short).join(" ")).join("; "));
   }
 
   const stop = () => { clearInterval(timer); timer = null; };
@@ -87,7 +82,7 @@ export function render(root, {input, stride: S, kernel: K, padding: P, weights})
     figure { margin: 0; min-width: 0; } .side { display: flex; flex-wrap: wrap; gap: 14px 22px; flex: 0 1 auto; }
     .title { font-weight: 600; margin-bottom: 4px; } .title small { font-weight: 400; color: var(--soft); font-size: 13px; }
     figure svg { max-width: 100%; } .output { flex: 1 1 300px; } .side svg { max-width: 128px; }
-    text { font-size: .34px; text-anchor: middle; pointer-events: none; }
+    text { fill: var(--ink); font-size: .34px; text-anchor: middle; pointer-events: none; }
     .cell { stroke: var(--line); stroke-width: .03; }
     .cut { fill: none; stroke: var(--line); stroke-width: .04; stroke-dasharray: .12 .1; }
     .mark { fill: none; stroke: var(--accent); stroke-width: .13; pointer-events: none; }
@@ -109,7 +104,7 @@ export function render(root, {input, stride: S, kernel: K, padding: P, weights})
       {mark: step ? [column, row, 1] : null, pick: v => { stop(); go(v); }});
     paint(boards.kernel, `Kernel <small>${k} × ${k}</small>`, kernel, "green");
     paint(boards.output, counting ? "Overlaps <small>stamps per cell</small>" : `Output <small>${size} × ${size}</small>`, out, "blue",
-      {pad: p, mark: step ? [column * s, row * s, k] : null});
+      {pad: p, mark: step ? [column * s, row * s, k] : null, seen: transposedConv(ones(n), ones(k), s, p, step)});
     steps.set(step);
     pads.set(p, maxPadding());
     play.textContent = timer ? "❚❚" : "▶";

@@ -1,0 +1,86 @@
+"""How fast the confusion matrix is counted, beside torchmetrics, in one run.
+
+    python benchmarks/metrics.py [--rounds 15]
+
+Both see the same maps, warm up, and take turns, so that whatever else the machine does hits both. The ratio is
+torchmetrics' time over seglib's, per round; printed are its median and its quartiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torchmetrics
+from torch import Tensor
+from torchmetrics import JaccardIndex
+
+from seglib.metrics import ConfusionMatrix
+
+CLASSES = 21
+VOID = 255
+
+
+def maps(seed: int = 0) -> tuple[Tensor, Tensor]:
+    """A prediction and a target, (16, 512, 512) int64 of 16-pixel blocks: 80% agree, 5% of the target is void."""
+    g = torch.Generator().manual_seed(seed)
+    coarse = torch.randint(CLASSES, (16, 32, 32), generator=g)
+    target = coarse.repeat_interleave(16, 1).repeat_interleave(16, 2)  # (16, 512, 512)
+    noise = torch.randint(CLASSES, target.shape, generator=g)
+    pred = torch.where(torch.rand(target.shape, generator=g) < 0.8, target, noise)
+    return pred, target.masked_fill(torch.rand(target.shape, generator=g) < 0.05, VOID)
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> None:
+    for _ in range(3):
+        ours(), theirs()
+    times = torch.tensor([[seconds(ours), seconds(theirs)] for _ in range(rounds)], dtype=torch.float64)  # (R, 2)
+    a, b = (1e3 * times).median(0).values.tolist()
+    low, ratio, high = (
+        (times[:, 1] / times[:, 0]).quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
+    )
+    print(f"  {name:42} {a:8.1f} ms {b:8.1f} ms   {ratio:5.1f}x  ({low:.1f} to {high:.1f})")
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15, help="turns that each side takes")
+    rounds = parser.parse_args().rounds
+
+    cores = torch.get_num_threads()
+    print(f"{processor()}, {cores} threads; torch {torch.__version__}, torchmetrics {torchmetrics.__version__}")
+    print(f"16 x 512 x 512, {CLASSES} classes, 5% void, median of {rounds} rounds (quartiles of the ratio)")
+    print(f"  {'':42} {'seglib':>11} {'torchmetrics':>11}   ratio")
+    pred, target = maps()
+    for threads in sorted({cores, 1}, reverse=True):
+        torch.set_num_threads(threads)
+        for kind in (torch.int64, torch.uint8):
+            p, t = pred.to(kind), target.to(kind)
+            for checked in (True, False):
+                ours = ConfusionMatrix(CLASSES, VOID)
+                theirs = JaccardIndex("multiclass", num_classes=CLASSES, ignore_index=VOID, validate_args=checked)
+                name = f"{threads} thread{'s' * (threads > 1)}, {str(kind).removeprefix('torch.')}"
+                name += ", as built" if checked else ", validate_args=False"
+                compare(name, lambda: ours.update(p, t), lambda: theirs.update(p, t), rounds)  # noqa: B023
+                if ours.counts.tolist() != theirs.confmat.tolist():  # type: ignore[union-attr,operator]
+                    raise SystemExit(f"{name}: the two count differently")
+
+
+if __name__ == "__main__":
+    main()

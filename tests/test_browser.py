@@ -1,0 +1,100 @@
+"""Every page of the book in a real Chromium: wide and narrow, light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from browser import Visit
+
+pytestmark = pytest.mark.slow
+
+PHONE = {"width": 390, "height": 844}
+
+
+def book_pages(built_book: Path) -> list[str]:
+    """Every page; of the highlighted sources only the first."""
+    names = [str(path.relative_to(built_book)) for path in sorted(built_book.rglob("*.html"))]
+    sources = [name for name in names if name.startswith("_modules/")]
+    return [name for name in names if name not in sources[1:] and not name.startswith("_static/")]
+
+
+def test_every_page_is_clean(built_book: Path, book_url: str, open_page: Callable[..., Visit]) -> None:
+    """No console error, no other host, no missing file; nothing serious for axe; no sideways scroll on a phone."""
+    problems: list[str] = []
+    for name in book_pages(built_book):
+        visit = open_page(f"{book_url}/{name}")
+        found = visit.problems()
+        found += [f"axe, light: {line}" for line in visit.axe()]
+        visit.page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+        visit.page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+        found += [f"axe, dark: {line}" for line in visit.axe()]
+        visit.page.set_viewport_size(PHONE)
+        found += [f"axe, dark phone: {line}" for line in visit.axe()]
+        if visit.overflow() > 0:
+            found.append(f"wider than a phone by {visit.overflow()} px")
+        problems += [f"{name}: {problem}" for problem in found]
+        visit.page.context.close()
+    assert problems == []
+
+
+def test_equations_are_drawn_without_a_network(book_url: str, open_page: Callable[..., Visit]) -> None:
+    visit = open_page(f"{book_url}/chapters/notation.html")
+    assert visit.page.locator(".katex .katex-html").count() > 20
+    assert visit.page.evaluate("document.fonts.ready.then(() => document.fonts.check('16px KaTeX_Main'))")
+    assert "\\(" not in visit.page.locator("article").inner_text()
+
+
+def test_the_mode_button_changes_the_colours(book_url: str, open_page: Callable[..., Visit]) -> None:
+    visit = open_page(f"{book_url}/intro.html")
+    background = "getComputedStyle(document.body).backgroundColor"
+    light = visit.page.evaluate(background)
+    button = visit.page.locator(".theme-switch-button:visible").first
+    for _ in range(3):  # auto, light, dark in turn
+        button.click()
+        if visit.page.evaluate("document.documentElement.dataset.theme") == "dark":
+            break
+    assert visit.page.evaluate(background) != light
+    assert visit.problems() == []
+
+
+def test_search_finds_a_page_without_a_network(book_url: str, open_page: Callable[..., Visit]) -> None:
+    visit = open_page(f"{book_url}/search.html?q=notation")
+    visit.page.locator("ul.search li a").first.wait_for()
+    assert visit.problems() == []
+
+
+def test_wide_code_can_be_scrolled_by_keyboard_on_a_phone(book_url: str, open_page: Callable[..., Visit]) -> None:
+    visit = open_page(f"{book_url}/chapters/how_to_use.html", **PHONE)
+    wide = visit.page.locator("article pre[tabindex='0']").first
+    wide.focus()
+    visit.page.keyboard.press("ArrowRight")
+    visit.page.wait_for_function("document.activeElement.scrollLeft > 0")
+
+
+@pytest.mark.parametrize(
+    ("script", "problem"),
+    [
+        ("console.error('a mistake')", "a mistake"),
+        ("setTimeout(() => { throw new Error('uncaught one') })", "uncaught one"),
+        ("fetch('/absent.png')", "404"),
+        ("fetch('http://stranger.invalid/x').catch(() => 0)", "asked http://stranger.invalid/x"),
+    ],
+)
+def test_what_goes_wrong_on_a_page_is_noticed(
+    script: str, problem: str, book_url: str, open_page: Callable[..., Visit]
+) -> None:
+    visit = open_page(f"{book_url}/chapters/notation.html")
+    assert visit.problems() == []
+    visit.page.evaluate(f"() => {{ {script} }}")
+    visit.page.wait_for_timeout(300)
+    assert any(problem in found for found in visit.problems())
+
+
+def test_axe_notices_a_serious_mistake(open_page: Callable[..., Visit]) -> None:
+    markup = (
+        "<html lang=en><title>t</title><main><h1>T</h1><img src='data:image/gif;base64,R0lGODlhAQABAAAAACw='></main>"
+    )
+    visit = open_page(html=markup)
+    assert any("image-alt" in line for line in visit.axe())

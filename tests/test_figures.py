@@ -1,0 +1,439 @@
+"""The moving figures: their arithmetic against torch, and themselves in a browser, by mouse and by keyboard."""
+
+import html
+import json
+import random
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from matplotlib.path import Path
+
+from seglib.book import figures
+from seglib.book.figures.element import source
+from seglib.types import VOID, Category, Instances, Panoptic, Sample, Segment
+
+CATEGORIES = (Category(0, "car", True, (230, 159, 0)), Category(1, "sky", False, (86, 180, 233)))
+
+
+def scene(objects=2):
+    """16 × 16: sky, up to two cars that overlap in columns 6 and 7 of rows 4 to 7, and a void corner."""
+    masks = torch.zeros(2, 16, 16, dtype=torch.bool)
+    masks[0, 4:8, 2:8] = True
+    masks[1, 4:8, 6:12] = True
+    masks = masks[:objects]
+    semantic = torch.ones(16, 16, dtype=torch.int64)
+    ids = torch.full((16, 16), 9, dtype=torch.int32)
+    segments = [Segment(9, 1, False, 0)]
+    for i, mask in enumerate(masks):
+        semantic[mask], ids[mask] = 0, 20 + i
+        segments.append(Segment(20 + i, 0, True, 0))
+    semantic[14:, 14:], ids[14:, 14:] = VOID, 0
+    boxes = torch.tensor([[2.0, 4, 8, 8], [6, 4, 12, 8]])[:objects]
+    instances = Instances(masks, torch.zeros(objects, dtype=torch.int64), boxes)
+    photo = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    return Sample(photo, "tiny", semantic, instances, Panoptic(ids, segments))
+
+
+ALL: dict[str, Callable[[], figures.Figure]] = {
+    "mask_metrics": figures.mask_metrics,
+    "transposed_conv": figures.transposed_conv,
+    "receptive_field": figures.receptive_field,
+    "pixel_probe": lambda: figures.pixel_probe(scene(), CATEGORIES),
+}
+
+
+# The HTML
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_figure_is_small_the_same_every_time_and_asks_nobody(name):
+    page = ALL[name]()._repr_html_()
+    assert page == ALL[name]()._repr_html_()
+    assert len(source(name).encode()) < 15_000
+    assert not re.search(r"""(src|href)=["'](?!data:)|@import|fetch\(|\bimport\b""", page)
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page)
+    assert page.count("</script>") == 1
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_figure_says_something_without_javascript_and_without_html(name):
+    class Text(HTMLParser):
+        found, inside = "", True
+
+        def handle_starttag(self, tag, attrs):
+            self.inside = self.inside and tag != "script"
+
+        def handle_data(self, data):
+            self.found += data if self.inside else ""
+
+    text = Text()
+    text.feed(ALL[name]()._repr_html_())
+    assert "JavaScript" in text.found and len(text.found) > 60
+    bundle = ALL[name]()._repr_mimebundle_()
+    assert set(bundle) == {"text/html", "text/plain"}
+    assert bundle["text/plain"].startswith("<moving figure: ")
+
+
+def test_another_source_is_another_element():
+    tags = [re.findall(r"^<(seg-[a-z-]+-[0-9a-f]{8}) ", make()._repr_html_())[0] for make in ALL.values()]
+    assert len(set(tags)) == len(ALL)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: figures.mask_metrics(truth=(5, 5, 5, 9)), "is empty or leaves the grid"),
+        (lambda: figures.mask_metrics(prediction=(5, 5, 30, 9)), "leaves the grid of 28 × 20 cells"),
+        (lambda: figures.transposed_conv([[1, 2]]), "input must be a square grid"),
+        (lambda: figures.transposed_conv(stride=4), "stride must be 1 to 3, got 4"),
+        (lambda: figures.transposed_conv([[1]], kernel=2, padding=1), "padding 1 leaves no output"),
+        (lambda: figures.transposed_conv(weights="box"), "weights must be 'ones' or 'bilinear'"),
+        (lambda: figures.receptive_field([]), "1 to 5 layers, got 0"),
+        (lambda: figures.receptive_field([(4, 1)]), r"layer \(4, 1\) must be"),
+        (lambda: figures.receptive_field(cells=8), "cells must be 16 to 64"),
+        (lambda: figures.pixel_probe(Sample(torch.rand(3, 8, 8), "a"), CATEGORIES), "needs semantic, instances and"),
+        (lambda: figures.pixel_probe(scene(), CATEGORIES, start=(16, 0)), r"start \(16, 0\) lies outside"),
+    ],
+)
+def test_a_wrong_argument_is_named(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+# The arithmetic: the page's own functions, run in the browser on random cases
+
+
+@pytest.fixture
+def js(open_page):
+    """``js(figure, function, cases)``: the function's result for every list of arguments."""
+    page = open_page().page
+
+    def call(name, function, cases):
+        return page.evaluate(f"cases => {{ {source(name)}\nreturn cases.map(c => {function}(...c)); }}", cases)
+
+    return call
+
+
+def test_scores_equal_the_definitions_on_random_masks(js):
+    g = torch.Generator().manual_seed(0)
+    cases = [(torch.rand(2, 24, generator=g) < density).int() for density in torch.linspace(0, 1, 300)]
+    for (truth, pred), got in zip(cases, js("mask_metrics", "scores", [c.tolist() for c in cases]), strict=True):
+        t, p = truth.bool(), pred.bool()
+        want = [(t == p).double().mean(), (t & p).sum() / (t | p).sum(), 2 * (t & p).sum() / (t.sum() + p.sum())]
+        # float32 on torch's side
+        np.testing.assert_allclose([got["accuracy"], got["iou"], got["dice"]], torch.stack(want), rtol=1e-6)
+
+
+def test_a_house_covers_the_cells_whose_centres_it_holds(js):
+    rng = random.Random(0)
+    cases: list[Any] = []
+    for _ in range(200):
+        x0, y0 = rng.uniform(0, 10), rng.uniform(0, 6)
+        cases.append([[x0, y0, x0 + rng.uniform(1, 9), y0 + rng.uniform(1, 7)], 20, 14])
+    y, x = np.mgrid[0:14, 0:20] + 0.5
+    for (box, *_), got in zip(cases, js("mask_metrics", "house", cases), strict=True):
+        x0, y0, x1, y1 = box
+        w, eaves = x1 - x0, y0 + 0.4 * (y1 - y0)
+        corners = [(x0 + w / 2, y0), (x1, eaves), (x1 - w / 10, eaves), (x1 - w / 10, y1), (x0 + w / 10, y1)]
+        house = Path([*corners, (x0 + w / 10, eaves), (x0, eaves)])
+        assert got == house.contains_points(np.stack([x.ravel(), y.ravel()], 1)).astype(int).tolist()
+
+
+def test_shrinking_both_masks_keeps_iou_and_raises_accuracy(js):
+    # Cells are fine here, so that rounding to cells does not matter.
+    score = "((a, b, f) => scores(...[a, b].map(box => house(scaleBox(box, [100, 70], f), 200, 140))))"
+    boxes = [[60, 20, 140, 120], [80, 30, 160, 130]]
+    large, small = js("mask_metrics", score, [[*boxes, 1], [*boxes, 0.25]])
+    assert large["iou"] == pytest.approx(small["iou"], abs=0.02)
+    assert large["accuracy"] < 0.9 < 0.98 < small["accuracy"]
+
+
+def test_stamping_equals_conv_transpose2d(js):
+    rng, g = random.Random(1), torch.Generator().manual_seed(1)
+    cases: list[Any] = []
+    want = []
+    for _ in range(300):
+        n, s, k = rng.randint(1, 4), rng.randint(1, 3), rng.randint(2, 4)
+        p = rng.randint(0, min(2, ((n - 1) * s + k - 1) // 2))
+        x = torch.rand(n, n, generator=g, dtype=torch.float64)
+        w = torch.rand(k, k, generator=g, dtype=torch.float64)
+        cases.append([x.tolist(), w.tolist(), s, p])
+        want.append(F.conv_transpose2d(x[None, None], w[None, None], stride=s, padding=p)[0, 0])
+    sizes = js("transposed_conv", "outputSize", [[len(x), s, len(w), p] for x, w, s, p in cases])
+    for got, out, size in zip(js("transposed_conv", "transposedConv", cases), want, sizes, strict=True):
+        assert size == len(out)
+        np.testing.assert_allclose(got, out, rtol=1e-12)  # float64 on both sides
+
+
+def test_stamping_stops_after_the_given_number_of_cells(js):
+    x, w = [[1.0, 2.0], [3.0, 4.0]], [[1.0, 1.0], [1.0, 1.0]]
+    none, two = js("transposed_conv", "transposedConv", [[x, w, 2, 0, 0], [x, w, 2, 0, 2]])
+    assert none == [[0] * 4] * 4
+    assert two == [[1, 1, 2, 2], [1, 1, 2, 2], [0] * 4, [0] * 4]
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_the_bilinear_kernel_interpolates(js, factor):
+    # With stride f, kernel 2f and padding f / 2 it is bilinear upsampling; a constant stays constant inside.
+    [kernel] = js("transposed_conv", "bilinear", [[2 * factor]])
+    [out] = js("transposed_conv", "transposedConv", [[[[1.0] * 4] * 4, kernel, factor, factor // 2]])
+    inner = np.array(out)[factor:-factor, factor:-factor]
+    np.testing.assert_allclose(inner, 1, rtol=1e-12)
+    assert np.array(kernel) == pytest.approx(np.array(kernel).T) and np.array(kernel) == pytest.approx(np.flip(kernel))
+
+
+def test_paths_equal_the_gradient_of_ones_kernels_and_fields_its_extent(js):
+    rng = random.Random(2)
+    cases: list[Any] = []
+    for _ in range(100):
+        layers = [{"k": rng.choice([1, 2, 3, 5, 7]), "s": rng.choice([1, 2])} for _ in range(rng.randint(1, 4))]
+        cases.append([layers, 64])
+    levels = js("receptive_field", "levels", cases)
+    middles = [level[-1]["cells"] // 2 for level in levels]
+    paths = js("receptive_field", "paths", [[*c, m] for c, m in zip(cases, middles, strict=True)])
+    for (layers, n), level, cell, counts in zip(cases, levels, middles, paths, strict=True):
+        x = torch.zeros(1, 1, n, dtype=torch.float64, requires_grad=True)
+        y = x
+        for layer in layers:
+            kernel = torch.ones(1, 1, layer["k"], dtype=torch.float64)
+            y = F.conv1d(y, kernel, stride=layer["s"], padding=(layer["k"] - 1) // 2)
+        assert y.shape[2] == level[-1]["cells"] == len(counts[-1])
+        grad = torch.autograd.grad(y[0, 0, cell], x)[0][0, 0]
+        assert counts[0] == grad.tolist()
+        read = grad.nonzero()[:, 0].double()
+        field, jump, centre = (level[-1][key] for key in ("field", "jump", "centre"))
+        middle = centre + cell * jump
+        low, high = max(middle - field / 2, 0), min(middle + field / 2, n)
+        # A stride wider than its kernel skips cells, so the extremes may be unread by no more than that.
+        if all(layer["k"] >= layer["s"] for layer in layers):
+            assert (read.min(), read.max() + 1) == (low, high)
+
+
+def test_the_probe_unpacks_the_maps_and_answers_as_they_do(js):
+    s = scene()
+    p = figures.pixel_probe(s, CATEGORIES).params
+    semantic, stack, segment = js("pixel_probe", "unpack", [[p["semantic"]], [p["stack"]], [p["segment"]]])
+    assert semantic == s.semantic.flatten().tolist()
+    for i, (y, x) in enumerate(np.ndindex(16, 16)):
+        assert p["stacks"][stack[i]] == s.instances.masks[:, y, x].nonzero()[:, 0].tolist()
+        assert (p["segments"][segment[i]] or {"id": 0})["id"] == s.panoptic.map[y, x]
+    maps = {"semantic": semantic, "stack": stack, "segment": segment}
+    asked = [[p, maps, x, y] for x, y in [(3, 5), (7, 5), (0, 0), (15, 15)]]
+    car, overlap, sky, void = js("pixel_probe", "answers", asked)
+    assert [car[a]["says"] for a in car] == ["0: car", "object 1, car", "segment 20: car"]
+    assert overlap["instance"]["says"] == "object 1, car and object 2, car"
+    assert [sky[a]["says"] for a in sky] == ["1: sky", "nothing", "segment 9: sky (stuff)"]
+    assert [void[a]["says"] for a in void] == ["255: void", "nothing", "0: void"]
+
+
+def test_a_scene_without_objects_can_be_probed():
+    params = figures.pixel_probe(scene(objects=0), CATEGORIES).params
+    assert params["stacks"] == [[]] and params["stack"] == [0, 256]
+    assert params["start"] == (0, 8)
+
+
+# In the browser
+
+
+@pytest.fixture
+def show(open_page):
+    """``show(name, …) -> visit`` with the figure on a bare page; ``visit.page`` finds things inside it."""
+
+    def open_figure(name, **kwargs):
+        head = "<!doctype html><html lang='en'><meta name='viewport' content='width=device-width'><title>t</title>"
+        return open_page(html=f"{head}<main>{ALL[name]()._repr_html_()}</main></html>", **kwargs)
+
+    return open_figure
+
+
+def drag(page, target, dx, dy):
+    box = page.locator(target).bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + dx / 2, y + dy / 2)
+    page.mouse.move(x + dx, y + dy)
+    page.mouse.up()
+
+
+def bar(page, row):
+    return float(page.locator(".bar b").nth(row).inner_text())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_figure_fits_a_phone_follows_the_mode_and_has_no_serious_finding(name, show):
+    modes = {"light": ["rgb(255, 255, 255)", "rgb(31, 41, 51)"], "dark": ["rgb(21, 24, 28)", "rgb(230, 232, 234)"]}
+    visit = show(name, width=390)
+    card = visit.page.locator(".card")
+    assert visit.overflow() <= 0
+    assert card.evaluate("e => [...e.querySelectorAll('*')].every(c => c.getBoundingClientRect().right <= 390)")
+    for mode, colors in modes.items():
+        visit.page.emulate_media(color_scheme=mode)
+        assert card.evaluate("e => [getComputedStyle(e).backgroundColor, getComputedStyle(e).color]") == colors
+        assert visit.axe() == []
+    assert visit.problems() == []
+
+
+def test_the_pages_theme_wins_over_the_systems_mode(open_page):
+    page = f"<html style='--pst-color-background: rgb(1, 2, 3)'>{figures.mask_metrics()._repr_html_()}</html>"
+    card = open_page(html=page, dark=True).page.locator(".card")
+    assert card.evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(1, 2, 3)"
+
+
+def test_a_mask_follows_mouse_keys_slider_and_buttons(show):
+    visit = show("mask_metrics", width=800)
+    page = visit.page
+    start = bar(page, 1)
+    cell = page.locator(".scene > svg").bounding_box()["width"] / 28.2
+    drag(page, ".pred", -3 * cell, -cell)  # the prediction starts three cells right of the truth and one below
+    assert bar(page, 1) == 1.0 > start
+    drag(page, ".corner", -3 * cell, 0)
+    assert bar(page, 1) < 1.0
+    page.get_by_role("button", name="Reset").click()
+    assert bar(page, 1) == start
+    page.locator(".pred").focus()
+    for key in ["ArrowLeft"] * 6 + ["ArrowUp"] * 2:  # half a cell each
+        page.keyboard.press(key)
+    assert bar(page, 1) == 1.0
+    assert page.locator(".pred").get_attribute("aria-valuetext") == "left 8.0, top 2.8"
+    page.get_by_role("button", name="Predict nothing").click()
+    assert bar(page, 1) == 0.0 and bar(page, 0) > 0.5
+    accuracy = bar(page, 0)
+    page.get_by_label("Object size").focus()
+    page.keyboard.press("Home")
+    assert bar(page, 0) > accuracy
+    page.wait_for_function(
+        "document.querySelector('[data-params]').shadowRoot.querySelector('[aria-live]').textContent"
+    )
+    assert page.locator("[aria-live]").inner_text().startswith("Pixel accuracy")
+    assert visit.problems() == []
+
+
+def test_a_mask_follows_a_finger(show):
+    visit = show("mask_metrics", width=390)
+    start = bar(visit.page, 1)
+    body = visit.page.locator(".pred")
+    box = body.bounding_box()
+    session = visit.page.context.new_cdp_session(visit.page)
+    session.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    for kind, at in (("touchStart", x), ("touchMove", x - 10), ("touchMove", x - 25), ("touchEnd", None)):
+        points = [] if at is None else [{"x": at, "y": y}]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    assert bar(visit.page, 1) > start
+
+
+def outputs(page):
+    return page.locator(".output text").all_text_contents()
+
+
+def test_stamps_follow_step_play_and_sliders(show):
+    visit = show("transposed_conv", width=800)
+    page = visit.page
+    x = torch.tensor([[1.0, 2, 1], [0, 3, 2], [2, 1, 4]])[None, None]
+
+    def want(k, s, p):
+        return [f"{v:.0f}" for v in F.conv_transpose2d(x, torch.ones(1, 1, k, k), stride=s, padding=p).flatten()]
+
+    assert outputs(page) == want(3, 2, 0)
+    page.get_by_label("Stamped cells").focus()
+    page.keyboard.press("Home")
+    assert outputs(page) == []
+    page.keyboard.press("ArrowRight")
+    assert outputs(page) == ["1"] * 9
+    page.get_by_role("button", name="One step on").click()
+    assert page.get_by_label("Stamped cells").get_attribute("aria-valuetext") == "2 of 9"
+    page.locator(".input .cell").nth(8).click()
+    assert outputs(page) == want(3, 2, 0)
+    page.get_by_label("Kernel k").focus()
+    page.keyboard.press("ArrowRight")
+    page.get_by_label("Padding p").focus()
+    page.keyboard.press("ArrowRight")
+    assert outputs(page) == want(4, 2, 1)
+    assert "(3 − 1)·2 − 2·1 + 4 = 6" in page.locator(".formula").inner_text()
+    assert "every inner cell gets 4 stamps" in page.locator(".status").inner_text()
+    page.get_by_role("button", name="Count overlaps").click()
+    assert max(outputs(page)) == "4"
+    page.get_by_role("button", name="Play").click()
+    assert page.get_by_label("Stamped cells").get_attribute("aria-valuetext") == "1 of 9"
+    page.get_by_role("button", name="Pause").click()
+    assert visit.problems() == []
+
+
+def test_padding_never_eats_the_whole_output(show):
+    page = show("transposed_conv", width=800).page
+    for label, key in (("Padding p", "End"), ("Stride s", "Home"), ("Kernel k", "Home")):
+        page.get_by_label(label).focus()
+        page.keyboard.press(key)
+    assert "(3 − 1)·1 − 2·1 + 2 = 2" in page.locator(".formula").inner_text()
+    assert len(outputs(page)) == 4
+
+
+def test_a_receptive_field_follows_keys_mouse_and_layers(show):
+    visit = show("receptive_field", width=800)
+    page = visit.page
+    strip, status = page.locator("svg[role=slider]"), page.locator(".status")
+    assert "receptive field is r = 1 + 2·1 + 2·2 + 2·4 = 15" in status.inner_text()
+    assert strip.get_attribute("aria-valuetext") == "Output cell 3 reads 15 input cells, 5 to 19"
+    strip.focus()
+    page.keyboard.press("ArrowRight")
+    assert strip.get_attribute("aria-valuetext") == "Output cell 4 reads 15 input cells, 9 to 23"
+    box = strip.bounding_box()
+    page.mouse.click(box["x"] + 10, box["y"] + 25)
+    assert "Output cell 0 reads 8 input cells, 0 to 7 (its field of 15 reaches over the border" in status.inner_text()
+    page.get_by_label("Kernel of layer 1").select_option("7")
+    assert "= 19;" in status.inner_text()
+    page.get_by_role("button", name="Add a layer").click()
+    assert "= 27;" in status.inner_text()
+    page.get_by_role("button", name="Remove layer 4").click()
+    page.get_by_role("button", name="three 3×3").click()
+    assert "= 7;" in status.inner_text()
+    assert visit.problems() == []
+
+
+def test_a_probe_follows_mouse_and_keys(show):
+    visit = show("pixel_probe", width=800)
+    page = visit.page
+    says = page.locator(".says b")
+    page.wait_for_function("document.querySelector('[data-params]').shadowRoot.querySelector('.says b').textContent")
+    pane = page.locator(".pane").nth(1)
+    box = pane.bounding_box()
+
+    def hover(x, y):
+        page.mouse.move(box["x"] + (x + 0.5) / 16 * box["width"], box["y"] + (y + 0.5) / 16 * box["height"])
+        return says.all_inner_texts()[1:]
+
+    assert hover(3, 5) == ["0: car", "object 1, car", "segment 20: car"]
+    assert hover(15, 15) == ["255: void", "nothing", "0: void"]
+    page.get_by_role("slider").focus()
+    for key in ("ArrowUp", "ArrowUp"):
+        page.keyboard.press(key)
+    assert says.all_inner_texts()[1:] == ["1: sky", "nothing", "segment 9: sky (stuff)"]
+    assert page.get_by_role("slider").get_attribute("aria-valuetext") == "column 15, row 13: segment 9: sky (stuff)"
+    page.keyboard.press("Shift+ArrowLeft")
+    assert "column 7" in page.get_by_role("slider").get_attribute("aria-valuetext")
+    painted = page.locator("canvas").nth(1).evaluate("c => [...c.getContext('2d').getImageData(3, 5, 1, 1).data]")
+    assert painted == [230, 159, 0, 255]
+    assert visit.problems() == []
+
+
+def test_two_figures_of_one_kind_stand_on_one_page(open_page):
+    small = figures.transposed_conv([[1, 2], [3, 4]])._repr_html_()
+    visit = open_page(html=small + figures.transposed_conv()._repr_html_())
+    assert visit.page.locator(".formula").all_inner_texts()[0].endswith("= 5")
+    assert visit.page.locator(".formula").all_inner_texts()[1].endswith("= 7")
+    assert visit.problems() == []
+
+
+def test_parameters_cannot_break_out_of_the_page():
+    cats = (Category(0, 'a"><script>alert(1)</script>', True, (1, 2, 3)), CATEGORIES[1])
+    page = figures.pixel_probe(scene(), cats)._repr_html_()
+    assert page.count("<script>") == 1
+    params = re.findall(r'data-params="([^"]*)"', page)
+    assert json.loads(html.unescape(params[0]))["categories"][0]["name"] == cats[0].name

@@ -1,0 +1,256 @@
+"""Weights files: what goes in comes out, and everything else is refused with the file's name and the remedy."""
+
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torchvision.models import VGG16_Weights
+from torchvision.models.segmentation import FCN_ResNet50_Weights, fcn_resnet50
+
+from seglib.layers.pretrained import published
+from seglib.models.zoo import build
+from seglib.types import Category, check_categories
+from seglib.weights import ORIGINS, convert, load_weights, mismatch, read_metadata, read_published, save_weights
+from seglib.weights.load import read_checkpoint
+from seglib.weights.torchvision import VOC_ORDER, rename_fcn_resnet, voc_color
+
+
+def net(seed=0, classes=3):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, classes, 1))
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_weights(net(), path, {"model": "fcn_tiny", "num_classes": 3})
+    return path
+
+
+def test_weights_and_metadata_come_back(file):
+    model = net(seed=1)
+    facts = load_weights(model, file)
+    assert facts == read_metadata(file) == {"model": "fcn_tiny", "num_classes": 3}
+    for name, value in net().state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+
+
+def test_metadata_keeps_its_types(tmp_path):
+    facts = {"scores": {"miou": 0.5}, "categories": [{"id": 0, "color": [1, 2, 3]}], "name": "Straße"}
+    save_weights(net(), tmp_path / "new" / "w.safetensors", facts)
+    assert read_metadata(tmp_path / "new" / "w.safetensors") == facts
+
+
+def test_channels_last_weights_are_saved_too(tmp_path):
+    model = net().to(memory_format=torch.channels_last)
+    save_weights(model, tmp_path / "w.safetensors", {})
+    other = net(seed=1)
+    load_weights(other, tmp_path / "w.safetensors")
+    assert torch.equal(other[0].weight, model[0].weight)
+
+
+def test_a_failed_save_leaves_the_old_file_and_nothing_else(file, monkeypatch):
+    before = file.read_bytes()
+
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("seglib.weights.load.save_file", full)
+    with pytest.raises(OSError, match="no space"):
+        save_weights(net(seed=1), file, {})
+    assert os.listdir(file.parent) == [file.name]
+    assert file.read_bytes() == before
+
+
+def test_metadata_that_json_cannot_hold_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="metadata must be JSON-able"):
+        save_weights(net(), tmp_path / "w.safetensors", {"mean": torch.zeros(3)})
+    assert not os.listdir(tmp_path)
+
+
+def test_a_file_of_another_model_is_refused_with_what_differs(tmp_path):
+    path = tmp_path / "other.safetensors"
+    state = {f"k{i}": torch.zeros(1) for i in range(5)} | {"2.weight": torch.zeros(7, 4, 1, 1)}
+    save_file(state, path, {"seglib": '{"model": "fcn8s", "num_classes": 7}'})
+    model = net()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(ValueError) as error:
+        load_weights(model, path)
+    message = str(error.value)
+    assert message.startswith(f"{path} does not fit this Sequential (it is for 'fcn8s' with 7 classes)")
+    assert "8 missing (0.weight, 0.bias, 1.weight, …)" in message
+    assert "5 unexpected (k0, k1, k2, …)" in message
+    assert "1 of another shape (2.weight is (7, 4, 1, 1) in the file and (3, 4, 1, 1) in the model)" in message
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), "a refused file changes nothing"
+
+
+def test_a_foreign_safetensors_file_has_no_metadata(tmp_path):
+    path = tmp_path / "foreign.safetensors"
+    save_file({"a": torch.zeros(1)}, path)
+    assert read_metadata(path) == {}
+    with pytest.raises(ValueError, match="does not say which model it is for"):
+        load_weights(net(), path)
+
+
+def test_mismatch_is_empty_when_all_fits():
+    assert mismatch(net(), net(seed=1).state_dict()) == ""
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_is_not_loaded_but_its_conversion_suggested(tmp_path, zipped):
+    path = tmp_path / "model.pth"
+    torch.save(net().state_dict(), path, _use_new_zipfile_serialization=zipped)
+    for read in (read_metadata, lambda p: load_weights(net(), p)):
+        with pytest.raises(ValueError, match=r"model.pth is a pickle .*seglib convert"):
+            read(path)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, -10])
+def test_a_truncated_file_is_named(file, keep):
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"weights.safetensors is no safetensors file or a damaged one"):
+        load_weights(net(), file)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing.safetensors"):
+        read_metadata(tmp_path / "nothing.safetensors")
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, (os.environ["EVIL"],)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_that_would_run_code_is_refused_and_runs_nothing(tmp_path, monkeypatch, zipped):
+    monkeypatch.setenv("EVIL", str(tmp_path / "ran"))
+    torch.save({"weight": Evil()}, tmp_path / "evil.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=r"evil.pth can't be read safely"):
+        read_checkpoint(tmp_path / "evil.pth")
+    assert not (tmp_path / "ran").exists()
+    pickle.loads(pickle.dumps(Evil()))  # the same object does run when it is unpickled
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3}, lambda s: {"state_dict": s}])
+def test_checkpoints_of_other_codebases_are_read(tmp_path, wrap):
+    torch.save(wrap(net().state_dict()), tmp_path / "c.pth")
+    state = read_checkpoint(tmp_path / "c.pth")
+    assert mismatch(net(), state) == ""
+    assert torch.equal(state["0.weight"], net()[0].weight)
+
+
+def test_a_safetensors_file_can_be_converted_from(file):
+    assert mismatch(net(), read_checkpoint(file)) == ""
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.zeros(2)])
+def test_a_checkpoint_without_a_state_dict_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "c.pth")
+    with pytest.raises(ValueError, match=r"c.pth holds no state dict"):
+        read_checkpoint(tmp_path / "c.pth")
+
+
+def test_a_truncated_checkpoint_is_named(tmp_path):
+    torch.save(net().state_dict(), tmp_path / "c.pth")
+    (tmp_path / "c.pth").write_bytes((tmp_path / "c.pth").read_bytes()[:-200])
+    with pytest.raises(ValueError, match=r"c.pth can't be read safely"):
+        read_checkpoint(tmp_path / "c.pth")
+
+
+def test_an_unknown_origin_gets_close_names():
+    with pytest.raises(ValueError, match="did you mean torchvision:fcn_resnet50"):
+        convert("torchvision:fcn_resnet5", {})
+    with pytest.raises(ValueError, match="known are torchvision:fcn_resnet50"):
+        read_published("elsewhere")
+
+
+def test_offline_the_error_names_the_file_to_fetch(monkeypatch):
+    def offline(*args, **keywords):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    with pytest.raises(FileNotFoundError, match=r"no route to host.*fetch https://.*fcn_resnet50_coco.*\.pth"):
+        read_published("torchvision:fcn_resnet50")
+
+
+def test_published_weights_are_read_without_unpickling_and_with_their_hash_checked(monkeypatch):
+    asked = {}
+
+    def download(url, **keywords):
+        asked.update(keywords)
+        return {"weight": torch.ones(1)}
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
+    assert set(published(VGG16_Weights.IMAGENET1K_V1)) == {"weight"}
+    assert asked["weights_only"] is True and asked["check_hash"] is True
+
+
+@pytest.fixture(scope="module")
+def reference():
+    torch.manual_seed(0)
+    return fcn_resnet50(weights=None, weights_backbone=None, num_classes=21, aux_loss=True).state_dict()
+
+
+def test_converted_weights_say_what_they_are(reference):
+    name, state, facts = convert("torchvision:fcn_resnet50", reference)
+    assert name == facts["model"] == "fcn_resnet50"
+    assert facts["origin"] == "torchvision:fcn_resnet50"
+    assert facts["arguments"] == {"aux": True} and facts["num_classes"] == 21
+    model = build(name, facts["num_classes"], **facts["arguments"])
+    assert mismatch(model, state) == ""
+
+
+def test_the_converted_classes_are_vocs_things_first_background_last(reference):
+    facts = convert("torchvision:fcn_resnet50", reference)[2]
+    table = check_categories([Category(**{**c, "color": tuple(c["color"])}) for c in facts["categories"]])
+    assert [c.name for c in table[:-1]] == FCN_ResNet50_Weights.DEFAULT.meta["categories"][1:]
+    assert table[-1] == Category(20, "background", False, (0, 0, 0))
+    assert table[0] == Category(0, "aeroplane", True, (128, 0, 0))
+    assert all(c.isthing for c in table[:-1])
+
+
+def test_vocs_colours():
+    assert [voc_color(i) for i in (1, 2, 4, 8, 15, 20)] == [
+        (128, 0, 0), (0, 128, 0), (0, 0, 128), (64, 0, 0), (192, 128, 128), (0, 64, 128)
+    ]  # fmt: skip
+
+
+def test_the_auxiliary_head_may_be_absent(reference):
+    state = {k: v for k, v in reference.items() if not k.startswith("aux_classifier.")}
+    name, converted, facts = convert("torchvision:fcn_resnet50", state)
+    assert facts["arguments"] == {"aux": False}
+    assert mismatch(build(name, 21, aux=False), converted) == ""
+
+
+def test_both_heads_have_their_classes_reordered(reference):
+    state = convert("torchvision:fcn_resnet50", reference)[1]
+    for ours, theirs in {"head.4": "classifier.4", "aux_head.4": "aux_classifier.4"}.items():
+        for part in ("weight", "bias"):
+            assert torch.equal(state[f"{ours}.{part}"][-1], reference[f"{theirs}.{part}"][0])
+            assert torch.equal(state[f"{ours}.{part}"], reference[f"{theirs}.{part}"][VOC_ORDER])
+
+
+@pytest.mark.parametrize("change", [lambda s: {**s, "decoder.0": torch.zeros(1)}, lambda s: {}])
+def test_weights_of_another_model_are_not_converted(reference, change):
+    with pytest.raises(ValueError, match="not the weights of a torchvision FCN"):
+        convert("torchvision:fcn_resnet50", change(reference))
+
+
+def test_weights_of_another_number_of_classes_are_not_converted_but_can_be_renamed(reference):
+    state = {k: v[:4] if ".4." in k and k.startswith(("cl", "aux")) else v for k, v in reference.items()}
+    with pytest.raises(ValueError, match=r"21 classes, head.4.weight has 4; .* rename_fcn_resnet"):
+        convert("torchvision:fcn_resnet50", state)
+    assert mismatch(build("fcn_resnet50", 4), rename_fcn_resnet(state)) == ""
+
+
+def test_every_origin_leads_to_a_model_of_the_zoo():
+    from seglib.models.zoo import MODELS
+
+    assert {o.builder for o in ORIGINS.values()} <= set(MODELS)

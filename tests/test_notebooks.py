@@ -253,7 +253,7 @@ failure = nbformat.v4.new_output("error", ename="ValueError", evalue="no", trace
         (edit("x * x", "'done'", "'https://example.org'"), "asks the network ('https://')"),
         (edit("x * x", "print('done')", "from torch.hub import load_state_dict_from_url"), "asks the network"),
         (edit("x * x", "print('done')", "print('done');"), "ends with ';'"),
-        (not_run, "was not executed"),
+        (not_run, "1 code cell(s) not executed"),
         (outputs(failure), "stores an error: ValueError: no"),
         (outputs(printed("UserWarning: careful\n", "stderr")), "writes to stderr: 'UserWarning: careful'"),
         (outputs(printed("saved /tmp/a.png\n")), "prints a path of one machine"),

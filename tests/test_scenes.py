@@ -3,14 +3,15 @@
 import itertools
 import pickle
 import zlib
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from seglib.data._canvas import Canvas
 from seglib.data._noise import Draws, hashed, scene_key, smooth_noise
@@ -32,12 +33,22 @@ def checksum(sample: Sample) -> int:
     return zlib.crc32(repr((numbers, sample.panoptic.segments)).encode(), crc)
 
 
+def samples_of(dataset: Scenes) -> Iterator[Sample]:
+    return (dataset[index] for index in range(len(dataset)))
+
+
 def checksum_of(arguments: tuple[int, int, int | tuple[int, int], float]) -> int:
     seed, index, size, difficulty = arguments
     return checksum(make_scene(seed, index, size=size, difficulty=difficulty))
 
 
-STORED = {
+STORED: dict[tuple[int, int, int | tuple[int, int], float], int] = {
+    (0, 0, 128, 0.5): 2314752437,
+    (0, 1, 128, 0.5): 3030333035,
+    (0, 2, (96, 160), 0.0): 1559816773,
+    (1, 3, (75, 45), 1.0): 255053405,
+    (1099511627776, 1000000, 32, 0.25): 4160883246,
+    (7, 11, 256, 0.5): 1158672465,
 }
 
 
@@ -46,10 +57,8 @@ def test_a_scene_is_the_same_on_every_machine(arguments, crc):
     assert checksum_of(arguments) == crc
 
 
-def test_a_scene_is_the_same_in_another_process_and_in_any_order():
-    arguments = list(STORED)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        assert list(pool.map(checksum_of, reversed(arguments))) == list(reversed(STORED.values()))
+def test_a_scene_does_not_depend_on_the_scenes_drawn_before_it():
+    assert [checksum_of(arguments) for arguments in reversed(STORED)] == list(reversed(STORED.values()))
 
 
 def test_the_hash_is_the_published_one_worked_by_hand():
@@ -177,6 +186,11 @@ def test_a_scene_without_things_has_empty_instances():
     assert sample.instances.boxes.shape == (0, 4)
 
 
+def labels_of(sample: Sample) -> Tensor:
+    assert sample.instances is not None
+    return sample.instances.labels
+
+
 def present(samples: list[Sample]) -> list[set[str]]:
     found = []
     for sample in samples:
@@ -191,8 +205,8 @@ def test_every_class_and_some_void_occur_and_no_image_is_flat():
     for name in NAMES:
         share = sum(name in found for found in classes) / 60
         assert share > 0.25, f"{name} is in {share:.0%} of the scenes"
-    smudged = sum(int((s.semantic == VOID).sum()) > 40 for s in samples)
-    assert 2 <= smudged <= 20  # about one scene in seven
+    smudged = [s for s in samples if s.semantic is not None and torch.count_nonzero(s.semantic == VOID) > 40]
+    assert 2 <= len(smudged) <= 20  # about one scene in seven
     assert min(float(s.image.std()) for s in samples) > 0.05
     for sample in samples:
         check_agreement(sample, 96, 96)
@@ -214,14 +228,16 @@ def test_instances_range_from_large_to_a_few_pixels_and_touch():
 
 def test_balance_removes_a_class_and_makes_another_more_frequent():
     def count(name, balance):
-        samples = [make_scene(2, index, size=64, balance=balance) for index in range(30)]
-        return sum(int((s.instances.labels == NAMES.index(name)).sum()) for s in samples if s.instances is not None)
+        samples = [make_scene(2, index, size=64, balance=balance) for index in range(20)]
+        return sum(labels_of(sample).tolist().count(NAMES.index(name)) for sample in samples)
 
     usual = count("person", None)
     assert count("person", {"person": 0}) == 0
     assert count("person", {"person": 3}) > 1.8 * usual
     for name in ("road", "water", "mountain", "bird"):
-        assert not any(name in found for found in present([make_scene(2, n, size=64, balance={name: 0}) for n in range(20)]))
+        assert not any(
+            name in found for found in present([make_scene(2, n, size=64, balance={name: 0}) for n in range(20)])
+        )
 
 
 def test_removing_one_class_leaves_the_others_where_they_are():
@@ -235,11 +251,13 @@ def test_removing_one_class_leaves_the_others_where_they_are():
 
 def test_difficulty_brings_noise_and_more_things():
     def roughness(difficulty):  # mean step between vertical neighbours in the upper sky, in 8-bit levels
-        steps = [make_scene(3, n, difficulty=difficulty).image[:, :12].diff(dim=1).abs().mean() * 255 for n in range(16)]
+        steps = [
+            make_scene(3, n, difficulty=difficulty).image[:, :12].diff(dim=1).abs().mean() * 255 for n in range(16)
+        ]
         return float(torch.stack(steps).mean())
 
     def things(difficulty):
-        return sum(len(make_scene(3, n, size=64, difficulty=difficulty).instances.labels) for n in range(16))
+        return sum(len(labels_of(make_scene(3, index, size=64, difficulty=difficulty))) for index in range(16))
 
     assert roughness(1.0) > 2.5 * roughness(0.0)
     assert things(1.0) > 1.15 * things(0.0)
@@ -258,7 +276,7 @@ def test_the_composition_scales_with_the_size():
 def test_splits_and_seeds_never_share_a_scene():
     images = set()
     for split, seed in itertools.product(("train", "val", "test"), (0, 1)):
-        for sample in Scenes(4, split=split, seed=seed, size=32):
+        for sample in samples_of(Scenes(4, split=split, seed=seed, size=32)):
             images.add(sample.image.numpy().tobytes())
     assert len(images) == 3 * 2 * 4
 
@@ -276,7 +294,7 @@ def test_a_dataset_gives_the_same_sample_again_after_pickling_and_from_the_end(c
     copy = pickle.loads(pickle.dumps(dataset))
     assert len(pickle.dumps(dataset)) < 2000  # the drawn scenes stay at home
     assert first == checksum(dataset[3]) == checksum(dataset[-2]) == checksum(copy[3])
-    assert len(dataset) == 5 and len(list(dataset)) == 5 and dataset.categories is CATEGORIES
+    assert len(dataset) == 5 and dataset.categories is CATEGORIES
 
 
 def test_a_cached_sample_can_be_changed_without_harm():
@@ -302,14 +320,18 @@ def test_a_transform_sees_every_sample_each_time():
     assert seen == ids and len(set(ids)) == 2
 
 
-def test_a_loader_with_workers_gives_the_same_scenes():
+@pytest.mark.slow  # a new process imports torch
+def test_worker_processes_draw_the_same_scenes():
     dataset = Scenes(4, size=32)
-    loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="spawn")
-    assert [checksum(sample) for sample in loader] == [checksum(sample) for sample in dataset]
+    loader: DataLoader[Sample] = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    assert [checksum(sample) for sample in loader] == [checksum(sample) for sample in samples_of(dataset)]
 
 
 def test_an_empty_split_is_a_dataset():
-    assert len(Scenes(0)) == 0 and list(Scenes(0)) == []
+    dataset = Scenes(0)
+    assert len(dataset) == 0
+    with pytest.raises(IndexError, match="this split has 0"):
+        dataset[0]
 
 
 @pytest.mark.parametrize(
@@ -345,7 +367,9 @@ VISION = {
     "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
     "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
 }
-XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])
+XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)
 
 
 def lab(linear: np.ndarray) -> np.ndarray:

@@ -327,10 +327,9 @@ def test_two_processes_give_the_losses_and_scores_of_one_with_twice_the_batch(tm
     script = tmp_path / "worker.py"
     out = tmp_path / "run"
     script.write_text(textwrap.dedent(WORKER.format(tests=str(Path(__file__).parent), out=str(out))))
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(script)]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(launch, capture_output=True, text=True, env=env, timeout=300)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(launch, capture_output=True, text=True, env=env, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     config = dataclasses.replace(CONFIG, steps=6, batch_size=4, optimizer="sgd", save_every=6)
     one = fit(net(norm=False), Fixed(), Fixed(5), task=TASK, config=config)

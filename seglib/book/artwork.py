@@ -1,4 +1,4 @@
-"""Draws the book's own pictures: ``python -m seglib.book.artwork FOLDER`` writes logo, favicon and the landing pictures."""
+"""Draws the book's own pictures: ``python -m seglib.book.artwork FOLDER`` writes logo, favicon and one scene."""
 
 from __future__ import annotations
 

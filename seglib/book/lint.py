@@ -72,6 +72,9 @@ def _top(notebook: NotebookNode) -> Iterator[str]:
         if word.lower() not in opening.lower():
             yield f"cell 0: the opening does not say {rule} (no {word!r} before the first `##`)"
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    not_run = sum(cell.execution_count is None for cell in code)
+    if not_run:
+        yield f"{not_run} code cell(s) not executed; run `python -m seglib.book.notebooks run`"
     if not code or not is_setup(code[0]):
         yield "the first code cell is not the setup cell; `python -m seglib.book.notebooks normalise` puts it there"
 
@@ -131,8 +134,6 @@ def _code(cell: NotebookNode) -> Iterator[str]:
         yield "ends with ';', which fails under nbval; end with plt.show()"
     if match := _ABSOLUTE_PATH.search(cell.source):
         yield f"names a path of one machine ({match[0]!r})"
-    if cell.execution_count is None:
-        yield "was not executed; run `python -m seglib.book.notebooks run`"
     yield from _stored(cell)
 
 

@@ -72,8 +72,35 @@ Band = Receding | Crossing | Pond
 
 
 @dataclass(frozen=True)
+class Peak:
+    """A mountain: its summit's column, its height over the horizon (shorter side = 1), slope and a snow number."""
+
+    u: float
+    rise: float
+    slope: float
+    snow: float
+
+
+@dataclass(frozen=True)
 class Land:
-    """Everything about a scene that is not a thing."""
+    """Everything about a scene that is not a thing.
+
+    Attributes:
+        light: the time of day.
+        sun: from -1 (light from the left) to 1 (from the right).
+        horizon: its row, as a fraction of the height.
+        camera: height of the viewer in metres; the higher, the smaller the things.
+        haze: share of the haze's colour at the horizon.
+        clouds: from -0.35 (clear) to 0.45 (cloudy).
+        grass: the colour of the grass.
+        road_color: the colour of the roads.
+        rock: the colour of the mountains.
+        peaks: far to near.
+        flowers: the colour of the flowers on the meadow, if it has some.
+        hill: how far the hills behind the grass rise over the horizon, as a fraction of the height.
+        roads: none, one or two.
+        water: a lake, pond or river, or none.
+    """
 
     light: Light
     sun: float
@@ -84,7 +111,7 @@ class Land:
     grass: Color
     road_color: Color
     rock: Color
-    peaks: tuple[tuple[float, ...], ...]
+    peaks: tuple[Peak, ...]
     flowers: Color | None
     hill: float
     roads: tuple[Band, ...]
@@ -115,15 +142,15 @@ def plan_land(draws: Draws, difficulty: float, share: dict[str, float]) -> Land:
         pick -= weight
     horizon = draws(0.30, 0.52)
     rock = choose(ROCK, draws())
-    peaks = []
-    count = draws.whole(2, 5)
     has_peaks = draws() < 0.75 * share["mountain"]
-    for _ in range(count):
-        peaks.append((draws(-0.05, 1.05), draws(0.09, 0.30) * (0.6 + horizon), draws(0.8, 1.7), draws(), draws(0, 40)))
+    peaks = [
+        Peak(draws(-0.05, 1.05), draws(0.09, 0.30) * (0.6 + horizon), draws(0.8, 1.7), draws())
+        for _ in range(draws.whole(2, 5))
+    ]
     roads = _plan_roads(draws, horizon, share["road"])
-    # A road to the horizon would run into a lake there, or along a river: those get a pond or a river across.
-    blocked = any(isinstance(road, Receding) for road in roads)
-    water = _plan_water(draws, horizon, share["water"], blocked)
+    # A road to the horizon would run into a lake there; such a scene gets one of the other waters.
+    to_horizon = any(isinstance(road, Receding) for road in roads)
+    water = _plan_water(draws, horizon, share["water"], lake=not to_horizon)
     grass = choose(GRASS, draws())
     road_color = choose(ASPHALT, draws())
     return Land(
@@ -136,7 +163,7 @@ def plan_land(draws: Draws, difficulty: float, share: dict[str, float]) -> Land:
         grass=grass,
         road_color=mix(road_color, grass, 0.25 * difficulty * draws()),
         rock=mix(rock, grass, 0.5 * difficulty * draws()),
-        peaks=tuple(sorted(peaks, key=lambda peak: -peak[1])) if has_peaks else (),
+        peaks=tuple(sorted(peaks, key=lambda peak: -peak.rise)) if has_peaks else (),
         flowers=choose(FLOWERS, draws()) if draws() < 0.4 else None,
         hill=draws(0.01, 0.06) if draws() < 0.6 else 0.0,
         roads=roads,
@@ -145,24 +172,23 @@ def plan_land(draws: Draws, difficulty: float, share: dict[str, float]) -> Land:
 
 
 def _plan_roads(draws: Draws, horizon: float, share: float) -> tuple[Band, ...]:
-    ground = 1 - horizon
     away = Receding(horizon, draws(0.25, 0.75), draws(0.1, 0.9), draws(-0.9, 0.9), draws(0.14, 0.30))
-    across = Crossing(horizon + draws(0.22, 0.56) * ground, draws(-0.12, 0.12), draws(-0.25, 0.25), 0.0)
-    across = Crossing(across.mid, across.tilt, across.bow, (across.mid - horizon) * draws(0.14, 0.24))
+    below = draws(0.22, 0.56) * (1 - horizon)
+    across = Crossing(horizon + below, draws(-0.12, 0.12), draws(-0.25, 0.25), below * draws(0.14, 0.24))
     kind, present = draws(), draws() < 0.88 * share
     if not present:
         return ()
     return (away,) if kind < 0.5 else (across,) if kind < 0.85 else (away, across)
 
 
-def _plan_water(draws: Draws, horizon: float, share: float, blocked: bool) -> Band | None:
+def _plan_water(draws: Draws, horizon: float, share: float, lake: bool) -> Band | None:
     ground = 1 - horizon
     kind, present = draws(), draws() < 0.6 * share
-    kind = 0.3 + 0.7 * kind if blocked else kind
+    kind = kind if lake else 0.3 + 0.7 * kind
     a, b, c, d = draws.many(4)
     if not present:
         return None
-    if kind < 0.3:  # a lake or the sea, from the horizon to a shore
+    if kind < 0.3:  # a lake, from the horizon to a shore
         half = ground * (0.06 + 0.12 * a)
         return Crossing(horizon + half - 0.01, 0.10 * (b - 0.5), 0.3 * (c - 0.5), half)
     if kind < 0.55:

@@ -191,7 +191,9 @@ def _people(draws: Draws, land: Land, crowd: float, blend: float) -> list[Thing]
         for n in range(draws.whole(2, 5)):
             apart = 0.85 * spot[1] * (1 - land.horizon) / land.camera
             u, t = spot[0] + (n + draws(-0.25, 0.25)) * apart, spot[1] + draws(-0.02, 0.02)
-            things.append(_thing(draws, land, PERSON, u, t, blend))
+            person = _thing(draws, land, PERSON, u, t, blend)
+            if not land.on_water(person.u, person.v):
+                things.append(person)
     return things
 
 

@@ -37,30 +37,34 @@ def draw_sky(canvas: Canvas, land: Land, key: int, tag: int) -> None:
 
 def draw_peaks(canvas: Canvas, land: Land, key: int, tag: int) -> None:
     """Mountains, far to near: one flank lit and one shaded, gullies, snow on the high ones, mist below."""
+    if not land.peaks:
+        return
     bottom, short = land.horizon * canvas.height + 1, canvas.short
-    for n, (u, rise, slope, snow, phase) in enumerate(land.peaks):
-        x, tall = u * canvas.width, rise * short
-        run = 1.25 * tall / slope + 2
+    count = np.arange(len(land.peaks), dtype=np.float32)
+    crests = smooth_noise(key, 20, canvas.y[:, 0] * (14 / short), count)  # (H, N), how each crest line wanders
+    notches = smooth_noise(key, 21, count, canvas.x[0] * (13 / short))  # (N, W), what is cut out of its flanks
+    for n, peak in enumerate(land.peaks):
+        x, tall = peak.u * canvas.width, peak.rise * short
+        run = 1.25 * tall / peak.slope + 2
         window = canvas.window(x - run, bottom - tall - 2, x + run, bottom)
         if window is None:
             continue
         down = canvas.y[window[0]] - (bottom - tall)  # (h, 1), pixels below the summit
         part = np.minimum(np.maximum(down * (1 / tall), 0), 1)
         across = canvas.x[:, window[1]] - x  # (1, w)
-        crest = smooth_noise(key, 20 + n, down[:, 0] * (14 / short) + (phase + 1), np.zeros(1, np.float32))  # (h, 1)
-        notch = smooth_noise(key, 26 + n, np.zeros(1, np.float32), across[0] * (13 / short) + (run * 13 / short + 1))
+        crest, notch = crests[window[0], n : n + 1], notches[n : n + 1, window[1]]  # (h, 1), (1, w)
         side = across - crest * (part * (0.05 * short))  # (h, w), from the crest line
         bumpy = down + notch * (0.045 * tall) * np.minimum(abs(across) * (8 / short), 1)
-        distance = abs(across) * slope - bumpy * (0.62 + 0.5 * part)
+        distance = abs(across) * peak.slope - bumpy * (0.62 + 0.5 * part)
         facing = 1.0 if land.sun > 0 else -1.0
         lit = np.minimum(np.maximum(side * facing + canvas.grain[window] * (0.014 * short) + 0.5, 0), 1)
         lit *= 0.84 + 0.16 * notch
         color = land.lit(land.rock, 0.05 + 0.5 * n / len(land.peaks))
         shade = planes(scaled(times(color, land.light.shadow), 1.1))
         paint = shade + (planes(color) - shade) * lit  # (3, h, w)
-        if snow < 0.6 and rise > 0.15:
+        if peak.snow < 0.6 and peak.rise > 0.15:
             white = planes(land.lit((0.96, 0.97, 1.0), 0.5)) * (0.78 + 0.22 * lit)
-            snowy = ((0.05 + 0.06 * snow) * short - down) + (canvas.grain[window] + notch) * (0.025 * short)
+            snowy = ((0.05 + 0.06 * peak.snow) * short - down) + (canvas.grain[window] + notch) * (0.025 * short)
             paint += (white - paint) * np.minimum(np.maximum(snowy, 0), 1)
         paint += (planes(land.light.haze) - paint) * (part * part * (0.25 + 0.4 * land.haze))
         canvas.paint(window, canvas.cover(window, distance * 0.6, 0.8), paint, tag)
@@ -68,7 +72,7 @@ def draw_peaks(canvas: Canvas, land: Land, key: int, tag: int) -> None:
 
 def draw_grass(canvas: Canvas, land: Land, key: int, tag: int) -> None:
     """The ground from the horizon to the bottom: soft hills behind it, patches, blades, flowers on some meadows."""
-    height, short = canvas.height, min(canvas.height, canvas.width)
+    height, short = canvas.height, canvas.short
     first = max(int((land.horizon - land.hill) * height) - 1, 0)
     y = canvas.y[first:]  # (h, 1)
     t = np.minimum(np.maximum((y * (1 / height) - land.horizon) * (1 / (1 - land.horizon)), 0), 1)  # (h, 1)
@@ -83,7 +87,7 @@ def draw_grass(canvas: Canvas, land: Land, key: int, tag: int) -> None:
     patches += 1
     ground = ground * patches
     if land.flowers:
-        meadow = (canvas.grain[first:] - 0.52) * 9 * np.minimum(np.maximum(where * 12, 0), 1)
+        meadow = (canvas.grain[first:] - 0.56) * 9 * np.minimum(np.maximum(where * 12, 0), 1)
         meadow = np.minimum(np.maximum(meadow, 0), 1) * np.minimum(np.maximum(t * 3 - 0.5, 0), 0.8)
         ground += (planes(land.lit(land.flowers)) - ground) * meadow
     ridge = smooth_noise(key, 31, np.zeros(1, np.float32), canvas.x[0] * (2.3 / short))  # (1, W)
@@ -96,7 +100,7 @@ def draw_water(canvas: Canvas, land: Land, key: int, tag: int) -> None:
     """Water mirrors the picture above the horizon, broken by ripples, with a darker bank."""
     if land.water is None:
         return
-    height, short = canvas.height, min(canvas.height, canvas.width)
+    height, short = canvas.height, canvas.short
     first = min(max(int(land.horizon * height), 0), height - 1)
     window = slice(first, height), slice(0, canvas.width)
     y = canvas.y[first:]
@@ -116,7 +120,7 @@ def draw_water(canvas: Canvas, land: Land, key: int, tag: int) -> None:
 
 def draw_roads(canvas: Canvas, land: Land, tag: int) -> None:
     """Roads with a pale verge, a grainy surface and a dashed middle line."""
-    height, width, short = canvas.height, canvas.width, min(canvas.height, canvas.width)
+    height, width, short = canvas.height, canvas.width, canvas.short
     first = min(max(int(land.horizon * height), 0), height - 1)
     u, v = canvas.x * (1 / width), canvas.y[first:] * (1 / height)
     t = (v - land.horizon) * (1 / (1 - land.horizon))  # (h, 1)

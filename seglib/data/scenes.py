@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from seglib.data._canvas import Canvas
 from seglib.data._colors import planes
@@ -79,7 +80,7 @@ def make_scene(
     return _annotate(_draw(scene_key(seed, index), height, width, difficulty, share), f"scene-{seed}-{index}")
 
 
-class Scenes:
+class Scenes(Dataset[Sample]):
     """A map-style dataset of made scenes. Item i is ``make_scene(3 * seed + split, i)``: splits never share a scene.
 
     With ``cache`` every scene is kept after its first use, packed to 4 bytes a pixel (64 KiB at 128 × 128, so 1000
@@ -169,9 +170,8 @@ def _check(
 
 def _draw(key: int, height: int, width: int, difficulty: float, share: dict[str, float]) -> Packed:
     """Image (3, H, W) uint8, owners (H, W) uint8 and the category of each owner (index 0 is void)."""
-    short = min(height, width)
     land = plan_land(Draws(key, 0), difficulty, share)
-    things = plan_things(key, land, difficulty, share, width / short)
+    things = plan_things(key, land, difficulty, share, width / min(height, width))
     canvas = Canvas(height, width, _grain(key, height, width), land.sun)
     sky, mountain, grass, water, road = range(1, _FIRST_THING)
     draw_sky(canvas, land, key, sky)
@@ -240,7 +240,7 @@ def _expose(canvas: Canvas, land: Land, key: int, difficulty: float) -> NDArray[
 
 def _smudge(canvas: Canvas, land: Land, draws: Draws) -> None:
     """A greasy spot on the lens: milky, without edges, and nobody's: void."""
-    short = min(canvas.height, canvas.width)
+    short = canvas.short
     x, y = draws(0, canvas.width), draws(0, canvas.height)
     rx, ry = draws(0.10, 0.22) * short, draws(0.07, 0.15) * short
     window = canvas.window(x - 1.5 * rx, y - 1.5 * ry, x + 1.5 * rx, y + 1.5 * ry)

@@ -6,6 +6,7 @@ Only Typer and Rich are imported at the top: torch is loaded when a command runs
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,6 +69,7 @@ def train(
     import torch
 
     from seglib.data.catalog import build_dataset
+    from seglib.data.images import atomic_path
     from seglib.models.zoo import build
     from seglib.train import SemanticTask, TrainConfig, fit
     from seglib.train.recipes import recipe
@@ -100,8 +102,10 @@ def train(
             on_step=on_step,
         )
     scores = history.scores[config.steps]
-    loss = history.losses[config.steps]
-    _report(scores, as_json, {"final_loss": loss, "seconds": round(history.seconds, 1), "out": str(out)})
+    facts = {"final_loss": history.losses[config.steps], "seconds": round(history.seconds, 1), "out": str(out)}
+    with atomic_path(out / "result.json") as beside:
+        beside.write_text(json.dumps({"command": shlex.join(["seglib", *sys.argv[1:]]), **scores, **facts}, indent=1) + "\n")
+    _report(scores, as_json, facts)
 
 
 @app.command("eval")

@@ -30,7 +30,8 @@ def checksum(sample: Sample) -> int:
     crc = zlib.crc32(sample.panoptic.map.to(torch.uint8).numpy().tobytes(), crc)
     crc = zlib.crc32(sample.instances.masks.to(torch.uint8).numpy().tobytes(), crc)
     numbers = [*sample.instances.labels.tolist(), *map(int, sample.instances.boxes.flatten().tolist())]
-    return zlib.crc32(repr((numbers, sample.panoptic.segments)).encode(), crc)
+    segments = [(s.id, s.category_id, s.isthing, s.area) for s in sample.panoptic.segments]
+    return zlib.crc32(repr((numbers, segments)).encode(), crc)
 
 
 def samples_of(dataset: Scenes) -> Iterator[Sample]:
@@ -43,12 +44,12 @@ def checksum_of(arguments: tuple[int, int, int | tuple[int, int], float]) -> int
 
 
 STORED: dict[tuple[int, int, int | tuple[int, int], float], int] = {
-    (0, 0, 128, 0.5): 2314752437,
-    (0, 1, 128, 0.5): 3030333035,
-    (0, 2, (96, 160), 0.0): 1559816773,
-    (1, 3, (75, 45), 1.0): 255053405,
-    (1099511627776, 1000000, 32, 0.25): 4160883246,
-    (7, 11, 256, 0.5): 1158672465,
+    (0, 0, 128, 0.5): 2749034156,
+    (0, 1, 128, 0.5): 3092822918,
+    (0, 2, (96, 160), 0.0): 2363210868,
+    (1, 3, (75, 45), 1.0): 2191694256,
+    (1099511627776, 1000000, 32, 0.25): 2203708170,
+    (7, 11, 256, 0.5): 2126208245,
 }
 
 
@@ -214,7 +215,7 @@ def test_every_class_and_some_void_occur_and_no_image_is_flat():
 
 def test_instances_range_from_large_to_a_few_pixels_and_touch():
     areas, touching = [], 0
-    for index in range(40):
+    for index in range(24):
         sample = make_scene(1, index)
         assert sample.instances is not None and sample.panoptic is not None
         areas += sample.instances.masks.flatten(1).sum(1).tolist()
@@ -223,7 +224,7 @@ def test_instances_range_from_large_to_a_few_pixels_and_touch():
         pairs = {(a, b) for a, b in zip(left, right, strict=True) if a != b and a in kinds and b in kinds}
         touching += any(kinds[a] == kinds[b] for a, b in pairs)
     assert min(areas) < 12 and max(areas) > 1500
-    assert touching >= 20  # two neighbours of one class in at least every other scene
+    assert touching >= 12  # two neighbours of one class in at least every other scene
 
 
 def test_balance_removes_a_class_and_makes_another_more_frequent():
@@ -241,12 +242,15 @@ def test_balance_removes_a_class_and_makes_another_more_frequent():
 
 
 def test_removing_one_class_leaves_the_others_where_they_are():
-    with_people, without = make_scene(0, 1, size=64), make_scene(0, 1, size=64, balance={"person": 0})
-    assert with_people.semantic is not None and without.semantic is not None
-    person = NAMES.index("person")
-    assert (with_people.semantic == person).any()
-    elsewhere = (with_people.semantic != person) & (with_people.semantic != VOID)
-    assert torch.equal(with_people.semantic[elsewhere], without.semantic[elsewhere])
+    person, seen = NAMES.index("person"), 0
+    for index in range(5):
+        usual = make_scene(0, index, size=64).semantic
+        without = make_scene(0, index, size=64, balance={"person": 0}).semantic
+        assert usual is not None and without is not None
+        seen += int(torch.count_nonzero(usual == person))
+        elsewhere = (usual != person) & (usual != VOID)
+        assert torch.equal(usual[elsewhere], without[elsewhere])
+    assert seen > 50
 
 
 def test_difficulty_brings_noise_and_more_things():

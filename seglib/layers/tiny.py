@@ -42,7 +42,7 @@ class TinyEncoder(nn.Module):
 
         image ── 4×4/2 ─ c1 ── 2×2/2, blocks ─ c2 ── 2×2/2, blocks ─ c3 ── 2×2/2, blocks ─ c4 ── 2×2/2, blocks ─ c5
 
-    Few channels where the maps are large, more where they are small: every level costs about the same. Strides are
+    Few channels where the maps are large and more where they are small keep every level cheap. Strides are
     taken with even kernels, so that a cell lies in the middle of the pixels that it stands for at every level: cell i
     of a map of stride s is centred on the continuous coordinate s·(i + ½). Upsampling and RoI operations assume just
     that; a ResNet's odd kernels leave its maps half a cell aside.

@@ -1,0 +1,88 @@
+"""Make a results file of a run of the command line: ``python -m seglib.book.experiments.from_run RUN --out FILE``.
+
+The run was trained with ``seglib train``; here its kept weights are scored on the test split, which training never saw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from seglib.book.results import write_results
+from seglib.data.catalog import build_dataset
+from seglib.models.zoo import build
+from seglib.train import SemanticTask, evaluate
+from seglib.train.log import read_log
+from seglib.weights import load_weights, read_metadata
+
+
+def collect(run: Path, root: Path | None, *, points: int = 200, device: str = "cpu") -> tuple[dict[str, Any], int]:
+    """The test scores, the loss curve and the settings of a finished run, and its seed.
+
+    Args:
+        run: the folder that ``seglib train`` wrote.
+        root: the dataset's folder.
+        points: the loss curve is averaged down to at most this many points.
+        device: where to evaluate.
+
+    Raises:
+        ValueError: when the run isn't finished, or its dataset isn't there.
+    """
+    result, weights = run / "result.json", run / "weights.safetensors"
+    if not result.exists() or not weights.exists():
+        raise ValueError(f"{run} holds no finished run (result.json and weights.safetensors); train it first")
+    facts, metadata = json.loads(result.read_text()), read_metadata(weights)
+    config = json.loads((run / "config.json").read_text())
+    losses = [(step, value) for step, name, value in read_log(run / "log.csv") if name == "loss"]
+    width = -(-len(losses) // points)
+    groups = [losses[i : i + width] for i in range(0, len(losses), width)]
+    curve = [[g[-1][0], round(sum(v for _, v in g) / len(g), 4)] for g in groups]
+
+    model = build(metadata["model"], metadata["num_classes"])
+    load_weights(model, weights)
+    test = build_dataset(metadata["data"], root, "test", size=tuple(metadata["size"]))
+    scores = evaluate(model.to(device), test, SemanticTask(test.categories))
+    data = {
+        "model": metadata["model"],
+        "data": metadata["data"],
+        "size": metadata["size"],
+        "steps": config["steps"],
+        "batch_size": config["batch_size"],
+        "seconds": facts["seconds"],
+        "test_images": len(test),
+        "scores": _rounded(scores),
+        "val_miou": round(metadata["scores"]["miou"], 4),
+        "losses": curve,
+    }
+    return data | {"train_command": facts["command"]}, config["seed"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(prog="python -m seglib.book.experiments.from_run", description=__doc__)
+    parser.add_argument("run", type=Path, help="the folder of the run")
+    parser.add_argument("--root", type=Path, help="the dataset's folder")
+    parser.add_argument("--device", default="cpu", help="where to evaluate (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    options = parser.parse_args(given)
+    try:
+        data, seed = collect(options.run, options.root, device=options.device)
+        write_results(options.out, data, command=data.pop("train_command"), seed=seed)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {options.out}: test mIoU {data['scores']['miou']:.4f} on {data['test_images']} images")
+    return 0
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: _rounded(v) if isinstance(v, dict) else round(v, 4) for k, v in values.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -143,6 +143,12 @@ def test_void_may_be_any_number(ignore_index):
     assert confusion(PRED, target, 3, ignore_index).tolist() == [[1, 1, 0], [1, 2, 0], [0, 0, 0]]
 
 
+def test_more_classes_than_the_type_of_the_target_holds_are_fine():
+    target = torch.tensor([0, 2, -1], dtype=torch.int8)
+    n = confusion(torch.tensor([0, 299, 5]), target, 300, ignore_index=-1)
+    assert n.nonzero().tolist() == [[0, 0], [2, 299]]
+
+
 @pytest.mark.parametrize("ignore_index", [-1, -100, 3, 255, 256, 65535])
 def test_void_that_does_not_occur_changes_nothing(ignore_index):
     pred, target = torch.tensor([0, 1, 2, 2]), torch.tensor([0, 2, 2, 1])

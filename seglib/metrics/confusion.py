@@ -151,7 +151,7 @@ class SemanticScores:
         present = scored & (row + column > 0)
         iou = torch.where(present, hit / (row + column - hit), torch.nan)  # (K,)
         dice = torch.where(present, 2 * hit / (row + column), torch.nan)
-        accuracy = torch.where(scored & (row > 0), hit / row, torch.nan)
+        accuracy = torch.where(scored, hit / row, torch.nan)  # 0 / 0 is NaN
         seen = row > 0  # classes without a true pixel have weight 0 in fwIoU, NaN or not
         return cls(
             pixel_accuracy=float(hit.sum() / n.sum()),

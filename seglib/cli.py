@@ -104,7 +104,9 @@ def train(
     scores = history.scores[config.steps]
     facts = {"final_loss": history.losses[config.steps], "seconds": round(history.seconds, 1), "out": str(out)}
     with atomic_path(out / "result.json") as beside:
-        beside.write_text(json.dumps({"command": shlex.join(["seglib", *sys.argv[1:]]), **scores, **facts}, indent=1) + "\n")
+        beside.write_text(
+            json.dumps({"command": shlex.join(["seglib", *sys.argv[1:]]), **scores, **facts}, indent=1) + "\n"
+        )
     _report(scores, as_json, facts)
 
 
@@ -129,7 +131,9 @@ def evaluate_command(
     dataset = build_dataset(data, root, split, size=shape)
     if len(dataset.categories) != metadata["num_classes"]:
         known, seen = metadata["num_classes"], len(dataset.categories)
-        raise ValueError(f"{weights} knows {known} classes, {data} has {seen}; evaluate on the dataset it was trained for")
+        raise ValueError(
+            f"{weights} knows {known} classes, {data} has {seen}; evaluate on the dataset it was trained for"
+        )
     scores = evaluate(net, dataset, SemanticTask(dataset.categories), batch_size=batch_size, workers=workers)
     _report(scores, as_json, {"images": len(dataset), "split": split})
 
@@ -141,7 +145,10 @@ def predict(
     out: Annotated[Path | None, typer.Option(help="Overlay PNG; for a folder of photos, a folder.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Index PNG of class ids; for a folder, a folder.")] = None,
     short_side: Annotated[
-        int | None, typer.Option(help="Shorter side that the model sees; the size of training when not given, 0 for the photo's own.")
+        int | None,
+        typer.Option(
+            help="Shorter side that the model sees; the size of training when not given, 0 for the photo's own."
+        ),
     ] = None,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the share of every class as JSON.")] = False,
@@ -175,7 +182,9 @@ def predict(
     if as_json:
         print(json.dumps(found, indent=1))
     else:
-        console.print(f"{len(photos)} photo{'s' * (len(photos) > 1)} → {' and '.join(str(p) for p in (out, labels) if p)}")
+        console.print(
+            f"{len(photos)} photo{'s' * (len(photos) > 1)} → {' and '.join(str(p) for p in (out, labels) if p)}"
+        )
 
 
 @app.command()
@@ -190,7 +199,7 @@ def convert(
     from seglib.weights import read_published, save_weights
 
     name, state, metadata = rename(origin, read_published(origin, file))
-    net = build(name, metadata["num_classes"])
+    net = build(name, metadata["num_classes"], **metadata["arguments"])
     net.load_state_dict(state)
     save_weights(net, out, metadata)
     console.print(f"{origin} → {out} ({sum(v.numel() for v in state.values()):,} numbers)")
@@ -225,8 +234,10 @@ def _load(weights: Path, device: str) -> tuple[Any, dict[str, Any]]:
 
     metadata = read_metadata(weights)
     if "model" not in metadata or "num_classes" not in metadata:
-        raise ValueError(f"{weights} doesn't say which model it is for; write it with `seglib train` or `seglib convert`")
-    net = build(metadata["model"], metadata["num_classes"])
+        raise ValueError(
+            f"{weights} doesn't say which model it is for; write it with `seglib train` or `seglib convert`"
+        )
+    net = build(metadata["model"], metadata["num_classes"], **metadata.get("arguments", {}))
     load_weights(net, weights)
     return net.to(_device(device)).eval(), metadata
 

@@ -256,7 +256,7 @@ def test_bands_of_different_width_do_not_merge():
         BoundaryIoU(3).merge(BoundaryIoU(3, dilation_ratio=0.1))
 
 
-@pytest.mark.parametrize("kind", [torch.uint8, torch.int32])
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32, torch.uint16])
 def test_other_integer_types_score_the_same(kind):
     g = torch.Generator().manual_seed(0)
     pred, target = torch.randint(3, (2, 2, 9, 9), generator=g)
@@ -282,6 +282,8 @@ def test_bad_labels_and_shapes_are_refused(score):
         score(zeros, zeros.T, 5)
     with pytest.raises(ValueError, match="target label is an integer class id, got torch.float32"):
         score(zeros, zeros.float(), 5)
+    with pytest.raises(ValueError, match="predicted label is an integer class id, got torch.float32"):
+        score(zeros.float(), zeros, 5)
 
 
 # Boundary F1 ---------------------------------------------------------------------------------------------------------
@@ -310,7 +312,7 @@ def test_a_class_that_fills_the_image_has_no_contour():
     assert s.f1.isnan().all() and not s.present.any() and math.isnan(s.mean_f1)
 
 
-@given(blobs(), st.sampled_from([0, 1, 1.5, 2, 3, 40]))
+@given(blobs(), st.sampled_from([0, 1, 1.5, 1.9, 2, 3, 40]))
 def test_boundary_f1_equals_exact_distances(maps, tolerance):
     k, pred, target = maps
     precision, recall = f1_by_distance_transform(pred, target, k, tolerance)

@@ -163,6 +163,8 @@ def test_void_may_be_a_class_whose_row_is_then_empty_and_which_is_not_scored():
     s = m.compute()
     assert s.present.tolist() == [False, True, True]
     assert s.miou == pytest.approx((1 / 2 + 1) / 2)
+    everything = SemanticScores.from_counts(confusion(pred, target, 3, None), ignore_index=0)
+    assert everything.miou == s.miou and everything.fwiou == s.fwiou and everything.accuracy[0].isnan()
 
 
 def test_what_is_predicted_under_void_does_not_matter():

@@ -98,6 +98,15 @@ def test_void_pixels_get_no_gradient_and_do_not_change_the_loss(impl):
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+def test_a_class_ruled_out_at_a_void_pixel_does_no_harm(impl):
+    logits, target = torch.randn(1, 3, 2, 2), torch.tensor([[[0, 255], [2, 1]]])
+    expected = cross_entropy(logits, target, impl=impl)
+    logits[:, 0, 0, 1] = -math.inf
+    value, gradient = value_and_gradient(cross_entropy, logits, target, impl=impl)
+    assert value == expected and gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("impl", IMPLS)
 def test_large_logits_stay_finite(impl):
     logits = torch.tensor([1e4, -1e4]).view(1, 2, 1, 1)
     value, gradient = value_and_gradient(cross_entropy, logits, torch.ones(1, 1, 1, dtype=torch.long), impl=impl)

@@ -243,6 +243,19 @@ def test_weights_of_another_model_are_not_converted(reference, change):
         convert("torchvision:fcn_resnet50", change(reference))
 
 
+def test_every_tensor_must_have_its_place(reference):
+    broken = {k: v for k, v in reference.items() if k != "backbone.conv1.weight"} | {
+        "backbone.conv7.weight": torch.zeros(1)
+    }
+    message = (
+        r"not the weights of torchvision:fcn_resnet50: 1 missing \(encoder.conv1.weight\); 1 unexpected \(encoder.conv7"
+    )
+    with pytest.raises(ValueError, match=message):
+        convert("torchvision:fcn_resnet50", broken)
+    with pytest.raises(ValueError, match="not the weights of torchvision:fcn_resnet101: 306 missing"):
+        convert("torchvision:fcn_resnet101", reference)
+
+
 def test_weights_of_another_number_of_classes_are_not_converted_but_can_be_renamed(reference):
     state = {k: v[:4] if ".4." in k and k.startswith(("cl", "aux")) else v for k, v in reference.items()}
     with pytest.raises(ValueError, match=r"21 classes, head.4.weight has 4; .* rename_fcn_resnet"):

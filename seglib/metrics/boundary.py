@@ -24,7 +24,7 @@ from torch import Tensor
 
 from seglib.metrics.confusion import confusion
 from seglib.metrics.streaming import StreamingCounts
-from seglib.ops.labels import check_labels
+from seglib.ops.labels import check_labels, require_integers
 from seglib.types import VOID, Category
 
 _NONE = -1  # void, or no contour: a label that no class has
@@ -110,12 +110,13 @@ def _label_maps(pred: Tensor, target: Tensor, num_classes: int, ignore_index: in
             f"prediction and target are both (H, W) or (B, H, W), got {tuple(pred.shape)} and {tuple(target.shape)}; "
             "resize the logits to the target's size before the argmax"
         )
+    require_integers(pred, "predicted label")
     check_labels(target, num_classes, ignore_index, name="target label")
-    target = target.long()
+    pred, target = pred.long(), target.long()
     void = torch.zeros_like(target, dtype=torch.bool) if ignore_index is None else target == ignore_index
-    check_labels(pred if ignore_index is None else pred.masked_fill(void, 0), num_classes, name="predicted label")
+    check_labels(pred.masked_fill(void, 0), num_classes, name="predicted label")
     small = torch.int16 if num_classes < torch.iinfo(torch.int16).max else torch.int32  # the filters are memory-bound
-    maps = [m.long().masked_fill(void, _NONE).to(small) for m in (pred, target)]  # (H, W) or (B, H, W)
+    maps = [m.masked_fill(void, _NONE).to(small) for m in (pred, target)]  # (H, W) or (B, H, W)
     maps = [m if m.ndim == 3 else m[None] for m in maps]  # (B, H, W)
     return maps[0], maps[1]
 

@@ -146,12 +146,13 @@ class SemanticScores:
         if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
             raise ValueError(f"a confusion matrix is (K, K), got {tuple(counts.shape)}; see confusion()")
         n = counts.double().cpu()  # (K, K)
-        row, column, hit = n.sum(1), n.sum(0), n.diag()  # (K,) each
         scored = torch.arange(len(n)) != (-1 if ignore_index is None else ignore_index)  # (K,)
+        n = n * scored[:, None]  # the row of an ignored class holds void pixels
+        row, column, hit = n.sum(1), n.sum(0), n.diag()  # (K,) each
         present = scored & (row + column > 0)
         iou = torch.where(present, hit / (row + column - hit), torch.nan)  # (K,)
         dice = torch.where(present, 2 * hit / (row + column), torch.nan)
-        accuracy = torch.where(scored, hit / row, torch.nan)  # 0 / 0 is NaN
+        accuracy = hit / row  # 0 / 0 is NaN
         seen = row > 0  # classes without a true pixel have weight 0 in fwIoU, NaN or not
         return cls(
             pixel_accuracy=float(hit.sum() / n.sum()),

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from seglib.models.zoo import build
 from seglib.weights import torchvision
-from seglib.weights.load import read_checkpoint
+from seglib.weights.load import mismatch, read_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +66,15 @@ def convert(origin: str, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Te
         ``num_classes``, ``arguments`` for its builder, ``categories``, ``origin``).
 
     Raises:
-        ValueError: when the origin is unknown or the state dict is not of that origin.
+        ValueError: when the origin is unknown, or a tensor is missing, left over or of another shape.
     """
     known = _find(origin)
     converted, metadata = known.convert(state)
+    with torch.device("meta"):  # names and shapes without memory
+        model = build(known.builder, metadata["num_classes"], **metadata["arguments"])
+    problem = mismatch(model, converted)
+    if problem:
+        raise ValueError(f"these are not the weights of {origin}: {problem}; check that the file belongs to the origin")
     return known.builder, converted, {"model": known.builder, "origin": origin, **metadata}
 
 

@@ -71,7 +71,9 @@ def test_the_loss_and_its_gradients_are_equal():
 
     torch.testing.assert_close(sum(losses.values()), reference, rtol=1e-5, atol=1e-5)
     gradients = {k: p.grad for k, p in theirs.named_parameters()}
-    _, expected, _ = convert("torchvision:fcn_resnet50", gradients)  # renamed and reordered like weights
+    _, expected, _ = convert(
+        "torchvision:fcn_resnet50", theirs.state_dict() | gradients
+    )  # renamed and reordered like weights
     for name, p in ours.named_parameters():
         # relative to the largest entry: small ones are differences of large sums, and the order of sums may differ
         scale = expected[name].abs().max()

@@ -212,10 +212,11 @@ def _counted(condition: Callable[[np.ndarray, int], np.ndarray]) -> Callable[[Te
 
 def _drawings() -> Mapping[str, tuple[Tensor, int]]:
     mask = torch.zeros(8, 10, dtype=torch.bool)
-    mask[0:2, 0:2] = mask[2:5, 2:4] = mask[0, 7] = mask[6:8, 6:9] = True  # 4 and 6 (corner to corner), 1 and 6 pixels
+    mask[0:2, 0:2] = mask[2:5, 2:4] = True  # 4 and 6 pixels, corner to corner
+    mask[0, 7] = mask[6:8, 0:2] = mask[6:8, 6:9] = True  # 1, 4 and 6 pixels
     return {
-        "shapes of 4, 6, 1 and 6 pixels, smallest 1": (mask, 1),
-        "shapes of 4, 6, 1 and 6 pixels, smallest 4": (mask, 4),
+        "shapes of 4, 6, 1, 4 and 6 pixels, smallest 1": (mask, 1),
+        "shapes of 4, 6, 1, 4 and 6 pixels, smallest 4": (mask, 4),
         "an empty mask": (torch.zeros(3, 3, dtype=torch.bool), 1),
     }
 

@@ -4,16 +4,27 @@
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 __version__ = "0.1.0"
 
 _MODULES = frozenset(
-    {"book", "cli", "data", "layers", "losses", "metrics", "models", "ops", "postprocess", "train", "types", "viz", "weights"}
+    {
+        "book",
+        "cli",
+        "data",
+        "layers",
+        "losses",
+        "metrics",
+        "models",
+        "ops",
+        "postprocess",
+        "train",
+        "types",
+        "viz",
+        "weights",
+    }
 )
-
-if TYPE_CHECKING:
-    from seglib import book, cli, data, layers, losses, metrics, models, ops, postprocess, train, types, viz, weights
 
 
 def __getattr__(name: str) -> Any:

@@ -69,7 +69,8 @@ class _Moves:
                 return [move(v) for v in value]
             return value
 
-        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})  # type: ignore[type-var]
+        parts = fields(self)  # type: ignore[arg-type]  # every subclass is a dataclass
+        return replace(self, **{f.name: move(getattr(self, f.name)) for f in parts})  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Panoptic(_Moves):
-    """A panoptic segmentation: ``map`` is int32 ``(H, W)`` of segment ids (0 = void), ``segments`` describes each id."""
+    """A panoptic segmentation: ``map`` int32 ``(H, W)`` of segment ids (0 = void), ``segments`` describes each id."""
 
     map: Tensor
     segments: list[Segment] = field(default_factory=list)
@@ -127,7 +128,7 @@ class Panoptic(_Moves):
 
 @dataclass(frozen=True)
 class Semantic(_Moves):
-    """A semantic prediction: ``labels`` int64 ``(H, W)`` and the class probabilities ``probs`` float32 ``(K, H, W)``."""
+    """A semantic prediction: ``labels`` int64 ``(H, W)`` and class probabilities ``probs`` float32 ``(K, H, W)``."""
 
     labels: Tensor
     probs: Tensor
@@ -173,7 +174,7 @@ class Batch(_Moves):
 
 @dataclass(frozen=True)
 class DenseOutput:
-    """What a semantic model returns: ``logits`` ``(B, K, H, W)`` at input size, and those of its auxiliary head or ``None``."""
+    """What a semantic model returns: ``logits`` ``(B, K, H, W)`` at input size, and an auxiliary head's or ``None``."""
 
     logits: Tensor
     aux: Tensor | None = None

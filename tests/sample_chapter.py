@@ -48,9 +48,7 @@ def sample_chapter() -> NotebookNode:
         code(PLOT, alt="A curve that rises from 0 to 4 over three points."),
         markdown("## By hand: three numbers\n\nThe loss is $L = \\sum_i x_i^2$."),
         code("print(sum(x * x for x in (1, 2, 3)))\nprint('done')"),
-        markdown(
-            "## From scratch\n\n$$\\mathrm{IoU} = \\frac{\\mathrm{TP}}{\\mathrm{TP} + \\mathrm{FP} + \\mathrm{FN}}$$ (iou)"
-        ),
+        markdown("## From scratch\n\n$$\\mathrm{IoU} = \\frac{|A \\cap B|}{|A \\cup B|}$$ (iou)"),
         markdown("## It is the real thing"),
         markdown("## The whole system"),
         markdown("## The claim, measured"),

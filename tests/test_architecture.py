@@ -83,7 +83,9 @@ def test_importing_seglib_is_cheap():
 
 
 def test_the_library_needs_neither_jupyter_nor_matplotlib_nor_accelerate_to_import_a_model():
-    assert not {"matplotlib", "accelerate", "IPython"} & loaded_after("import seglib.models.fcn, seglib.metrics.confusion")
+    assert not {"matplotlib", "accelerate", "IPython"} & loaded_after(
+        "import seglib.models.fcn, seglib.metrics.confusion"
+    )
 
 
 def test_the_command_line_shows_its_help_without_torch():

@@ -107,7 +107,9 @@ def test_a_photo_becomes_an_overlay_a_label_map_and_json(photos, run, tmp_path, 
 
 def test_a_folder_of_photos_becomes_a_folder_of_overlays(photos, run, tmp_path, capsys):
     folder = photos / "val" / "images"
-    code, printed = seglib("predict", folder, "--weights", run / "weights.safetensors", "--out", tmp_path / "o", capsys=capsys)
+    code, printed = seglib(
+        "predict", folder, "--weights", run / "weights.safetensors", "--out", tmp_path / "o", capsys=capsys
+    )
     assert code == 0
     assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["0.png", "1.png", "2.png"]
     assert "3 photos" in printed.out
@@ -161,14 +163,28 @@ def test_a_truncated_photo_is_named_and_no_overlay_is_left(photos, run, tmp_path
 
 
 def test_weights_of_other_classes_are_refused(run, capsys):
-    code, printed = seglib("eval", "--weights", run / "weights.safetensors", "--data", "scenes", "--split", "val", capsys=capsys)
+    code, printed = seglib(
+        "eval", "--weights", run / "weights.safetensors", "--data", "scenes", "--split", "val", capsys=capsys
+    )
     assert code == 2
     assert "knows 2 classes" in printed.err
 
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_final_loss(photos, tmp_path):
-    data = ["--data", "folder", "--root", str(photos), "--size", "32x48", "--steps", "40", "--save-every", "10", "--json"]
+    data = [
+        "--data",
+        "folder",
+        "--root",
+        str(photos),
+        "--size",
+        "32x48",
+        "--steps",
+        "40",
+        "--save-every",
+        "10",
+        "--json",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
     def command(out):
@@ -196,6 +212,8 @@ CAMVID = Path(__file__).resolve().parents[2] / "shared" / "data" / "camvid"
 @pytest.mark.skipif(not CAMVID.exists(), reason="the CamVid photos are not on this machine")
 def test_fcn_trains_on_real_photos_from_the_command_line(tmp_path, capsys):
     data = ["--data", "camvid", "--root", CAMVID, "--size", "90x120"]
-    code, printed = seglib("train", "fcn", *data, "--steps", 3, "--batch-size", 2, "--out", tmp_path / "r", "--json", capsys=capsys)
+    code, printed = seglib(
+        "train", "fcn", *data, "--steps", 3, "--batch-size", 2, "--out", tmp_path / "r", "--json", capsys=capsys
+    )
     assert code == 0, printed.err
     assert 0 <= json.loads(printed.out)["miou"] < 1

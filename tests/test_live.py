@@ -71,4 +71,4 @@ def test_wrong_use_is_explained(shown: list[dict[str, Any]]) -> None:
     with pytest.raises(ValueError, match="live\\(\\) needs at least one control"):
         book.live(bar)
     with pytest.raises(ValueError, match="draw must return a matplotlib figure, got NoneType"):
-        book.live(lambda height: None, height=(0.0, 1.0))
+        book.live(lambda height: None, height=(0.0, 1.0))  # type: ignore[arg-type,return-value]

@@ -128,6 +128,13 @@ def test_a_live_widget_is_stored_as_its_picture() -> None:
     assert set(only(cell).outputs[0].data) == {"image/png", "text/plain"}
 
 
+def test_a_folded_solution_is_called_one_on_the_page() -> None:
+    notebook = executed_sample()
+    shown = [cell.metadata["mystnb"]["code_prompt_show"] for cell in notebook.cells if "required=True)" in cell.source]
+    assert shown == ["Show a solution"] * 3
+    assert "mystnb" not in find(notebook, 'check("first", double)').metadata
+
+
 # The setup cell
 
 

@@ -51,7 +51,13 @@ class Net(nn.Module):
 
     def __init__(self, norm=True):
         super().__init__()
-        layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8, momentum=0.5), nn.ReLU(), nn.Dropout(0.2), nn.Conv2d(8, 2, 1)]
+        layers = [
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8, momentum=0.5),
+            nn.ReLU(),
+            nn.Dropout(0.2),
+            nn.Conv2d(8, 2, 1),
+        ]
         self.layers = nn.Sequential(*(m for m in layers if norm or not isinstance(m, nn.BatchNorm2d | nn.Dropout)))
 
     def forward(self, images, targets=None):
@@ -165,7 +171,9 @@ def test_an_empty_training_set_is_refused():
 
 def test_training_lowers_the_loss_and_scores_on_held_out_images(tmp_path):
     calls = []
-    history = fit(net(), Squares(), Squares(6), task=TASK, config=CONFIG, out=tmp_path, on_step=lambda *a: calls.append(a))
+    history = fit(
+        net(), Squares(), Squares(6), task=TASK, config=CONFIG, out=tmp_path, on_step=lambda *a: calls.append(a)
+    )
     losses = list(history.losses.values())
     assert len(losses) == 12
     assert sum(losses[-3:]) < 0.7 * sum(losses[:3])

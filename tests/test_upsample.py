@@ -135,9 +135,9 @@ def test_a_grid_tells_the_middle_of_what_a_cell_sees(layers, pick):
     chain = [nn.Conv2d(1, 1, k, s, min(p, k // 2), bias=False) for k, s, p in layers]
     for layer in chain:
         nn.init.ones_(layer.weight)
-    image = torch.ones(1, 1, 60, 1).expand(-1, -1, -1, 60).clone().requires_grad_()
+    image = torch.ones(1, 1, 160, 160, requires_grad=True)
     out = nn.Sequential(*chain)(image)
-    cell = out.shape[-1] // 2 - pick % 2  # away from the borders, where padding hides part of what a cell sees
+    cell = out.shape[-1] // 2 - pick % 2  # far from the borders, where padding would hide part of what it sees
     out[0, 0, cell, cell].backward()
     seen = image.grad[0, 0].any(0).nonzero().flatten()
     grid = Grid().through(chain)

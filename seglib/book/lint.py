@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from nbformat import NotebookNode
 
 from seglib.book.live import WIDGET_MIME
-from seglib.book.normalise import is_setup
+from seglib.book.normalise import FOLDS, is_setup
 
 STATIONS: tuple[tuple[str, str], ...] = (
     ("1. The problem, seen", r"\bproblem\b|\bseen\b"),
@@ -105,7 +105,7 @@ def _exercises(notebook: NotebookNode) -> Iterator[str]:
                 directives += match["name"] in ("exercise", "exercise-start")
                 in_solution = match["name"] == "solution-start" or (in_solution and match["name"] != "solution-end")
             continue
-        folded = in_solution or bool({"hide-input", "hide-cell"} & set(cell.metadata.get("tags", [])))
+        folded = in_solution or not FOLDS.isdisjoint(cell.metadata.get("tags", []))
         for name, rest in re.findall(r"\bcheck\(\s*[\"']([^\"']+)[\"'](.*)", cell.source):
             if "required=True" in rest:
                 solved_in_fold[name] = folded

@@ -14,6 +14,8 @@ from PIL import Image
 from seglib.book.live import WIDGET_MIME
 
 SETUP_TAG = "setup"
+FOLDS = frozenset({"hide-input", "hide-cell"})
+"""The tags under which a page folds a cell's code."""
 
 _CELL_METADATA = ("tags", "mystnb")
 
@@ -89,6 +91,9 @@ def normalise(notebook: NotebookNode, repository: str = "") -> str:
         cell.pop("attachments", None)
         if cell.cell_type == "code":
             count += 1
+            if is_solution(cell):
+                prompts = {"code_prompt_show": "Show a solution", "code_prompt_hide": "Hide the solution"}
+                cell.metadata["mystnb"] = {**cell.metadata.get("mystnb", {}), **prompts}
             if cell.execution_count is not None:
                 cell.execution_count = count
             cell.outputs = _outputs(cell.outputs, cell.execution_count)
@@ -99,6 +104,11 @@ def normalise(notebook: NotebookNode, repository: str = "") -> str:
 def is_setup(cell: NotebookNode) -> bool:
     """Whether ``cell`` is the setup cell."""
     return cell.cell_type == "code" and SETUP_TAG in cell.metadata.get("tags", [])
+
+
+def is_solution(cell: NotebookNode) -> bool:
+    """Whether ``cell`` is a folded solution of an exercise."""
+    return "required=True" in cell.source and not FOLDS.isdisjoint(cell.metadata.get("tags", []))
 
 
 def _stamp(notebook: NotebookNode, source: str) -> None:

@@ -84,7 +84,9 @@ def read_categories(path: Path) -> tuple[Category, ...]:
         ValueError: when the file is missing or isn't such a list.
     """
     if not path.exists():
-        raise ValueError(f'{path} is missing; write a list like [{{"name": "cell", "isthing": true, "color": [230, 159, 0]}}]')
+        raise ValueError(
+            f'{path} is missing; write a list like [{{"name": "cell", "isthing": true, "color": [230, 159, 0]}}]'
+        )
     try:
         rows = json.loads(path.read_text())
         table = [Category(i, r["name"], bool(r["isthing"]), tuple(r["color"])) for i, r in enumerate(rows)]

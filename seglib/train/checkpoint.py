@@ -37,11 +37,14 @@ def save_state(
         ema: the moving average of the weights, if the run keeps one.
         main: whether this process writes the file.
     """
-    weights, optim = get_state_dict(model, optimizer, options=_SAVE)
+    both: Any = get_state_dict(model, optimizer, options=_SAVE)
+    weights, optim = both
     tensors: dict[str, Tensor] = {f"model.{k}": v for k, v in weights.items()}
     if ema is not None:
         tensors |= {f"ema.{k}": v for k, v in ema.state_dict().items()}
-    kept: dict[str, dict[str, Any]] = optim.get("state", {})  # {parameter: {name: tensor}}; only the main process has it
+    kept: dict[str, dict[str, Any]] = optim.get(
+        "state", {}
+    )  # {parameter: {name: tensor}}; only the main process has it
     tensors |= {f"optim.{parameter}/{name}": v for parameter, s in kept.items() for name, v in s.items()}
     tensors["rng.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():

@@ -26,16 +26,16 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Subset
 
 from seglib.data.collate import collate
 from seglib.data.images import atomic_path
 from seglib.train.checkpoint import load_state, read_progress, save_state
 from seglib.train.log import RunLog
 from seglib.train.optim import OPTIMIZERS, SCHEDULES, build_optimizer, lr_factor
-from seglib.train.sampling import SeededDataset, StreamBatches
+from seglib.train.sampling import Samples, SeededDataset, StreamBatches
 from seglib.train.tasks import Task
-from seglib.types import Batch, Sample
+from seglib.types import Batch
 from seglib.weights import save_weights
 
 OnStep = Callable[[int, int, float, float, float], None]
@@ -122,8 +122,8 @@ class Interrupted(KeyboardInterrupt):
 
 def fit(
     model: nn.Module,
-    train: Dataset[Sample],
-    val: Dataset[Sample] | None = None,
+    train: Samples,
+    val: Samples | None = None,
     *,
     task: Task,
     config: TrainConfig,
@@ -198,9 +198,11 @@ def fit(
             facts |= {"losses": history.losses, "scores": history.scores}
             save_state(state, wrapped, optimizer.optimizer, facts, ema=ema, main=accelerator.is_main_process)
 
-    def score(step: int) -> None:
+    def score(step: int, held_out: Samples) -> None:
         scored = ema.module if ema is not None else model
-        scores = evaluate(scored, val, task, batch_size=config.batch_size, workers=config.workers, accelerator=accelerator)
+        scores = evaluate(
+            scored, held_out, task, batch_size=config.batch_size, workers=config.workers, accelerator=accelerator
+        )
         history.scores[step] = scores
         log.scores(step, scores)
         if history.best is None or scores[task.score] > history.best:
@@ -230,7 +232,8 @@ def fit(
                 with accelerator.accumulate(wrapped):
                     with accelerator.autocast():
                         output = forward(batch.images, batch.targets)
-                        loss = torch.stack(list(model.loss(output, batch.targets).values())).sum()
+                        losses = model.loss(output, batch.targets)  # type: ignore[operator]
+                        loss = torch.stack(list(losses.values())).sum()
                     accelerator.backward(loss)  # divides by `accumulate`
                     if accelerator.sync_gradients and config.clip:
                         accelerator.clip_grad_norm_(wrapped.parameters(), config.clip)
@@ -244,7 +247,7 @@ def fit(
             pending.append((step, config.lr * factor, ids, total))
             told = _all_told(stop, accelerator)
             saves = step % config.save_every == 0 or step == config.steps or told
-            scores = val is not None and (step == config.steps or (config.eval_every and step % config.eval_every == 0))
+            scores = step == config.steps or (config.eval_every and step % config.eval_every == 0)
             if len(pending) >= patience or saves or scores:
                 seen = len(pending) * config.batch_size * config.accumulate * accelerator.num_processes
                 means = accelerator.reduce(torch.stack([p[-1] for p in pending]), "mean").tolist()
@@ -258,14 +261,16 @@ def fit(
                 per_step = config.batch_size * config.accumulate * accelerator.num_processes
                 left = (config.steps - step) * per_step / rate if rate else 0.0
                 on_step(step, config.steps, next(reversed(history.losses.values())), rate, left)
-            if scores:
-                score(step)
+            if scores and val is not None:
+                score(step, val)
                 wrapped.train()
                 clock = time.perf_counter()
             if saves:
                 save(step)
             if told and step < config.steps:
-                raise Interrupted(f"stopped after step {step}; the state is in {state}" if state else f"stopped after {step}")
+                raise Interrupted(
+                    f"stopped after step {step}; the state is in {state}" if state else f"stopped after {step}"
+                )
         if val is None:
             keep(config.steps, {})
     model.eval()
@@ -276,7 +281,7 @@ def fit(
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
-    dataset: Dataset[Sample],
+    dataset: Samples,
     task: Task,
     *,
     batch_size: int = 16,
@@ -296,16 +301,17 @@ def evaluate(
     Raises:
         ValueError: when the dataset is empty.
     """
-    if len(dataset) == 0:  # type: ignore[arg-type]
+    if len(dataset) == 0:
         raise ValueError("the dataset to evaluate on is empty; check its folder, split or length")
     if accelerator is not None and accelerator.num_processes > 1:
-        share = range(accelerator.process_index, len(dataset), accelerator.num_processes)  # type: ignore[arg-type]
-        dataset = Subset(dataset, share)
+        share = range(accelerator.process_index, len(dataset), accelerator.num_processes)
+        dataset = Subset(dataset, share)  # type: ignore[arg-type]
     device = next(model.parameters()).device
     evaluator = task.evaluator()
-    for batch in DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate):
+    loader: DataLoader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate)  # type: ignore[arg-type]
+    for batch in loader:
         batch = batch.to(device)
-        evaluator.update(model.predict(batch.images), batch)
+        evaluator.update(model.predict(batch.images), batch)  # type: ignore[operator]
     evaluator.synchronize()
     return evaluator.compute()
 
@@ -316,17 +322,17 @@ def _precision(name: str) -> str:
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
 
 
-def _loader(train: Dataset[Sample], config: TrainConfig, processes: int, start: int, device: torch.device) -> DataLoader:
+def _loader(train: Samples, config: TrainConfig, processes: int, start: int, device: torch.device) -> DataLoader:
     per_step = config.accumulate * processes  # Accelerate deals every process its share of the batches
     order = StreamBatches(
-        len(train),  # type: ignore[arg-type]
+        len(train),
         config.batch_size,
         (config.steps - start) * per_step,
         start=start * per_step,
         seed=config.seed,
     )
     return DataLoader(
-        SeededDataset(train, config.seed),  # type: ignore[arg-type]
+        SeededDataset(train, config.seed),
         batch_sampler=order,
         num_workers=config.workers,
         collate_fn=collate,
@@ -350,7 +356,9 @@ def _same_config(old: dict[str, Any], config: TrainConfig, state: Path) -> None:
     new = asdict(config)
     other = [f"{k} {old.get(k)} → {v}" for k, v in new.items() if k not in free and old.get(k) != v]
     if other:
-        raise ValueError(f"{state} is of a run with other settings ({'; '.join(other)}); repeat them, or choose another --out")
+        raise ValueError(
+            f"{state} is of a run with other settings ({'; '.join(other)}); repeat them, or choose another --out"
+        )
 
 
 def _smooth(old: float, new: float) -> float:

@@ -1,13 +1,14 @@
 """The order of the training samples, as a pure function of the seed.
 
-A run sees one endless stream: epoch after epoch, each a new permutation. The stream's position follows from the step
-alone, and each sample draws its augmentation from a generator seeded by (seed, epoch, index). So a resumed run sees what
-the uninterrupted run would have seen, whatever the number of workers.
+A run sees one endless stream: epoch after epoch, each a new permutation. Its position follows from the step alone, and
+each sample draws its augmentation from a generator seeded by (seed, epoch, index). So a resumed run sees what the
+uninterrupted run would have seen, whatever the number of workers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch.utils.data import Dataset, Sampler
@@ -61,10 +62,20 @@ class StreamBatches(Sampler[list[tuple[int, int]]]):
             yield batch
 
 
-class SeededDataset(Dataset[Sample]):
-    """``dataset`` indexed by ``(epoch, index)``, with torch's random state a function of (seed, epoch, index) inside."""
+class Samples(Protocol):
+    """A map-style dataset of samples."""
 
-    def __init__(self, dataset: Dataset[Sample], seed: int) -> None:
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample at ``index``."""
+
+
+class SeededDataset(Dataset[Sample]):
+    """``dataset`` by ``(epoch, index)``, with torch's random state a function of (seed, epoch, index) inside."""
+
+    def __init__(self, dataset: Samples, seed: int) -> None:
         self.dataset, self.seed = dataset, seed
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:

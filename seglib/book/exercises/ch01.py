@@ -230,7 +230,10 @@ COUNT = Exercise(
             "Two shapes that touch only at a corner are one in yours; here neighbours share an edge.",
         ),
         "specks": (_counted(lambda sizes, _: sizes > 0), "You count every speck: `smallest` has no effect."),
-        "larger_than": (_counted(lambda sizes, s: sizes > s), "A shape of exactly `smallest` pixels counts too: use ≥."),
+        "larger_than": (
+            _counted(lambda sizes, s: sizes > s),
+            "A shape of exactly `smallest` pixels counts too: use ≥.",
+        ),
         "outside": (
             lambda mask, smallest: count_shapes(mask, smallest) + 1,
             "One too many: the outside (label 0) is no shape.",

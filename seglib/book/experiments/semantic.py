@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from seglib.data.collate import collate
 from seglib.data.scenes import CATEGORIES, Scenes
+from seglib.data.transforms import Keep
 from seglib.metrics.boundary import BoundaryIoU, boundary_f1
 from seglib.metrics.confusion import ConfusionMatrix
 from seglib.train.optim import build_optimizer, lr_factor
@@ -62,7 +63,8 @@ def scene_tensors(length: int, split: str, *, size: int = 128, device: torch.dev
     if length < 1:
         raise ValueError(f"length must be positive, got {length}; pass the number of scenes")
     workers = (os.cpu_count() or 1) if length >= 500 else 0
-    dataset = Scenes(length, split=split, size=size, cache=False)
+    # semantic labels alone: the other annotations would only be carried between processes
+    dataset = Scenes(length, split=split, size=size, transform=Keep("semantic"), cache=False)
     loader: DataLoader[Batch] = DataLoader(dataset, 25, num_workers=workers, collate_fn=collate)  # type: ignore[arg-type]
     images, labels = [], []
     for batch in loader:

@@ -1,0 +1,33 @@
+"""Stored weights of the tiny systems: trained once by a stated command, loaded where a chapter needs a good model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from seglib.book.results import stored_file
+from seglib.models.zoo import build
+from seglib.weights import load_weights, read_metadata
+
+
+def stored_model(name: str) -> nn.Module:
+    """A tiny system of the zoo with its stored weights, in evaluation mode on the CPU.
+
+    Args:
+        name: of the zoo, such as ``"fcn_tiny"``.
+
+    Raises:
+        ValueError: when no weights of that name are stored.
+    """
+    path, metadata = stored_weights(name)
+    model = build(metadata["model"], metadata["num_classes"])
+    load_weights(model, path)
+    return model.eval()
+
+
+def stored_weights(name: str) -> tuple[Path, dict[str, Any]]:
+    """The file of a tiny system's stored weights, and its metadata (how it was trained, and its score)."""
+    path = stored_file(f"weights/{name}.safetensors")
+    return path, read_metadata(path)

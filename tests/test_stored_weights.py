@@ -1,0 +1,42 @@
+"""The stored weights hold the score that is recorded with them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from seglib.book.pretrained import stored_model, stored_weights
+from seglib.book.results import PROVENANCE
+from seglib.data.catalog import build_dataset
+from seglib.train import SemanticTask, evaluate
+
+WEIGHTS = Path(__file__).resolve().parents[1] / "chapters" / "weights"
+NAMES = sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))
+
+
+def test_there_are_stored_weights():
+    assert "fcn_tiny" in NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stored_weights_are_small_and_say_how_they_were_made(name):
+    path, metadata = stored_weights(name)
+    assert path.stat().st_size <= 3 * 2**20
+    beside = json.loads(path.with_suffix(".json").read_text())
+    assert set(PROVENANCE) <= set(beside)
+    assert beside["val_miou"] == pytest.approx(metadata["scores"]["miou"], abs=1e-4)  # rounded to four digits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_stored_weights_hold_their_score_on_scenes_that_chose_nothing(name):
+    path, metadata = stored_weights(name)
+    beside = json.loads(path.with_suffix(".json").read_text())
+    test = build_dataset(metadata["data"], None, "test", size=tuple(metadata["size"]))
+    scores = evaluate(stored_model(name), test, SemanticTask(test.categories))
+    assert scores["miou"] == pytest.approx(beside["scores"]["miou"], abs=0.01)
+
+
+def test_weights_that_are_not_stored_are_named():
+    with pytest.raises(ValueError, match="weights/nothing.safetensors is in none of"):
+        stored_model("nothing")

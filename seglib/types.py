@@ -13,7 +13,7 @@ Empty is normal: zero instances and an all-void map are valid everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -57,20 +57,28 @@ def check_categories(categories: Sequence[Category]) -> tuple[Category, ...]:
 
 
 class _Moves:
-    """``to`` for dataclasses that hold tensors, lists of tensors or further such dataclasses."""
+    """``to`` and ``pin_memory`` for dataclasses that hold tensors, lists of tensors or further such dataclasses."""
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """A copy with every tensor on ``device``."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-        def move(value: Any) -> Any:
-            if isinstance(value, Tensor | _Moves):
-                return value.to(device, non_blocking=non_blocking)
+    def pin_memory(self) -> Self:
+        """A copy with every tensor in page-locked memory, from which a GPU copies while the program goes on."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        def walk(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return change(value)
+            if isinstance(value, _Moves):
+                return value._map(change)
             if isinstance(value, list | tuple) and value and isinstance(value[0], _Moves):
-                return [move(v) for v in value]
+                return [walk(v) for v in value]
             return value
 
         parts = fields(self)  # type: ignore[arg-type]  # every subclass is a dataclass
-        return replace(self, **{f.name: move(getattr(self, f.name)) for f in parts})  # type: ignore[type-var]
+        return replace(self, **{f.name: walk(getattr(self, f.name)) for f in parts})  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)

@@ -338,3 +338,10 @@ def test_atomic_path_shows_the_file_only_when_it_is_whole(tmp_path):
         assert not final.exists()
     assert final.read_text() == "done"
     assert list(final.parent.iterdir()) == [final]
+
+
+def test_a_finished_file_has_the_usual_permissions(tmp_path):
+    (tmp_path / "usual").write_text("")
+    with atomic_path(tmp_path / "private") as beside:
+        beside.touch(mode=0o600)
+    assert (tmp_path / "private").stat().st_mode == (tmp_path / "usual").stat().st_mode

@@ -148,6 +148,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = final.with_name(f".{final.stem}.{uuid.uuid4().hex[:12]}{final.suffix}")
     try:
         yield temporary
+        mask = os.umask(0)  # can only be read by setting it
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # safetensors makes files that nobody but their owner may read
         os.replace(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)

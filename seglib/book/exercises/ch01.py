@@ -116,7 +116,8 @@ RGB_TO_IDS = Exercise(
     wrong={
         "overflow": (
             _overflowing,
-            "You calculate in uint8, where 256 · G is 0: only ids below 256 come out right. Convert to int first.",
+            "Only R reaches your ids, so none is above 255. Either G and B are missing, or you calculate in uint8, "
+            "where 256 · G is 0: convert to int first.",
         ),
         "bgr": (
             lambda rgb: rgb_to_ids(rgb.flip(-1)),

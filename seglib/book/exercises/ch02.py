@@ -37,7 +37,8 @@ EVERYWHERE = Exercise(
             "The mIoU is right. Accuracy counts pixels, not classes: which share of the pixels is labelled right?",
         ),
     },
-    hint="Accuracy is the share of class 0. For the mIoU write down intersection and union of each class first.",
+    hint="Two numbers, accuracy first. Accuracy is the share of class 0. For the mIoU write down intersection and "
+    "union of each class.",
     tolerance=5e-4,
 )
 
@@ -78,8 +79,19 @@ MEAN_IOU_FROM_DICE = Exercise(
             "Check the sign in the denominator: at D = 1 the IoU must be 1.",
         ),
         "per_score": (lambda d: d / (2 - d), "The conversion is right; the mean over the scores is missing."),
+        "sum": (lambda d: (d / (2 - d)).sum(), "The conversion is right, but you return the sum, not the mean."),
+        "not_converted": (lambda d: d.mean(), "That is the mean Dice. Convert each score to IoU first."),
+        "wrong_denominator": (
+            lambda d: (d / (1 + d)).mean(),
+            "Check your formula at D = 1: the IoU must be 1 there. Solve D = 2J/(1 + J) for J.",
+        ),
+        "numerator": (
+            lambda d: (2 * d / (2 - d)).mean(),
+            "One factor 2 too many: check your formula at D = 1, where the IoU must be 1.",
+        ),
     },
     probes=_dice_lists,
+    hint="Solve D = 2J/(1 + J) for J, convert each score, then take the mean.",
 )
 
 
@@ -134,6 +146,20 @@ def _iou_precision(pred: Tensor, target: Tensor, k: int) -> Tensor:
     return inter / p
 
 
+def _iou_void_is_class_0(pred: Tensor, target: Tensor, k: int) -> Tensor:
+    void = target == VOID
+    return iou_per_class(pred.masked_fill(void, 0), target.masked_fill(void, 0), k)
+
+
+def _iou_errors_for_union(pred: Tensor, target: Tensor, k: int) -> Tensor:
+    inter, p, t = _sets(pred, target, k)
+    return inter / (p + t - 2 * inter)
+
+
+def _iou_mean_with_zeros(pred: Tensor, target: Tensor, k: int) -> Tensor:
+    return _iou_absent_zero(pred, target, k).mean()
+
+
 def _iou_mean(pred: Tensor, target: Tensor, k: int) -> Tensor:
     return iou_per_class(pred, target, k).nanmean()
 
@@ -178,8 +204,22 @@ IOU_PER_CLASS = Exercise(
             "You divide by the predicted area alone: that is precision, blind to what was missed.",
         ),
         "mean": (_iou_mean, "You return the mean; one value for every class, shape (K,), is wanted."),
+        "mean_with_zeros": (
+            _iou_mean_with_zeros,
+            "You return the mean, with 0 for absent classes. One value for every class, shape (K,), is wanted, and "
+            "NaN where the class is in neither map.",
+        ),
+        "void_is_class_0": (
+            _iou_void_is_class_0,
+            "You set void pixels to 0, but 0 is a class: they become hits of class 0. Leave them out of both masks.",
+        ),
+        "errors_for_union": (
+            _iou_errors_for_union,
+            "You divide by the pixels that are in one mask only. The union also holds those that are in both.",
+        ),
     },
     probes=_label_maps,
+    hint="For each class divide the pixels in both masks by the pixels in at least one, void pixels left out.",
 )
 
 
@@ -242,7 +282,8 @@ RESIZE_LABELS = Exercise(
         ),
     },
     probes=_ramps,
-    hint="Each new pixel takes the label that lies at its centre.",
+    hint="Each new pixel takes the label that lies at its centre; between two pixels, that of the right or lower one. "
+    "The answer has two axes, (height, width).",
 )
 
 
@@ -304,6 +345,14 @@ BOUNDARY_REGION = Exercise(
             _region_cross,
             "You step up, down, left and right only. A diagonal step counts as one too: the window is a square.",
         ),
+        "one_step": (
+            lambda m, _: boundary_region(m, 1),
+            "You erode once. Erode `width` times, each time what the step before has left.",
+        ),
+        "last_step": (
+            lambda m, w: boundary_region(m, w) & ~boundary_region(m, w - 1) if w > 1 else boundary_region(m, w),
+            "You return what the last step removed. All steps together make the region: compare with the first mask.",
+        ),
         "interior": (
             lambda m, w: m & ~boundary_region(m, w),
             "That is the eroded mask, the part that the region leaves out. Return what erosion removes.",
@@ -349,6 +398,21 @@ def _ceiling_accuracy(mask: Tensor, stride: int) -> Tensor:
     return (_spread(vote, stride) == mask).double().mean()
 
 
+def _ceiling_strict(mask: Tensor, stride: int) -> Tensor:
+    vote = F.avg_pool2d(mask[None, None].double(), stride)[0, 0] > 0.5
+    return _iou(_spread(vote, stride), mask)
+
+
+def _ceiling_dice(mask: Tensor, stride: int) -> Tensor:
+    iou = stride_ceiling(mask, stride)
+    return 2 * iou / (1 + iou)
+
+
+def _ceiling_smooth(mask: Tensor, stride: int) -> Tensor:
+    shares = F.avg_pool2d(mask[None, None].double(), stride)
+    return _iou(F.interpolate(shares, scale_factor=stride, mode="bilinear")[0, 0] >= 0.5, mask)
+
+
 def _discs() -> Mapping[str, tuple[Tensor, int]]:
     y, x = torch.arange(32.0)[:, None], torch.arange(48.0)[None]
     disc = (y - 15.3) ** 2 + (x - 22.1) ** 2 < 11.0**2  # (H, W)
@@ -377,8 +441,16 @@ STRIDE_CEILING = Exercise(
             _ceiling_accuracy,
             "That is pixel accuracy, which the empty part of the picture flatters. Return the IoU.",
         ),
+        "strict": (_ceiling_strict, "A block in which exactly half of the pixels are on counts as on: use ≥."),
+        "dice": (_ceiling_dice, "That is Dice. Return the IoU: divide the intersection by the union."),
+        "smooth": (
+            _ceiling_smooth,
+            "You enlarge the shares smoothly, so a block is no longer one decision. Decide first, then repeat each "
+            "decision stride × stride times.",
+        ),
     },
     probes=_discs,
+    hint="One vote for each block, each vote repeated over its block, then the IoU with the full mask.",
 )
 
 

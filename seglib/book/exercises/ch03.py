@@ -108,6 +108,15 @@ GATHER = Exercise(
             lambda x, w, s, p: _place(x, w, s, p, lambda o, i: _at(w, o + p - i)),
             "Your stamps lie 1 apart. The stamp of cell i starts at s·i.",
         ),
+        "not_cut": (
+            lambda x, w, s, _: gather(x, w, s, 0),
+            "The padding is missing: it cuts p cells off at both ends, so s(n − 1) + k − 2p are left.",
+        ),
+        "backwards": (
+            lambda x, w, s, p: _place(x, w, s, p, lambda o, i: _at(w, s * i - o - p)),
+            "The sign of your t is wrong: t counts from the start of the stamp, s·i, to the output cell, so it grows "
+            "with o.",
+        ),
         "last_wins": (
             _last_wins,
             "Where stamps overlap you keep the last one. They add up.",
@@ -159,6 +168,17 @@ BILINEAR = Exercise(
             lambda f: _square(_tent(2 * f - f % 2, (2 * f - f % 2 - 1) / 2, (2 * f - f % 2) / 2 + 0.5)),
             "The sides of your tent have the wrong slope: the weights that meet in a pixel must sum to 1. They fall "
             "by 1/f a pixel.",
+        ),
+        "ends_at_zero": (
+            lambda f: _square(_tent(2 * f + f % 2, (2 * f + f % 2 - 1) / 2, f)),
+            "For odd factors the ends of your kernel are 0: they lie on the neighbours' centres. Leave them out; "
+            "2f − 1 weights remain.",
+        ),
+        "pyramid": (
+            lambda f: torch.minimum(
+                *torch.meshgrid(*[_tent(2 * f - f % 2, (2 * f - f % 2 - 1) / 2, f)] * 2, indexing="ij")
+            ),
+            "You take the smaller of the two weights. Bilinear weights multiply: rows times columns.",
         ),
         "one_axis": (
             lambda f: _tent(2 * f - f % 2, (2 * f - f % 2 - 1) / 2, f),
@@ -217,6 +237,10 @@ RECEPTIVE_FIELD = Exercise(
             lambda layers: _walk(layers, lambda k, s, d, j: d * k * j, lambda j, s, d: j * s),
             "Each layer adds a little too much: k taps have k − 1 gaps between them.",
         ),
+        "dilated_size": (
+            lambda layers: _walk(layers, lambda k, s, d, j: (d * k - 1) * j, lambda j, s, d: j * s),
+            "k taps that lie d apart span d(k − 1) + 1 cells, not d·k: there are k − 1 gaps.",
+        ),
         "own_stride_first": (
             lambda layers: _walk(layers, lambda k, s, d, j: d * (k - 1) * j * s, lambda j, s, d: j * s),
             "You widen the jump before you grow the field. A layer's kernel steps over its *input*, whose jump does "
@@ -241,6 +265,7 @@ RECEPTIVE_FIELD = Exercise(
         ),
     },
     probes=_stacks,
+    hint="A kernel of k taps, d apart, spans d(k − 1) + 1 cells of its input; cells lie one jump apart.",
 )
 
 
@@ -271,6 +296,21 @@ def _shift_rows(predict: Predict, image: Tensor, shift: int) -> Tensor:
 
 def _shift_rolled(predict: Predict, image: Tensor, shift: int) -> Tensor:
     return (predict(image).roll(-shift, 1) == predict(image.roll(-shift, 2))).double().mean()
+
+
+def _shift_whole(predict: Predict, image: Tensor, shift: int) -> Tensor:
+    return (predict(image)[:, shift:] == predict(image[..., shift:])).double().mean()
+
+
+def _shift_half(predict: Predict, image: Tensor, shift: int) -> Tensor:
+    width = image.shape[-1] // 2
+    one, two = predict(image[..., :width]), predict(image[..., shift : shift + width])
+    return (one[:, shift:] == two[:, : width - shift]).double().mean()
+
+
+def _shift_all_pixels(predict: Predict, image: Tensor, shift: int) -> Tensor:
+    width = image.shape[-1] - shift
+    return shift_agreement(predict, image, shift) * (width - shift) / width
 
 
 def _blocks(image: Tensor) -> Tensor:
@@ -322,8 +362,22 @@ SHIFT = Exercise(
             lambda predict, image, shift: 1 - shift_agreement(predict, image, shift),
             "That is the share of pixels that change. Return the share that stays.",
         ),
+        "whole": (
+            _shift_whole,
+            "Your first window is the whole picture. Cut both: the picture without its last `shift` columns, and "
+            "without its first.",
+        ),
+        "half": (
+            _shift_half,
+            "Your windows are narrower than they can be: each is the width of the picture less `shift`.",
+        ),
+        "all_pixels": (
+            _shift_all_pixels,
+            "You divide by all pixels of a window. Divide by those that lie in both windows.",
+        ),
     },
     probes=_pictures,
+    hint="The two windows share all columns but the first `shift` of one and the last `shift` of the other.",
 )
 
 

@@ -6,6 +6,7 @@ Only Typer and Rich are imported at the top: torch is loaded when a command runs
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -13,7 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from seglib.models.zoo import MODELS
 
 if TYPE_CHECKING:
     import torch
@@ -31,13 +35,17 @@ IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 Data = Annotated[str, typer.Option(help="scenes (made, no download), camvid, or folder (your own).")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the dataset; scenes needs none.")]
 SizeText = Annotated[str | None, typer.Option("--size", metavar="HxW", help="Resize images to this, e.g. 180x240.")]
+SizeOfEval = Annotated[
+    str | None,
+    typer.Option("--size", metavar="HxW", help="Resize images to this; the size of training when not given."),
+]
 Weights = Annotated[Path, typer.Option(help="A .safetensors file that seglib wrote.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
 
 
 @app.command()
 def train(
-    model: Annotated[str, typer.Argument(help="A model of the zoo, e.g. fcn_tiny.")],
+    model: Annotated[str, typer.Argument(help=f"One of {', '.join(MODELS)}.")],
     data: Data = "scenes",
     root: Root = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/MODEL-DATA when not given.")] = None,
@@ -62,7 +70,10 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train a model; the run's folder gets its weights, its state and its curves."""
+    """Train a model; the run's folder gets its weights, its state and its curves.
+
+    Settings that are not given come from the model's recipe (seglib/train/recipes.py); config.json shows them all.
+    """
     given = {k: v for k, v in locals().items() if v is not None}  # first, before other names come up
     from dataclasses import fields, replace
 
@@ -71,7 +82,7 @@ def train(
     from seglib.data.catalog import build_dataset
     from seglib.data.images import atomic_path
     from seglib.models.zoo import build
-    from seglib.train import SemanticTask, TrainConfig, fit
+    from seglib.train import Interrupted, SemanticTask, TrainConfig, fit
     from seglib.train.recipes import recipe
     from seglib.weights import load_weights
 
@@ -89,18 +100,24 @@ def train(
         load_weights(net, weights)
     height, width = held[0].image.shape[-2:]
     metadata = {"model": model, "num_classes": len(learn.categories), "data": data, "size": [height, width]}
-    with _bar(quiet=as_json) as on_step:
-        history = fit(
-            net,
-            learn,
-            held,
-            task=SemanticTask(learn.categories),
-            config=config,
-            out=out,
-            resume=resume,
-            metadata=metadata,
-            on_step=on_step,
-        )
+    try:
+        with _bar(quiet=as_json or not _first_process()) as on_step:
+            history = fit(
+                net,
+                learn,
+                held,
+                task=SemanticTask(learn.categories),
+                config=config,
+                out=out,
+                resume=resume,
+                metadata=metadata,
+                on_step=on_step,
+            )
+    except Interrupted as stopped:  # Typer would swallow the message
+        Console(stderr=True).print(f"{stopped}; go on with --resume", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(130) from stopped
+    if not _first_process():
+        return
     scores = history.scores[config.steps]
     facts = {"final_loss": history.losses[config.steps], "seconds": round(history.seconds, 1), "out": str(out)}
     with atomic_path(out / "result.json") as beside:
@@ -116,9 +133,9 @@ def evaluate_command(
     data: Data = "scenes",
     root: Root = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    size: SizeText = None,
-    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 8,
-    workers: Annotated[int, typer.Option(help="Processes that load data.")] = 0,
+    size: SizeOfEval = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 8,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that load data.")] = 0,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
@@ -129,11 +146,17 @@ def evaluate_command(
     net, metadata = _load(weights, device)
     shape = _size(size) or (tuple(metadata["size"]) if "size" in metadata else None)
     dataset = build_dataset(data, root, split, size=shape)
-    if len(dataset.categories) != metadata["num_classes"]:
-        known, seen = metadata["num_classes"], len(dataset.categories)
+    known, seen = metadata["num_classes"], len(dataset.categories)
+    if known != seen:
         raise ValueError(
             f"{weights} knows {known} classes, {data} has {seen}; evaluate on the dataset it was trained for"
         )
+    for ours, theirs in zip(metadata.get("categories", []), dataset.categories, strict=False):
+        if ours["name"] != theirs.name:
+            raise ValueError(
+                f"{weights} knows class {theirs.id} as {ours['name']!r}, {data} as {theirs.name!r}; "
+                "evaluate on the dataset it was trained for"
+            )
     scores = evaluate(net, dataset, SemanticTask(dataset.categories), batch_size=batch_size, workers=workers)
     _report(scores, as_json, {"images": len(dataset), "split": split})
 
@@ -161,30 +184,33 @@ def predict(
     photos = _photos(photo)
     if out is None and labels is None and not as_json:
         raise ValueError("say what you want: --out overlay.png, --labels classes.png, or --json")
+    overlays, maps = _targets(out, photos, photo), _targets(labels, photos, photo)
+    if clash := set(overlays) & set(maps):
+        raise ValueError(f"--out and --labels would both write {min(clash)}; name two different places")
     net, metadata = _load(weights, device)
+    if "categories" not in metadata:
+        raise ValueError(f"{weights} has no class table; write it with `seglib train` or `seglib convert`")
     categories = [Category(**{**c, "color": tuple(c["color"])}) for c in metadata["categories"]]
     if short_side is None and "size" in metadata:
         short_side = min(metadata["size"])
     where = next(net.parameters()).device
     found = []
-    for path in photos:
+    for i, path in enumerate(photos):
         image = read_image(path)  # (3, H, W)
         result = predict_semantic(net, image.to(where), short_side=short_side or None)
         classes = result.labels.cpu()
-        if out is not None:
+        if overlays:
             from seglib.viz import overlay
 
-            write_png(_target(out, path, photo), overlay(image, classes, categories))
-        if labels is not None:
-            write_png(_target(labels, path, photo), classes.numpy().astype("uint8"))
+            write_png(overlays[i], overlay(image, classes, categories))
+        if maps:
+            write_png(maps[i], classes.numpy().astype("uint8"))
         share = {c.name: round(float((classes == c.id).float().mean()), 4) for c in categories}
         found.append({"photo": str(path), "height": image.shape[1], "width": image.shape[2], "share": share})
     if as_json:
         print(json.dumps(found, indent=1))
     else:
-        console.print(
-            f"{len(photos)} photo{'s' * (len(photos) > 1)} → {' and '.join(str(p) for p in (out, labels) if p)}"
-        )
+        _say(f"{len(photos)} photo{'s' * (len(photos) > 1)} → {' and '.join(str(p) for p in (out, labels) if p)}")
 
 
 @app.command()
@@ -202,19 +228,35 @@ def convert(
     net = build(name, metadata["num_classes"], **metadata["arguments"])
     net.load_state_dict(state)
     save_weights(net, out, metadata)
-    console.print(f"{origin} → {out} ({sum(v.numel() for v in state.values()):,} numbers)")
+    _say(f"{origin} → {out} ({sum(v.numel() for v in state.values()):,} numbers)")
 
 
 def main() -> None:
     """Run the command line; expected errors become one line and an exit code of 2."""
     try:
         app()
-    except (ValueError, FileNotFoundError, FloatingPointError, NotADirectoryError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True, markup=True)
+    except (ValueError, OSError, FloatingPointError) as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(_one_line(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt as stopped:
         Console(stderr=True).print(str(stopped) or "stopped", highlight=False, soft_wrap=True)
         sys.exit(130)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:  # of the system, not one of seglib's own
+        return f"{error.filename}: {error.strerror}; check the path, and whether you may read or write there"
+    # a process that loads data hands its error on with its traceback as text; the last line is the error itself
+    return str(error).strip().rsplit(f"\n{type(error).__name__}: ", 1)[-1]
+
+
+def _say(text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _first_process() -> bool:
+    """Whether this is the process that reports, when ``accelerate launch`` started several."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -223,7 +265,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
     parts = text.lower().split("x")
     if len(parts) == 1:
         parts *= 2
-    if len(parts) != 2 or not all(p.isdigit() and int(p) > 0 for p in parts):
+    if len(parts) != 2 or not all(p.isdecimal() and int(p) > 0 for p in parts):
         raise ValueError(f"--size {text!r} is no HEIGHTxWIDTH, e.g. 180x240")
     return int(parts[0]), int(parts[1])
 
@@ -237,24 +279,33 @@ def _load(weights: Path, device: str) -> tuple[Any, dict[str, Any]]:
         raise ValueError(
             f"{weights} doesn't say which model it is for; write it with `seglib train` or `seglib convert`"
         )
-    net = build(metadata["model"], metadata["num_classes"], **metadata.get("arguments", {}))
+    where = _device(device)
+    try:
+        net = build(metadata["model"], metadata["num_classes"], **metadata.get("arguments", {}))
+    except TypeError as error:
+        raise ValueError(f"{weights} was written for another version of {metadata['model']} ({error})") from error
     load_weights(net, weights)
-    return net.to(_device(device)).eval(), metadata
+    return net.to(where).eval(), metadata
 
 
 def _device(name: str) -> torch.device:
     import torch
 
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    usable = [kind for kind, is_there in there.items() if is_there]
+    if name == "auto":
+        return torch.device(usable[0])
+    kind, _, number = name.partition(":")
+    if kind not in usable or (number and not (number.isdecimal() and int(number) < max(1, torch.cuda.device_count()))):
+        raise ValueError(f"device {name!r} is not on this machine; choose one of auto, {', '.join(usable)}")
+    return torch.device(name)
 
 
 def _photos(path: Path) -> list[Path]:
     if path.is_dir():
-        photos = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES)
+        photos = sorted(
+            p for p in path.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith(".") and p.is_file()
+        )
         if not photos:
             raise ValueError(f"{path} holds no photo; expected files ending in {', '.join(IMAGES)}")
         return photos
@@ -263,11 +314,28 @@ def _photos(path: Path) -> list[Path]:
     return [path]
 
 
-def _target(out: Path, photo: Path, asked: Path) -> Path:
+def _targets(out: Path | None, photos: list[Path], asked: Path) -> list[Path]:
+    """Where the PNG of each photo goes; refuses beforehand what would only fail, or overwrite, half-way."""
+    if out is None:
+        return []
     if not asked.is_dir():
-        return out
-    out.mkdir(parents=True, exist_ok=True)
-    return out / f"{photo.stem}.png"
+        if out.suffix.lower() != ".png":
+            raise ValueError(f"{out} is no name of a PNG file; for one photo name a file that ends in .png")
+        targets = [out]
+    else:
+        if out.suffix.lower() == ".png" or out.is_file():
+            raise ValueError(f"{asked} is a folder of photos, {out} a file; name a folder for the results")
+        targets = [out / f"{p.stem}.png" for p in photos]
+        taken: dict[Path, Path] = {}
+        for photo, target in zip(photos, targets, strict=True):
+            if target in taken:
+                raise ValueError(f"{taken[target]} and {photo} would both become {target}; rename one of them")
+            taken[target] = photo
+    originals = {p.resolve() for p in photos}
+    for target in targets:
+        if target.resolve() in originals:
+            raise ValueError(f"{target} is one of the photos and would be overwritten; choose another place")
+    return targets
 
 
 def _report(scores: dict[str, Any], as_json: bool, facts: dict[str, Any]) -> None:

@@ -73,7 +73,7 @@ class _Moves:
                 return change(value)
             if isinstance(value, _Moves):
                 return value._map(change)
-            if isinstance(value, list | tuple) and value and isinstance(value[0], _Moves):
+            if isinstance(value, list | tuple) and value and isinstance(value[0], Tensor | _Moves):
                 return [walk(v) for v in value]
             return value
 

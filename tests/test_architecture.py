@@ -69,7 +69,8 @@ def test_models_do_not_import_each_other():
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_a_file_is_one_idea(path):
     lines = len(path.read_text().splitlines())
-    assert lines <= 400, f"{path.name} has {lines} lines; split it by idea"
+    limit = 500 if path.parent.name == "exercises" else 400  # a chapter's exercises are a table of mistakes and hints
+    assert lines <= limit, f"{path.name} has {lines} lines; split it by idea"
 
 
 def loaded_after(statement: str) -> set[str]:

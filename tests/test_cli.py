@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import torch
 from PIL import Image
 
 from seglib import cli
-from seglib.weights import read_metadata
+from seglib.models.zoo import build
+from seglib.train import Interrupted
+from seglib.weights import read_metadata, save_weights
 
 
 def seglib(*arguments, capsys=None):
@@ -136,6 +139,19 @@ def test_prediction_needs_to_be_told_what_is_wanted(photos, run, capsys):
         (["eval", "--weights", "{tmp}/model.pth"], "model.pth"),
         (["predict", "{tmp}/none.jpg", "--weights", "w", "--json"], "none.jpg does not exist"),
         (["predict", "{tmp}/empty", "--weights", "w", "--json"], "holds no photo"),
+        (["predict", "{tmp}/photos", "--weights", "w", "--out", "file.png"], "name a folder"),
+        (["predict", "{tmp}/photos", "--weights", "w", "--out", "{tmp}/photos"], "would be overwritten"),
+        (["predict", "{tmp}/twins", "--weights", "w", "--out", "o"], "a.jpg and"),
+        (["predict", "{tmp}/photos/a.png", "--weights", "w", "--out", "o.jpg"], "ends in .png"),
+        (["predict", "{tmp}/photos/a.png", "--weights", "w", "--out", "{tmp}/photos/a.png"], "would be overwritten"),
+        (["predict", "{tmp}/photos/a.png", "--weights", "w", "--out", "o.png", "--labels", "o.png"], "would both"),
+        (["predict", "[/old]", "--weights", "w", "--json"], "[/old] does not exist"),
+        (["eval", "--weights", "{tmp}/photos"], "photos: Is a directory"),
+        (["eval", "--weights", "{tmp}/bare.safetensors", "--device", "tpu"], "device 'tpu' is not on this machine"),
+        (["eval", "--weights", "{tmp}/bare.safetensors", "--split", "nonsense"], "split 'nonsense' is unknown"),
+        (["predict", "{tmp}/photos/a.png", "--weights", "{tmp}/bare.safetensors", "--json"], "no class table"),
+        (["predict", "{tmp}/photos/a.png", "--weights", "{tmp}/odd.safetensors", "--json"], "another version of fcn_"),
+        (["train", "fcn_tiny", "--data", "folder", "--root", "{tmp}/nowhere"], "nowhere is no folder"),
         (["convert", "torchvision:fcn_resnet5", "{tmp}/o.safetensors"], "torchvision:fcn_resnet50"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else None,
@@ -144,6 +160,12 @@ def test_bad_input_gets_one_line_and_leaves_nothing_behind(arguments, message, t
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     torch.save({"weight": torch.zeros(2)}, tmp_path / "model.pth")
+    for name in ("photos/a.png", "twins/a.png", "twins/a.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    facts = {"model": "fcn_tiny", "num_classes": 2}
+    save_weights(build("fcn_tiny", 2), tmp_path / "bare.safetensors", facts)
+    save_weights(torch.nn.Identity(), tmp_path / "odd.safetensors", facts | {"arguments": {"depth": 3}})
     before = sorted(tmp_path.rglob("*"))
     code, printed = seglib(*(a.format(tmp=tmp_path) for a in arguments), capsys=capsys)
     assert code == 2
@@ -160,6 +182,55 @@ def test_a_truncated_photo_is_named_and_no_overlay_is_left(photos, run, tmp_path
     assert code == 2
     assert "cut.png" in printed.err
     assert not (tmp_path / "o.png").exists()
+
+
+def test_cuda_is_refused_where_there_is_none(photos, run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    photo, wanted = photos / "test" / "images" / "0.png", ["--out", tmp_path / "o.png", "--device", "cuda"]
+    code, printed = seglib("predict", photo, "--weights", run / "weights.safetensors", *wanted, capsys=capsys)
+    assert code == 2
+    assert "device 'cuda' is not on this machine" in printed.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_in_a_loading_process_is_one_line_too(photos, tmp_path, capsys):
+    root = shutil.copytree(photos, tmp_path / "data")
+    for labels in (root / "train" / "labels").iterdir():
+        Image.fromarray(np.full((32, 48), 7, np.uint8)).save(labels)
+    data = ["--data", "folder", "--root", root, "--size", "32x48", "--out", tmp_path / "r", "--json"]
+    code, printed = seglib("train", "fcn_tiny", *data, "--steps", 1, "--workers", 1, capsys=capsys)
+    assert code == 2
+    assert len(printed.err.splitlines()) == 1
+    assert "label 7 at (row 0, column 0) is not in 0..1 or 255" in printed.err
+
+
+def test_a_stopped_run_says_where_its_state_is(photos, tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise Interrupted("stopped after step 3; the state is in r/state.safetensors")
+
+    monkeypatch.setattr("seglib.train.fit", interrupted)
+    data = ["--data", "folder", "--root", photos, "--size", "32x48", "--out", tmp_path / "r", "--json"]
+    code, printed = seglib("train", "fcn_tiny", *data, capsys=capsys)
+    assert code == 130
+    assert "the state is in r/state.safetensors; go on with --resume" in printed.err
+
+
+def test_only_the_first_of_several_processes_reports(photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("seglib.train.fit", lambda *_, **__: None)
+    data = ["--data", "folder", "--root", photos, "--size", "32x48", "--out", tmp_path / "r"]
+    code, printed = seglib("train", "fcn_tiny", *data, capsys=capsys)
+    assert (code, printed.out, printed.err) == (0, "", "")
+
+
+def test_weights_of_classes_with_other_names_are_refused(photos, run, tmp_path, capsys):
+    root = shutil.copytree(photos, tmp_path / "data")
+    table = (root / "categories.json").read_text()
+    (root / "categories.json").write_text(table.replace("square", "circle"))
+    arguments = ["--weights", run / "weights.safetensors", "--data", "folder", "--root", root]
+    code, printed = seglib("eval", *arguments, capsys=capsys)
+    assert code == 2
+    assert "knows class 0 as 'square', folder as 'circle'" in printed.err
 
 
 def test_weights_of_other_classes_are_refused(run, capsys):

@@ -1,6 +1,7 @@
 """The training loop: schedules, sample order, exact resume, interruption, bad losses, several processes."""
 
 import dataclasses
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -117,7 +118,8 @@ def test_a_frozen_model_is_refused():
     ("keywords", "message"),
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"lr": 0.0}, "lr must be positive, got 0.0"),
+        ({"lr": 0.0}, "lr must be positive and finite, got 0.0"),
+        ({"lr": float("inf")}, "lr must be positive and finite, got inf"),
         ({"ema": 1.0}, r"ema is a decay in \[0, 1\), got 1.0"),
         ({"schedule": "step"}, "schedule 'step' is unknown; choose one of poly"),
         ({"workers": -1}, "workers must not be negative"),
@@ -255,6 +257,97 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
     fit(net(), Squares(), task=TASK, config=CONFIG, out=tmp_path)
     with pytest.raises(ValueError, match="other settings .lr 0.02 → 0.1."):
         fit(net(), Squares(), task=TASK, config=dataclasses.replace(CONFIG, lr=0.1), out=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "samples", "metadata", "message"),
+    [
+        (net, 11, None, "samples 12 → 11"),
+        (net, 12, {"size": [16, 16]}, r"size \[8, 8\] → \[16, 16\]"),
+        (lambda: net(norm=False), 12, None, "is the state of another model"),
+    ],
+)
+def test_resuming_another_run_is_refused(tmp_path, model, samples, metadata, message):
+    config = dataclasses.replace(CONFIG, steps=2)
+    fit(net(), Squares(), task=TASK, config=config, out=tmp_path, metadata={"size": [8, 8]})
+    written = {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=message):
+        fit(model(), Squares(samples), task=TASK, config=config, out=tmp_path, metadata=metadata, resume=True)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == written
+
+
+def test_the_seconds_of_a_resumed_run_add_up(tmp_path):
+    first = fit(net(), Squares(), task=TASK, config=CONFIG, out=tmp_path)
+    again = fit(net(), Squares(), task=TASK, config=CONFIG, out=tmp_path, resume=True)
+    assert again.seconds > 0.5 * first.seconds  # the second call itself does next to nothing
+
+
+def test_tensorboard_shows_every_step_once_after_a_run_began_anew_and_one_was_resumed(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    class Killed(Exception):
+        """Stands for SIGKILL: nothing is saved."""
+
+    def kill_at(last):
+        def on_step(step, *_):
+            if step == last:
+                raise Killed
+
+        return on_step
+
+    for last in (3, 8):  # before the first state, which is of step 5, and after it
+        with pytest.raises(Killed):
+            fit(net(), Squares(), task=TASK, config=CONFIG, out=tmp_path, resume=True, on_step=kill_at(last))
+    history = fit(net(), Squares(), task=TASK, config=CONFIG, out=tmp_path, resume=True)
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    events = {e.step: e.value for e in board.Scalars("loss")}
+    assert [e.step for e in board.Scalars("loss")] == list(range(1, 13))
+    assert events == pytest.approx(history.losses, rel=1e-6)  # TensorBoard keeps float32
+
+
+def test_a_row_of_the_log_that_a_crash_cut_off_is_left_out(tmp_path):
+    (tmp_path / "log.csv").write_text("step,name,value\n1,loss,0.5\n1,lr,0.1\n2,loss,0.")
+    assert read_log(tmp_path / "log.csv") == [(1, "loss", 0.5), (1, "lr", 0.1)]
+
+
+def test_the_precision_of_one_run_does_not_stay_with_the_model():
+    model = net()
+    fit(model, Squares(), task=TASK, config=dataclasses.replace(CONFIG, steps=1, precision="bf16"))
+    seen = []
+    model.layers[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    model(torch.rand(1, 3, 8, 8))
+    fit(model, Squares(), task=TASK, config=dataclasses.replace(CONFIG, steps=1))
+    assert seen == [torch.float32, torch.float32]
+    fit(model, Squares(), task=TASK, config=dataclasses.replace(CONFIG, steps=1, precision="bf16"))
+    assert seen[2:] == [torch.bfloat16]
+
+
+def test_a_score_that_is_nan_gives_way_to_any_number(tmp_path):
+    class Turns(SemanticTask):
+        values = iter((float("nan"), 0.3, float("nan"), 0.2))
+
+        def evaluator(self):
+            evaluator = super().evaluator()
+            evaluator.compute = lambda: {"miou": next(self.values)}
+            return evaluator
+
+    config = dataclasses.replace(CONFIG, steps=4, eval_every=1)
+    history = fit(net(), Squares(), Squares(2), task=Turns(CATEGORIES), config=config, out=tmp_path)
+    assert history.best == 0.3
+    assert read_metadata(tmp_path / "weights.safetensors")["step"] == 2
+
+
+def test_a_signal_to_the_whole_process_group_leaves_the_workers_alive_until_the_state_is_saved(tmp_path):
+    def stop(step, *_):
+        if step == 3:
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = dataclasses.replace(CONFIG, workers=1)
+    with pytest.raises(Interrupted, match="stopped after step 4"):
+        fit(net(), Squares(), task=TASK, config=config, out=tmp_path, on_step=stop)
+    assert read_progress(tmp_path / "state.safetensors")["step"] == 4
 
 
 def test_weights_are_no_state_to_resume_from(tmp_path):

@@ -22,7 +22,7 @@ def stored_model(name: str) -> nn.Module:
         ValueError: when no weights of that name are stored.
     """
     path, metadata = stored_weights(name)
-    model = build(metadata["model"], metadata["num_classes"])
+    model = build(metadata["model"], metadata["num_classes"], **metadata.get("arguments", {}))
     load_weights(model, path)
     return model.eval()
 

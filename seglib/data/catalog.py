@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from seglib.data import camvid, scenes
 from seglib.data.folders import SegmentationFolder
@@ -44,6 +44,10 @@ def _camvid(root: Path | None, split: str, size: Size | None, augment: bool) -> 
 
 def _folder(root: Path | None, split: str, size: Size | None, augment: bool) -> SegmentationDataset:
     root = _needed(root, "folder")
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"{root} is no folder; pass --root with one that holds categories.json, train, val, test"
+        )
     table = read_categories(root / "categories.json")
     if augment and size is None:
         raise ValueError("training on your own folder needs --size HEIGHTxWIDTH: batches are crops of one size")
@@ -88,11 +92,26 @@ def read_categories(path: Path) -> tuple[Category, ...]:
             f'{path} is missing; write a list like [{{"name": "cell", "isthing": true, "color": [230, 159, 0]}}]'
         )
     try:
-        rows = json.loads(path.read_text())
-        table = [Category(i, r["name"], bool(r["isthing"]), tuple(r["color"])) for i, r in enumerate(rows)]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no list of categories with name, isthing and color ({error!r})") from error
-    return check_categories(table)
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or not even text
+        raise ValueError(f"{path} is no JSON file ({error}); write a list of categories") from error
+    if not isinstance(rows, list) or not rows:
+        raise ValueError(f"{path} must be a list of categories with name, isthing and color, got {rows!r:.60}")
+    try:
+        return check_categories([_category(i, row) for i, row in enumerate(rows)])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _category(index: int, row: Any) -> Category:
+    match row:
+        case {"name": str(name), "isthing": bool(isthing), "color": [int(r), int(g), int(b)]}:
+            if min(r, g, b) >= 0 and max(r, g, b) <= 255:
+                return Category(index, name, isthing, (r, g, b))
+    raise ValueError(
+        f"category {index} is {row!r:.120}; expected a name, isthing as true or false, and a color of three numbers "
+        "in 0..255"
+    )
 
 
 def _needed(root: Path | None, name: str) -> Path:

@@ -55,7 +55,7 @@ def predict_semantic(model: PredictsSemantic, image: Tensor, *, short_side: int 
     size = fit_short_side(height, width, short_side) if short_side else (height, width)
     if size == (height, width):
         return model.predict(image[None])[0]
-    small = F.interpolate(image[None], size=size, mode="bilinear", antialias=True).clamp(0, 1)  # (1, 3, h, w)
+    small = F.interpolate(image[None], size=size, mode="bilinear", antialias=True)  # (1, 3, h, w)
     probs = model.predict(small)[0].probs  # (K, h, w)
     probs = F.interpolate(probs[None], size=(height, width), mode="bilinear")[0]  # (K, H, W)
     return Semantic(probs.argmax(0), probs)

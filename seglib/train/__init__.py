@@ -1,6 +1,7 @@
 """Training: :func:`fit`, :func:`evaluate` and the tasks."""
 
-from seglib.train.loop import History, Interrupted, TrainConfig, evaluate, fit
+from seglib.train.loop import History, TrainConfig, evaluate, fit
+from seglib.train.stopping import Interrupted
 from seglib.train.tasks import SemanticTask, Task
 
 __all__ = ["History", "Interrupted", "SemanticTask", "Task", "TrainConfig", "evaluate", "fit"]

@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.optim import Optimizer
 
 from seglib.data.images import atomic_path
+from seglib.weights import mismatch
 
 _SAVE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _LOAD = StateDictOptions(full_state_dict=True)
@@ -70,6 +71,44 @@ def read_progress(path: Path) -> dict[str, Any]:
     if "progress" not in header:
         raise ValueError(f"{path} holds no state of a run, perhaps only weights; train without --resume to start again")
     return json.loads(header["progress"])
+
+
+def settings_of(
+    config: dict[str, Any], metadata: dict[str, Any] | None, *, samples: int, processes: int
+) -> dict[str, Any]:
+    """All that decides the numbers of a run, as it reads when it comes back from JSON."""
+    settings = {**(metadata or {}), **config, "samples": samples, "processes": processes}
+    return json.loads(json.dumps(settings))
+
+
+def check_same_run(old: dict[str, Any], new: dict[str, Any], state: Path) -> None:
+    """Check that a state of a run with the ``old`` settings can go on with the ``new`` ones.
+
+    Raises:
+        ValueError: when a setting differs that changes the numbers; the message lists old and new values.
+    """
+    free = {"workers", "save_every"}  # these change no number
+    other = [f"{k} {old[k]} → {v}" for k, v in new.items() if k in old and k not in free and old[k] != v]
+    if other:
+        raise ValueError(
+            f"{state} is of a run with other settings ({'; '.join(other)}); repeat them, or choose another --out"
+        )
+
+
+def check_state(path: Path, model: nn.Module) -> None:
+    """Check that the weights in ``path`` are those of a model like ``model`` (not wrapped).
+
+    Raises:
+        ValueError: when a tensor is missing, left over or of another shape.
+    """
+    with safe_open(path, "pt") as file:
+        shapes = {
+            name.removeprefix("model."): torch.empty(file.get_slice(name).get_shape(), device="meta")
+            for name in file.keys()  # noqa: SIM118 (safe_open is no mapping)
+            if name.startswith("model.")
+        }
+    if problem := mismatch(model, shapes):
+        raise ValueError(f"{path} is the state of another model: {problem}; build the same one, or choose another out")
 
 
 def load_state(path: Path, model: nn.Module, optimizer: Optimizer, *, ema: nn.Module | None) -> None:

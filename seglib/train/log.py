@@ -37,7 +37,7 @@ class RunLog:
             csv.writer(file).writerows([_COLUMNS, *kept])
         self._file = open(path, "a", newline="")  # noqa: SIM115 (closed in __exit__)
         self._csv = csv.writer(self._file)
-        self._board = SummaryWriter(os.fspath(folder / "tensorboard"), purge_step=start + 1 if start else None)
+        self._board = SummaryWriter(os.fspath(folder / "tensorboard"), purge_step=start + 1)
 
     def step(self, step: int, loss: float, lr: float) -> None:
         """Log the loss and the learning rate of one step."""
@@ -70,6 +70,7 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[tuple[int, str, float]]:
-    """The rows of a ``log.csv`` as (step, name, value)."""
+    """The rows of a ``log.csv`` as (step, name, value); a last line that a crash cut off is left out."""
     with open(path, newline="") as file:
-        return [(int(step), name, float(value)) for step, name, value in list(csv.reader(file))[1:]]
+        whole = [line for line in file if line.endswith("\n")]
+    return [(int(step), name, float(value)) for step, name, value in list(csv.reader(whole))[1:]]

@@ -12,8 +12,7 @@ training step is. A run is a folder:
 from __future__ import annotations
 
 import json
-import signal
-import threading
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,10 +29,18 @@ from torch.utils.data import DataLoader, Subset
 
 from seglib.data.collate import collate
 from seglib.data.images import atomic_path
-from seglib.train.checkpoint import load_state, read_progress, save_state
+from seglib.train.checkpoint import (
+    check_same_run,
+    check_state,
+    load_state,
+    read_progress,
+    save_state,
+    settings_of,
+)
 from seglib.train.log import RunLog
 from seglib.train.optim import OPTIMIZERS, SCHEDULES, build_optimizer, lr_factor
 from seglib.train.sampling import Samples, SeededDataset, StreamBatches
+from seglib.train.stopping import Interrupted, all_told, leave_signals_to_the_trainer, told_to_stop
 from seglib.train.tasks import Task
 from seglib.types import Batch
 from seglib.weights import save_weights
@@ -89,8 +96,8 @@ class TrainConfig:
         for name in ("weight_decay", "warmup", "clip", "workers", "eval_every", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if not self.lr > 0:
-            raise ValueError(f"lr must be positive, got {self.lr}")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be positive and finite, got {self.lr}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is a decay in [0, 1), got {self.ema}; 0.999 is usual, 0 switches it off")
         choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": ("auto", "no", "bf16", "fp16")}
@@ -107,17 +114,13 @@ class History:
         losses: the total loss of every step since the run began, by step (1-based).
         scores: the evaluations, by step.
         best: the best value of the task's score, ``None`` without evaluation.
-        seconds: wall-clock time of this call.
+        seconds: wall-clock time of the run. A resumed run adds to what had passed when its state was saved.
     """
 
     losses: dict[int, float] = field(default_factory=dict)
     scores: dict[int, dict[str, Any]] = field(default_factory=dict)
     best: float | None = None
     seconds: float = 0.0
-
-
-class Interrupted(KeyboardInterrupt):
-    """The run was told to stop (Ctrl-C or SIGTERM) and has saved its state."""
 
 
 def fit(
@@ -132,7 +135,7 @@ def fit(
     metadata: dict[str, Any] | None = None,
     on_step: OnStep | None = None,
 ) -> History:
-    """Train ``model`` in place.
+    """Train ``model`` in place. Afterwards it is in evaluation mode, on the device on which it was trained.
 
     Args:
         model: follows the contract of the zoo (``forward``, ``loss``, ``predict``).
@@ -150,9 +153,11 @@ def fit(
         The losses and scores of the whole run.
 
     Raises:
-        ValueError: for a bad configuration, a state of another configuration, or an empty dataset.
+        ValueError: for a bad configuration, a state of another run (model, settings or number of samples), or an empty
+            dataset.
         FloatingPointError: when a loss is not finite; the message names the step and the images.
-        Interrupted: when told to stop; the state is saved before.
+        Interrupted: when told to stop; the step in hand ends and the state is saved before. A second Ctrl-C stops at
+            once.
     """
     started = time.perf_counter()
     folder = Path(out) if out is not None else None
@@ -165,21 +170,27 @@ def fit(
     )
     torch.manual_seed(config.seed)
 
+    # What is there already, checked before anything changes
+    history, start, earlier = History(), 0, 0.0
+    settings = settings_of(asdict(config), metadata, samples=len(train), processes=accelerator.num_processes)
+    state = folder / "state.safetensors" if folder else None
+    progress = read_progress(state) if resume and state is not None and state.exists() else None
+    if progress is not None and state is not None:
+        check_same_run(progress["config"], settings, state)
+        check_state(state, model)
+
     # The parts: model, optimiser, moving average, and the stream of batches from the step where the run stands
     if accelerator.device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)  # what cuDNN's tensor-core kernels want
     optimizer = build_optimizer(model, config.optimizer, lr=config.lr, weight_decay=config.weight_decay)
+    forward_before = model.__dict__.get("forward")
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     forward = torch.compile(wrapped) if config.compile else wrapped
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True) if config.ema else None
 
-    history, start = History(), 0
-    state = folder / "state.safetensors" if folder else None
-    if resume and state is not None and state.exists():
-        progress = read_progress(state)
-        _same_config(progress["config"], config, state)
+    if progress is not None and state is not None:
         load_state(state, wrapped, optimizer.optimizer, ema=ema)
-        start = progress["step"]
+        start, earlier = progress["step"], progress.get("seconds", 0.0)
         history.losses = {int(k): v for k, v in progress["losses"].items()}
         history.scores = {int(k): v for k, v in progress["scores"].items()}
         history.best = progress["best"]
@@ -194,7 +205,8 @@ def fit(
     def save(step: int) -> None:
         if state is not None:
             scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-            facts = {"step": step, "config": asdict(config), "best": history.best, "scaler": scaler}
+            facts = {"step": step, "config": settings, "best": history.best, "scaler": scaler}
+            facts |= {"seconds": earlier + time.perf_counter() - started}
             facts |= {"losses": history.losses, "scores": history.scores}
             save_state(state, wrapped, optimizer.optimizer, facts, ema=ema, main=accelerator.is_main_process)
 
@@ -205,7 +217,8 @@ def fit(
         )
         history.scores[step] = scores
         log.scores(step, scores)
-        if history.best is None or scores[task.score] > history.best:
+        # a NaN (no labelled pixel) is kept only for want of a score
+        if history.best is None or math.isnan(history.best) or scores[task.score] > history.best:
             history.best = scores[task.score]
             keep(step, scores)
 
@@ -215,7 +228,7 @@ def fit(
             facts["categories"] = [asdict(c) for c in task.categories]
             save_weights(ema.module if ema is not None else model, folder / "weights.safetensors", facts)
 
-    with _told_to_stop() as stop, log:
+    with told_to_stop() as stop, _own_forward(model, forward_before), log:
         wrapped.train()
         pending: list[tuple[int, float, list[str], Tensor]] = []  # losses not read yet: reading waits for the GPU
         patience = 20 if accelerator.device.type == "cuda" else 1
@@ -245,7 +258,7 @@ def fit(
                 ema.update_parameters(model)
 
             pending.append((step, config.lr * factor, ids, total))
-            told = _all_told(stop, accelerator)
+            told = all_told(stop, accelerator)
             saves = step % config.save_every == 0 or step == config.steps or told
             scores = step == config.steps or (config.eval_every and step % config.eval_every == 0)
             if len(pending) >= patience or saves or scores:
@@ -274,7 +287,7 @@ def fit(
         if val is None:
             keep(config.steps, {})
     model.eval()
-    history.seconds = time.perf_counter() - started
+    history.seconds = earlier + time.perf_counter() - started
     return history
 
 
@@ -308,7 +321,13 @@ def evaluate(
         dataset = Subset(dataset, share)  # type: ignore[arg-type]
     device = next(model.parameters()).device
     evaluator = task.evaluator()
-    loader: DataLoader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate)  # type: ignore[arg-type]
+    loader: DataLoader = DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=leave_signals_to_the_trainer,
+    )
     for batch in loader:
         batch = batch.to(device)
         evaluator.update(model.predict(batch.images), batch)  # type: ignore[operator]
@@ -338,27 +357,18 @@ def _loader(train: Samples, config: TrainConfig, processes: int, start: int, dev
         collate_fn=collate,
         pin_memory=device.type == "cuda",
         persistent_workers=config.workers > 0,
+        worker_init_fn=leave_signals_to_the_trainer,
         generator=torch.Generator().manual_seed(config.seed),  # else it draws from the state that dropout uses
     )
 
 
 def _finite(loss: float, step: int, ids: list[str]) -> float:
-    if loss - loss != 0:  # inf and NaN alone differ from themselves here
+    if not math.isfinite(loss):
         raise FloatingPointError(
             f"the loss of step {step} is {loss}; its images were {', '.join(ids)}. Look at them, lower the learning "
             "rate, or clip the gradient; the last saved state is from before this step"
         )
     return loss
-
-
-def _same_config(old: dict[str, Any], config: TrainConfig, state: Path) -> None:
-    free = {"workers", "save_every"}  # these change no number
-    new = asdict(config)
-    other = [f"{k} {old.get(k)} → {v}" for k, v in new.items() if k not in free and old.get(k) != v]
-    if other:
-        raise ValueError(
-            f"{state} is of a run with other settings ({'; '.join(other)}); repeat them, or choose another --out"
-        )
 
 
 def _smooth(old: float, new: float) -> float:
@@ -370,25 +380,13 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
         beside.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _all_told(stop: threading.Event, accelerator: Accelerator) -> bool:
-    """Whether any process was told to stop: they must leave after the same step, or the others wait for ever."""
-    if accelerator.num_processes == 1:
-        return stop.is_set()
-    if stop.is_set():
-        accelerator.set_trigger()
-    return accelerator.check_trigger()
-
-
 @contextmanager
-def _told_to_stop() -> Iterator[threading.Event]:
-    """Turns Ctrl-C and SIGTERM into an event, so that the step in hand ends and the state is saved."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event  # Python delivers signals to the main thread only
-        return
-    old = {s: signal.signal(s, lambda *_: event.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+def _own_forward(model: nn.Module, before: Any) -> Iterator[None]:
+    """Gives the model its ``forward`` back: Accelerate replaces it by one that casts, also in later calls and runs."""
     try:
-        yield event
+        yield
     finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        for name in ("forward", "_original_forward"):
+            model.__dict__.pop(name, None)
+        if before is not None:
+            model.__dict__["forward"] = before

@@ -42,7 +42,7 @@ def collect(run: Path, root: Path | None, *, points: int = 200, device: str = "c
     groups = [losses[i : i + width] for i in range(0, len(losses), width)]
     curve = [[g[-1][0], round(sum(v for _, v in g) / len(g), 4)] for g in groups]
 
-    model = build(metadata["model"], metadata["num_classes"])
+    model = build(metadata["model"], metadata["num_classes"], **metadata.get("arguments", {}))
     load_weights(model, weights)
     test = build_dataset(metadata["data"], root, "test", size=tuple(metadata["size"]))
     scores = evaluate(model.to(device), test, SemanticTask(test.categories))
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         data, seed = collect(options.run, options.root, device=options.device)
         write_results(options.out, data, command=data.pop("train_command"), seed=seed)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"wrote {options.out}: test mIoU {data['scores']['miou']:.4f} on {data['test_images']} images")

@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -119,7 +120,8 @@ def train(
     if not _first_process():
         return
     scores = history.scores[config.steps]
-    facts = {"final_loss": history.losses[config.steps], "seconds": round(history.seconds, 1), "out": str(out)}
+    facts: dict[str, Any] = {"final_loss": history.losses[config.steps], "seconds": round(history.seconds, 1)}
+    facts |= {"cpu_seconds": round(time.process_time(), 1), "out": str(out)}  # of this process, all its threads
     with atomic_path(out / "result.json") as beside:
         beside.write_text(
             json.dumps({"command": shlex.join(["seglib", *sys.argv[1:]]), **scores, **facts}, indent=1) + "\n"

@@ -53,6 +53,7 @@ def collect(run: Path, root: Path | None, *, points: int = 200, device: str = "c
         "steps": config["steps"],
         "batch_size": config["batch_size"],
         "seconds": facts["seconds"],
+        "cpu_seconds": facts["cpu_seconds"],
         "test_images": len(test),
         "scores": _rounded(scores),
         "val_miou": round(metadata["scores"]["miou"], 4),

@@ -202,10 +202,11 @@ def batch_equals_one_by_one(model: nn.Module, inputs: Inputs) -> None:
     images = inputs.images(3, (40, 56))
     with torch.no_grad():
         together = list(tensors(model.eval()(images)))
+        scale = max(float(t.abs().max()) for t in together)  # a hundred layers of random weights reach 1e7
         for i in range(3):
             alone = list(tensors(model(images[i : i + 1])))
             # other kernels are chosen for other batch sizes, so float32 sums come in another order
-            assert_same([t[i : i + 1] for t in together], alone, rtol=1e-4, atol=1e-4)
+            assert_same([t[i : i + 1] for t in together], alone, atol=1e-5 * scale)  # measured: 2e-6
 
 
 def refuses_bad_images(model: nn.Module, inputs: Inputs) -> None:

@@ -267,3 +267,9 @@ def test_every_origin_leads_to_a_model_of_the_zoo():
     from seglib.models.zoo import MODELS
 
     assert {o.builder for o in ORIGINS.values()} <= set(MODELS)
+
+
+def test_metadata_that_are_no_json_name_the_file(tmp_path):
+    save_file({"weight": torch.zeros(1)}, tmp_path / "odd.safetensors", {"seglib": "{"})
+    with pytest.raises(ValueError, match=r"odd\.safetensors has metadata that are no JSON"):
+        read_metadata(tmp_path / "odd.safetensors")

@@ -15,7 +15,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,8 @@ class TrainConfig:
         accumulate: batches whose gradients are averaged into one step.
         clip: the largest norm of the gradient; 0 switches clipping off.
         precision: "no", "bf16", "fp16", or "auto": bf16 where the GPU has it, else "no".
-        ema: decay of a moving average of the weights, e.g. 0.999; 0 switches it off.
+        ema: decay of a moving average of the weights, e.g. 0.999; 0 switches it off. The average is what is scored and
+            kept in the run's folder; the model in memory holds the raw weights.
         compile: whether to run the model through ``torch.compile``.
         workers: processes that load data; 0 loads in the training process.
         eval_every: steps between evaluations; 0 evaluates at the end only.
@@ -228,12 +229,12 @@ def fit(
             facts["categories"] = [asdict(c) for c in task.categories]
             save_weights(ema.module if ema is not None else model, folder / "weights.safetensors", facts)
 
-    with told_to_stop() as stop, _own_forward(model, forward_before), log:
+    # closing the stream ends the loading processes, also when an error leaves the loop
+    with told_to_stop() as stop, _own_forward(model, forward_before), log, closing(iter(loader)) as batches:
         wrapped.train()
         pending: list[tuple[int, float, list[str], Tensor]] = []  # losses not read yet: reading waits for the GPU
         patience = 20 if accelerator.device.type == "cuda" else 1
         rate, clock = 0.0, time.perf_counter()
-        batches = iter(loader)
         for step in range(start + 1, config.steps + 1):
             factor = lr_factor(step - 1, config.steps, warmup=config.warmup, schedule=config.schedule)
             for group in optimizer.param_groups:
@@ -356,7 +357,6 @@ def _loader(train: Samples, config: TrainConfig, processes: int, start: int, dev
         num_workers=config.workers,
         collate_fn=collate,
         pin_memory=device.type == "cuda",
-        persistent_workers=config.workers > 0,
         worker_init_fn=leave_signals_to_the_trainer,
         generator=torch.Generator().manual_seed(config.seed),  # else it draws from the state that dropout uses
     )

@@ -48,7 +48,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         ValueError: when it is a pickle, damaged or no safetensors file.
     """
     with _open(path) as file:
-        return _metadata(file)
+        return _metadata(file, path)
 
 
 def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
             unexpected and mis-shaped keys and says which model the file is for.
     """
     with _open(path) as file:
-        metadata = _metadata(file)
+        metadata = _metadata(file, path)
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
     problem = mismatch(model, state)
     if problem:
@@ -142,8 +142,11 @@ def _open(path: str | Path) -> Any:
         raise ValueError(f"{path} is no safetensors file or a damaged one ({error}); write or copy it again") from error
 
 
-def _metadata(file: Any) -> dict[str, Any]:
-    return json.loads((file.metadata() or {}).get(_HEADER, "{}"))
+def _metadata(file: Any, path: str | Path) -> dict[str, Any]:
+    try:
+        return json.loads((file.metadata() or {}).get(_HEADER, "{}"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} has metadata that are no JSON ({error}); write it again with save_weights") from error
 
 
 def _some(keys: Iterable[str]) -> str:

@@ -9,16 +9,15 @@ torchmetrics' time over seglib's, per round; printed are its median and its quar
 from __future__ import annotations
 
 import argparse
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torchmetrics
 from torch import Tensor
 from torchmetrics import JaccardIndex
 
+from seglib.book.results import hardware
 from seglib.metrics import ConfusionMatrix
 
 CLASSES = 21
@@ -52,19 +51,13 @@ def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object],
     print(f"  {name:42} {a:8.1f} ms {b:8.1f} ms   {ratio:5.1f}x  ({low:.1f} to {high:.1f})")
 
 
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15, help="turns that each side takes")
     rounds = parser.parse_args().rounds
 
     cores = torch.get_num_threads()
-    print(f"{processor()}, {cores} threads; torch {torch.__version__}, torchmetrics {torchmetrics.__version__}")
+    print(f"{hardware()}; torch {torch.__version__}, torchmetrics {torchmetrics.__version__}")
     print(f"16 x 512 x 512, {CLASSES} classes, 5% void, median of {rounds} rounds (quartiles of the ratio)")
     print(f"  {'':42} {'seglib':>11} {'torchmetrics':>11}   ratio")
     pred, target = maps()

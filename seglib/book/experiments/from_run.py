@@ -1,6 +1,7 @@
 """Make a results file of a run of the command line: ``python -m seglib.book.experiments.from_run RUN --out FILE``.
 
 The run was trained with ``seglib train``; here its kept weights are scored on the test split, which training never saw.
+The commit and the date in the file are those of the scoring; the command and the times are those of the training.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Labels      int64 category ids, ``(H, W)``. Ids are contiguous from 0, things fi
 Boxes       ``xyxy`` in continuous pixel coordinates: the pixel in column x covers [x, x + 1], its centre is x + 0.5.
 Points      ``(x, y)`` in the same coordinates.
 Masks       bool ``(N, H, W)``.
+Weights     of pixels in a loss: float32 ``(H, W)``, at least 0; batches ``(B, H, W)``.
 Panoptic    an int32 map of segment ids (0 = void) and the list of its segments.
 Volumes     ``(C, D, H, W)`` with spacing in millimetres as ``(z, y, x)``.
 
@@ -152,6 +153,7 @@ class Sample(_Moves):
         semantic: ``(H, W)`` int64 or ``None``.
         instances: the countable objects, or ``None``.
         panoptic: the panoptic map, or ``None``.
+        pixel_weight: ``(H, W)`` float32, at least 0: how much each pixel counts in a loss; ``None`` means all alike.
     """
 
     image: Tensor
@@ -159,15 +161,24 @@ class Sample(_Moves):
     semantic: Tensor | None = None
     instances: Instances | None = None
     panoptic: Panoptic | None = None
+    pixel_weight: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Targets(_Moves):
-    """The annotations of a batch: ``semantic`` is ``(B, H, W)`` int64, the others hold one entry per image."""
+    """The annotations of a batch.
+
+    Attributes:
+        semantic: ``(B, H, W)`` int64 or ``None``.
+        instances: the objects of each image, or ``None``.
+        panoptic: the panoptic map of each image, or ``None``.
+        pixel_weight: ``(B, H, W)`` float32, at least 0: how much each pixel counts in a loss; ``None`` means all alike.
+    """
 
     semantic: Tensor | None = None
     instances: list[Instances] | None = None
     panoptic: list[Panoptic] | None = None
+    pixel_weight: Tensor | None = None
 
 
 @dataclass(frozen=True)

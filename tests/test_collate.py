@@ -19,6 +19,7 @@ def sample(height: int, width: int, id: str = "a", objects: int = 1) -> Sample:
         semantic=torch.full((height, width), 3),
         instances=Instances(masks, torch.full((objects,), 3), box.repeat(objects, 1)),
         panoptic=Panoptic(torch.ones(height, width, dtype=torch.int32), [Segment(1, 3, True, height * width)]),
+        pixel_weight=torch.full((height, width), 2.5),
     )
 
 
@@ -36,6 +37,7 @@ def test_smaller_samples_are_padded_on_the_right_and_below_with_void():
     assert batch.images[:, 0].tolist() == [[[1, 1, 1], [0, 0, 0]], [[1, 0, 0], [1, 0, 0]]]
     assert batch.targets.semantic.tolist() == [[[3, 3, 3], [255, 255, 255]], [[3, 255, 255], [3, 255, 255]]]
     assert [p.map.tolist() for p in batch.targets.panoptic] == [[[1, 1, 1], [0, 0, 0]], [[1, 0, 0], [1, 0, 0]]]
+    assert batch.targets.pixel_weight.tolist() == [[[2.5] * 3, [0, 0, 0]], [[2.5, 0, 0], [2.5, 0, 0]]]
     wide, high = batch.targets.instances
     assert wide.masks.tolist() == [[[True, True, True], [False, False, False]]]
     assert high.masks.shape == (2, 2, 3) and high.masks.sum() == 4
@@ -49,6 +51,7 @@ def test_types_are_kept():
     assert batch.targets.semantic.dtype == torch.int64
     assert batch.targets.panoptic[0].map.dtype == torch.int32
     assert batch.targets.instances[0].masks.dtype == torch.bool
+    assert batch.targets.pixel_weight.dtype == torch.float32
 
 
 @given(sizes=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=4), m=st.integers(1, 33))
@@ -72,9 +75,10 @@ def test_annotations_that_no_sample_has_are_none():
     batch = collate([Sample(torch.zeros(3, 2, 2), "a"), Sample(torch.zeros(3, 1, 4), "b")])
     assert batch.images.shape == (2, 3, 2, 4)
     assert batch.targets.semantic is None and batch.targets.instances is None and batch.targets.panoptic is None
+    assert batch.targets.pixel_weight is None
 
 
-@pytest.mark.parametrize("name", ["semantic", "instances", "panoptic"])
+@pytest.mark.parametrize("name", ["semantic", "instances", "panoptic", "pixel_weight"])
 def test_annotations_that_only_some_have_are_an_error(name):
     without = Sample(torch.zeros(3, 2, 2), "bare")
     some = Sample(torch.ones(3, 2, 2), "full", **{name: getattr(sample(2, 2), name)})
@@ -90,6 +94,12 @@ def test_no_samples_are_an_error():
 def test_an_annotation_of_another_size_names_the_sample():
     bad = Sample(torch.zeros(3, 2, 2), "bad", semantic=torch.zeros(2, 3, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"sample 'bad': the semantic map is \(2, 3\) and the image \(2, 2\)"):
+        collate([bad])
+
+
+def test_weights_of_another_size_name_the_sample():
+    bad = Sample(torch.zeros(3, 2, 2), "bad", pixel_weight=torch.zeros(3, 2))
+    with pytest.raises(ValueError, match=r"sample 'bad': the pixel_weight is \(3, 2\) and the image \(2, 2\)"):
         collate([bad])
 
 

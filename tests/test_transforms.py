@@ -29,8 +29,9 @@ FLIP = Joint(v2.RandomHorizontalFlip(1.0))
 
 
 def blocks(height: int, width: int, seed: int = 0, side: int = 8) -> Sample:
-    """A picture of square blocks, one class each. The colour says the class (id 0 is brightness 0.1, and so on), every
-    third block is an object, and black never occurs, so that it stands for what comes from outside.
+    """A picture of square blocks, one class each. The colour says the class (id 0 is brightness 0.1, and so on), and so
+    does the weight (id 0 is 1/4). Every third block is an object, and black never occurs, so that it stands for what
+    comes from outside.
     """
     generator = torch.Generator().manual_seed(seed)
     rows, columns = -(-height // side), -(-width // side)
@@ -48,6 +49,7 @@ def blocks(height: int, width: int, seed: int = 0, side: int = 8) -> Sample:
         semantic=semantic,
         instances=Instances(masks, classes[list(things)], masks_to_boxes(masks)),
         panoptic=Panoptic((block + 1).to(torch.int32), segments),
+        pixel_weight=(semantic + 1) / 4,
     )
 
 
@@ -92,6 +94,11 @@ def test_all_annotations_follow_the_same_geometry(name, height, width, seed):
     after = GEOMETRY[name](before)
     size = after.image.shape[1:]
     assert after.semantic.shape == after.panoptic.map.shape == after.instances.masks.shape[1:] == size
+    assert after.pixel_weight.shape == size
+
+    # A pixel's weight comes from where its label does, and is 0 outside the picture.
+    assert torch.equal(after.pixel_weight, torch.where(after.semantic == 255, 0, after.semantic + 1) / 4)
+    assert after.pixel_weight.dtype == torch.float32
 
     # Panoptic and semantic agree pixel by pixel, areas are counted, no segment is listed without a pixel.
     expected = torch.full(size, 255)
@@ -143,6 +150,7 @@ def test_the_input_is_left_as_it_was(name):
     train_transform(16)(sample)
     assert torch.equal(sample.image, copy.image) and torch.equal(sample.semantic, copy.semantic)
     assert torch.equal(sample.instances.masks, copy.instances.masks)
+    assert torch.equal(sample.pixel_weight, copy.pixel_weight)
     assert torch.equal(sample.panoptic.map, copy.panoptic.map) and sample.panoptic.segments == copy.panoptic.segments
 
 
@@ -158,6 +166,7 @@ def test_a_sample_without_objects_or_annotations_passes(name):
         assert (after.semantic == 255).all() and after.panoptic.segments == []
         bare = GEOMETRY[name](Sample(sample.image, "bare"))
         assert bare.semantic is None and bare.instances is None and bare.panoptic is None
+        assert bare.pixel_weight is None
 
 
 # --- resizing -------------------------------------------------------------------------------------------------------
@@ -307,8 +316,10 @@ def test_the_zoom_lies_in_its_range():
 def test_keep_drops_the_other_annotations():
     kept = train_transform(16, keep=("semantic",))(blocks(20, 20))
     assert kept.semantic is not None and kept.instances is None and kept.panoptic is None
+    assert kept.pixel_weight is not None  # of the semantic loss
     kept = eval_transform(keep=("instances", "panoptic"))(blocks(20, 20))
     assert kept.semantic is None and kept.instances is not None and kept.panoptic is not None
+    assert kept.pixel_weight is None
 
 
 def test_evaluation_changes_nothing_unless_asked():

@@ -15,8 +15,8 @@ from seglib.types import VOID, Batch, Panoptic, Sample, Targets
 def collate(samples: Sequence[Sample], *, multiple: int = 1) -> Batch:
     """Stack samples into a batch, padded on the right and at the bottom to the largest height and width.
 
-    Padding is void: image 0, semantic 255, panoptic 0, masks False. Boxes stay valid because the origin doesn't move.
-    A kind of annotation that no sample has is ``None`` in the targets.
+    Padding is void: image 0, semantic 255, panoptic 0, masks False, weights 0. Boxes stay valid because the origin
+    doesn't move. A kind of annotation that no sample has is ``None`` in the targets.
 
     Args:
         samples: at least one.
@@ -50,6 +50,9 @@ def collate(samples: Sequence[Sample], *, multiple: int = 1) -> Batch:
         panoptic=[Panoptic(pad(p.map, 0), p.segments) for p in panoptics]
         if (panoptics := _all_or_none(samples, "panoptic"))
         else None,
+        pixel_weight=torch.stack([pad(w, 0) for w in weights])  # (B, H, W)
+        if (weights := _all_or_none(samples, "pixel_weight"))
+        else None,
     )
     images = torch.stack([pad(s.image, 0) for s in samples])  # (B, 3, H, W)
     return Batch(images, targets, [s.id for s in samples], sizes)
@@ -62,6 +65,7 @@ def _size(sample: Sample) -> tuple[int, int]:
         "semantic map": sample.semantic,
         "masks": None if sample.instances is None else sample.instances.masks,
         "panoptic map": None if sample.panoptic is None else sample.panoptic.map,
+        "pixel_weight": sample.pixel_weight,
     }
     for name, value in annotations.items():
         if value is not None and tuple(value.shape[-2:]) != size:

@@ -5,7 +5,7 @@ of torchvision v2 becomes one through :class:`Joint`. Three rules hold for all o
 
 - Labels are looked up (nearest), never interpolated: halfway between class 2 and class 6 there is no class 4.
 - What a crop or rotation brings in from outside the picture is void: 255 in the semantic map, 0 in the panoptic map,
-  False in masks; the image is black there.
+  False in masks, 0 in the weights of pixels; the image is black there.
 - Boxes, areas and lists follow the maps: boxes are measured again on the masks, areas on the panoptic map, and objects
   or segments without a pixel left are dropped.
 
@@ -81,7 +81,10 @@ def eval_transform(size: int | tuple[int, int] | None = None, *, keep: Sequence[
 
 
 class Keep:
-    """Keep only the named annotations and set the others to ``None``."""
+    """Keep only the named annotations and set the others to ``None``.
+
+    The weights of pixels stay where a semantic map stays, whose loss they belong to.
+    """
 
     _ALL = ("semantic", "instances", "panoptic")
 
@@ -89,6 +92,8 @@ class Keep:
         if unknown := [n for n in names if n not in self._ALL]:
             raise ValueError(f"annotation {unknown[0]!r} is unknown; choose from {', '.join(self._ALL)}")
         self._dropped = {n: None for n in self._ALL if n not in names}
+        if "semantic" not in names:
+            self._dropped["pixel_weight"] = None
 
     def __call__(self, sample: Sample) -> Sample:
         """The sample without the other annotations."""
@@ -156,6 +161,8 @@ class Joint:
             tree["semantic"] = tv_tensors.Mask(VOID - sample.semantic)  # (H, W), 0 = void
         if sample.panoptic is not None:
             tree["panoptic"] = tv_tensors.Mask(sample.panoptic.map)  # (H, W), 0 = void
+        if sample.pixel_weight is not None:
+            tree["pixel_weight"] = tv_tensors.Mask(sample.pixel_weight)  # (H, W)
         if sample.instances is not None:
             canvas = (sample.image.shape[1], sample.image.shape[2])
             tree["masks"] = tv_tensors.Mask(sample.instances.masks)  # (N, H, W)
@@ -213,6 +220,7 @@ def _resize(sample: Sample, size: tuple[int, int]) -> Sample:
         "semantic": sample.semantic,
         "masks": None if sample.instances is None else sample.instances.masks,
         "panoptic": None if sample.panoptic is None else sample.panoptic.map,
+        "pixel_weight": sample.pixel_weight,
     }
     moved = {name: resize_labels(value, size) for name, value in maps.items() if value is not None}
     return _rebuild(sample, image=resize_image(sample.image, size), **moved)
@@ -224,6 +232,7 @@ def _rebuild(
     semantic: Tensor | None = None,
     masks: Tensor | None = None,
     panoptic: Tensor | None = None,
+    pixel_weight: Tensor | None = None,
 ) -> Sample:
     """The sample with the given tensors exchanged and everything that depends on them measured again."""
     changed: dict[str, Any] = {}
@@ -231,6 +240,8 @@ def _rebuild(
         changed["image"] = image
     if semantic is not None:
         changed["semantic"] = semantic
+    if pixel_weight is not None:
+        changed["pixel_weight"] = pixel_weight
     if masks is not None:
         assert sample.instances is not None
         changed["instances"] = _with_masks(sample.instances, masks)

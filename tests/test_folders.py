@@ -83,6 +83,19 @@ def test_16_bit_labels_can_be_remapped(folder):
     assert load(folder, remap={1000: 0, 1001: 1, 65535: 2})[0].semantic.tolist() == [[0, 1, 2]] * 2
 
 
+def test_remap_may_send_several_file_ids_to_one_category(folder):
+    write_png(folder / "labels" / "a.png", np.array([[7, 8, 9], [255, 10, 7]], np.uint8))
+    dataset = load(folder, remap={7: 0, 8: 0, 9: 2, 10: 255})
+    assert dataset[0].semantic.tolist() == [[0, 0, 2], [255, 255, 0]]
+
+
+def test_255_is_a_class_where_remap_says_so(folder):
+    write_png(folder / "labels" / "a.png", np.array([[0, 255, 0], [255, 0, 0]], np.uint8))
+    assert load(folder, remap={0: 2, 255: 0})[0].semantic.tolist() == [[2, 0, 2], [0, 2, 2]]
+    with pytest.raises(ValueError, match="file id 255 is void and also class 0"):
+        load(folder, remap={0: 2, 255: 0}, void=255)
+
+
 @pytest.mark.parametrize("value", [3, 7, 254])
 def test_a_label_outside_the_table_is_named_with_its_pixel_and_the_remedy(folder, value):
     labels = LABELS.copy()
@@ -90,7 +103,9 @@ def test_a_label_outside_the_table_is_named_with_its_pixel_and_the_remedy(folder
     write_png(folder / "labels" / "b.png", labels)
     dataset = load(folder)
     assert dataset[0].id == "a"  # only the bad file fails
-    message = rf"b\.png: label {value} at \(row 1, column 2\) is not in 0\.\.2 or 255; pass remap=\{{{value}: …\}}"
+    message = (
+        rf"b\.png: label {value} at \(row 1, column 2\) is not in 0\.\.2 or 255; .*remap=\{{{value}: …\}}.*categories"
+    )
     with pytest.raises(ValueError, match=message):
         dataset[1]
 
@@ -148,6 +163,8 @@ def test_labels_drawn_on_the_unrotated_photo_are_recognised(folder):
     Image.fromarray(np.zeros((2, 3, 3), np.uint8)).save(folder / "images" / "a.png", exif=exif)
     with pytest.raises(ValueError, match=r"is 3 x 2 .* are 2 x 3; .*EXIF rotation"):
         load(folder)[0]
+    dataset = load(folder, upright=False)
+    assert dataset[0].image.shape[1:] == dataset[0].semantic.shape == (2, 3)
 
 
 def test_an_empty_folder_is_named(tmp_path):

@@ -124,6 +124,35 @@ def test_a_cmyk_file_is_converted_to_rgb(tmp_path):
         torch.testing.assert_close(read_image(tmp_path / name), expected, atol=tolerance, rtol=0)
 
 
+def test_any_page_of_a_stack_can_be_read(tmp_path):
+    pages = [np.full((2, 3), n, np.uint8) for n in (10, 20, 30)]
+    first, *others = (Image.fromarray(p) for p in pages)
+    first.save(tmp_path / "stack.tif", save_all=True, append_images=others)
+    assert images.count_pages(tmp_path / "stack.tif") == 3
+    assert read_image(tmp_path / "stack.tif")[0, 0, 0] == torch.tensor(10) / 255
+    for page, expected in enumerate(pages):
+        assert read_labels(tmp_path / "stack.tif", page=page).tolist() == expected.tolist()
+        assert torch.equal(read_image(tmp_path / "stack.tif", page=page)[0], torch.from_numpy(expected) / 255)
+    for read in (read_image, read_labels):
+        for page in (3, -1):
+            with pytest.raises(ValueError, match=rf"stack\.tif cannot be used: it has no page {page}; .* 0\.\.2"):
+                read(tmp_path / "stack.tif", page=page)
+
+
+def test_a_file_of_one_picture_has_one_page(tmp_path):
+    write_png(tmp_path / "a.png", GRAY)
+    assert images.count_pages(tmp_path / "a.png") == 1
+    with pytest.raises(ValueError, match=r"no page 1; its pages are 0\.\.0"):
+        read_labels(tmp_path / "a.png", page=1)
+
+
+def test_a_16_bit_stack_keeps_its_bits_on_every_page(tmp_path):
+    first, second = (Image.fromarray(np.full((2, 3), n, np.uint16)) for n in (256, 65535))
+    first.save(tmp_path / "stack.tif", save_all=True, append_images=[second])
+    assert read_image(tmp_path / "stack.tif", page=1).unique().tolist() == [1.0]
+    assert read_image(tmp_path / "stack.tif").unique().tolist() == pytest.approx([256 / 65535])
+
+
 # Where row 0 and column 0 of the stored pixels belong in the upright picture, from the EXIF standard, as arrays.
 STORED = {
     1: lambda upright: upright,  # top, left

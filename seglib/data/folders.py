@@ -27,16 +27,19 @@ class SegmentationFiles(Dataset[Sample]):
     Args:
         pairs: ``(image, labels)`` paths; the stem of the image is the sample's id.
         categories: the class table.
-        void: the id that the *files* use for void; it becomes 255.
-        remap: file id → category id (or 255 for void). It must then name every id of the files except ``void``: an
-            unnamed one is an error, because an id that slips through would be taken for another class. Without it,
-            file ids are category ids.
+        void: the id that the *files* use for void; it becomes 255. ``None`` means 255, unless ``remap`` names 255.
+        remap: file id → category id (or 255 for void); several file ids may go to one category. It must then name every
+            id of the files except ``void``: an unnamed one is an error, because an id that slips through would be taken
+            for another class. Without it, file ids are category ids. Masks that store a binary answer as 0 and 255 need
+            one, ``{0: 1, 255: 0}`` for example: left alone, their 255 is void.
+        upright: ``False`` leaves photos unturned by their EXIF orientation, where the labels were drawn that way.
         size: ``(H, W)`` to resize to on reading: the image antialiased bilinear, the labels nearest.
         transform: applied to the sample last.
 
     Attributes:
         categories: the class table.
         pairs: the paths, in order.
+        size: the ``(H, W)`` that all samples are resized to, or ``None`` where each has its own.
 
     Raises:
         FileNotFoundError: at once, when any file is missing.
@@ -49,20 +52,22 @@ class SegmentationFiles(Dataset[Sample]):
         pairs: Iterable[tuple[str | os.PathLike[str], str | os.PathLike[str]]],
         categories: Sequence[Category],
         *,
-        void: int = VOID,
+        void: int | None = None,
         remap: Mapping[int, int] | None = None,
+        upright: bool = True,
         size: tuple[int, int] | None = None,
         transform: Callable[[Sample], Sample] | None = None,
     ) -> None:
         self.categories = check_categories(categories)
         self.pairs = [(Path(image), Path(labels)) for image, labels in pairs]
-        self._void = void
-        self._remap = None if remap is None else dict(remap)
-        self._table = _lookup_table(len(self.categories), void, self._remap)  # (largest known id + 2,)
+        self._void, self._remap = void, remap
+        self._table = _lookup_table(len(self.categories), void, remap)  # (largest known id + 2,)
+        self._upright = upright
         if size is not None and (isinstance(size, int) or len(size) != 2 or min(size) < 1):
             raise ValueError(f"size must be (height, width), both at least 1, got {size!r}")
-        self._size = size
+        self.size = size
         self._transform = transform
+        self._pages: Sequence[int] | None = None  # which page of both files of each pair; SegmentationStack sets them
         if not self.pairs:
             raise ValueError("no pairs of image and label files were given")
         if missing := [path for pair in self.pairs for path in pair if not path.is_file()]:
@@ -76,17 +81,19 @@ class SegmentationFiles(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         image_path, labels_path = self.pairs[index]
-        image = read_image(image_path)  # (3, H, W)
-        stored = read_labels(labels_path)  # (H, W)
+        page = 0 if self._pages is None else self._pages[index]
+        image = read_image(image_path, page=page, upright=self._upright)  # (3, H, W)
+        stored = read_labels(labels_path, page=page)  # (H, W)
         if stored.shape != image.shape[1:]:
             self._raise_sizes(tuple(image.shape[1:]), tuple(stored.shape), image_path, labels_path)
         # Ids beyond the table fall on its last entry, which is unknown.
         labels = self._table[stored.clamp(max=len(self._table) - 1)]  # (H, W)
         if (labels == _UNKNOWN).any():
-            self._raise_unknown(stored, labels, labels_path)
-        if self._size is not None:
-            image, labels = resize_image(image, self._size), resize_labels(labels, self._size)
-        sample = Sample(image, image_path.stem, semantic=labels)
+            self._raise_unknown(stored, labels, labels_path, page)
+        if self.size is not None:
+            image, labels = resize_image(image, self.size), resize_labels(labels, self.size)
+        name = image_path.stem if self._pages is None else f"{image_path.stem}-{page:03d}"
+        sample = Sample(image, name, semantic=labels)
         return sample if self._transform is None else self._transform(sample)
 
     def _raise_sizes(
@@ -94,7 +101,7 @@ class SegmentationFiles(Dataset[Sample]):
     ) -> None:
         turned = image == labels[::-1]
         remedy = (
-            "the labels seem to be drawn on the photo before its EXIF rotation; rotate the labels"
+            "the labels seem to be drawn on the photo before its EXIF rotation; rotate them or pass upright=False"
             if turned
             else "export the labels at the size of the image"
         )
@@ -102,19 +109,23 @@ class SegmentationFiles(Dataset[Sample]):
             f"{image_path} is {_by(image)} (H x W) and its labels {labels_path} are {_by(labels)}; {remedy}"
         )
 
-    def _raise_unknown(self, stored: Tensor, labels: Tensor, path: Path) -> None:
+    def _raise_unknown(self, stored: Tensor, labels: Tensor, path: Path, page: int) -> None:
         unknown = labels == _UNKNOWN  # (H, W)
         row, column = unknown.nonzero()[0].tolist()
         value = int(stored[row, column])
         others = sorted(set(stored[unknown].tolist()) - {value})
         also = f" (and so are {_some(others)})" if others else ""
-        where = f"{path}: label {value} at (row {row}, column {column})"
+        where = f"{path}{f' (page {page})' if page else ''}: label {value} at (row {row}, column {column})"
+        void = VOID if self._void is None else self._void
         if self._remap is None:
-            known = f"0..{len(self.categories) - 1} or {self._void}"
-            remedy = f"pass remap={{{value}: …}} with an entry for every id of the files ({VOID} = void)"
+            known = f"0..{len(self.categories) - 1} or {void}"
+            remedy = (
+                f"say what every id of the files is: remap={{{value}: …}} in Python ({VOID} = void), "
+                '"ids" and "void" in categories.json'
+            )
         else:
-            known = f"the keys of remap or {self._void}"
-            remedy = f"add {value}: … to remap ({VOID} = void)"
+            known = "the keys of remap" + ("" if void in self._remap else f" or {void}")
+            remedy = f'add {value}: … to remap ({VOID} = void), or {value} to the "ids" or "void" of categories.json'
         raise ValueError(f"{where} is not in {known}{also}; {remedy}")
 
 
@@ -130,6 +141,7 @@ class SegmentationFolder(SegmentationFiles):
         categories: the class table.
         void: as in :class:`SegmentationFiles`, like the arguments that follow.
         remap: file id → category id.
+        upright: whether photos are turned by their EXIF orientation.
         size: ``(H, W)`` to resize to on reading.
         transform: applied to the sample last.
 
@@ -145,8 +157,9 @@ class SegmentationFolder(SegmentationFiles):
         labels: str | os.PathLike[str],
         categories: Sequence[Category],
         *,
-        void: int = VOID,
+        void: int | None = None,
         remap: Mapping[int, int] | None = None,
+        upright: bool = True,
         size: tuple[int, int] | None = None,
         transform: Callable[[Sample], Sample] | None = None,
     ) -> None:
@@ -160,7 +173,7 @@ class SegmentationFolder(SegmentationFiles):
         if problems:
             raise ValueError(f"{'; '.join(problems)}; an image and its labels share a name: a.jpg and a.png")
         pairs = [(image_files[stem], label_files[stem]) for stem in sorted(image_files)]
-        super().__init__(pairs, categories, void=void, remap=remap, size=size, transform=transform)
+        super().__init__(pairs, categories, void=void, remap=remap, upright=upright, size=size, transform=transform)
 
 
 def _files_by_stem(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
@@ -187,7 +200,7 @@ def _files_by_stem(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
     return found
 
 
-def _lookup_table(num_classes: int, void: int, remap: Mapping[int, int] | None) -> Tensor:
+def _lookup_table(num_classes: int, void: int | None, remap: Mapping[int, int] | None) -> Tensor:
     """File id → category id, 255 = void, -1 = unknown; the last entry stands for all larger ids. int64 (ids + 1,)."""
     if not 0 < num_classes <= VOID:
         raise ValueError(f"a class table has 1 to {VOID} classes ({VOID} itself is void), got {num_classes}")
@@ -197,14 +210,15 @@ def _lookup_table(num_classes: int, void: int, remap: Mapping[int, int] | None) 
             raise ValueError(f"remap has the file id {key}; ids of an index PNG are 0..{_LARGEST_ID}")
         if not (0 <= value < num_classes or value == VOID):
             raise ValueError(f"remap sends {key} to {value}, which is not in 0..{num_classes - 1} or {VOID}")
-    if not 0 <= void <= _LARGEST_ID:
+    if void is None:
+        mapping.setdefault(VOID, VOID)
+    elif not 0 <= void <= _LARGEST_ID:
         raise ValueError(f"void is {void}; ids of an index PNG are 0..{_LARGEST_ID}")
-    if mapping.get(void, VOID) != VOID:
+    elif mapping.setdefault(void, VOID) != VOID:
         raise ValueError(
             f"file id {void} is void and also class {mapping[void]}; pass the id that the files use for void, or a"
             " remap that names the file ids of the classes"
         )
-    mapping[void] = VOID
     table = torch.full((max(mapping) + 2,), _UNKNOWN)
     table[list(mapping)] = torch.tensor(list(mapping.values()))
     return table

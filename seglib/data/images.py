@@ -12,11 +12,14 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
+
+Result = TypeVar("Result")
 
 _WHITE = 255.0
 _ORIENTATION = ExifTags.Base.Orientation
@@ -25,30 +28,37 @@ _LOSSY = {"JPEG", "MPO", "JPEG2000"}
 _WIDENED_BY = {"L;2": 85, "L;4": 17}
 
 
-def read_image(path: str | os.PathLike[str]) -> Tensor:
+def read_image(path: str | os.PathLike[str], *, page: int = 0, upright: bool = True) -> Tensor:
     """The picture in ``path`` as float32 RGB ``(3, H, W)`` in [0, 1], upright as a viewer shows it.
 
     - 8-bit RGB, grey, palette and CMYK become RGB; a colour profile in the file is not applied.
-    - 16-bit grey is divided by 65535, the range of its type. Of 16-bit RGB, Pillow keeps the upper 8 bits.
+    - 16-bit grey is divided by 65535, the range of its type. Microscopes often store 12 bits in it, which then fill
+      only the lowest sixteenth of [0, 1]: add :class:`seglib.data.microscopy.Stretch`. Of 16-bit RGB, Pillow keeps the
+      upper 8 bits.
     - Transparent pixels (RGBA, LA, palette or colour-key transparency) are laid over white, as a page shows them.
     - The EXIF orientation is applied.
-    - Of a file with several pictures (TIFF stack, GIF) the first is read.
+    - Of a file with several pictures (TIFF stack, GIF) one is read.
 
     Args:
         path: any format that Pillow reads.
+        page: which picture of the file, from 0.
+        upright: ``False`` leaves the pixels as they are stored, without the EXIF orientation: for data sets whose
+            labels were drawn that way. (Pillow turns TIFF files in any case.)
 
     Returns:
         ``(3, H, W)`` float32 in [0, 1].
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when the file is no picture, is cut off or damaged, is too large to be decoded safely, or stores
-            32-bit numbers, whose range is not known.
+        ValueError: when the file is no picture, is cut off or damaged, is too large to be decoded safely, has no such
+            page, or stores 32-bit numbers, whose range is not known.
     """
 
     def decode(picture: Image.Image) -> np.ndarray:
+        _turn_to(page, picture)
         is_16_bit = _is_16_bit(picture)
-        picture = ImageOps.exif_transpose(picture)
+        if upright:
+            picture = ImageOps.exif_transpose(picture)
         if is_16_bit:
             gray = np.array(picture).astype(np.float32) / 65535  # (H, W)
             return np.stack([gray] * 3)  # (3, H, W)
@@ -65,7 +75,7 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
     return image.float().div_(255) if image.dtype == torch.uint8 else image
 
 
-def read_labels(path: str | os.PathLike[str]) -> Tensor:
+def read_labels(path: str | os.PathLike[str], *, page: int = 0) -> Tensor:
     """The label map in ``path``: one integer per pixel, int64 ``(H, W)``, exactly as stored.
 
     An index map is a grey file (1, 2, 4, 8 or 16 bits) or a palette file. Of a palette file the indices are the labels;
@@ -73,6 +83,7 @@ def read_labels(path: str | os.PathLike[str]) -> Tensor:
 
     Args:
         path: an index map in a lossless format, usually PNG.
+        page: which picture of a file with several (a TIFF stack), from 0.
 
     Returns:
         ``(H, W)`` int64, values of the file (no void or class table is applied here).
@@ -80,10 +91,11 @@ def read_labels(path: str | os.PathLike[str]) -> Tensor:
     Raises:
         FileNotFoundError: when there is no such file.
         ValueError: when the file is no picture, is cut off or damaged, holds colours instead of ids, was compressed
-            with loss (which invents ids along every edge), or asks to be rotated when shown.
+            with loss (which invents ids along every edge), has no such page, or asks to be rotated when shown.
     """
 
     def decode(picture: Image.Image) -> np.ndarray:
+        _turn_to(page, picture)
         if picture.format in _LOSSY:
             raise _Refused(
                 f"{picture.format} compression changes values, and labels are ids; export the labels again as index PNG"
@@ -105,6 +117,16 @@ def read_labels(path: str | os.PathLike[str]) -> Tensor:
         return np.array(picture).astype(np.int64) // step  # (H, W)
 
     return torch.from_numpy(_decode(path, decode, content="labels"))
+
+
+def count_pages(path: str | os.PathLike[str]) -> int:
+    """How many pictures the file holds: the slices of a TIFF stack, 1 for most files.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the file is no picture or is damaged.
+    """
+    return _decode(path, lambda picture: getattr(picture, "n_frames", 1), content="pictures")
 
 
 def write_png(path: str | os.PathLike[str], array: np.ndarray | Tensor) -> None:
@@ -156,6 +178,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _turn_to(page: int, picture: Image.Image) -> None:
+    """Go to a page of the open file, counted from 0."""
+    if page == 0:
+        return  # open there already; asking for the number of pages would read through the whole file
+    pages = getattr(picture, "n_frames", 1)
+    if not 0 <= page < pages:
+        raise _Refused(f"it has no page {page}; its pages are 0..{pages - 1}")
+    picture.seek(page)
+
+
 def _is_16_bit(picture: Image.Image) -> bool:
     """True for 16-bit grey. Pillow calls it I;16, I;16B, … or, in a PNG (older versions) or PGM file, I."""
     return picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM"))
@@ -165,7 +197,7 @@ class _Refused(Exception):
     """The file decodes, but its pixels are not what was asked for. The message says why and what to do."""
 
 
-def _decode(path: str | os.PathLike[str], decode: Callable[[Image.Image], np.ndarray], content: str) -> np.ndarray:
+def _decode(path: str | os.PathLike[str], decode: Callable[[Image.Image], Result], content: str) -> Result:
     """``decode`` applied to the opened file, with every failure turned into one error that names the file."""
     try:
         with open(path, "rb") as file, Image.open(file) as picture:

@@ -58,7 +58,7 @@ def train_transform(
         raise ValueError(f"color must be in [0, 1], got {color}")
     steps: list[Transform] = [] if keep is None else [Keep(*keep)]
     steps.append(RandomScale(*scale))
-    size = _as_pair(size)
+    size = as_pair(size)
     joint: list[Callable[..., Any]] = [v2.RandomCrop(list(size), pad_if_needed=True), v2.RandomHorizontalFlip(flip)]
     if color:
         joint.append(v2.ColorJitter(brightness=color, contrast=color, saturation=color))
@@ -109,7 +109,7 @@ class Resize:
 
     def __init__(self, size: int | tuple[int, int]) -> None:
         self._size = size
-        _as_pair(size)
+        as_pair(size)
 
     def __call__(self, sample: Sample) -> Sample:
         """The resized sample."""
@@ -213,17 +213,34 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     return labels.index_select(-2, rows).index_select(-1, columns)
 
 
+def move_maps(sample: Sample, image: Tensor, move: Callable[[Tensor, int], Tensor]) -> Sample:
+    """The sample with a new image and with its annotations moved as the image was: for writing one's own transforms.
+
+    Args:
+        sample: the sample before.
+        image: ``(3, H', W')``, already moved.
+        move: gets each map ``(..., H, W)`` and the value that it has outside the picture, and returns the map
+            ``(..., H', W')``. It must look pixels up and not mix them.
+
+    Returns:
+        The new sample; boxes and areas are measured again, objects and segments without a pixel dropped.
+    """
+    moved = {}
+    if sample.semantic is not None:
+        moved["semantic"] = move(sample.semantic, VOID)
+    if sample.instances is not None:
+        moved["masks"] = move(sample.instances.masks, 0)
+    if sample.panoptic is not None:
+        moved["panoptic"] = move(sample.panoptic.map, 0)
+    if sample.pixel_weight is not None:
+        moved["pixel_weight"] = move(sample.pixel_weight, 0)
+    return _rebuild(sample, image=image, **moved)
+
+
 def _resize(sample: Sample, size: tuple[int, int]) -> Sample:
     if tuple(sample.image.shape[1:]) == tuple(size):
         return sample
-    maps = {
-        "semantic": sample.semantic,
-        "masks": None if sample.instances is None else sample.instances.masks,
-        "panoptic": None if sample.panoptic is None else sample.panoptic.map,
-        "pixel_weight": sample.pixel_weight,
-    }
-    moved = {name: resize_labels(value, size) for name, value in maps.items() if value is not None}
-    return _rebuild(sample, image=resize_image(sample.image, size), **moved)
+    return move_maps(sample, resize_image(sample.image, size), lambda labels, _: resize_labels(labels, size))
 
 
 def _rebuild(
@@ -265,7 +282,12 @@ def _with_map(panoptic: Panoptic, new: Tensor) -> Panoptic:
     return Panoptic(new, [replace(s, area=areas[s.id]) for s in panoptic.segments if s.id in areas])
 
 
-def _as_pair(size: int | tuple[int, int]) -> tuple[int, int]:
+def as_pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """``(H, W)`` from one number or two.
+
+    Raises:
+        ValueError: when they are not positive whole numbers.
+    """
     pair = (size, size) if isinstance(size, int) else tuple(size)
     if len(pair) != 2 or not all(isinstance(s, int) and s > 0 for s in pair):
         raise ValueError(f"size must be a positive whole number or a pair (H, W) of them, got {size!r}")

@@ -13,7 +13,8 @@ from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize, pad_
 from seglib.layers.resnet import ResNetEncoder
 from seglib.layers.tiny import TinyEncoder
 from seglib.layers.vgg import VGG16Encoder, convolutionalize
-from seglib.models.fcn import AUX_WEIGHT, FCN, fcn8s, fcn16s, fcn32s, fcn_resnet18, fcn_tiny
+from seglib.models.fcn import FCN, fcn8s, fcn16s, fcn32s, fcn_resnet18, fcn_tiny
+from seglib.models.semantic import AUX_WEIGHT
 from seglib.types import VOID, DenseOutput, Targets
 
 

@@ -1,11 +1,93 @@
-"""torchvision's ResNets as encoders: the same layers, giving every stage's feature map."""
+"""torchvision's ResNets as encoders: the same layers, giving every stage's feature map, strided or dilated."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
+from torchvision import models as tv
 from torchvision.models.resnet import ResNet
 
 from seglib.layers.grid import Grid
+from seglib.layers.pretrained import published
+
+RESNETS = {
+    "resnet18": (tv.resnet18, tv.ResNet18_Weights.IMAGENET1K_V1),
+    "resnet34": (tv.resnet34, tv.ResNet34_Weights.IMAGENET1K_V1),
+    "resnet50": (tv.resnet50, tv.ResNet50_Weights.IMAGENET1K_V1),
+    "resnet101": (tv.resnet101, tv.ResNet101_Weights.IMAGENET1K_V1),
+}
+"""The depths in use and the published weights that each starts from."""
+
+
+def resnet_encoder(
+    name: str,
+    *,
+    output_stride: int = 32,
+    multi_grid: Sequence[int] | None = None,
+    first_keeps: bool = True,
+    pretrained: bool = False,
+) -> ResNetEncoder:
+    """A ResNet encoder by name.
+
+    Args:
+        name: a key of :data:`RESNETS`.
+        output_stride: of c5; 16 and 8 dilate the last stages, see :func:`dilate`.
+        multi_grid: see :func:`dilate`.
+        first_keeps: see :func:`dilate`.
+        pretrained: start from torchvision's ImageNet weights.
+
+    Raises:
+        ValueError: for an unknown name or as :func:`dilate`.
+    """
+    if name not in RESNETS:
+        raise ValueError(f"no ResNet is called {name!r}; choose one of {', '.join(RESNETS)}")
+    build, weights = RESNETS[name]
+    resnet = build()
+    if pretrained:
+        resnet.load_state_dict(published(weights))
+    dilate(resnet, output_stride, multi_grid=multi_grid, first_keeps=first_keeps)
+    return ResNetEncoder(resnet)
+
+
+def dilate(
+    resnet: ResNet, output_stride: int, *, multi_grid: Sequence[int] | None = None, first_keeps: bool = True
+) -> None:
+    """Take the strides out of the last stages, in place; what follows a stride is dilated by as much instead.
+
+    Every weight then meets the same pixels as before, but the map is dense: its every s-th cell is the strided map's
+    (the atrous algorithm; Chen et al., "Rethinking Atrous Convolution", 2017, section 3.1).
+
+    Args:
+        resnet: of any depth, with basic blocks or bottlenecks.
+        output_stride: of the last map: 32 (nothing changes), 16 or 8.
+        multi_grid: factors on the dilation of the blocks of the last stage, such as (1, 2, 4) (section 3.2.2), used
+            again from the start where the stage has more blocks. ``None`` is 1 for all.
+        first_keeps: whether the convolution that strode keeps the dilation of the stage before it, as the algorithm
+            says and torchvision does. With ``False`` it is dilated like the rest of its stage, as in
+            segmentation_models.pytorch.
+
+    Raises:
+        ValueError: for another output stride, or for a multi-grid without a dilated stage or with factors below 1.
+    """
+    if output_stride not in (8, 16, 32):
+        raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
+    if multi_grid is not None and (output_stride == 32 or not multi_grid or min(multi_grid) < 1):
+        raise ValueError(
+            f"multi_grid needs factors of at least 1 and output_stride 16 or 8, got {multi_grid} and {output_stride}"
+        )
+    stages = {16: [resnet.layer4], 8: [resnet.layer3, resnet.layer4]}.get(output_stride, [])
+    before = 1
+    for stage in stages:
+        dilation = 2 * before
+        grid = (multi_grid or [1]) if stage is resnet.layer4 else [1]
+        for i, block in enumerate(stage):
+            for conv in (m for m in block.modules() if isinstance(m, nn.Conv2d)):
+                rate = (before if conv.stride != (1, 1) and first_keeps else dilation) * grid[i % len(grid)]
+                conv.stride = (1, 1)
+                if conv.kernel_size == (3, 3):
+                    conv.dilation = conv.padding = (rate, rate)
+        before = dilation
 
 
 class ResNetEncoder(nn.Module):

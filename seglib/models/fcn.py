@@ -28,94 +28,25 @@ c5 has stride 8 already, and a head of two convolutions.
 
 from __future__ import annotations
 
-from typing import Protocol
-
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torchvision import models as tv
 
+from seglib.layers.encoder import Encoder
 from seglib.layers.grid import Grid
-from seglib.layers.inference import evaluating
-from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize, check_range, pad_to_multiple
-from seglib.layers.pretrained import published
-from seglib.layers.resnet import ResNetEncoder
+from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize, pad_to_multiple
+from seglib.layers.resnet import ResNetEncoder, resnet_encoder
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
 from seglib.layers.upsample import BilinearUpsample
 from seglib.layers.vgg import VGG16Encoder, convolutionalize
-from seglib.losses.pixel import cross_entropy
-from seglib.postprocess.semantic import semantic_from_logits
-from seglib.types import VOID, DenseOutput, Semantic, Targets
+from seglib.models.semantic import SemanticModel, enlarge, two_layer_head
+from seglib.types import DenseOutput, Targets
 
 __all__ = [
-    "FCN", "DilatedFCN", "Encoder", "convolutionalize", "fcn", "fcn8s", "fcn16s", "fcn32s",
+    "FCN", "DilatedFCN", "convolutionalize", "fcn", "fcn8s", "fcn16s", "fcn32s",
     "fcn_resnet18", "fcn_resnet50", "fcn_resnet101", "fcn_tiny",
 ]  # fmt: skip
 
-AUX_WEIGHT = 0.5
-"""The auxiliary head's share of the loss, as in torchvision's reference training."""
 
-
-class Encoder(Protocol):
-    """What the skip form asks of an encoder.
-
-    Attributes:
-        channels: channels of each map, by its name (``c3``, …), finest first.
-        grids: where each map's cells lie in the image.
-        divisor: height and width that it takes must be multiples of this.
-    """
-
-    channels: dict[str, int]
-    grids: dict[str, Grid]
-    divisor: int
-
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Normalised images ``(B, 3, H, W)`` → the maps."""
-
-
-class _SemanticModel(nn.Module):
-    """The methods that both forms share."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        if not 2 <= num_classes <= VOID:
-            raise ValueError(
-                f"num_classes must be 2..{VOID}, got {num_classes}; one kind of object makes 2 classes, it and the rest"
-            )
-        self.num_classes = num_classes
-
-    def loss(self, out: DenseOutput, targets: Targets) -> dict[str, Tensor]:
-        """Mean cross-entropy over the pixels that are not void, and the weighted one of the auxiliary head, if any.
-
-        Args:
-            out: of ``forward``.
-            targets: with ``semantic``, ``(B, H, W)`` int64, 255 is void.
-
-        Raises:
-            ValueError: when the targets have no semantic labels.
-        """
-        if targets.semantic is None:
-            raise ValueError("the targets have no `semantic` labels; train on a dataset whose samples carry them")
-        losses = {"semantic": cross_entropy(out.logits, targets.semantic)}
-        if out.aux is not None:
-            losses["aux"] = AUX_WEIGHT * cross_entropy(out.aux, targets.semantic)
-        return losses
-
-    def predict(self, images: Tensor) -> list[Semantic]:
-        """Labels and probabilities of each image, in evaluation mode; the model's own mode comes back afterwards.
-
-        Args:
-            images: ``(B, 3, H, W)`` float in [0, 1].
-
-        Raises:
-            ValueError: when the images have another shape, type or range.
-        """
-        check_range(images)
-        with evaluating(self):
-            return semantic_from_logits(self(images).logits)
-
-
-class FCN(_SemanticModel):
+class FCN(SemanticModel):
     """The skip form, over any encoder: scores of c5 upsampled to c4, added, to c3, added, …, then to the image.
 
     Where a map's cells lie follows from the encoder's kernels, strides and paddings (:class:`Grid`). From that come the
@@ -219,7 +150,7 @@ def _add_aligned(upsampled: Tensor, skip: Tensor, begin: int) -> Tensor:
     return upsampled + skip[..., -begin : -begin + height, -begin : -begin + width]
 
 
-class DilatedFCN(_SemanticModel):
+class DilatedFCN(SemanticModel):
     """The form of torchvision's ``fcn_resnet50``: a dilated ResNet, a head on c5 and an auxiliary one on c4.
 
     The last two stages dilate their convolutions instead of striding, which keeps c4 and c5 at stride 8 with the same
@@ -240,8 +171,8 @@ class DilatedFCN(_SemanticModel):
         super().__init__(num_classes)
         self.normalize = Normalize()
         self.encoder = encoder
-        self.head = _head(encoder.channels["c5"], num_classes, dropout)
-        self.aux_head = _head(encoder.channels["c4"], num_classes, dropout) if aux else None
+        self.head = two_layer_head(encoder.channels["c5"], num_classes, dropout)
+        self.aux_head = two_layer_head(encoder.channels["c4"], num_classes, dropout) if aux else None
 
     def forward(self, images: Tensor, targets: Targets | None = None) -> DenseOutput:
         """Class scores of every pixel.
@@ -258,25 +189,9 @@ class DilatedFCN(_SemanticModel):
         """
         size = images.shape[-2:]
         maps = self.encoder(self.normalize(images))
-        logits = _resize(self.head(maps["c5"]), size)  # (B, K, H/8, W/8) → (B, K, H, W)
-        aux = None if self.aux_head is None else _resize(self.aux_head(maps["c4"]), size)
+        logits = enlarge(self.head(maps["c5"]), size)  # (B, K, H/8, W/8) → (B, K, H, W)
+        aux = None if self.aux_head is None else enlarge(self.aux_head(maps["c4"]), size)
         return DenseOutput(logits, aux)
-
-
-def _head(channels: int, num_classes: int, dropout: float) -> nn.Sequential:
-    """``(B, C, h, w)`` → ``(B, K, h, w)`` by way of C / 4 channels."""
-    hidden = channels // 4
-    return nn.Sequential(
-        nn.Conv2d(channels, hidden, 3, padding=1, bias=False),
-        nn.BatchNorm2d(hidden),
-        nn.ReLU(),
-        nn.Dropout(dropout),
-        nn.Conv2d(hidden, num_classes, 1),
-    )
-
-
-def _resize(score: Tensor, size: torch.Size) -> Tensor:
-    return F.interpolate(score.float(), size=size, mode="bilinear", align_corners=False)
 
 
 def fcn32s(num_classes: int, *, hidden: int = 4096, dropout: float = 0.5, pretrained: bool = False) -> FCN:
@@ -302,7 +217,7 @@ def fcn_resnet18(num_classes: int, *, stride: int = 8, pretrained: bool = False)
         stride: of the finest map that is scored: 32, 16, 8, 4 or 2.
         pretrained: start from torchvision's ImageNet weights.
     """
-    return FCN(_resnet(tv.resnet18(), tv.ResNet18_Weights.IMAGENET1K_V1, pretrained), num_classes, stride=stride)
+    return FCN(resnet_encoder("resnet18", pretrained=pretrained), num_classes, stride=stride)
 
 
 fcn = fcn_resnet18
@@ -318,15 +233,13 @@ def fcn_resnet50(num_classes: int, *, aux: bool = True, dropout: float = 0.1, pr
         dropout: in the heads.
         pretrained: start the encoder from torchvision's ImageNet weights.
     """
-    resnet = tv.resnet50(replace_stride_with_dilation=[False, True, True])
-    encoder = _resnet(resnet, tv.ResNet50_Weights.IMAGENET1K_V1, pretrained)
+    encoder = resnet_encoder("resnet50", output_stride=8, pretrained=pretrained)
     return DilatedFCN(encoder, num_classes, aux=aux, dropout=dropout)
 
 
 def fcn_resnet101(num_classes: int, *, aux: bool = True, dropout: float = 0.1, pretrained: bool = False) -> DilatedFCN:
     """The ``fcn_resnet101`` of torchvision. Keywords as in :func:`fcn_resnet50`."""
-    resnet = tv.resnet101(replace_stride_with_dilation=[False, True, True])
-    encoder = _resnet(resnet, tv.ResNet101_Weights.IMAGENET1K_V1, pretrained)
+    encoder = resnet_encoder("resnet101", output_stride=8, pretrained=pretrained)
     return DilatedFCN(encoder, num_classes, aux=aux, dropout=dropout)
 
 
@@ -338,10 +251,3 @@ def fcn_tiny(num_classes: int, *, stride: int = 4) -> FCN:
         stride: of the finest map that is scored: 32, 16, 8, 4 or 2. At 4, things of a few pixels survive.
     """
     return FCN(TinyEncoder(), num_classes, stride=stride, mean=TINY_MEAN, std=TINY_STD)
-
-
-def _resnet(resnet: tv.ResNet, weights: tv.WeightsEnum, pretrained: bool) -> ResNetEncoder:
-    """The encoder of a ResNet, with published weights if wanted."""
-    if pretrained:
-        resnet.load_state_dict(published(weights))
-    return ResNetEncoder(resnet)

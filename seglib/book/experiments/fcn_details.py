@@ -11,11 +11,12 @@ random scores           the score layers start with PyTorch's random default
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from seglib.book.experiments.semantic import SceneTensors, load_scenes, train_and_score
+from seglib.book.experiments.compare import compare, only
 from seglib.data.scenes import CATEGORIES
 from seglib.models.fcn import FCN, fcn_tiny
 
@@ -52,15 +53,7 @@ VARIANTS: dict[str, Callable[[FCN], None]] = {
 
 
 def run(
-    *,
-    seeds: Sequence[int],
-    steps: int,
-    variants: Sequence[str] = tuple(VARIANTS),
-    scenes: int = 2000,
-    val_scenes: int = 200,
-    batch_size: int = 16,
-    data: tuple[SceneTensors, SceneTensors] | None = None,
-    report: Callable[[str], None] | None = None,
+    *, seeds: Sequence[int], steps: int, variants: Sequence[str] = tuple(VARIANTS), **settings: Any
 ) -> dict[str, Any]:
     """Train every variant once for every seed and score it on held-out scenes.
 
@@ -68,35 +61,20 @@ def run(
         seeds: of the weights and of the order of the scenes.
         steps: optimiser steps of each run.
         variants: names in `VARIANTS`.
-        scenes: number of scenes to train on, when ``data`` is not given.
-        val_scenes: number of scenes to score on, when ``data`` is not given.
-        batch_size: scenes per step.
-        data: training and held-out scenes that are in memory already.
-        report: called with a line of text after every run.
+        **settings: of :func:`~seglib.book.experiments.compare.compare`.
 
     Returns:
-        The settings and ``runs``: one dict per run with ``variant``, ``seed``, ``first_loss``, ``loss`` and the scores.
+        What ``compare`` returns, with ``variant`` in each run.
 
     Raises:
         ValueError: without steps or scenes, or for an unknown variant.
     """
-    unknown = sorted(set(variants) - set(VARIANTS))
-    if unknown:
-        raise ValueError(f"variants {unknown} are unknown; choose among {', '.join(VARIANTS)}")
-    train, val = data or load_scenes(scenes, val_scenes)
-    runs: list[dict[str, Any]] = []
-    for seed in seeds:
-        for variant in variants:
 
-            def build(change: Callable[[FCN], None] = VARIANTS[variant]) -> FCN:
-                model = fcn_tiny(len(CATEGORIES), stride=STRIDE)
-                change(model)
-                return model
+    def build(change: Callable[[FCN], None]) -> FCN:
+        model = fcn_tiny(len(CATEGORIES), stride=STRIDE)
+        change(model)
+        return model
 
-            runs.append(
-                {"variant": variant} | train_and_score(build, train, val, seed=seed, steps=steps, batch_size=batch_size)
-            )
-            if report is not None:
-                report(f"seed {seed}, {variant}: mIoU {runs[-1]['miou']:.3f}")
-    settings = {"model": f"fcn_tiny, stride {STRIDE}", "data": "scenes", "scenes": len(train), "val_scenes": len(val)}
-    return {**settings, "steps": steps, "batch_size": batch_size, "variants": list(variants), "runs": runs}
+    builders = {name: partial(build, change) for name, change in only(variants, VARIANTS).items()}
+    found = compare(builders, key="variant", seeds=seeds, steps=steps, **settings)
+    return {"model": f"fcn_tiny, stride {STRIDE}", **found}

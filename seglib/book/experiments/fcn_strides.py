@@ -7,11 +7,11 @@ validation set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from seglib.book.experiments.semantic import SceneTensors, load_scenes, train_and_score
+from seglib.book.experiments.compare import compare
 from seglib.data.scenes import CATEGORIES
 from seglib.models.fcn import fcn_tiny
 
@@ -20,52 +20,24 @@ PAPER = {"32": 0.594, "16": 0.624, "8": 0.627}
 
 
 def run(
-    *,
-    seeds: Sequence[int],
-    steps: int,
-    strides: Sequence[int] = (32, 16, 8, 4),
-    scenes: int = 2000,
-    val_scenes: int = 200,
-    batch_size: int = 16,
-    data: tuple[SceneTensors, SceneTensors] | None = None,
-    report: Callable[[str], None] | None = None,
+    *, seeds: Sequence[int], steps: int, strides: Sequence[int] = (32, 16, 8, 4), **settings: Any
 ) -> dict[str, Any]:
     """Train ``fcn_tiny`` once for every seed and stride, and score it on held-out scenes.
 
-    With one seed all strides start from the same encoder and see the same batches.
+    With one seed all strides start from the same encoder.
 
     Args:
         seeds: of the weights and of the order of the scenes.
         steps: optimiser steps of each run.
         strides: of the finest map that is scored: 32, 16, 8, 4 or 2.
-        scenes: number of scenes to train on, when ``data`` is not given.
-        val_scenes: number of scenes to score on, when ``data`` is not given.
-        batch_size: scenes per step.
-        data: training and held-out scenes that are in memory already.
-        report: called with a line of text after every run.
+        **settings: of :func:`~seglib.book.experiments.compare.compare`.
 
     Returns:
-        The settings and ``runs``: one dict per run with ``stride``, ``seed``, ``first_loss``, ``loss`` and the scores.
+        What ``compare`` returns, with ``stride`` in each run.
 
     Raises:
         ValueError: without steps or scenes, or for a stride that the encoder does not have.
     """
-    train, val = data or load_scenes(scenes, val_scenes)
-    runs: list[dict[str, Any]] = []
-    for seed in seeds:
-        for stride in strides:
-            build = partial(fcn_tiny, len(CATEGORIES), stride=stride)
-            found = train_and_score(build, train, val, seed=seed, steps=steps, batch_size=batch_size)
-            runs.append({"stride": stride} | found)
-            if report is not None:
-                scores = ", ".join(f"{name} {found[name]:.3f}" for name in ("miou", "boundary_iou", "thin_iou"))
-                report(f"seed {seed}, stride {stride}: {scores}")
-    settings = {"model": "fcn_tiny", "data": "scenes", "scenes": len(train), "val_scenes": len(val)}
-    return {
-        **settings,
-        "steps": steps,
-        "batch_size": batch_size,
-        "strides": list(strides),
-        "paper_miou": PAPER,
-        "runs": runs,
-    }
+    builders = {stride: partial(fcn_tiny, len(CATEGORIES), stride=stride) for stride in strides}
+    found = compare(builders, key="stride", seeds=seeds, steps=steps, **settings)
+    return {"model": "fcn_tiny", "paper_miou": PAPER, **found}

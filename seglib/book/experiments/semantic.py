@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -162,7 +163,14 @@ def load_scenes(train: int, val: int) -> tuple[SceneTensors, SceneTensors]:
 
 
 def train_and_score(
-    build: Callable[[], nn.Module], train: SceneTensors, val: SceneTensors, *, seed: int, steps: int, batch_size: int
+    build: Callable[[], nn.Module],
+    train: SceneTensors,
+    val: SceneTensors,
+    *,
+    seed: int,
+    steps: int,
+    batch_size: int,
+    measure: Callable[[nn.Module, SceneTensors], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """One run of an experiment: a fresh model, trained and scored.
 
@@ -173,17 +181,21 @@ def train_and_score(
         seed: of the weights and of the order of the scenes.
         steps: optimiser steps.
         batch_size: scenes per step.
+        measure: gives further scores of the trained model on ``val``.
 
     Returns:
-        ``seed``, ``first_loss``, ``loss`` (mean of the last tenth of the steps) and what `score_scenes` gives, rounded
-        to five decimals.
+        ``seed``, ``first_loss``, ``loss`` (mean of the last tenth of the steps), ``seconds`` (CPU time of training) and
+        what `score_scenes` and ``measure`` give, rounded to five decimals.
     """
     torch.manual_seed(seed)
     model = build().to(train.images.device)
+    started = time.process_time()
     losses = train_on_scenes(model, train, steps=steps, seed=seed, batch_size=batch_size)
+    seconds = round(time.process_time() - started, 1)
     last = losses[-max(1, steps // 10) :]
-    scores = score_scenes(predict_scenes(model, val), val.labels)
-    return _rounded({"seed": seed, "first_loss": losses[0], "loss": sum(last) / len(last), **scores})
+    scores = score_scenes(predict_scenes(model, val), val.labels) | (measure(model, val) if measure else {})
+    facts = {"seed": seed, "first_loss": losses[0], "loss": sum(last) / len(last), "seconds": seconds}
+    return _rounded({**facts, **scores})
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,68 @@
+"""What the experiments on scenes do alike: train every variant once for every seed, and score it on held-out scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from seglib.book.experiments.semantic import SceneTensors, load_scenes, train_and_score
+
+
+def compare(
+    builders: Mapping[Any, Callable[[], nn.Module]],
+    *,
+    key: str,
+    seeds: Sequence[int],
+    steps: int,
+    scenes: int = 2000,
+    val_scenes: int = 200,
+    batch_size: int = 16,
+    data: tuple[SceneTensors, SceneTensors] | None = None,
+    measure: Callable[[nn.Module, SceneTensors], dict[str, Any]] | None = None,
+    report: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Train every variant once for every seed. With one seed all variants see the same batches.
+
+    Args:
+        builders: value of ``key`` → makes that variant's model; its random weights depend on the seed alone.
+        key: what the variants differ in: the name of the entry in every run, and in the settings with an "s".
+        seeds: of the weights and of the order of the scenes.
+        steps: optimiser steps of each run.
+        scenes: number of scenes to train on, when ``data`` is not given.
+        val_scenes: number of scenes to score on, when ``data`` is not given.
+        batch_size: scenes per step.
+        data: training and held-out scenes that are in memory already.
+        measure: further scores of a trained model on the held-out scenes, added to its run.
+        report: called with a line of text after every run.
+
+    Returns:
+        The settings, and ``runs``: one dict per run with ``key``, ``seed``, ``first_loss``, ``loss``, ``seconds`` (of
+        training, CPU time of this process) and the scores.
+
+    Raises:
+        ValueError: without steps or scenes.
+    """
+    train, val = data or load_scenes(scenes, val_scenes)
+    runs: list[dict[str, Any]] = []
+    for seed in seeds:
+        for value, build in builders.items():
+            found = train_and_score(build, train, val, seed=seed, steps=steps, batch_size=batch_size, measure=measure)
+            runs.append({key: value} | found)
+            if report is not None:
+                scores = ", ".join(f"{name} {found[name]:.3f}" for name in ("miou", "boundary_iou", "thin_iou"))
+                report(f"seed {seed}, {key} {value}: {scores}")
+    settings = {"data": "scenes", "scenes": len(train), "val_scenes": len(val), "steps": steps}
+    return {**settings, "batch_size": batch_size, f"{key}s": list(builders), "runs": runs}
+
+
+def only(variants: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The named entries of ``known``, in the given order.
+
+    Raises:
+        ValueError: for a name that is not known.
+    """
+    if unknown := sorted(set(variants) - set(known)):
+        raise ValueError(f"variants {unknown} are unknown; choose among {', '.join(known)}")
+    return {name: known[name] for name in variants}

@@ -1,0 +1,26 @@
+"""What every encoder is: a module that turns images into feature maps and says where their cells lie."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from seglib.layers.grid import Grid
+
+
+class Encoder(Protocol):
+    """What the models ask of an encoder.
+
+    Attributes:
+        channels: channels of each map, by its name (``c3``, …), finest first.
+        grids: where each map's cells lie in the image.
+        divisor: height and width that it takes must be multiples of this.
+    """
+
+    channels: dict[str, int]
+    grids: dict[str, Grid]
+    divisor: int
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Normalised images ``(B, 3, H, W)`` → the maps."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation
 
 from seglib.layers.grid import Grid
@@ -24,10 +25,10 @@ class ResidualBlock(nn.Module):
     Shape: ``(B, C, H, W)`` → the same.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, dilation: int = 1) -> None:
         super().__init__()
-        self.conv1 = Conv2dNormActivation(channels, channels, 3)
-        self.conv2 = Conv2dNormActivation(channels, channels, 3, activation_layer=None)
+        self.conv1 = Conv2dNormActivation(channels, channels, 3, dilation=dilation)
+        self.conv2 = Conv2dNormActivation(channels, channels, 3, dilation=dilation, activation_layer=None)
         nn.init.zeros_(self.conv2[1].weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,9 +48,15 @@ class TinyEncoder(nn.Module):
     of a map of stride s is centred on the continuous coordinate s·(i + ½). Upsampling and RoI operations assume just
     that; a ResNet's odd kernels leave its maps half a cell aside.
 
+    With an output stride of 16 or 8 the last stages keep their size: what strode moves by one cell instead, and all
+    that follows is dilated. Every weight then meets the same pixels, and every s-th cell of the dense map is a cell of
+    the strided one. An even kernel that does not stride lies between the cells; ``grids`` says where the maps came to
+    lie: half a cell of the last strided map aside.
+
     Args:
         widths: channels of c1 to c5.
         depths: residual blocks at c2 to c5.
+        output_stride: of c5: 32, 16 or 8.
 
     Attributes:
         channels: channels of each map, by its name.
@@ -59,16 +66,31 @@ class TinyEncoder(nn.Module):
 
     divisor = 32
 
-    def __init__(self, widths: Sequence[int] = (24, 48, 64, 96, 96), depths: Sequence[int] = (1, 1, 1, 1)) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int] = (24, 48, 64, 96, 96),
+        depths: Sequence[int] = (1, 1, 1, 1),
+        *,
+        output_stride: int = 32,
+    ) -> None:
         super().__init__()
+        if output_stride not in (8, 16, 32):
+            raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
         if len(widths) != 5 or len(depths) != 4:
             raise ValueError(f"expected 5 widths and 4 depths, got {tuple(widths)} and {tuple(depths)}")
         self.stem = Conv2dNormActivation(3, widths[0], 4, stride=2, padding=1)
         self.down = nn.ModuleList()
         self.blocks = nn.ModuleList()
+        stride, dilation = 2, 1
         for before, width, depth in zip(widths[:-1], widths[1:], depths, strict=True):
-            self.down.append(Conv2dNormActivation(before, width, 2, stride=2, padding=0))
-            self.blocks.append(nn.Sequential(*(ResidualBlock(width) for _ in range(depth))))
+            if stride < output_stride:
+                self.down.append(Conv2dNormActivation(before, width, 2, stride=2, padding=0))
+                stride *= 2
+            else:
+                conv = _ConvInPlace(before, width, dilation)
+                self.down.append(nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True)))
+                dilation *= 2
+            self.blocks.append(nn.Sequential(*(ResidualBlock(width, dilation) for _ in range(depth))))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -88,3 +110,18 @@ class TinyEncoder(nn.Module):
             x = blocks(down(x))
             maps[name] = x
         return maps
+
+
+class _ConvInPlace(nn.Conv2d):
+    """A 2×2 convolution that does not stride and keeps the map's size.
+
+    It needs ``dilation`` more rows than it gives. An even number is split between both sides; a single one is added
+    behind, and the cells move by half of one.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, dilation: int) -> None:
+        super().__init__(channels_in, channels_out, 2, padding=dilation // 2, dilation=dilation, bias=False)
+        self.behind = dilation % 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (0, self.behind, 0, self.behind)))

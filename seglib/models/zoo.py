@@ -41,6 +41,30 @@ MODELS: dict[str, Entry] = {
     "fcn32s": Entry("seglib.models.fcn:fcn32s", "semantic", "the paper's FCN-32s on VGG-16"),
     "fcn16s": Entry("seglib.models.fcn:fcn16s", "semantic", "the paper's FCN-16s on VGG-16"),
     "fcn8s": Entry("seglib.models.fcn:fcn8s", "semantic", "the paper's FCN-8s on VGG-16"),
+    "unet": Entry("seglib.models.unet:unet", "semantic", "U-Net on ResNet-34: the one to start with"),
+    "unet_tiny": Entry("seglib.models.unet:unet_tiny", "semantic", "U-Net on the tiny encoder, for CPUs"),
+    "unet_resnet34": Entry("seglib.models.unet:unet_resnet34", "semantic", "U-Net on ResNet-34, as in smp"),
+    "unet_resnet50": Entry("seglib.models.unet:unet_resnet50", "semantic", "U-Net on ResNet-50, as in smp"),
+    "unet_paper": Entry("seglib.models.unet:unet_paper", "semantic", "the paper's U-Net, valid convolutions"),
+    "deeplab": Entry("seglib.models.deeplab:deeplab", "semantic", "DeepLab v3+ on ResNet-50: the one to start with"),
+    "deeplab_tiny": Entry(
+        "seglib.models.deeplab:deeplab_tiny", "semantic", "DeepLab v3+ on the tiny encoder, for CPUs"
+    ),
+    "deeplabv3_resnet50": Entry(
+        "seglib.models.deeplab:deeplabv3_resnet50", "semantic", "torchvision's DeepLab v3 on ResNet-50"
+    ),
+    "deeplabv3_resnet101": Entry(
+        "seglib.models.deeplab:deeplabv3_resnet101", "semantic", "torchvision's DeepLab v3 on ResNet-101"
+    ),
+    "deeplabv3plus_resnet34": Entry(
+        "seglib.models.deeplab:deeplabv3plus_resnet34", "semantic", "DeepLab v3+ on ResNet-34"
+    ),
+    "deeplabv3plus_resnet50": Entry(
+        "seglib.models.deeplab:deeplabv3plus_resnet50", "semantic", "DeepLab v3+ on ResNet-50"
+    ),
+    "deeplabv3plus_resnet101": Entry(
+        "seglib.models.deeplab:deeplabv3plus_resnet101", "semantic", "DeepLab v3+ on ResNet-101"
+    ),
 }
 
 

@@ -1,0 +1,362 @@
+"""DeepLab v3 (Chen, Papandreou, Schroff, Adam, "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017)
+and v3+ (Chen, Zhu, Papandreou, Schroff, Adam, "Encoder-Decoder with Atrous Separable Convolution for Semantic Image
+Segmentation", ECCV 2018).
+
+To see far a network strides, and loses where things are. Dilation ("atrous") sees as far without striding: the deepest
+map keeps a stride of 8 or 16. Atrous spatial pyramid pooling then looks at that map with several dilations at once, for
+things of several sizes, and at its mean, for the whole scene. v3 enlarges the scores at once; v3+ first joins them with
+a shallow, finer map.
+
+::
+
+    image (B, 3, H, W)
+      │ normalise
+      ▼
+    encoder, dilated ──── c2 stride 4 ─────────────────┐
+      │                                                │ 1×1 to 48 channels
+      c5 stride 8 or 16                                │
+      │                                                │
+      ▼                                                │
+    ASPP (B, 256, H/s, W/s)                            │
+      │                                                │
+      ├──► v3: 3×3, scores ──────── enlarge ──────► logits (B, K, H, W)
+      │                                                │
+      └──► v3+: enlarge to stride 4 ─── concatenate ───┘
+                                            │ 3×3, 3×3, scores, enlarge
+                                            ▼
+                                        logits (B, K, H, W)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seglib.layers.aspp import ASPP
+from seglib.layers.conv import conv_norm_relu, separable_conv_norm_relu
+from seglib.layers.encoder import Encoder
+from seglib.layers.grid import Grid
+from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize, pad_to_multiple
+from seglib.layers.resnet import resnet_encoder
+from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
+from seglib.models.semantic import SemanticModel, two_layer_head
+from seglib.types import DenseOutput, Targets
+
+__all__ = [
+    "DeepLabV3", "DeepLabV3Plus", "deeplab", "deeplab_tiny", "deeplabv3_resnet50", "deeplabv3_resnet101",
+    "deeplabv3plus_resnet34", "deeplabv3plus_resnet50", "deeplabv3plus_resnet101",
+]  # fmt: skip
+
+IMAGE = Grid()
+"""Where the image's own pixels lie."""
+
+RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
+"""ASPP's rates by output stride: doubled at stride 8, where a cell is half as wide (v3, section 3.3)."""
+
+
+class DeepLabV3(SemanticModel):
+    """DeepLab v3: ASPP on the deepest map, a 3×3 convolution, scores, enlarged to the image.
+
+    Args:
+        encoder: gives ``c5`` with a stride of 8 or 16, and ``c4`` for the auxiliary head.
+        num_classes: K.
+        rates: of ASPP.
+        width: channels of ASPP.
+        aux: add an FCN head on ``c4`` whose loss weighs 0.5. It is computed in every mode.
+        dropout: after ASPP; the auxiliary head has 0.1.
+        mean: of the images' channels.
+        std: of the images' channels.
+
+    Raises:
+        ValueError: when ``num_classes`` or a rate is out of range.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_classes: int,
+        *,
+        rates: Sequence[int],
+        width: int = 256,
+        aux: bool = False,
+        dropout: float = 0.5,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+    ) -> None:
+        super().__init__(num_classes)
+        self.normalize = Normalize(mean, std)
+        self.encoder = encoder
+        self.head = nn.Sequential(
+            ASPP(encoder.channels["c5"], width, rates, dropout=dropout),
+            *conv_norm_relu(width, width, 3),
+            nn.Conv2d(width, num_classes, 1),
+        )
+        self.aux_head = two_layer_head(encoder.channels["c4"], num_classes) if aux else None
+
+    def forward(self, images: Tensor, targets: Targets | None = None) -> DenseOutput:
+        """Class scores of every pixel.
+
+        Args:
+            images: ``(B, 3, H, W)`` float in [0, 1], any H and W.
+            targets: not used; every model takes them.
+
+        Returns:
+            Logits ``(B, K, H, W)`` float32, and those of the auxiliary head if there is one.
+
+        Raises:
+            ValueError: when the images have another number of channels or are integers.
+        """
+        height, width = images.shape[-2:]
+        padded = pad_to_multiple(self.normalize(images), self.encoder.divisor)  # (B, 3, H', W')
+        maps = self.encoder(padded)
+        logits = _lay(self.head(maps["c5"]), self.encoder.grids["c5"], padded)[..., :height, :width]
+        if self.aux_head is None:
+            return DenseOutput(logits.float())
+        aux = _lay(self.aux_head(maps["c4"]), self.encoder.grids["c4"], padded)[..., :height, :width]
+        return DenseOutput(logits.float(), aux.float())
+
+
+class DeepLabV3Plus(SemanticModel):
+    """DeepLab v3+: ASPP, enlarged, beside a shallow map; convolutions over both; scores, enlarged to the image.
+
+    Args:
+        encoder: gives ``c5`` with a stride of 8 or 16, and the shallow map.
+        num_classes: K.
+        rates: of ASPP.
+        low_level: the shallow map.
+        low_width: its channels when it joins: few, lest they outweigh ASPP's (v3+, table 1).
+        width: channels of ASPP and of the decoder.
+        separable: use atrous separable convolutions in ASPP and in the decoder, else plain ones.
+        before: 3×3 convolutions between ASPP and the enlargement.
+        after: 3×3 convolutions over the concatenated maps (v3+, table 2, finds two best).
+        align_corners: how both enlargements lay their cells: ``False`` keeps half-pixel centres, ``True`` puts corner
+            cells over corner cells, as segmentation_models.pytorch does.
+        dropout: after ASPP.
+        mean: of the images' channels.
+        std: of the images' channels.
+
+    Raises:
+        ValueError: when ``num_classes`` or a rate is out of range, or the encoder has no such map.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_classes: int,
+        *,
+        rates: Sequence[int],
+        low_level: str = "c2",
+        low_width: int = 48,
+        width: int = 256,
+        separable: bool = True,
+        before: int = 0,
+        after: int = 2,
+        align_corners: bool = False,
+        dropout: float = 0.5,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+    ) -> None:
+        super().__init__(num_classes)
+        if low_level not in encoder.channels:
+            raise ValueError(f"the encoder has no map {low_level!r}; choose one of {', '.join(encoder.channels)}")
+        self.normalize = Normalize(mean, std)
+        self.encoder = encoder
+        self.low_level = low_level
+        self.align_corners = align_corners
+        conv = separable_conv_norm_relu if separable else partial(conv_norm_relu, kernel=3)
+        aspp = ASPP(encoder.channels["c5"], width, rates, separable=separable, dropout=dropout)
+        self.aspp = nn.Sequential(aspp, *(conv(width, width) for _ in range(before)))
+        self.low = conv_norm_relu(encoder.channels[low_level], low_width)
+        joined = [width + low_width] + [width] * after
+        self.decoder = nn.Sequential(*(conv(a, b) for a, b in zip(joined[:-1], joined[1:], strict=True)))
+        self.score = nn.Conv2d(joined[-1], num_classes, 1)
+
+    def forward(self, images: Tensor, targets: Targets | None = None) -> DenseOutput:
+        """Class scores of every pixel.
+
+        Args:
+            images: ``(B, 3, H, W)`` float in [0, 1], any H and W.
+            targets: not used; every model takes them.
+
+        Returns:
+            Logits ``(B, K, H, W)`` float32.
+
+        Raises:
+            ValueError: when the images have another number of channels or are integers.
+        """
+        height, width = images.shape[-2:]
+        padded = pad_to_multiple(self.normalize(images), self.encoder.divisor)  # (B, 3, H', W')
+        maps, grids = self.encoder(padded), self.encoder.grids
+        low = self.low(maps[self.low_level])  # (B, 48, H/4, W/4)
+        x = _lay(
+            self.aspp(maps["c5"]), grids["c5"], low, grids[self.low_level], self.align_corners
+        )  # (B, 256, H/4, W/4)
+        x = self.decoder(torch.cat([x, low], 1))  # (B, 256, H/4, W/4)
+        logits = _lay(self.score(x), grids[self.low_level], padded, IMAGE, self.align_corners)  # (B, K, H', W')
+        return DenseOutput(logits[..., :height, :width].float())
+
+
+def _lay(x: Tensor, grid: Grid, over: Tensor, target: Grid = IMAGE, align_corners: bool = False) -> Tensor:
+    """``x`` enlarged bilinearly to the height and width of ``over``.
+
+    Interpolation takes for granted that a cell lies in the middle of the pixels that it stands for. Where the grids say
+    that the cells lie a whole number of target cells behind that, as in the dilated tiny encoder, the result is moved
+    there. A ResNet's cells lie a fraction of a cell before it, which all DeepLabs let pass.
+    """
+    height, width = over.shape[-2:]
+    factor = grid.stride / target.stride
+    move = (grid.offset - target.offset) / target.stride - (factor - 1) / 2
+    if move <= 0 or not move.is_integer():
+        return F.interpolate(x, (height, width), mode="bilinear", align_corners=align_corners)
+    rim = int(factor)
+    x = F.pad(x, (1, 0, 1, 0), mode="replicate")  # a cell more in front, to be cut off again but for `move`
+    x = F.interpolate(x, (height + rim, width + rim), mode="bilinear", align_corners=align_corners)
+    return x[..., rim - int(move) :, rim - int(move) :][..., :height, :width]
+
+
+def deeplabv3_resnet50(
+    num_classes: int,
+    *,
+    output_stride: int = 8,
+    multi_grid: Sequence[int] | None = None,
+    aux: bool = True,
+    dropout: float = 0.5,
+    pretrained: bool = False,
+) -> DeepLabV3:
+    """The ``deeplabv3_resnet50`` of torchvision, whose published weights ``seglib convert`` turns into its own.
+
+    Args:
+        num_classes: K.
+        output_stride: 8 as in torchvision, or 16, a quarter of the work.
+        multi_grid: factors on the dilations of the last stage's blocks; (1, 2, 4) in the paper's best model, none in
+            torchvision.
+        aux: add the auxiliary head.
+        dropout: after ASPP.
+        pretrained: start the encoder from torchvision's ImageNet weights.
+    """
+    return _v3("resnet50", num_classes, output_stride, multi_grid, aux, dropout, pretrained)
+
+
+def deeplabv3_resnet101(
+    num_classes: int,
+    *,
+    output_stride: int = 8,
+    multi_grid: Sequence[int] | None = None,
+    aux: bool = True,
+    dropout: float = 0.5,
+    pretrained: bool = False,
+) -> DeepLabV3:
+    """The ``deeplabv3_resnet101`` of torchvision. Keywords as in :func:`deeplabv3_resnet50`."""
+    return _v3("resnet101", num_classes, output_stride, multi_grid, aux, dropout, pretrained)
+
+
+def _v3(
+    name: str, num_classes: int, stride: int, grid: Sequence[int] | None, aux: bool, dropout: float, pretrained: bool
+) -> DeepLabV3:
+    encoder = resnet_encoder(name, output_stride=stride, multi_grid=grid, pretrained=pretrained)
+    return DeepLabV3(encoder, num_classes, rates=_rates(stride), aux=aux, dropout=dropout)
+
+
+Layout = Literal["paper", "smp"]
+
+
+def deeplabv3plus_resnet34(
+    num_classes: int,
+    *,
+    output_stride: int = 16,
+    layout: Layout = "paper",
+    dropout: float = 0.5,
+    pretrained: bool = False,
+) -> DeepLabV3Plus:
+    """DeepLab v3+ on ResNet-34. Keywords as in :func:`deeplabv3plus_resnet50`."""
+    return _v3plus("resnet34", num_classes, output_stride, layout, dropout, pretrained)
+
+
+def deeplabv3plus_resnet50(
+    num_classes: int,
+    *,
+    output_stride: int = 16,
+    layout: Layout = "paper",
+    dropout: float = 0.5,
+    pretrained: bool = False,
+) -> DeepLabV3Plus:
+    """DeepLab v3+ on ResNet-50.
+
+    Args:
+        num_classes: K.
+        output_stride: 16 or 8.
+        layout: "paper": rates (6, 12, 18), doubled at stride 8, and two convolutions in the decoder. "smp" is that of
+            segmentation_models.pytorch, whose weights ``seglib convert`` takes: rates (12, 24, 36) at any stride, one
+            convolution before and one behind the enlargement, corner cells over corner cells, and every convolution of
+            a dilated stage dilated alike.
+        dropout: after ASPP.
+        pretrained: start the encoder from torchvision's ImageNet weights.
+
+    Raises:
+        ValueError: for another output stride or layout.
+    """
+    return _v3plus("resnet50", num_classes, output_stride, layout, dropout, pretrained)
+
+
+def deeplabv3plus_resnet101(
+    num_classes: int,
+    *,
+    output_stride: int = 16,
+    layout: Layout = "paper",
+    dropout: float = 0.5,
+    pretrained: bool = False,
+) -> DeepLabV3Plus:
+    """DeepLab v3+ on ResNet-101. Keywords as in :func:`deeplabv3plus_resnet50`."""
+    return _v3plus("resnet101", num_classes, output_stride, layout, dropout, pretrained)
+
+
+deeplab = deeplabv3plus_resnet50
+"""The DeepLab to start with on your own data."""
+
+
+def _v3plus(
+    name: str, num_classes: int, stride: int, layout: Layout, dropout: float, pretrained: bool
+) -> DeepLabV3Plus:
+    rates = _rates(stride)
+    if layout == "paper":
+        encoder = resnet_encoder(name, output_stride=stride, pretrained=pretrained)
+        return DeepLabV3Plus(encoder, num_classes, rates=rates, dropout=dropout)
+    if layout != "smp":
+        raise ValueError(f"layout is 'paper' or 'smp', got {layout!r}")
+    encoder = resnet_encoder(name, output_stride=stride, first_keeps=False, pretrained=pretrained)
+    return DeepLabV3Plus(
+        encoder, num_classes, rates=(12, 24, 36), before=1, after=1, align_corners=True, dropout=dropout
+    )
+
+
+def _rates(output_stride: int) -> tuple[int, ...]:
+    if output_stride not in RATES:
+        raise ValueError(f"output_stride must be 16 or 8, got {output_stride}")
+    return RATES[output_stride]
+
+
+TINY_RATES = {32: (1, 2, 3), 16: (1, 2, 4), 8: (2, 4, 6)}
+"""Scenes are small: at output stride 8 their maps have 16 cells a side."""
+
+
+def deeplab_tiny(num_classes: int, *, output_stride: int = 8, decoder: bool = True) -> DeepLabV3Plus | DeepLabV3:
+    """DeepLab on the tiny encoder: learns the made scenes on two CPU cores in about a minute and a half.
+
+    Args:
+        num_classes: K.
+        output_stride: 32, 16 or 8.
+        decoder: the decoder of v3+, which joins the map of stride 4; without it, v3.
+
+    Raises:
+        ValueError: for another output stride.
+    """
+    encoder = TinyEncoder(output_stride=output_stride)
+    common = {"rates": TINY_RATES[output_stride], "width": 64, "dropout": 0.1, "mean": TINY_MEAN, "std": TINY_STD}
+    if decoder:
+        return DeepLabV3Plus(encoder, num_classes, low_width=24, **common)
+    return DeepLabV3(encoder, num_classes, **common)

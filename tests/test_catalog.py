@@ -6,7 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from seglib.data.catalog import DATASETS, build_dataset, read_categories
+from seglib.data.catalog import DATASETS, build_dataset, read_class_table
+from seglib.data.collate import collate
+from seglib.losses import cross_entropy
 from seglib.types import Category
 
 TABLE = [
@@ -27,15 +29,51 @@ def root(tmp_path):
 
 
 def test_a_class_table_is_read_in_order(root):
-    assert read_categories(root / "categories.json") == (
-        Category(0, "cell", True, (230, 159, 0)),
-        Category(1, "ground", False, (0, 114, 178)),
-    )
+    table, remap = read_class_table(root / "categories.json")
+    assert table == (Category(0, "cell", True, (230, 159, 0)), Category(1, "ground", False, (0, 114, 178)))
+    assert remap is None
+
+
+def with_ids(*ids, **top):
+    """The class table in its second form, with the ids of the files."""
+    rows = [row if i is None else row | {"ids": i} for row, i in zip(TABLE, ids, strict=True)]
+    return {"categories": rows} | top
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (with_ids(255, 0), {255: 0, 0: 1}),
+        (with_ids([255], [0, 3]), {255: 0, 0: 1, 3: 1}),
+        (with_ids([7], [8, 9], void=[0, 255]), {7: 0, 8: 1, 9: 1, 0: 255, 255: 255}),
+        (with_ids(1, 2, void=0), {1: 0, 2: 1, 0: 255}),
+        (with_ids(None, None, void=[11]), {0: 0, 1: 1, 11: 255}),
+        (with_ids(None, None), None),
+        (with_ids(1, 2)["categories"], {1: 0, 2: 1}),  # a plain list with ids
+        (with_ids(1000, 2, void=[]), {1000: 0, 2: 1}),
+    ],
+)
+def test_a_class_table_may_say_which_ids_the_files_use(tmp_path, content, expected):
+    path = tmp_path / "categories.json"
+    path.write_text(json.dumps(content))
+    table, remap = read_class_table(path)
+    assert [c.name for c in table] == ["cell", "ground"]
+    assert remap == expected
+
+
+def test_a_folder_is_remapped_by_its_class_table(root):
+    Image.frombytes("L", (8, 6), bytes([255] * 8 + [0] * 24 + [7] * 16)).save(root / "test" / "labels" / "a.png")
+    (root / "categories.json").write_text(json.dumps(with_ids([255], [0], void=[7])))
+    labels = build_dataset("folder", root, "test")[0].semantic
+    assert labels.tolist() == [[0] * 8, *[[1] * 8] * 3, *[[255] * 8] * 2]
+    (root / "categories.json").write_text(json.dumps(with_ids([255], [0])))
+    with pytest.raises(ValueError, match=r'label 7 .*or 7 to the "ids" or "void" of categories\.json'):
+        build_dataset("folder", root, "test")[0]
 
 
 def test_a_missing_class_table_shows_what_to_write(tmp_path):
     with pytest.raises(ValueError, match=r'categories.json is missing; write a list like \[{"name": "cell"'):
-        read_categories(tmp_path / "categories.json")
+        read_class_table(tmp_path / "categories.json")
 
 
 @pytest.mark.parametrize(
@@ -53,13 +91,24 @@ def test_a_missing_class_table_shows_what_to_write(tmp_path):
         (json.dumps([TABLE[0] | {"color": [0, 0, 256]}]).encode(), "three numbers in 0..255"),
         (json.dumps(TABLE[::-1]).encode(), "the stuff class 'ground' stands before a thing class"),
         (json.dumps([TABLE[0]] * 2).encode(), "names must be unique"),
+        (json.dumps({"categories": []}).encode(), "must be a list of categories"),
+        (json.dumps({"categories": TABLE, "ignore": [0]}).encode(), "must be a list of categories .*void"),
+        (json.dumps(with_ids(0, None)).encode(), "'cell' has ids and 'ground' has none; give ids to all or to none"),
+        (json.dumps(with_ids([0, 1], [1, 2])).encode(), "file id 1 of 'ground' stands twice"),
+        (json.dumps(with_ids(0, 1, void=[1])).encode(), "file id 1 of 'void' stands twice"),
+        (json.dumps(with_ids(None, None, void=[0])).encode(), "file id 0 of 'void' stands twice"),
+        (json.dumps(with_ids([], 1)).encode(), r"ids of 'cell' are \[\]; expected a whole number"),
+        (json.dumps(with_ids("0", 1)).encode(), "ids of 'cell' are '0'; expected a whole number"),
+        (json.dumps(with_ids(True, 1)).encode(), "ids of 'cell' are True"),
+        (json.dumps(with_ids(-1, 1)).encode(), "ids of 'cell' are -1; expected a whole number in 0..65535"),
+        (json.dumps(with_ids(0, 1, void="none")).encode(), "ids of 'void' are 'none'"),
     ],
 )
 def test_a_bad_class_table_is_named_with_what_is_wrong(tmp_path, content, message):
     path = tmp_path / "categories.json"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message) as error:
-        read_categories(path)
+        read_class_table(path)
     assert str(error.value).startswith(str(path))
 
 
@@ -83,10 +132,15 @@ def test_scenes_have_the_size_asked_for_and_other_pictures_in_each_split():
 @pytest.mark.parametrize(
     ("arguments", "keywords", "message"),
     [
-        (("citiscapes", None, "val"), {}, "'citiscapes' is unknown; choose one of scenes, camvid, folder"),
+        (("citiscapes", None, "val"), {}, "'citiscapes' is unknown; choose one of scenes, camvid, pets, voc, .*folder"),
         (("scenes", None, "validation"), {}, "split 'validation' is unknown; choose one of train, val, test"),
         (("folder", None, "val"), {}, "pass --root FOLDER"),
         (("camvid", None, "val"), {}, "pass --root FOLDER"),
+        (("pets", None, "val"), {}, "dataset 'pets' lies in a folder: pass --root FOLDER"),
+        (("voc", None, "val"), {}, "pass --root FOLDER"),
+        (("voc", ".", "test"), {}, "VOC's test split are not public"),
+        (("isbi", ".", "dev"), {}, "split 'dev' is unknown; choose one of train, val, test"),
+        (("folder", ".", "dev"), {}, "split 'dev' is unknown; choose one of train, val, test"),
     ],
 )
 def test_what_is_not_known_or_missing_is_said(arguments, keywords, message):
@@ -106,5 +160,72 @@ def test_training_on_a_folder_needs_a_size(root):
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_every_dataset_without_files_has_every_split(split):
-    assert set(DATASETS) == {"scenes", "camvid", "folder"}
+    assert set(DATASETS) == {"scenes", "camvid", "pets", "voc", "cityscapes", "isbi", "folder"}
     assert len(build_dataset("scenes", None, split)) > 0
+
+
+# --- real layouts, made small: every set trains on crops of one size and is evaluated as it should be ----------------
+
+
+def write(path, mode="RGB", size=(40, 24), value=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value or (90, 60, 30) if mode == "RGB" else value).save(path)
+
+
+def text(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+
+
+def make_pets(root):
+    for name in (f"pug_{n}" for n in range(5)):
+        write(root / "images" / f"{name}.jpg")
+        write(root / "annotations" / "trimaps" / f"{name}.png", "L", value=3)  # nothing but the band, which is void
+    text(root / "annotations" / "trainval.txt", "".join(f"pug_{n} 1 1 1\n" for n in range(5)))
+
+
+def make_voc(root):
+    for split in ("train", "val"):
+        write(root / "JPEGImages" / f"{split}.jpg")
+        write(root / "SegmentationClass" / f"{split}.png", "L", value=255)
+        text(root / "ImageSets" / "Segmentation" / f"{split}.txt", f"{split}\n")
+
+
+def make_cityscapes(root):
+    for split in ("train", "val"):
+        write(root / "leftImg8bit" / split / "ulm" / "ulm_0_0_leftImg8bit.png")
+        write(root / "gtFine" / split / "ulm" / "ulm_0_0_gtFine_labelIds.png", "L", value=4)  # static: not scored
+
+
+def make_isbi(root):
+    for z in range(30):
+        write(root / "image" / f"{z}.png", "L", value=100)
+        write(root / "label" / f"{z}.png", "L", value=255)
+
+
+MAKERS = {"pets": make_pets, "voc": make_voc, "cityscapes": make_cityscapes, "isbi": make_isbi}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_sets_with_files_train_on_crops_and_are_evaluated_at_their_size(tmp_path, name):
+    MAKERS[name](tmp_path)
+    learn = build_dataset(name, tmp_path, "train", size=(32, 48), augment=True)
+    held = build_dataset(name, tmp_path, "val", size=(32, 48))
+    assert learn[0].image.shape == (3, 32, 48)
+    assert held.size == ((32, 48) if name == "pets" else None)
+    assert held[0].image.shape[1:] == (held.size or (24, 40))
+    assert build_dataset(name, tmp_path, "train", augment=True)[0].image.shape[1] >= 256  # by default
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_crop_without_a_labelled_pixel_trains_without_nan(tmp_path, name):
+    MAKERS[name](tmp_path)
+    dataset = build_dataset(name, tmp_path, "train", size=(16, 16), augment=True)
+    batch = collate([dataset[0], dataset[0]])
+    void = batch.targets.semantic == 255
+    assert bool(void.all()) == (name != "isbi")  # membranes have no void
+    logits = torch.zeros(2, len(dataset.categories), 16, 16, requires_grad=True)
+    loss = cross_entropy(logits, batch.targets.semantic)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
+    assert (logits.grad.abs().sum() == 0) == bool(void.all())

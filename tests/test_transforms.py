@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
+from seglib.data.microscopy import RandomElastic, RandomRightAngle, elastic_transform
 from seglib.data.transforms import (
     Joint,
     Keep,
@@ -64,6 +65,10 @@ GEOMETRY = {
     "affine": Joint(v2.RandomAffine(20, translate=(0.3, 0.3), shear=10)),
     "zoom out": Joint(v2.RandomZoomOut(p=1.0)),
     "box crop": Joint(v2.RandomIoUCrop()),  # needs boxes
+    "torchvision's elastic": Joint(v2.ElasticTransform(alpha=15.0, sigma=2.0)),  # about 0.6 pixels
+    "elastic": RandomElastic(std=3.0),
+    "right angle": RandomRightAngle(),
+    "microscopy": elastic_transform((24, 31), std=3.0, light=0),
 }
 any_transform = st.sampled_from(sorted(GEOMETRY))
 sides = st.integers(9, 40)
@@ -120,7 +125,23 @@ def test_all_annotations_follow_the_same_geometry(name, height, width, seed):
 @given(name=any_transform, seed=seeds)
 def test_image_and_labels_stay_aligned(name, seed):
     torch.manual_seed(seed)
-    after = GEOMETRY[name](blocks(40, 48, seed, side=16))
+    assert_aligned(GEOMETRY[name](blocks(40, 48, seed, side=16)))
+
+
+@pytest.mark.parametrize(
+    "elastic", [Joint(v2.ElasticTransform(alpha=400.0, sigma=8.0)), RandomElastic(std=8.0)], ids=["torchvision", "ours"]
+)
+def test_image_and_labels_stay_aligned_in_a_strong_elastic_deformation(elastic):
+    for seed in range(20):
+        torch.manual_seed(seed)
+        before = blocks(96, 128, seed, side=16)
+        after = elastic(before)
+        assert (after.semantic != before.semantic).float().mean() > 0.1  # several pixels along every border
+        assert_aligned(after)
+
+
+def assert_aligned(after: Sample) -> None:
+    """The image shows what the labels say, wherever interpolation doesn't mix."""
     if min(after.image.shape[1:]) < 5:
         return
     # Interpolation mixes in neighbours, so a pixel counts where its 5x5 neighbourhood has one label.
@@ -249,6 +270,14 @@ def test_a_crop_larger_than_the_image_is_padded_with_void():
     assert (after.image[:, outside] == 0).all() and (after.image[:, ~outside] > 0).all()
     assert (after.panoptic.map[outside] == 0).all()
     assert not after.instances.masks[:, outside].any()
+
+
+def test_a_padded_picture_lies_anywhere_in_the_crop():
+    torch.manual_seed(0)
+    crop = train_transform(8, scale=(1, 1), flip=0, color=0)
+    tops = [int((crop(blocks(5, 8)).semantic[:, 0] == 255).int().argmin()) for _ in range(50)]
+    # Four places are possible, each is drawn with probability 1/4: one is missing with probability 4 (3/4)^50 = 2e-6.
+    assert set(tops) == {0, 1, 2, 3}
 
 
 def test_class_0_and_class_254_survive_next_to_padding():

@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 _HOME = {
     "CamVid": "camvid",
+    "Cityscapes": "cityscapes",
+    "ISBI2012": "isbi",
+    "OxfordPets": "pets",
     "Scenes": "scenes",
     "SegmentationFiles": "folders",
     "SegmentationFolder": "folders",
+    "SegmentationStack": "stacks",
+    "VOC2012": "voc",
     "atomic_path": "images",
+    "elastic_transform": "microscopy",
     "eval_transform": "transforms",
     "make_scene": "scenes",
     "read_image": "images",
@@ -23,16 +29,22 @@ _HOME = {
 
 if TYPE_CHECKING:
     from seglib.data.camvid import CamVid as CamVid
+    from seglib.data.cityscapes import Cityscapes as Cityscapes
     from seglib.data.folders import SegmentationFiles as SegmentationFiles
     from seglib.data.folders import SegmentationFolder as SegmentationFolder
     from seglib.data.images import atomic_path as atomic_path
     from seglib.data.images import read_image as read_image
     from seglib.data.images import read_labels as read_labels
     from seglib.data.images import write_png as write_png
+    from seglib.data.isbi import ISBI2012 as ISBI2012
+    from seglib.data.microscopy import elastic_transform as elastic_transform
+    from seglib.data.pets import OxfordPets as OxfordPets
     from seglib.data.scenes import Scenes as Scenes
     from seglib.data.scenes import make_scene as make_scene
+    from seglib.data.stacks import SegmentationStack as SegmentationStack
     from seglib.data.transforms import eval_transform as eval_transform
     from seglib.data.transforms import train_transform as train_transform
+    from seglib.data.voc import VOC2012 as VOC2012
 
 
 def __getattr__(name: str) -> Any:

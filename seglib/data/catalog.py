@@ -7,16 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from seglib.data import camvid, scenes
+from seglib.data import camvid, cityscapes, isbi, pets, scenes, voc
 from seglib.data.folders import SegmentationFolder
+from seglib.data.microscopy import elastic_transform
 from seglib.data.transforms import train_transform
-from seglib.types import Category, Sample, check_categories
+from seglib.types import VOID, Category, Sample, check_categories
 
 
 class SegmentationDataset(Protocol):
     """A map-style dataset of samples with its class table."""
 
     categories: tuple[Category, ...]
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """The ``(H, W)`` of all pictures before augmentation; ``None`` where each keeps its own."""
 
     def __len__(self) -> int: ...
 
@@ -30,6 +35,7 @@ SCENES_LENGTH = {"train": 2000, "val": 200, "test": 200}
 
 
 def _scenes(root: Path | None, split: str, size: Size | None, augment: bool) -> SegmentationDataset:
+    _check_split(split)
     size = size or (128, 128)
     # scenes vary in scale by themselves, so the crop only jitters it
     transform = train_transform(size, scale=(0.8, 1.25), color=0.2, keep=("semantic",)) if augment else None
@@ -42,20 +48,52 @@ def _camvid(root: Path | None, split: str, size: Size | None, augment: bool) -> 
     return camvid.CamVid(_needed(root, "camvid"), split, size=size, transform=transform)
 
 
+def _pets(root: Path | None, split: str, size: Size | None, augment: bool) -> SegmentationDataset:
+    size = size or (256, 256)
+    # the animal fills the picture: a strong zoom would show fur alone
+    transform = train_transform(size, scale=(0.75, 1.5)) if augment else None
+    return pets.OxfordPets(_needed(root, "pets"), split, size=size, transform=transform)
+
+
+def _voc(root: Path | None, split: str, size: Size | None, augment: bool) -> SegmentationDataset:
+    transform = train_transform(size or (512, 512), scale=(0.5, 2.0)) if augment else None
+    return voc.VOC2012(_needed(root, "voc"), split, transform=transform)
+
+
+def _cityscapes(root: Path | None, split: str, size: Size | None, augment: bool) -> SegmentationDataset:
+    transform = train_transform(size or (512, 1024), scale=(0.5, 2.0)) if augment else None
+    return cityscapes.Cityscapes(_needed(root, "cityscapes"), split, transform=transform)
+
+
+def _isbi(root: Path | None, split: str, size: Size | None, augment: bool) -> SegmentationDataset:
+    transform = elastic_transform(size or (256, 256)) if augment else None
+    return isbi.ISBI2012(_needed(root, "isbi"), split, transform=transform)
+
+
 def _folder(root: Path | None, split: str, size: Size | None, augment: bool) -> SegmentationDataset:
     root = _needed(root, "folder")
+    _check_split(split)
     if not root.is_dir():
         raise FileNotFoundError(
             f"{root} is no folder; pass --root with one that holds categories.json, train, val, test"
         )
-    table = read_categories(root / "categories.json")
+    table, remap = read_class_table(root / "categories.json")
     if augment and size is None:
         raise ValueError("training on your own folder needs --size HEIGHTxWIDTH: batches are crops of one size")
     transform = train_transform(size) if augment and size else None
-    return SegmentationFolder(root / split / "images", root / split / "labels", table, size=size, transform=transform)
+    images, labels = root / split / "images", root / split / "labels"
+    return SegmentationFolder(images, labels, table, remap=remap, size=size, transform=transform)
 
 
-DATASETS: dict[str, Builder] = {"scenes": _scenes, "camvid": _camvid, "folder": _folder}
+DATASETS: dict[str, Builder] = {
+    "scenes": _scenes,
+    "camvid": _camvid,
+    "pets": _pets,
+    "voc": _voc,
+    "cityscapes": _cityscapes,
+    "isbi": _isbi,
+    "folder": _folder,
+}
 
 
 def build_dataset(
@@ -64,41 +102,64 @@ def build_dataset(
     """One split of a dataset by name.
 
     Args:
-        name: "scenes" (made, no download), "camvid", or "folder": ``root/{split}/{images,labels}`` with
-            ``root/categories.json``.
+        name: "scenes" (made, no download), "camvid", "pets", "voc", "cityscapes", "isbi", or "folder":
+            ``root/{split}/{images,labels}`` with ``root/categories.json``.
         root: the dataset's folder; "scenes" needs none.
-        split: "train", "val" or "test".
-        size: (height, width) that images are resized to; the dataset's own default when ``None``.
+        split: "train", "val" or "test". The test labels of "voc" and "cityscapes" are not public.
+        size: (height, width); the dataset's own default when ``None``. Scenes, CamVid, pets and your own folder are
+            resized to it. VOC, Cityscapes and ISBI keep their pixels: it is the crop of training there, and pictures
+            are evaluated whole.
         augment: whether to add the random crops, flips and colours of training.
 
     Raises:
-        ValueError: for an unknown name or split, a missing root, or a folder that isn't laid out as it should be.
+        FileNotFoundError: when the root or a file in it is missing.
+        ValueError: for an unknown name or split, no root, or a folder that isn't laid out as it should be.
     """
     if name not in DATASETS:
         raise ValueError(f"dataset {name!r} is unknown; choose one of {', '.join(DATASETS)}")
-    if split not in SCENES_LENGTH:
-        raise ValueError(f"split {split!r} is unknown; choose one of {', '.join(SCENES_LENGTH)}")
     return DATASETS[name](root, split, size, augment)
 
 
-def read_categories(path: Path) -> tuple[Category, ...]:
-    """The class table of ``categories.json``: a list of ``{"name", "isthing", "color": [r, g, b]}`` in id order.
+def read_class_table(path: Path) -> tuple[tuple[Category, ...], dict[int, int] | None]:
+    """The class table of ``categories.json`` and, where the file has one, the remap of the ids in the label files.
+
+    The file is a list in the order of category ids::
+
+        [{"name": "cell", "isthing": true, "color": [230, 159, 0]}, …]
+
+    Where the label files have other ids, every category says which are its own, one or several, and the ids that don't
+    count are void. 255 is void too unless a category has it::
+
+        {"categories": [{"name": "cell", "isthing": true, "color": [230, 159, 0], "ids": [255]},
+                        {"name": "dish", "isthing": false, "color": [0, 114, 178], "ids": [0, 3]}],
+         "void": [7]}
+
+    Returns:
+        The categories, and file id → category id (255 = void) as in :class:`seglib.data.folders.SegmentationFiles`, or
+        ``None`` when the file has neither ``ids`` nor ``void``.
 
     Raises:
-        ValueError: when the file is missing or isn't such a list.
+        ValueError: when the file is missing or isn't such a table, or when an id stands in two places.
     """
     if not path.exists():
         raise ValueError(
             f'{path} is missing; write a list like [{{"name": "cell", "isthing": true, "color": [230, 159, 0]}}]'
         )
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # no JSON, or not even text
         raise ValueError(f"{path} is no JSON file ({error}); write a list of categories") from error
+    rows, void = content, None
+    if isinstance(content, dict) and "categories" in content and content.keys() <= {"categories", "void"}:
+        rows, void = content["categories"], content.get("void")
     if not isinstance(rows, list) or not rows:
-        raise ValueError(f"{path} must be a list of categories with name, isthing and color, got {rows!r:.60}")
+        raise ValueError(
+            f'{path} must be a list of categories with name, isthing and color, or {{"categories": [...], "void": '
+            f"[ids]}}, got {content!r:.60}"
+        )
     try:
-        return check_categories([_category(i, row) for i, row in enumerate(rows)])
+        table = check_categories([_category(i, row) for i, row in enumerate(rows)])
+        return table, _remap(table, rows, void)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -112,6 +173,39 @@ def _category(index: int, row: Any) -> Category:
         f"category {index} is {row!r:.120}; expected a name, isthing as true or false, and a color of three numbers "
         "in 0..255"
     )
+
+
+def _remap(table: tuple[Category, ...], rows: list[dict[str, Any]], void: Any) -> dict[int, int] | None:
+    with_ids = [c.name for c, row in zip(table, rows, strict=True) if "ids" in row]
+    if not with_ids and void is None:
+        return None
+    if with_ids and len(with_ids) < len(table):
+        without = next(c.name for c in table if c.name not in with_ids)
+        raise ValueError(f"category {with_ids[0]!r} has ids and {without!r} has none; give ids to all or to none")
+    owners = [(c.name, c.id, _ids(c.name, row.get("ids", c.id))) for c, row in zip(table, rows, strict=True)]
+    if void is not None:
+        owners.append(("void", VOID, _ids("void", void)))
+    remap: dict[int, int] = {}
+    for name, target, ids in owners:
+        for stored in ids:
+            if stored in remap:
+                raise ValueError(f"file id {stored} of {name!r} stands twice; every id belongs to one category or void")
+            remap[stored] = target
+    return remap
+
+
+def _ids(name: str, value: Any) -> list[int]:
+    ids = value if isinstance(value, list) else [value]
+    if not all(type(i) is int and 0 <= i < 2**16 for i in ids) or (not ids and name != "void"):
+        raise ValueError(
+            f"the ids of {name!r} are {value!r:.60}; expected a whole number in 0..65535, or a list of them"
+        )
+    return ids
+
+
+def _check_split(split: str) -> None:
+    if split not in SCENES_LENGTH:
+        raise ValueError(f"split {split!r} is unknown; choose one of {', '.join(SCENES_LENGTH)}")
 
 
 def _needed(root: Path | None, name: str) -> Path:

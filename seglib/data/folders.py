@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -67,7 +68,7 @@ class SegmentationFiles(Dataset[Sample]):
             raise ValueError(f"size must be (height, width), both at least 1, got {size!r}")
         self.size = size
         self._transform = transform
-        self._pages: Sequence[int] | None = None  # which page of both files of each pair; SegmentationStack sets them
+        self._pages: list[tuple[int, int]] | None = None  # of both files of each pair, where files have several
         if not self.pairs:
             raise ValueError("no pairs of image and label files were given")
         if missing := [path for pair in self.pairs for path in pair if not path.is_file()]:
@@ -81,8 +82,8 @@ class SegmentationFiles(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         image_path, labels_path = self.pairs[index]
-        page = 0 if self._pages is None else self._pages[index]
-        image = read_image(image_path, page=page, upright=self._upright)  # (3, H, W)
+        image_page, page = (0, 0) if self._pages is None else self._pages[index]
+        image = read_image(image_path, page=image_page, upright=self._upright)  # (3, H, W)
         stored = read_labels(labels_path, page=page)  # (H, W)
         if stored.shape != image.shape[1:]:
             self._raise_sizes(tuple(image.shape[1:]), tuple(stored.shape), image_path, labels_path)
@@ -92,9 +93,11 @@ class SegmentationFiles(Dataset[Sample]):
             self._raise_unknown(stored, labels, labels_path, page)
         if self.size is not None:
             image, labels = resize_image(image, self.size), resize_labels(labels, self.size)
-        name = image_path.stem if self._pages is None else f"{image_path.stem}-{page:03d}"
-        sample = Sample(image, name, semantic=labels)
+        sample = Sample(image, self._id(index), semantic=labels)
         return sample if self._transform is None else self._transform(sample)
+
+    def _id(self, index: int) -> str:
+        return self.pairs[index][0].stem
 
     def _raise_sizes(
         self, image: tuple[int, ...], labels: tuple[int, ...], image_path: Path, labels_path: Path
@@ -163,8 +166,8 @@ class SegmentationFolder(SegmentationFiles):
         size: tuple[int, int] | None = None,
         transform: Callable[[Sample], Sample] | None = None,
     ) -> None:
-        image_files = _files_by_stem(Path(images), IMAGE_ENDINGS)
-        label_files = _files_by_stem(Path(labels), LABEL_ENDINGS)
+        image_files = files_by_stem(Path(images), IMAGE_ENDINGS)
+        label_files = files_by_stem(Path(labels), LABEL_ENDINGS)
         problems = []
         if alone := sorted(image_files.keys() - label_files.keys()):
             problems.append(f"{len(alone)} of {len(image_files)} images in {images} have no labels ({_some(alone)})")
@@ -176,8 +179,13 @@ class SegmentationFolder(SegmentationFiles):
         super().__init__(pairs, categories, void=void, remap=remap, upright=upright, size=size, transform=transform)
 
 
-def _files_by_stem(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
-    """The files of a folder that have one of the endings, by stem."""
+def files_by_stem(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
+    """The files of a folder that have one of the endings (either case), by stem. Hidden files are ignored.
+
+    Raises:
+        FileNotFoundError: when the folder doesn't exist.
+        ValueError: when it holds no such file, or two with one stem.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(
             f"the folder {folder} does not exist; pass a folder with files ending in {_some(endings)}"
@@ -222,6 +230,11 @@ def _lookup_table(num_classes: int, void: int | None, remap: Mapping[int, int] |
     table = torch.full((max(mapping) + 2,), _UNKNOWN)
     table[list(mapping)] = torch.tensor(list(mapping.values()))
     return table
+
+
+def natural_key(name: str) -> tuple[str | int, ...]:
+    """Sorts names with numbers as people do: ``sorted(["10", "9"], key=natural_key)`` is ``["9", "10"]``."""
+    return tuple(int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", name)))
 
 
 def _some(things: Iterable[object], most: int = 5) -> str:

@@ -120,6 +120,7 @@ class Scenes(Dataset[Sample]):
         if split not in _SPLITS:
             raise ValueError(f"split must be one of {', '.join(_SPLITS)}, got {split!r}")
         self._height, self._width, self._share = _check(seed, 0, size, difficulty, balance)
+        self.size = (self._height, self._width)
         self._length, self._split, self._difficulty = length, split, difficulty
         self._seed = len(_SPLITS) * seed + _SPLITS.index(split)
         self._transform = transform

@@ -1,4 +1,4 @@
-"""Cross-entropy with void: worked by hand, against torch, its gradients, its ill cases."""
+"""Losses of single pixels: worked by hand, against torch, their gradients, their ill cases."""
 
 import math
 import re
@@ -7,32 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
-from hypothesis import strategies as st
+from loss_cases import logits_of, pixels, value_and_gradient
 
-from seglib.losses import cross_entropy
+from seglib.losses import cross_entropy, focal_loss, ohem_cross_entropy
 
 IMPLS = ["reference", "fast"]
-
-
-@st.composite
-def pixels(draw):
-    """Logits (B, K, H, W) float64 and a target (B, H, W) with some void and at least one label."""
-    k = draw(st.integers(1, 5))
-    b, h, w = draw(st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4)))
-    g = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    scale = draw(st.sampled_from([0.1, 3.0, 300.0]))
-    logits = scale * torch.randn(b, k, h, w, generator=g, dtype=torch.float64)
-    target = torch.randint(k, (b, h, w), generator=g)
-    target[torch.rand(b, h, w, generator=g) < 0.3] = 255
-    target[0, 0, 0] = 0
-    return logits, target
-
-
-def value_and_gradient(loss, logits, *args, **keywords):
-    z = logits.clone().requires_grad_()
-    value = loss(z, *args, **keywords)
-    (gradient,) = torch.autograd.grad(value, z)
-    return value.detach(), gradient
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -178,6 +157,170 @@ def test_arguments_that_do_not_fit_are_refused():
         cross_entropy(logits, target.float())
     with pytest.raises(ValueError, match="impl is 'fast' or 'reference', got 'slow'"):
         cross_entropy(logits, target, impl="slow")
+
+
+PROBABILITIES = [(0.5, 0.5), (0.75, 0.25), (0.1, 0.9)]  # of three pixels
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_pixel_weights_weigh_the_mean_worked_by_hand(impl):
+    logits, target = logits_of(*PROBABILITIES), torch.tensor([[[0, 0, 255]]])
+    pixel_weight = torch.tensor([[[3.0, 1.0, 7.0]]])
+    loss = cross_entropy(logits, target, pixel_weight=pixel_weight, impl=impl)
+    assert float(loss) == pytest.approx((3 * math.log(2) + math.log(4 / 3)) / (3 + 1))
+    weight = torch.tensor([2.0, 1.0])
+    loss = cross_entropy(logits, torch.tensor([[[0, 1, 255]]]), weight=weight, pixel_weight=pixel_weight, impl=impl)
+    assert float(loss) == pytest.approx((2 * 3 * math.log(2) + 1 * 1 * math.log(4)) / (2 * 3 + 1 * 1))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@given(pixels())
+def test_equal_pixel_weights_change_nothing_and_a_weight_of_2_is_a_pixel_twice(impl, case):
+    logits, target = case
+    plain = value_and_gradient(cross_entropy, logits, target, impl=impl)
+    equal = value_and_gradient(cross_entropy, logits, target, pixel_weight=torch.full(target.shape, 0.3), impl=impl)
+    torch.testing.assert_close(equal, plain, rtol=1e-10, atol=1e-12)  # float64 rounding
+    twice = torch.cat([target, target[:, :1]], 1)
+    expected = cross_entropy(torch.cat([logits, logits[:, :, :1]], 2), twice, impl=impl)
+    pixel_weight = torch.ones(target.shape)
+    pixel_weight[:, 0] = 2
+    found = cross_entropy(logits, target, pixel_weight=pixel_weight, impl=impl)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)  # float64 rounding
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_pixel_of_weight_zero_is_left_out_like_void(impl):
+    logits, target = torch.randn(1, 3, 2, 2), torch.tensor([[[0, 2], [2, 1]]])
+    logits[0, 2, 0, 1] = -math.inf  # an infinite loss, were it counted
+    pixel_weight = torch.tensor([[[1.0, 0.0], [1.0, 1.0]]])
+    value, gradient = value_and_gradient(cross_entropy, logits, target, pixel_weight=pixel_weight, impl=impl)
+    assert value == cross_entropy(logits, torch.tensor([[[0, 255], [2, 1]]]), impl=impl)
+    assert gradient.isfinite().all() and (gradient[:, :, 0, 1] == 0).all()
+    nothing = value_and_gradient(cross_entropy, logits, target, pixel_weight=torch.zeros(1, 2, 2), impl=impl)
+    assert nothing[0] == 0 and (nothing[1] == 0).all()
+
+
+def test_the_weighted_gradient_equals_finite_differences():
+    logits = torch.randn(2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    target, pixel_weight = torch.tensor([[[0, 255], [2, 1]], [[1, 1], [255, 0]]]), torch.rand(2, 2, 2)
+    for impl in IMPLS:
+        assert torch.autograd.gradcheck(
+            lambda z, i=impl: cross_entropy(z, target, pixel_weight=pixel_weight, impl=i), logits
+        )
+
+
+@pytest.mark.parametrize("bad", [-0.5, math.nan, math.inf])
+def test_weights_that_are_negative_or_not_finite_are_refused(bad):
+    logits, target = torch.zeros(1, 3, 1, 2), torch.zeros(1, 1, 2, dtype=torch.long)
+    seen = re.escape(str(bad))
+    with pytest.raises(ValueError, match=f"pixel_weight must be finite and at least 0, got {seen}"):
+        cross_entropy(logits, target, pixel_weight=torch.tensor([[[1.0, bad]]]))
+    with pytest.raises(ValueError, match=f"^weight must be finite and at least 0, got {seen}"):
+        cross_entropy(logits, target, weight=torch.tensor([1.0, bad, 1.0]))
+    with pytest.raises(ValueError, match=f"alpha must be finite and at least 0, got {seen}"):
+        focal_loss(logits, target, alpha=torch.tensor([1.0, bad, 1.0]))
+
+
+def test_pixel_weights_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=re.escape("need pixel_weight of shape (2, 4, 6), got (4, 6)")):
+        cross_entropy(torch.zeros(2, 3, 4, 6), torch.zeros(2, 4, 6, dtype=torch.long), pixel_weight=torch.ones(4, 6))
+
+
+def test_focal_loss_worked_by_hand():
+    logits, target = logits_of(*PROBABILITIES), torch.tensor([[[0, 0, 255]]])
+    loss = focal_loss(logits, target, gamma=2.0)
+    assert float(loss) == pytest.approx((0.5**2 * math.log(2) + 0.25**2 * math.log(4 / 3)) / 2)
+    # with α the mean is still over the two pixels
+    loss = focal_loss(logits, torch.tensor([[[0, 1, 255]]]), gamma=1.0, alpha=torch.tensor([0.2, 0.8]))
+    assert float(loss) == pytest.approx((0.2 * 0.5 * math.log(2) + 0.8 * 0.75 * math.log(4)) / 2)
+
+
+@given(pixels())
+def test_focal_loss_with_gamma_0_is_cross_entropy_and_gamma_only_lowers_it(case):
+    plain = value_and_gradient(cross_entropy, *case)
+    torch.testing.assert_close(value_and_gradient(focal_loss, *case, gamma=0.0), plain, rtol=1e-12, atol=1e-14)
+    values = [float(focal_loss(*case, gamma=gamma)) for gamma in (0.0, 0.5, 2.0, 5.0)]
+    assert all(
+        a >= b * (1 - 1e-12) for a, b in zip(values, values[1:], strict=False)
+    )  # equal up to rounding when 0 or 1
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 1.0, 1.5, 2.0, 5.0])
+def test_focal_gradients_are_finite_at_certainty_and_equal_finite_differences(gamma):
+    certain = torch.tensor([1e3, 0.0]).view(1, 2, 1, 1)
+    value, gradient = value_and_gradient(focal_loss, certain, torch.zeros(1, 1, 1, dtype=torch.long), gamma=gamma)
+    assert value == 0 and (gradient == 0).all()
+    logits = torch.randn(2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([[[0, 255], [2, 1]], [[1, 1], [255, 0]]])
+    alpha = torch.tensor([0.2, 1.0, 3.0], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda z: focal_loss(z, target, gamma=gamma, alpha=alpha), logits)
+
+
+def test_focal_loss_keeps_its_digits_where_the_model_is_sure():
+    logits = torch.tensor([12.0, 0.0]).view(1, 2, 1, 1)  # 1 − p = 6.1e-6: 1 − softmax in float32 keeps 2 digits
+    target = torch.zeros(1, 1, 1, dtype=torch.long)
+    # the error left is that of torch's log-softmax
+    assert float(focal_loss(logits, target)) == pytest.approx(float(focal_loss(logits.double(), target)), rel=0.05)
+    miss = float(focal_loss(logits, target, gamma=1.0) / cross_entropy(logits, target))
+    assert miss == pytest.approx(float(-torch.expm1(-cross_entropy(logits, target))), rel=1e-6)
+
+
+HARD = logits_of((0.9, 0.1), (0.8, 0.2), (0.6, 0.4), (0.3, 0.7), (0.2, 0.8))  # of five pixels of class 0
+
+
+@pytest.mark.parametrize(
+    ("threshold", "min_kept", "kept"),
+    [
+        (0.7, 0, [0.6, 0.3, 0.2]),
+        (0.7, 2, [0.6, 0.3, 0.2]),
+        (0.25, 0, [0.2]),
+        (0.25, 3, [0.6, 0.3, 0.2]),  # too few are hard: the threshold rises
+        (0.1, 0, []),
+        (0.1, None, []),  # a sixteenth of 5 is 0
+        (0.1, 100, [0.9, 0.8, 0.6, 0.3, 0.2]),  # more than there are
+        (1.0, 0, [0.9, 0.8, 0.6, 0.3, 0.2]),
+    ],
+)
+def test_ohem_keeps_the_hard_pixels(threshold, min_kept, kept):
+    target = torch.zeros(1, 1, 5, dtype=torch.long)
+    value, gradient = value_and_gradient(ohem_cross_entropy, HARD, target, threshold=threshold, min_kept=min_kept)
+    assert float(value) == pytest.approx(sum(-math.log(p) for p in kept) / max(1, len(kept)))
+    # CE's gradient of the kept ones, divided by their number; nothing through the choice
+    probs = HARD.softmax(1)[0, 0, 0]
+    expected = [(p - 1) / len(kept) if any(abs(p - q) < 1e-9 for q in kept) else 0 for p in probs.tolist()]
+    assert gradient[0, 0, 0].tolist() == pytest.approx(expected)
+
+
+def test_ohem_counts_labelled_pixels_only_and_keeps_ties():
+    target = torch.tensor([[[0, 0, 0, 255, 255]]])
+    loss = ohem_cross_entropy(HARD, target, threshold=0.1, min_kept=1)
+    assert float(loss) == pytest.approx(-math.log(0.6))
+    same = torch.zeros(1, 2, 1, 4, dtype=torch.float64, requires_grad=True)
+    loss = ohem_cross_entropy(same, torch.zeros(1, 1, 4, dtype=torch.long), threshold=0.1, min_kept=1)
+    (gradient,) = torch.autograd.grad(loss, same)
+    assert (gradient[0, 0] == -0.5 / 4).all()
+
+
+def test_ohem_keeps_a_sixteenth_by_default():
+    logits, target = torch.randn(2, 3, 8, 8), torch.randint(3, (2, 8, 8))
+    target[0, :4] = 255  # 96 labelled pixels
+    hardest = F.cross_entropy(logits, target, ignore_index=255, reduction="none").flatten().topk(6).values
+    # float32, sums in another order
+    torch.testing.assert_close(ohem_cross_entropy(logits, target, threshold=1e-9), hardest.mean(), rtol=1e-6, atol=0)
+
+
+def test_settings_out_of_range_are_refused():
+    logits, target = torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1, dtype=torch.long)
+    for bad in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="gamma is finite and at least 0, got"):
+            focal_loss(logits, target, gamma=bad)
+    for bad in (0.0, -0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match="threshold is a probability"):
+            ohem_cross_entropy(logits, target, threshold=bad)
+    with pytest.raises(ValueError, match="min_kept is a number of pixels, at least 0, got -1"):
+        ohem_cross_entropy(logits, target, min_kept=-1)
+    with pytest.raises(ValueError, match=re.escape("need alpha of shape (2,), got (3,)")):
+        focal_loss(logits, target, alpha=torch.ones(3))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,0 +1,186 @@
+"""Losses that judge a region as a whole: soft Dice and its generalisation by Tversky.
+
+Both count, for class k, the pixels that are right and wrong, with probabilities p_k in place of yes and no:
+
+    TP_k = Σ_{x: y(x) = k} p_k(x)        FP_k = Σ_{x: y(x) ≠ k} p_k(x)        FN_k = Σ_{x: y(x) = k} (1 − p_k(x))
+
+over the labelled pixels x. A class of 10 pixels then weighs as much as one of 10,000.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from seglib.losses._inputs import prepare
+from seglib.types import VOID
+
+
+def dice_loss(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = VOID,
+    per_sample: bool = False,
+    smooth: float = 1e-5,
+    absent: Literal["skip", "count"] = "skip",
+    impl: Literal["fast", "reference"] = "fast",
+) -> Tensor:
+    """Soft Dice loss: the mean over classes of 1 − D_k.
+
+    With Σ p_k the sum of the probabilities and |k| the number of pixels of class k, ::
+
+        D_k = (2·TP_k + s) / (2·TP_k + FP_k + FN_k + s) = (2 · Σ_{x: y(x) = k} p_k(x) + s) / (Σ p_k + |k| + s)
+
+    The probabilities aren't squared, and the smoothing s stands above and below. A class that the target doesn't have
+    has no overlap to judge: TP = FN = 0, so D_k = s / (FP_k + s), which is near 0 however little of it is predicted.
+    ``absent="skip"`` leaves it out of the mean (its wrong pixels still cost the classes they belong to);
+    ``absent="count"`` takes it in, and only a probability of well below s pixels in all makes its loss small. Where
+    nothing is labelled, D_k is 1 and the loss is 0 with zero gradients.
+
+    Source: Milletari et al., *V-Net*, 3DV 2016, eq. 1, which squares the probabilities in the denominator; without the
+    squares Drozdzal et al., *The Importance of Skip Connections in Biomedical Image Segmentation*, 2016. MONAI's
+    ``DiceLoss(softmax=True, batch=not per_sample)`` is ``absent="count"`` at the same s. smp's ``DiceLoss`` gives an
+    absent class the loss 0 but divides by K: with ``smooth=0`` it is ours times (present classes) / K.
+
+    Args:
+        logits: ``(B, K, H, W)``, or ``(B, K, …)`` with any number of spatial dimensions. B, H or W may be 0.
+        target: ``(B, H, W)`` class ids in 0..K−1 or ``ignore_index``, integers of any type.
+        ignore_index: the id of void.
+        per_sample: count within every image, and take the mean over the pairs of image and class; otherwise count
+            over the batch as if it were one image.
+        smooth: s in pixels, at least 0.
+        absent: what becomes of a class without a pixel in the target (of the image, when ``per_sample``).
+        impl: ``"reference"`` multiplies with a one-hot target, ``"fast"`` never builds it. Equal to rounding.
+
+    Returns:
+        A scalar in [0, 1], float32 (float64 for float64 logits), half precision included, under autocast too.
+
+    Raises:
+        ValueError: when shapes don't fit, a label is neither a class nor void, ``smooth`` is negative or not finite,
+            or ``absent`` or ``impl`` is unknown.
+    """
+    return tversky_loss(
+        logits,
+        target,
+        ignore_index=ignore_index,
+        alpha=0.5,
+        beta=0.5,
+        per_sample=per_sample,
+        smooth=smooth / 2,
+        absent=absent,
+        impl=impl,
+    )
+
+
+def tversky_loss(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = VOID,
+    alpha: float = 0.3,
+    beta: float = 0.7,
+    per_sample: bool = False,
+    smooth: float = 1e-5,
+    absent: Literal["skip", "count"] = "skip",
+    impl: Literal["fast", "reference"] = "fast",
+) -> Tensor:
+    """Tversky loss: the mean over classes of 1 − T_k, with a price of its own for either kind of error.
+
+    T_k = (TP_k + s) / (TP_k + α·FP_k + β·FN_k + s). β > α asks for recall. α = β = ½ is Dice, whose s is twice this
+    one; α = β = 1 is soft IoU.
+
+    Source: Salehi et al., *Tversky Loss Function for Image Segmentation Using 3D Fully Convolutional Deep Networks*,
+    MLMI 2017, eq. 4, for one class; there α = 0.3 and β = 0.7 did best. The mean over classes, absent classes and
+    void are as in :func:`dice_loss`, and so is the relation to MONAI's and smp's ``TverskyLoss``.
+
+    Args:
+        logits: ``(B, K, H, W)``, or ``(B, K, …)`` with any number of spatial dimensions. B, H or W may be 0.
+        target: ``(B, H, W)`` class ids in 0..K−1 or ``ignore_index``, integers of any type.
+        ignore_index: the id of void.
+        alpha: α, the price of a false positive, at least 0.
+        beta: β, the price of a false negative, at least 0.
+        per_sample: as in :func:`dice_loss`.
+        smooth: s in pixels, at least 0.
+        absent: as in :func:`dice_loss`.
+        impl: as in :func:`dice_loss`.
+
+    Returns:
+        A scalar in [0, 1], float32 (float64 for float64 logits), half precision included, under autocast too.
+
+    Raises:
+        ValueError: when shapes don't fit, a label is neither a class nor void, α, β or ``smooth`` is negative or not
+            finite, or ``absent`` or ``impl`` is unknown.
+    """
+    for name, value in {"alpha": alpha, "beta": beta, "smooth": smooth}.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} is finite and at least 0, got {value}")
+    if absent not in ("skip", "count"):
+        raise ValueError(f"absent is 'skip' or 'count', got {absent!r}")
+    logits, known, valid = prepare(logits, target, ignore_index)
+    probs = logits.softmax(1)  # (B, K, …)
+    if impl == "fast":
+        tp, fp, fn = _SoftCounts.apply(probs, known, valid)  # (B, K) each
+    elif impl == "reference":
+        tp, fp, fn = _soft_counts(probs, known, valid)
+    else:
+        raise ValueError(f"impl is 'fast' or 'reference', got {impl!r}")
+    if not per_sample:
+        tp, fp, fn = tp.sum(0), fp.sum(0), fn.sum(0)  # (K,) each
+    wrong = alpha * fp + beta * fn
+    total = tp + wrong + smooth
+    loss = wrong / torch.where(total > 0, total, 1)  # 1 − T, without the cancellation; 0 / 0 is 0
+    counted = tp + fn > 0 if absent == "skip" else torch.ones_like(loss, dtype=torch.bool)
+    return (loss * counted).sum() / counted.sum().clamp_min(1)
+
+
+def _soft_counts(probs: Tensor, known: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """TP, FP and FN ``(B, K)`` of probabilities ``(B, K, …)``, straight from their definitions."""
+    truth = F.one_hot(known, probs.shape[1]).movedim(-1, 1)  # (B, K, …)
+    right, wrong = truth * valid[:, None], (1 - truth) * valid[:, None]  # (B, K, …)
+    places = list(range(2, probs.ndim))
+    counts = [probs * right, probs * wrong, (1 - probs) * right]  # (B, K, …) each
+    tp, fp, fn = (c.sum(places) if places else c for c in counts)  # sum([]) would sum over everything
+    return tp, fp, fn
+
+
+class _SoftCounts(torch.autograd.Function):
+    """The same counts with one large tensor each way, where automatic differentiation would keep four.
+
+    The class of a pixel picks one probability of its K. The gradient of a count is a constant per class on all pixels,
+    and another where the class is the pixel's own.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, probs: Tensor, known: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``(B, K, …)``, ``(B, …)``, ``(B, …)`` to TP, FP and FN ``(B, K)``."""
+        ctx.save_for_backward(known, valid)
+        ctx.num_classes = probs.shape[1]
+        own = probs.gather(1, known[:, None])[:, 0]  # (B, …) = p_y
+        others = (probs * valid[:, None]).scatter_(1, known[:, None], 0)  # (B, K, …)
+        fp = others.flatten(2).sum(2) if others.ndim > 2 else others
+        tp, fn = (_sum_by_class(part * valid, known, ctx.num_classes) for part in (own, 1 - own))
+        return tp, fp, fn
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_tp: Tensor, d_fp: Tensor, d_fn: Tensor) -> tuple[Tensor, None, None]:
+        """The gradients of the counts ``(B, K)`` to that of the probabilities ``(B, K, …)``."""
+        known, valid = ctx.saved_tensors
+        pixels = known.reshape(known.shape[0], math.prod(known.shape[1:]))  # (B, P)
+        d_own = (d_tp - d_fn).gather(1, pixels).view_as(known) * valid  # (B, …)
+        d_probs = d_fp.view(*d_fp.shape, *[1] * (known.ndim - 1)) * valid[:, None]  # (B, K, …)
+        return d_probs.scatter_(1, known[:, None], d_own[:, None]), None, None
+
+
+def _sum_by_class(values: Tensor, known: Tensor, num_classes: int) -> Tensor:
+    """The sums of ``values`` ``(B, …)`` over the pixels of every class: ``(B, K)``."""
+    if values.ndim == 1:
+        values, known = values[:, None], known[:, None]
+    # row by row, then over rows: one float32 sum over millions of pixels, one after the other, would lose digits
+    rows = values.new_zeros(*values.shape[:-1], num_classes).scatter_add_(-1, known, values)  # (B, …, K)
+    return rows.flatten(1, -2).sum(1) if rows.ndim > 2 else rows

@@ -1,0 +1,153 @@
+"""A made set with one rare class, whose share of the pixels is a dial, and a small network that learns it in seconds.
+
+Bright specks of 9 to 21 pixels lie on uneven ground under noise. Only how many there are follows the dial; size,
+contrast and noise stay, so that a speck is as hard to see at 0.1% as it is at 10%.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seglib.book.experiments.semantic import SceneTensors
+from seglib.models.semantic import SemanticModel
+from seglib.types import Category, DenseOutput, check_categories
+
+CATEGORIES = check_categories([Category(0, "speck", True, (213, 94, 0)), Category(1, "ground", False, (86, 180, 233))])
+"""The rare thing and the rest."""
+
+SPECK, GROUND = 0, 1
+SIZE = 48
+BINS = 10
+
+_RADII = (1.5, 2.0, 2.5)
+_REACH = 2  # pixels from a speck's centre to its rim
+_COLOR = (1.0, 0.6, 0.2)
+_CONTRAST = (0.15, 0.5)
+_NOISE = 0.15
+
+
+def specks(count: int, share: float, seed: int, *, size: int = SIZE) -> SceneTensors:
+    """Pictures with specks, and their labels: 0 speck, 1 ground.
+
+    Every pixel of a large canvas starts a speck of each radius with the same small probability, chosen such that a
+    pixel is covered with probability ``share``.
+
+    Args:
+        count: how many pictures.
+        share: expected share of the pixels that belong to specks, above 0 and below 1.
+        seed: another seed gives other pictures.
+        size: height and width, a multiple of 8.
+
+    Raises:
+        ValueError: on a value out of its range.
+    """
+    if count < 1:
+        raise ValueError(f"count must be positive, got {count}; pass the number of pictures")
+    if not 0 < share < 1:
+        raise ValueError(f"share must lie between 0 and 1, got {share}; 0.01 is one pixel in a hundred")
+    if size < 8 or size % 8:
+        raise ValueError(f"size must be a positive multiple of 8, got {size}")
+    draw = torch.Generator().manual_seed(seed)
+    discs = [_disc(radius) for radius in _RADII]
+    start = 1 - (1 - share) ** (1 / sum(map(len, discs)))  # no speck starts at any of the places that reach a pixel
+    side = size + 2 * _REACH
+    contrast = torch.zeros(count, size, size)  # the brightest speck over each pixel, 0 for ground
+    for disc in discs:
+        low, high = _CONTRAST
+        bright = low + (high - low) * torch.rand(count, side, side, generator=draw)
+        bright *= torch.rand(count, side, side, generator=draw) < start
+        for y, x in disc:
+            contrast = torch.maximum(contrast, bright[:, y : y + size, x : x + size])
+    coarse = torch.rand(count, 3, size // 8, size // 8, generator=draw)
+    image = 0.2 + 0.3 * F.interpolate(coarse, size=(size, size), mode="bicubic")  # (N, 3, H, W)
+    image += contrast[:, None] * torch.tensor(_COLOR)[:, None, None]
+    image += _NOISE * torch.randn(count, 3, size, size, generator=draw)
+    labels = torch.where(contrast > 0, SPECK, GROUND)
+    return SceneTensors((image.clamp(0, 1) * 255).round().byte(), labels.byte())
+
+
+def _disc(radius: float) -> list[tuple[int, int]]:
+    """Places in a window of 2 · reach + 1 whose distance to its centre is at most ``radius``."""
+    span = range(-_REACH, _REACH + 1)
+    return [(y + _REACH, x + _REACH) for y in span for x in span if y * y + x * x <= radius * radius]
+
+
+class SpeckNet(SemanticModel):
+    """Three 3×3 convolutions and a 1×1, all at full size: every pixel sees a window of 7 × 7.
+
+    Args:
+        width: channels of the hidden maps.
+    """
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__(len(CATEGORIES))
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(width, len(CATEGORIES), 1),
+        )  # fmt: skip
+
+    def forward(self, images: Tensor, targets: Any = None) -> DenseOutput:
+        """Images ``(B, 3, H, W)`` in [0, 1] → logits ``(B, 2, H, W)``."""
+        return DenseOutput(self.layers(4 * images - 2).float())
+
+
+@torch.inference_mode()
+def speck_probabilities(model: nn.Module, data: SceneTensors, *, batch_size: int = 100) -> Tensor:
+    """The probability of speck that ``model`` gives every pixel, ``(N, H, W)`` float32."""
+    chunks = torch.arange(len(data)).split(batch_size)
+    return torch.cat([model(data.batch(i)[0]).logits.softmax(1)[:, SPECK] for i in chunks])
+
+
+def speck_scores(probabilities: Tensor, labels: Tensor, *, threshold: float = 0.5) -> dict[str, float]:
+    """Accuracy of all pixels; recall, precision and IoU of the specks. A score of nothing (0 / 0) is 0.
+
+    Args:
+        probabilities: of speck, any shape.
+        labels: of the same shape, 0 is speck.
+        threshold: what is above it is called speck.
+    """
+    called, true = probabilities > threshold, labels == SPECK
+    hits = int((called & true).sum())
+    calls, truths = int(called.sum()), int(true.sum())
+    return {
+        "accuracy": float((called == true).double().mean()),
+        "recall": hits / max(truths, 1),
+        "precision": hits / max(calls, 1),
+        "iou": hits / max(calls + truths - hits, 1),
+    }
+
+
+def best_threshold(probabilities: Tensor, labels: Tensor) -> float:
+    """The threshold with the highest IoU of the specks: between the last pixel to call and the first to leave."""
+    order = probabilities.flatten().argsort(descending=True)
+    ranked, true = probabilities.flatten()[order], (labels.flatten() == SPECK)[order]
+    hits = true.cumsum(0)  # (n,) when the first 1, 2, … pixels are called
+    calls = torch.arange(1, len(hits) + 1)
+    last = int((hits / (calls + hits[-1] - hits)).argmax())
+    below = ranked[min(last + 1, len(ranked) - 1)]
+    return float((ranked[last] + below) / 2)
+
+
+def reliability(probabilities: Tensor, labels: Tensor, *, bins: int = BINS) -> dict[str, list[float]]:
+    """What the model says against what is true, in ``bins`` equal bins of the probability of speck.
+
+    Returns:
+        ``pixels`` in each bin, their mean ``said`` probability, and the share that is ``true``; 0 in empty bins.
+    """
+    p, true = probabilities.flatten().double(), (labels.flatten() == SPECK).double()
+    which = (p * bins).long().clamp(max=bins - 1)
+    count = torch.bincount(which, minlength=bins)
+    known = count.clamp(min=1)
+    said = torch.bincount(which, p, minlength=bins) / known
+    share = torch.bincount(which, true, minlength=bins) / known
+    return {
+        "pixels": count.tolist(),
+        "said": [round(v, 5) for v in said.tolist()],
+        "true": [round(v, 5) for v in share.tolist()],
+    }

@@ -71,10 +71,10 @@ CATEGORIES = tuple(Category(i, name, isthing, color) for i, (*_, name, isthing, 
 """The 19 classes that are scored, things first."""
 
 LABEL_IDS = dict.fromkeys(range(34), VOID) | {row[0]: i for i, row in enumerate(_TABLE)}
-"""labelId → id here, 255 for the classes that are not scored: the ``remap`` for ``*_labelIds.png``."""
+"""labelId → id here, 255 for the classes that are not scored. The ``remap`` for ``*_labelIds.png``."""
 
 TRAIN_IDS = {row[1]: i for i, row in enumerate(_TABLE)}
-"""trainId → id here: the ``remap`` for ``*_labelTrainIds.png``, and the order of the classes of published models."""
+"""trainId → id here. The ``remap`` for ``*_labelTrainIds.png``, and the order of the classes of published models."""
 
 SPLITS = ("train", "val")
 

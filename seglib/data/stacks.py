@@ -90,14 +90,14 @@ class SegmentationStack(SegmentationFiles):
         return f"{name}-{self._pages[index][0]:03d}" if self._paged and self._pages else name
 
 
-Slices = dict[int, tuple[Path, int]]
+_Slices = dict[int, tuple[Path, int]]
 
 
-def _slices(path: Path, endings: tuple[str, ...]) -> Slices:
+def _slices(path: Path, endings: tuple[str, ...]) -> _Slices:
     """Number of a slice → its file and the page in it, in z order."""
     if not path.is_dir():
         return {page: (path, page) for page in range(count_pages(path))}
-    found: Slices = {}
+    found: _Slices = {}
     for stem, file in files_by_stem(path, endings).items():
         numbers = re.findall(r"[0-9]+", stem)
         if not numbers:

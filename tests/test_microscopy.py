@@ -79,6 +79,14 @@ def test_the_smallest_pictures_bend_too(height, width):
     assert RandomElastic()(ramp(height, width)).image.shape == (3, height, width)
 
 
+def test_a_tiny_deviation_moves_nothing():
+    sample = replace(ramp(8, 9), semantic=torch.arange(72).view(8, 9))
+    bent = RandomElastic(std=1e-3)(sample)
+    assert torch.equal(bent.semantic, sample.semantic)
+    # A shift of s pixels changes a ramp of width 8 by s / 8; s stays below 8 standard deviations.
+    torch.testing.assert_close(bent.image, sample.image, atol=1e-3, rtol=0)
+
+
 def test_no_deviation_is_no_change():
     sample = ramp(8, 9)
     assert RandomElastic(std=0)(sample) is sample

@@ -23,7 +23,7 @@ ALLOWED = {
     "weights": {"types", "layers", "models", "data"},
     "train": {"types", "data", "metrics", "models", "weights"},
     "viz": {"types", "ops"},
-    "cli": {"types", "data", "metrics", "models", "postprocess", "planning", "train", "viz", "weights"},
+    "cli": {"types", "data", "losses", "metrics", "models", "postprocess", "planning", "train", "viz", "weights"},
     "book": {"types", "ops", "layers", "losses", "postprocess", "models", "data", "metrics", "train", "viz", "weights"},
     "__main__": {"cli"},
     "__init__": set(),

@@ -10,12 +10,13 @@ from torch import nn
 from torchvision.models import VGG16_Weights
 from torchvision.models.segmentation import FCN_ResNet50_Weights, fcn_resnet50
 
+from seglib.data.voc import VOC_ORDER, voc_color
 from seglib.layers.pretrained import published
 from seglib.models.zoo import build
 from seglib.types import Category, check_categories
 from seglib.weights import ORIGINS, convert, load_weights, mismatch, read_metadata, read_published, save_weights
 from seglib.weights.load import read_checkpoint
-from seglib.weights.torchvision import VOC_ORDER, rename_fcn_resnet, voc_color
+from seglib.weights.torchvision import rename_segmentation
 
 
 def net(seed=0, classes=3):
@@ -239,7 +240,7 @@ def test_both_heads_have_their_classes_reordered(reference):
 
 @pytest.mark.parametrize("change", [lambda s: {**s, "decoder.0": torch.zeros(1)}, lambda s: {}])
 def test_weights_of_another_model_are_not_converted(reference, change):
-    with pytest.raises(ValueError, match="not the weights of a torchvision FCN"):
+    with pytest.raises(ValueError, match="not the weights of a torchvision segmentation model"):
         convert("torchvision:fcn_resnet50", change(reference))
 
 
@@ -258,9 +259,9 @@ def test_every_tensor_must_have_its_place(reference):
 
 def test_weights_of_another_number_of_classes_are_not_converted_but_can_be_renamed(reference):
     state = {k: v[:4] if ".4." in k and k.startswith(("cl", "aux")) else v for k, v in reference.items()}
-    with pytest.raises(ValueError, match=r"21 classes, head.4.weight has 4; .* rename_fcn_resnet"):
+    with pytest.raises(ValueError, match=r"21 classes, head.4.weight has 4; .* rename_segmentation"):
         convert("torchvision:fcn_resnet50", state)
-    assert mismatch(build("fcn_resnet50", 4), rename_fcn_resnet(state)) == ""
+    assert mismatch(build("fcn_resnet50", 4), rename_segmentation(state)) == ""
 
 
 def test_every_origin_leads_to_a_model_of_the_zoo():

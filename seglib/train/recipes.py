@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from seglib.train.loop import TrainConfig
 
-RECIPES: dict[str, TrainConfig] = {
-    "fcn_tiny": TrainConfig(steps=500, batch_size=16, lr=4e-3, weight_decay=1e-3, warmup=20),
-}
+TINY = TrainConfig(steps=500, batch_size=16, lr=4e-3, weight_decay=1e-3, warmup=20)
+
+RECIPES: dict[str, TrainConfig] = {"fcn_tiny": TINY, "unet_tiny": TINY, "deeplab_tiny": TINY}
 
 DEFAULT = TrainConfig(steps=2000, batch_size=8, lr=1e-3, weight_decay=1e-3, warmup=50, save_every=200)
 

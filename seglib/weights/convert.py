@@ -10,10 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchvision.models import WeightsEnum
+from torchvision.models import segmentation as tv
 
+from seglib.layers.pretrained import published
 from seglib.models.zoo import build
-from seglib.weights import torchvision
+from seglib.weights import smp, torchvision
 from seglib.weights.load import mismatch, read_checkpoint
+
+Convert = Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,19 +28,32 @@ class Origin:
     Attributes:
         builder: the model of the zoo that takes them.
         convert: their state dict → ours and the metadata.
-        fetch: gets the published state dict, from a cache or the network.
+        published: those that torchvision publishes; ``None`` where there are only its users' own files.
     """
 
     builder: str
-    convert: Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], dict[str, Any]]]
-    fetch: Callable[[], dict[str, Tensor]]
+    convert: Convert
+    published: WeightsEnum | None = None
+
+
+def _torchvision(name: str, weights: WeightsEnum) -> dict[str, Origin]:
+    return {f"torchvision:{name}": Origin(name, torchvision.convert_segmentation, weights)}
+
+
+def _smp(name: str, rename: Convert) -> dict[str, Origin]:
+    return {f"smp:{name}": Origin(name, rename)}
 
 
 ORIGINS: dict[str, Origin] = {
-    "torchvision:fcn_resnet50": Origin("fcn_resnet50", torchvision.convert_fcn_resnet, torchvision.fetch_fcn_resnet50),
-    "torchvision:fcn_resnet101": Origin(
-        "fcn_resnet101", torchvision.convert_fcn_resnet, torchvision.fetch_fcn_resnet101
-    ),
+    **_torchvision("fcn_resnet50", tv.FCN_ResNet50_Weights.DEFAULT),
+    **_torchvision("fcn_resnet101", tv.FCN_ResNet101_Weights.DEFAULT),
+    **_torchvision("deeplabv3_resnet50", tv.DeepLabV3_ResNet50_Weights.DEFAULT),
+    **_torchvision("deeplabv3_resnet101", tv.DeepLabV3_ResNet101_Weights.DEFAULT),
+    **_smp("unet_resnet34", smp.convert_unet),
+    **_smp("unet_resnet50", smp.convert_unet),
+    **_smp("deeplabv3plus_resnet34", smp.convert_deeplabv3plus),
+    **_smp("deeplabv3plus_resnet50", smp.convert_deeplabv3plus),
+    **_smp("deeplabv3plus_resnet101", smp.convert_deeplabv3plus),
 }
 
 
@@ -48,10 +66,14 @@ def read_published(origin: str, file: str | Path | None = None) -> dict[str, Ten
 
     Raises:
         FileNotFoundError: when the file is missing, or it is not given and can't be downloaded.
-        ValueError: when the origin is unknown, or the file damaged or unsafe.
+        ValueError: when the origin is unknown or publishes nothing, or the file is damaged or unsafe.
     """
     known = _find(origin)
-    return known.fetch() if file is None else read_checkpoint(file)
+    if file is not None:
+        return read_checkpoint(file)
+    if known.published is None:
+        raise ValueError(f"{origin} has no published weights; pass the checkpoint that you have with --file")
+    return published(known.published)
 
 
 def convert(origin: str, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor], dict[str, Any]]:

@@ -163,8 +163,8 @@ def test_a_network_without_depth_or_width_is_refused():
 
 def test_pixel_weights_weigh_the_loss():
     model = unet_tiny(3)
-    images, labels = torch.rand(1, 3, 32, 32), torch.randint(3, (1, 32, 32))
-    weight = torch.zeros(1, 32, 32)
+    images, labels = torch.rand(1, 3, 64, 32), torch.randint(3, (1, 64, 32))
+    weight = torch.zeros(1, 64, 32)
     weight[:, :, :16] = 2.0
     out = model(images)
     half = labels.clone()

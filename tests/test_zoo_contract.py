@@ -13,17 +13,20 @@ from contract import CLASSES, INPUTS
 from seglib.models.zoo import MODELS, build, find
 
 # Keywords that make a model small enough for a test, for the models that have such keywords.
-SMALL = {"fcn32s": {"hidden": 16}, "fcn16s": {"hidden": 16}, "fcn8s": {"hidden": 16}}
-# The others share their code with these two or are large: they are checked in the full run.
-FAST = {"fcn_tiny", "fcn_resnet18"}
+SMALL = {"fcn32s": {"hidden": 16}, "fcn16s": {"hidden": 16}, "fcn8s": {"hidden": 16}, "unet_paper": {"width": 4}}
+# Second names of models, which are the same function.
+ALIASES = {"fcn": "fcn_resnet18", "unet": "unet_resnet34", "deeplab": "deeplabv3plus_resnet50"}
+# The others share their code with these or are large: they are checked in the full run.
+FAST = {"fcn_tiny", "fcn_resnet18", "unet_tiny", "unet_paper", "deeplab_tiny"}
+TINY = ["fcn_tiny", "unet_tiny", "deeplab_tiny"]
 
 every_model = pytest.mark.parametrize(
     "name",
-    [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in MODELS if n != "fcn"],  # fcn is fcn_resnet18
+    [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in MODELS if n not in ALIASES],
 )
 # Tracing takes seconds per model.
 compiled_models = pytest.mark.parametrize(
-    "name", ["fcn_tiny", *(pytest.param(n, marks=pytest.mark.slow) for n in MODELS if n not in ("fcn", "fcn_tiny"))]
+    "name", ["fcn_tiny", *(pytest.param(n, marks=pytest.mark.slow) for n in MODELS if n not in {"fcn_tiny", *ALIASES})]
 )
 
 
@@ -90,7 +93,7 @@ def test_dynamo_captures_it_as_one_graph(model, inputs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fcn_tiny"])
+@pytest.mark.parametrize("name", TINY)
 def test_inductor_compiles_it(model, inputs):
     contract.compiles(model, inputs, "inductor")
 
@@ -121,11 +124,9 @@ def test_one_class_is_refused(name):
         build(name, 1, **SMALL.get(name, {}))
 
 
-def test_fcn_is_the_resnet18_form():
-    from seglib.models import fcn
-
-    assert fcn.fcn is fcn.fcn_resnet18
-    assert find("fcn").builder() is fcn.fcn
+@pytest.mark.parametrize(("short", "name"), ALIASES.items())
+def test_the_short_names_lead_to_the_same_builders(short, name):
+    assert find(short).builder() is find(name).builder()
 
 
 @pytest.mark.parametrize("name", MODELS)

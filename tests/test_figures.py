@@ -44,7 +44,9 @@ ALL: dict[str, Callable[[], figures.Figure]] = {
     "mask_metrics": figures.mask_metrics,
     "transposed_conv": figures.transposed_conv,
     "receptive_field": figures.receptive_field,
+    "dilation": figures.dilation,
     "pixel_probe": lambda: figures.pixel_probe(scene(), CATEGORIES),
+    "valid_tiles": lambda: figures.valid_tiles(scene().image),
 }
 
 
@@ -97,8 +99,15 @@ def test_another_source_is_another_element():
         (lambda: figures.receptive_field([]), "1 to 5 layers, got 0"),
         (lambda: figures.receptive_field([(4, 1)]), r"layer \(4, 1\) must be"),
         (lambda: figures.receptive_field(cells=8), "cells must be 16 to 64"),
+        (lambda: figures.dilation([]), r"1 to 4 layers with rates of 1 to 36, got \(\)"),
+        (lambda: figures.dilation((1, 0)), r"got \(1, 0\)"),
+        (lambda: figures.dilation(cells=50), "cells must be 9 to 41, got 50"),
         (lambda: figures.pixel_probe(Sample(torch.rand(3, 8, 8), "a"), CATEGORIES), "needs semantic, instances and"),
         (lambda: figures.pixel_probe(scene(), CATEGORIES, start=(16, 0)), r"start \(16, 0\) lies outside"),
+        (lambda: figures.valid_tiles(torch.rand(3, 8, 9)), r"image must be \(3, H, H\) .* got \(3, 8, 9\)"),
+        (lambda: figures.valid_tiles(scene().image, depth=5), "depth must be 1 to 4, got 5"),
+        (lambda: figures.valid_tiles(scene().image, bottom=7), "answers for -12 pixels"),
+        (lambda: figures.valid_tiles(scene().image, size=300), "does not fit a picture of 300; change bottom"),
     ],
 )
 def test_a_wrong_argument_is_named(make, said):
@@ -213,6 +222,84 @@ def test_paths_equal_the_gradient_of_ones_kernels_and_fields_its_extent(js):
         # A stride wider than its kernel skips cells, so the extremes may be unread by no more than that.
         if all(layer["k"] >= layer["s"] for layer in layers):
             assert (read.min(), read.max() + 1) == (low, high)
+
+
+def ones_through(rates, x):
+    for d in rates:
+        x = F.conv2d(x, torch.ones(1, 1, 3, 3, dtype=x.dtype), padding=d, dilation=d)
+    return x
+
+
+def test_dilated_paths_equal_the_gradient_of_ones_kernels(js):
+    rng = random.Random(3)
+    cases: list[Any] = []
+    for _ in range(150):
+        n = rng.randint(9, 21)
+        rates = [rng.choice([1, 2, 3, 5, 8, 30]) for _ in range(rng.randint(1, 4))]
+        cases.append([rates, rng.random() < 0.5, n, rng.randrange(n), rng.randrange(n)])
+    fields = js("dilation", "field", [c[:2] for c in cases])
+    for (rates, parallel, n, row, column), got, side in zip(
+        cases, js("dilation", "counts", cases), fields, strict=True
+    ):
+        x = torch.zeros(1, 1, n, n, dtype=torch.float64, requires_grad=True)
+        y = x + sum(ones_through([d], x) for d in rates) if parallel else ones_through(rates, x)
+        grad = torch.autograd.grad(y[0, 0, row, column], x)[0][0, 0]
+        assert got == grad.flatten().tolist()
+        assert side == 1 + 2 * (max(rates) if parallel else sum(rates))
+        rows, columns = grad.nonzero().T
+        assert max((rows - row).abs().max(), (columns - column).abs().max()) <= (side - 1) // 2
+
+
+def test_valid_taps_are_those_that_a_dilated_kernel_finds_on_the_map(js):
+    cases = [[d, 9, row, column] for d in (1, 3, 5, 8, 9) for row in (0, 4, 7) for column in (0, 2, 8)]
+    for (d, n, row, column), got in zip(cases, js("dilation", "valid", cases), strict=True):
+        assert got == ones_through([d], torch.ones(1, 1, n, n))[0, 0, row, column]
+
+
+def test_valid_sizes_equal_those_of_convolutions_pooling_and_up_convolutions(js):
+    def sizes(x, depth):
+        """What each level takes and gives, by running layers without padding on a line of pixels."""
+        weight = torch.ones(1, 1, 3)
+
+        def double(line):
+            return F.conv1d(F.conv1d(line, weight), weight)
+
+        down, maps = [], []
+        for level in range(depth + 1):
+            maps.append(double(x))
+            down.append({"into": x.shape[2], "out": maps[-1].shape[2]})
+            if level < depth:
+                assert maps[-1].shape[2] % 2 == 0
+                x = F.max_pool1d(maps[-1], 2)
+        up, x = [], maps[-1]
+        for _ in range(depth):
+            x = F.conv_transpose1d(x, torch.ones(1, 1, 2), stride=2)
+            up.insert(0, {"into": x.shape[2], "out": x.shape[2] - 4})
+            x = double(x)
+        return {"input": down[0]["into"], "output": x.shape[2], "down": down, "up": up}
+
+    cases = [[b, depth] for depth in (1, 2, 3, 4) for b in range({1: 7, 2: 8, 3: 9, 4: 9}[depth], 40)]
+    for (b, depth), got in zip(cases, js("valid_tiles", "ledger", cases), strict=True):
+        assert got == sizes(torch.ones(1, 1, got["input"]), depth)
+        assert got["down"][-1]["into"] == b
+    lost = js("valid_tiles", "lost", [[1], [2], [3], [4]])
+    for (_, depth), got in zip(cases, js("valid_tiles", "ledger", cases), strict=True):
+        assert got["input"] - got["output"] == lost[depth - 1]
+    assert [c for c in cases if c[0] == 32][-1] == [32, 4] and lost[3] == 572 - 388
+
+
+def test_the_sizes_offered_have_an_answer_that_fits_the_picture(js):
+    for depth in (1, 2, 3, 4):
+        [(low, high)] = js("valid_tiles", "range", [[depth, 512]])
+        ends = js("valid_tiles", "ledger", [[b, depth] for b in (low - 1, low, high, high + 1)])
+        outputs = [e["output"] for e in ends]
+        assert outputs[0] < 1 <= outputs[1] and outputs[2] <= 512 < outputs[3]
+
+
+def test_the_mirror_equals_reflect_padding(js):
+    for n, pad in ((5, 4), (8, 3), (2, 1)):
+        want = F.pad(torch.arange(float(n))[None], (pad, pad), mode="reflect")[0]
+        assert js("valid_tiles", "mirror", [[i, n] for i in range(-pad, n + pad)]) == want.tolist()
 
 
 def test_the_probe_unpacks_the_maps_and_answers_as_they_do(js):
@@ -394,6 +481,61 @@ def test_a_receptive_field_follows_keys_mouse_and_layers(show):
     page.get_by_role("button", name="Remove layer 4").click()
     page.get_by_role("button", name="three 3×3").click()
     assert "= 7;" in status.inner_text()
+    assert visit.problems() == []
+
+
+def test_a_dilated_stack_follows_sliders_presets_keys_and_mouse(show):
+    visit = show("dilation", width=800)
+    page = visit.page
+    board, status = page.locator("svg[role=slider]"), page.locator(".status")
+    assert "reads 49 of the 169 cells of its field (29%), each on 1 to 49 paths" in status.inner_text()
+    assert max(int(text or 0) for text in board.locator("text").all_text_contents()) == 49
+    page.get_by_role("button", name="1, 2, 5", exact=True).click()
+    assert "reads 289 of the 289 cells of its field (100%)" in status.inner_text()
+    page.get_by_label("Rate 3").focus()
+    page.keyboard.press("ArrowRight")
+    assert "1 + 2·1 + 2·2 + 2·6 = 19 cells wide" in status.inner_text()
+    page.keyboard.press("ArrowRight")  # the slider still has the focus
+    assert "2·7 = 21 cells wide" in status.inner_text()
+    page.get_by_role("button", name="Remove layer 3").click()
+    page.get_by_role("button", name="Add a layer").click()
+    assert "1 + 2·1 + 2·2 + 2·1 = 9 cells wide" in status.inner_text()
+    page.get_by_role("button", name="ASPP 6, 12, 18").click()
+    assert "9 of 9 at rate 6, 9 of 9 at rate 12, 1 of 9 at rate 18" in status.inner_text()
+    board.focus()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Shift+ArrowUp")
+    assert board.get_attribute("aria-valuetext").startswith("Output cell in column 15, row 11 reads ")
+    box = board.bounding_box()
+    page.mouse.click(box["x"] + box["width"] - 5, box["y"] + box["height"] - 5)
+    assert "in column 32, row 32 reads" in status.inner_text() and "4 of 9 at rate 18" in status.inner_text()
+    page.get_by_role("button", name="One after another").click()
+    assert "each on" in status.inner_text() and "Taps" not in status.inner_text()
+    assert visit.problems() == []
+
+
+def test_a_tile_follows_mouse_keys_and_sliders(show):
+    visit = show("valid_tiles", width=800)
+    page = visit.page
+    tile, status, table = page.locator(".tile"), page.locator(".status"), page.locator("table")
+    assert "For 388 × 388 pixels the network reads 572 × 572: 92 more on every side" in status.inner_text()
+    assert "Here 92 columns and 92 rows of the window are mirrored" in status.inner_text()
+    assert "takes 4 such tiles" in status.inner_text()
+    assert "572 → 568" in table.inner_text() and "392 → 388" in table.inner_text()
+    assert "568 → 392" in table.inner_text()
+    drag(page, ".tile", 400, 400)  # as far as it goes
+    assert tile.get_attribute("aria-valuetext") == "column 124, row 124, 388 pixels wide"
+    tile.focus()
+    page.keyboard.press("ArrowLeft")
+    assert tile.get_attribute("aria-valuetext") == "column 116, row 124, 388 pixels wide"
+    assert "Here 84 columns and 92 rows" in status.inner_text()
+    page.get_by_label("Lowest map").focus()
+    page.keyboard.press("ArrowLeft")
+    assert "For 372 × 372 pixels the network reads 556 × 556" in status.inner_text()
+    page.get_by_label("Poolings").focus()
+    page.keyboard.press("Home")
+    assert "8 more on every side" in status.inner_text()
+    assert table.locator("tr").count() == 3  # the head and two levels
     assert visit.problems() == []
 
 

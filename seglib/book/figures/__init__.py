@@ -9,13 +9,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from seglib.book.figures.element import Figure
 from seglib.types import VOID, Category, Sample
 from seglib.viz.colors import instance_colors, to_rgb8
 from seglib.viz.overlay import panoptic_colors
 
-__all__ = ["Figure", "mask_metrics", "pixel_probe", "receptive_field", "transposed_conv"]
+__all__ = [
+    "Figure", "dilation", "loss_dial", "mask_metrics", "pixel_probe", "receptive_field", "transposed_conv",
+    "valid_tiles",
+]  # fmt: skip
 
 
 def mask_metrics(
@@ -49,6 +53,40 @@ def mask_metrics(
             "<p>A mask to drag over the true one (needs JavaScript). With TP hits, FP false alarms, FN misses and TN "
             "the rest: pixel accuracy = (TP + TN) / all, IoU = TP / (TP + FP + FN), Dice = 2 TP / (2 TP + FP + FN). "
             "Only accuracy counts TN, so it nears 1 for any small object, found or not.</p>"
+        ),
+    )
+
+
+def loss_dial(
+    probabilities: Sequence[float] = (0.75, 0.25, 0.5, 0.2, 0.1, 0.2), truth: Sequence[int] = (1, 1, 0, 0, 0, 0)
+) -> Figure:
+    """Six pixels whose probabilities follow the reader: four losses, and the pull of each on every pixel.
+
+    A dial lets each ground pixel stand for 10, 100 or 1000, so that the object becomes rare.
+
+    Args:
+        probabilities: of object, six of them, each 0.01 to 0.99.
+        truth: 1 on the object and 0 elsewhere; at least one is 1.
+
+    Raises:
+        ValueError: when there are not six of each, a value is out of range or no pixel is object.
+    """
+    if len(probabilities) != 6 or len(truth) != 6:
+        raise ValueError(f"the figure shows six pixels, got {len(probabilities)} probabilities and {len(truth)} truths")
+    if any(not 0.01 <= p <= 0.99 for p in probabilities):
+        raise ValueError(f"probabilities must be 0.01 to 0.99, got {tuple(probabilities)}")
+    if any(t not in (0, 1) for t in truth) or 1 not in truth:
+        raise ValueError(f"truth holds 0 and 1, with at least one 1, got {tuple(truth)}")
+    rows = "".join(f"<td>{v}</td>" for v in truth) + "</tr><tr><th>p</th>"
+    rows += "".join(f"<td>{v}</td>" for v in probabilities)
+    return Figure(
+        "loss_dial",
+        {"p": list(probabilities), "y": list(truth)},
+        text="six pixels, four losses, and where each one pulls",
+        fallback=(
+            f"<table><tr><th>y</th>{rows}</tr></table><p>Six pixels with draggable probabilities (needs JavaScript). "
+            "Cross-entropy pulls every pixel by its own error, divided by the number of pixels: the fewer pixels the "
+            "object has, the smaller its part. Dice and Lovász judge the object as a whole.</p>"
         ),
     )
 
@@ -129,6 +167,35 @@ def receptive_field(layers: Sequence[tuple[int, int]] = ((3, 2), (3, 2), (3, 1))
     )
 
 
+def dilation(rates: Sequence[int] = (2, 2, 2), *, parallel: bool = False, cells: int = 33) -> Figure:
+    """Which input cells one output cell reads through dilated 3 × 3 convolutions, and on how many paths.
+
+    Args:
+        rates: dilation of each layer, 1 to 4 of them, each 1 to 36.
+        parallel: the layers are branches beside a 1 × 1 convolution, as in ASPP, instead of one after another.
+        cells: side of the square map, 9 to 41.
+
+    Raises:
+        ValueError: when the rates or the number of cells are outside these.
+    """
+    if not 1 <= len(rates) <= 4 or any(not 1 <= d <= 36 for d in rates):
+        raise ValueError(f"the figure shows 1 to 4 layers with rates of 1 to 36, got {tuple(rates)}")
+    if not 9 <= cells <= 41:
+        raise ValueError(f"cells must be 9 to 41, got {cells}")
+    side = 1 + 2 * (max(rates) if parallel else sum(rates))
+    order = "side by side" if parallel else "one after another"
+    return Figure(
+        "dilation",
+        {"rates": rates, "parallel": parallel, "cells": cells},
+        text="what a stack of dilated convolutions reads",
+        fallback=(
+            f"<p>What 3 × 3 convolutions with rates {', '.join(map(str, rates))}, {order}, read (needs JavaScript). "
+            "One after another each layer adds 2·d cells to the receptive field, side by side the widest decides: "
+            f"here it is {side} cells wide. Where all rates share a divisor above 1, the field has gaps.</p>"
+        ),
+    )
+
+
 def pixel_probe(sample: Sample, categories: Sequence[Category], *, start: tuple[int, int] | None = None) -> Figure:
     """A cursor over one scene, and what its semantic, instance and panoptic annotation say about that pixel.
 
@@ -140,8 +207,6 @@ def pixel_probe(sample: Sample, categories: Sequence[Category], *, start: tuple[
     Raises:
         ValueError: when an annotation is missing, the image is too large or ``start`` lies outside.
     """
-    from PIL import Image
-
     if sample.semantic is None or sample.instances is None or sample.panoptic is None:
         raise ValueError(f"sample {sample.id!r} needs semantic, instances and panoptic; data.scenes draws all three")
     height, width = sample.image.shape[1:]
@@ -167,11 +232,7 @@ def pixel_probe(sample: Sample, categories: Sequence[Category], *, start: tuple[
     ]
     values, inverse = np.unique(sample.panoptic.map.cpu().numpy().ravel(), return_inverse=True)
     segment = np.array([position[int(v)] for v in values], dtype=np.int64)[inverse]  # (H·W,)
-    photo = io.BytesIO()
-    # 128 colours look the same at this size and halve the page.
-    Image.fromarray(to_rgb8(sample.image)).quantize(128, dither=Image.Dither.NONE).save(photo, "PNG", optimize=True)
-    data = base64.b64encode(photo.getvalue()).decode()
-    image = f"data:image/png;base64,{data}"
+    image = _png(sample.image)
     params: dict[str, Any] = {
         "width": width,
         "height": height,
@@ -196,6 +257,51 @@ def pixel_probe(sample: Sample, categories: Sequence[Category], *, start: tuple[
             f"JavaScript). It holds {len(masks)} objects and {len(segments)} segments.</p>"
         ),
     )
+
+
+def valid_tiles(image: Tensor, *, size: int = 512, depth: int = 4, bottom: int = 32) -> Figure:
+    """A tile to drag over a picture: what a U-Net without padding reads for it, with the sizes of all its maps.
+
+    Args:
+        image: ``(3, H, W)`` in [0, 1], square, at most 160 pixels a side (it travels in the page).
+        size: the side of the picture that it stands for, in pixels.
+        depth: poolings at the start, 1 to 4.
+        bottom: side of the lowest level's map before its convolutions, at the start.
+
+    Raises:
+        ValueError: when the image is not square or too large, or the tile leaves the picture.
+    """
+    if image.ndim != 3 or image.shape[1] != image.shape[2] or image.shape[1] > 160:
+        raise ValueError(f"image must be (3, H, H) with H of at most 160, got {tuple(image.shape)}")
+    if not 1 <= depth <= 4:
+        raise ValueError(f"depth must be 1 to 4, got {depth}")
+    lost = 12 * 2**depth - 8  # at both ends together
+    read = (bottom + 4) * 2**depth - 4  # two convolutions take 4 cells a level on the way down
+    if not 0 < read - lost <= size:
+        raise ValueError(
+            f"depth {depth} with {bottom} cells at the bottom answers for {read - lost} pixels, which does not fit a "
+            f"picture of {size}; change bottom"
+        )
+    return Figure(
+        "valid_tiles",
+        {"image": _png(image), "size": size, "depth": depth, "bottom": bottom},
+        text="the tile of a U-Net without padding, and the window that it reads",
+        fallback=(
+            f'<p><img src="{html.escape(_png(image))}" width="256" alt="The picture"><br>A tile to drag over the '
+            f"picture (needs JavaScript). With {depth} poolings a U-Net without padding reads {read} × {read} pixels, "
+            f"and answers for the {read - lost} × {read - lost} in the middle: {lost // 2} more on every side.</p>"
+        ),
+    )
+
+
+def _png(image: Tensor) -> str:
+    """The image ``(3, H, W)`` as the address of a small PNG that is written out in full."""
+    from PIL import Image
+
+    photo = io.BytesIO()
+    # 128 colours look the same at this size and halve the page.
+    Image.fromarray(to_rgb8(image)).quantize(128, dither=Image.Dither.NONE).save(photo, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(photo.getvalue()).decode()}"
 
 
 def _runs(values: np.ndarray) -> list[int]:

@@ -43,6 +43,14 @@ def test_a_speck_is_as_bright_when_it_is_rare():
     assert contrast(0.01) == pytest.approx(contrast(0.001), abs=6)
 
 
+def test_a_lower_dial_takes_specks_away_and_leaves_the_rest():
+    many, few = specks(20, 0.1, 0), specks(20, 0.01, 0)
+    was, stays = many.labels == SPECK, few.labels == SPECK
+    assert (was | ~stays).all() and was.sum() > 5 * stays.sum()
+    ground = ~was[:, None].expand_as(many.images)
+    assert torch.equal(many.images[ground], few.images[ground])
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [((0, 0.1, 0), "count must be positive"), ((1, 0.0, 0), "share must lie between 0 and 1"), ((1, 1.0, 0), "share")],

@@ -95,7 +95,8 @@ def focal_loss(
     Source: Lin et al., *Focal Loss for Dense Object Detection*, ICCV 2017, eq. 5, there with a sigmoid for two
     classes. This is the softmax form for K classes: with logits (0, z) it is the paper's loss of z, and the paper's α
     is ``alpha = (1 − α, α)``. The paper divides by the number of boxes with an object, which pixels don't have; this
-    is a mean over pixels, and unlike weighted cross-entropy's it isn't divided by the sum of α.
+    is a mean over pixels, and unlike weighted cross-entropy's it isn't divided by the sum of α. MONAI's
+    ``FocalLoss(use_softmax=True)`` without void divides by K as well; smp's takes a sigmoid for each class.
 
     Args:
         logits: ``(B, K, H, W)``, or ``(B, K, …)`` with any number of spatial dimensions. B, H or W may be 0.

@@ -45,7 +45,7 @@ def dice_loss(
     Source: Milletari et al., *V-Net*, 3DV 2016, eq. 1, which squares the probabilities in the denominator; without the
     squares Drozdzal et al., *The Importance of Skip Connections in Biomedical Image Segmentation*, 2016. MONAI's
     ``DiceLoss(softmax=True, batch=not per_sample)`` is ``absent="count"`` at the same s. smp's ``DiceLoss`` gives an
-    absent class the loss 0 but divides by K: with ``smooth=0`` it is ours times (present classes) / K.
+    absent class the loss 0 but divides by K: at ``smooth=s/2`` it is ours times (present classes) / K.
 
     Args:
         logits: ``(B, K, H, W)``, or ``(B, K, …)`` with any number of spatial dimensions. B, H or W may be 0.
@@ -96,7 +96,7 @@ def tversky_loss(
 
     Source: Salehi et al., *Tversky Loss Function for Image Segmentation Using 3D Fully Convolutional Deep Networks*,
     MLMI 2017, eq. 4, for one class; there α = 0.3 and β = 0.7 did best. The mean over classes, absent classes and
-    void are as in :func:`dice_loss`, and so is the relation to MONAI's and smp's ``TverskyLoss``.
+    void are as in :func:`dice_loss`, and so is the relation to MONAI's and smp's ``TverskyLoss``, at the same s.
 
     Args:
         logits: ``(B, K, H, W)``, or ``(B, K, …)`` with any number of spatial dimensions. B, H or W may be 0.

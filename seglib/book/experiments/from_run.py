@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from seglib.book.results import write_results
-from seglib.data.catalog import build_dataset
+from seglib.data.catalog import SegmentationDataset, build_dataset
+from seglib.metrics.rand import cells, foreground_rand
 from seglib.models.zoo import build
 from seglib.train import SemanticTask, evaluate
 from seglib.train.log import read_log
@@ -45,12 +46,15 @@ def collect(run: Path, root: Path | None, *, points: int = 200, device: str = "c
 
     model = build(metadata["model"], metadata["num_classes"], **metadata.get("arguments", {}))
     load_weights(model, weights)
-    test = build_dataset(metadata["data"], root, "test", size=tuple(metadata["size"]))
-    scores = evaluate(model.to(device), test, SemanticTask(test.categories))
+    size = metadata.get("size")
+    test = build_dataset(metadata["data"], root, "test", size=tuple(size) if size else None)
+    scores = evaluate(model.to(device), test, SemanticTask(test.categories), batch_size=4)
+    if metadata["data"] == "isbi":
+        scores["rand"] = rand_of_cells(model, test)
     data = {
         "model": metadata["model"],
         "data": metadata["data"],
-        "size": metadata["size"],
+        "size": size,
         "steps": config["steps"],
         "batch_size": config["batch_size"],
         "seconds": facts["seconds"],
@@ -61,6 +65,26 @@ def collect(run: Path, root: Path | None, *, points: int = 200, device: str = "c
         "losses": curve,
     }
     return data | {"train_command": facts["command"]}, config["seed"]
+
+
+def rand_of_cells(model: Any, test: SegmentationDataset, cell: int = 0) -> dict[str, float]:
+    """The foreground-restricted Rand scores of the cells that the predicted membranes separate, a mean over slices.
+
+    Args:
+        model: predicts class ``cell`` inside cells.
+        test: slices with semantic labels.
+        cell: the class inside cells.
+    """
+    device = next(model.parameters()).device
+    found = []
+    for i in range(len(test)):
+        sample = test[i]
+        predicted = model.predict(sample.image[None].to(device))[0].labels.cpu()  # (H, W)
+        assert sample.semantic is not None  # the dataset's promise
+        found.append(
+            foreground_rand(cells((predicted == cell).numpy(), fill=True), cells((sample.semantic == cell).numpy()))
+        )
+    return {name: sum(getattr(f, name) for f in found) / len(found) for name in ("score", "split", "merge")}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -29,7 +29,7 @@ from seglib.book.experiments.unet_cells import (
 )
 from seglib.models.unet import PaperUNet
 
-WIDTH, DEPTH = 16, 3
+WIDTH, DEPTH = 12, 2
 MOMENTUM = 0.99
 
 
@@ -41,7 +41,7 @@ def batch_norm(model: PaperUNet) -> None:
     """A batch norm behind every 3×3 convolution, whose bias it makes idle."""
     for convs in (*model.down, *model.merge):
         for i in (2, 0):
-            convs.insert(i + 1, nn.BatchNorm2d(convs[i].out_channels))  # type: ignore[operator,index,union-attr]
+            convs.insert(i + 1, nn.BatchNorm2d(convs[i].out_channels))
 
 
 def default_weights(model: PaperUNet) -> None:

@@ -46,6 +46,6 @@ def check_labels(labels: Tensor, num_classes: int, ignore_index: int | None = No
     void = "" if ignore_index is None else f" or {ignore_index}"
     raise ValueError(
         f"{name} {value} at ({where}) is not in 0..{num_classes - 1}{void}; "
-        f"remap it when the data is read (remap={{{value}: …}}, or \"ids\" in categories.json), or correct num_classes or "
-        "ignore_index"
+        f'remap it when the data is read (remap={{{value}: …}}, or "ids" in categories.json), '
+        "or correct num_classes or ignore_index"
     )

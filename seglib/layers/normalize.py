@@ -72,3 +72,12 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     """
     height, width = images.shape[-2:]
     return F.pad(images, (0, -width % multiple, 0, -height % multiple))
+
+
+def crop_to(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """The top left part of ``maps`` ``(…, H, W)`` with ``size`` rows and columns: undoes :func:`pad_to_multiple`.
+
+    Maps that fit already are returned as they are: the gradient of a slice fills a map of zeros.
+    """
+    height, width = size
+    return maps if maps.shape[-2:] == (height, width) else maps[..., :height, :width]

@@ -41,7 +41,7 @@ from seglib.layers.aspp import ASPP
 from seglib.layers.conv import conv_norm_relu, separable_conv_norm_relu
 from seglib.layers.encoder import Encoder
 from seglib.layers.grid import Grid
-from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize, pad_to_multiple
+from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize, crop_to, pad_to_multiple
 from seglib.layers.resnet import resnet_encoder
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
 from seglib.models.semantic import SemanticModel, two_layer_head
@@ -111,13 +111,13 @@ class DeepLabV3(SemanticModel):
         Raises:
             ValueError: when the images have another number of channels or are integers.
         """
-        height, width = images.shape[-2:]
+        size = images.shape[-2:]
         padded = pad_to_multiple(self.normalize(images), self.encoder.divisor)  # (B, 3, H', W')
         maps = self.encoder(padded)
-        logits = _lay(self.head(maps["c5"]), self.encoder.grids["c5"], padded)[..., :height, :width]
+        logits = crop_to(_lay(self.head(maps["c5"]), self.encoder.grids["c5"], padded), size)
         if self.aux_head is None:
             return DenseOutput(logits.float())
-        aux = _lay(self.aux_head(maps["c4"]), self.encoder.grids["c4"], padded)[..., :height, :width]
+        aux = crop_to(_lay(self.aux_head(maps["c4"]), self.encoder.grids["c4"], padded), size)
         return DenseOutput(logits.float(), aux.float())
 
 
@@ -189,7 +189,7 @@ class DeepLabV3Plus(SemanticModel):
         Raises:
             ValueError: when the images have another number of channels or are integers.
         """
-        height, width = images.shape[-2:]
+        size = images.shape[-2:]
         padded = pad_to_multiple(self.normalize(images), self.encoder.divisor)  # (B, 3, H', W')
         maps, grids = self.encoder(padded), self.encoder.grids
         low = self.low(maps[self.low_level])  # (B, 48, H/4, W/4)
@@ -198,7 +198,7 @@ class DeepLabV3Plus(SemanticModel):
         )  # (B, 256, H/4, W/4)
         x = self.decoder(torch.cat([x, low], 1))  # (B, 256, H/4, W/4)
         logits = _lay(self.score(x), grids[self.low_level], padded, IMAGE, self.align_corners)  # (B, K, H', W')
-        return DenseOutput(logits[..., :height, :width].float())
+        return DenseOutput(crop_to(logits, size).float())
 
 
 def _lay(x: Tensor, grid: Grid, over: Tensor, target: Grid = IMAGE, align_corners: bool = False) -> Tensor:

@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from seglib.layers.conv import conv_norm_relu
 from seglib.layers.encoder import Encoder
 from seglib.layers.inference import evaluating
-from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize, pad_to_multiple
+from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize, crop_to, pad_to_multiple
 from seglib.layers.resnet import resnet_encoder
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
 from seglib.models.semantic import SemanticModel, enlarge
@@ -100,7 +100,6 @@ class UNet(SemanticModel):
         Raises:
             ValueError: when the images have another number of channels or are integers.
         """
-        height, width = images.shape[-2:]
         padded = pad_to_multiple(self.normalize(images), math.lcm(32, self.encoder.divisor))  # (B, 3, H', W')
         maps = self.encoder(padded)
         x = maps["c5"]  # (B, C5, H'/32, W'/32)
@@ -109,7 +108,7 @@ class UNet(SemanticModel):
         logits = self.score(x)  # (B, K, H', W') or half of that
         if logits.shape[-2:] != padded.shape[-2:]:
             logits = enlarge(logits, padded.shape[-2:])
-        return DenseOutput(logits[..., :height, :width].float())
+        return DenseOutput(crop_to(logits, images.shape[-2:]).float())
 
 
 class _Up(nn.Module):

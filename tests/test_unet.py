@@ -88,9 +88,10 @@ def test_a_pixel_reads_the_mirror_image_beyond_the_border():
     model, images = small().double(), torch.rand(1, 3, 60, 60, dtype=torch.float64)
     with torch.no_grad():
         there = model(images).logits
-        # more than the margin, and a multiple of 16, so that the poolings keep their places
-        wide = mirror(images, (96, 96, 96, 96))
-        inside = model(wide).logits[..., 96:156, 96:156]
+        # a pixel reads up to 15 pixels further than the margin, to the end of a pooled block; a multiple of 16 keeps
+        # the poolings in their places
+        wide = mirror(images, (112, 112, 112, 112))
+        inside = model(wide).logits[..., 112:172, 112:172]
     assert there.std() > 1e-2
     torch.testing.assert_close(there, inside, rtol=1e-6, atol=1e-6)  # logits are cast to float32
 

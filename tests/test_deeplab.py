@@ -7,7 +7,7 @@ from contract import stir
 from torch import nn
 from torchvision.models import resnet18, resnet50
 
-from seglib.layers.aspp import ASPP, ImagePooling
+from seglib.layers.aspp import ASPP, image_pooling
 from seglib.layers.conv import separable_conv
 from seglib.layers.grid import Grid
 from seglib.layers.resnet import ResNetEncoder, dilate, resnet_encoder
@@ -114,7 +114,7 @@ def test_rates_below_one_are_refused(rates):
 
 
 def test_a_batch_of_one_trains_with_the_running_statistics_of_the_pooling_branch():
-    pooling = stir(ImagePooling(4, 6)).train()
+    pooling = stir(image_pooling(4, 6)).train()
     x = torch.randn(1, 4, 5, 5)
     before = pooling[2].running_mean.clone()
     out = pooling(x)

@@ -11,25 +11,30 @@ from torch.nn import functional as F
 from seglib.layers.conv import conv_norm_relu, separable_conv_norm_relu
 
 
-class ImagePooling(nn.Sequential):
-    """The image-level branch: the mean of each channel over the map, then a 1×1 convolution, batch norm and ReLU.
+class _BatchNormOfImages(nn.BatchNorm2d):
+    """Batch norm over one value per channel and image, ``(B, C, 1, 1)``.
 
-    Its batch norm sees one value per channel and image. A batch of one image has no variance over such values, so while
-    training it is normalised with the running statistics, and does not change them.
-
-    Shape: ``(B, C, h, w)`` → ``(B, D, 1, 1)``.
+    A batch of one image has no variance over such values, so while training it is normalised with the running
+    statistics, and does not change them.
     """
 
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__(nn.AdaptiveAvgPool2d(1), *conv_norm_relu(channels_in, channels_out))
-
     def forward(self, x: Tensor) -> Tensor:
-        """Pool and project."""
-        pool, conv, norm, relu = self
-        pooled = conv(pool(x))  # (B, D, 1, 1)
         if self.training and len(x) == 1:
-            return relu(F.batch_norm(pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps))
-        return relu(norm(pooled))
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
+def image_pooling(channels_in: int, channels_out: int) -> nn.Sequential:
+    """The image-level branch: the mean of each channel over the map, a 1×1 convolution, batch norm and ReLU.
+
+    Shape: ``(B, C, h, w)`` → ``(B, D, 1, 1)``; a batch of one image can be trained on.
+    """
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(1),
+        nn.Conv2d(channels_in, channels_out, 1, bias=False),
+        _BatchNormOfImages(channels_out),
+        nn.ReLU(inplace=True),
+    )
 
 
 class ASPP(nn.Module):
@@ -79,7 +84,7 @@ class ASPP(nn.Module):
         dilated = separable_conv_norm_relu if separable else _dilated
         self.convs = nn.ModuleList([conv_norm_relu(channels, width)])
         self.convs.extend(dilated(channels, width, dilation=rate) for rate in rates)
-        self.convs.append(ImagePooling(channels, width))
+        self.convs.append(image_pooling(channels, width))
         self.project = nn.Sequential(*conv_norm_relu(len(self.convs) * width, width), nn.Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,12 +92,10 @@ class ASPP(nn.Module):
         *branches, pooling = self.convs
         local = torch.cat([branch(x) for branch in branches], 1)  # (B, (R + 1) D, h, w)
         whole = pooling(x)  # (B, D, 1, 1)
-        mix, *rest = self.project
-        of_local, of_whole = mix.weight.split([local.shape[1], whole.shape[1]], 1)
+        mix: Tensor = self.project[0].weight  # type: ignore[assignment]  # (D, (R + 2) D, 1, 1)
+        of_local, of_whole = mix.split([local.shape[1], whole.shape[1]], 1)
         x = F.conv2d(local, of_local) + F.conv2d(whole, of_whole)  # (B, D, h, w) + (B, D, 1, 1)
-        for layer in rest:
-            x = layer(x)
-        return x
+        return self.project[1:](x)
 
 
 def _dilated(channels_in: int, channels_out: int, dilation: int) -> nn.Sequential:

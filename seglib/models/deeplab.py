@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -356,7 +356,7 @@ def deeplab_tiny(num_classes: int, *, output_stride: int = 8, decoder: bool = Tr
         ValueError: for another output stride.
     """
     encoder = TinyEncoder(output_stride=output_stride)
-    common = {"rates": TINY_RATES[output_stride], "width": 64, "dropout": 0.1, "mean": TINY_MEAN, "std": TINY_STD}
+    common: dict[str, Any] = {"width": 64, "dropout": 0.1, "mean": TINY_MEAN, "std": TINY_STD}
     if decoder:
-        return DeepLabV3Plus(encoder, num_classes, low_width=24, **common)
-    return DeepLabV3(encoder, num_classes, **common)
+        return DeepLabV3Plus(encoder, num_classes, rates=TINY_RATES[output_stride], low_width=24, **common)
+    return DeepLabV3(encoder, num_classes, rates=TINY_RATES[output_stride], **common)

@@ -22,6 +22,7 @@ VARIANTS = {
     "lovasz, reference": partial(lovasz_softmax, impl="reference"),
     "lovasz, per image": partial(lovasz_softmax, per_image=True),
     "lovasz, all classes": partial(lovasz_softmax, classes="all"),
+    "lovasz, all classes, reference": partial(lovasz_softmax, classes="all", impl="reference"),
 }
 REGION = [name for name in VARIANTS if name.startswith(("dice", "tversky", "lovasz"))]
 few = settings(max_examples=30)  # for each of the variants

@@ -1,12 +1,12 @@
 """Lovász-softmax: a loss whose value at hard predictions is 1 − IoU, and that has a gradient everywhere.
 
 For class k let m(x) be the error of pixel x, 1 − p_k where the target is k and p_k elsewhere. Hard predictions have
-errors of 0 and 1, and the set M of the wrong pixels has the Jaccard loss
+errors of 0 and 1, and the set M of the wrong pixels has the Jaccard loss ::
 
     Δ(M) = |M| / |{y = k} ∪ M| = 1 − IoU_k
 
 The Lovász extension carries Δ from sets to errors in [0, 1], and is its tightest convex one. Sort the errors from
-large to small, m_1 ≥ m_2 ≥ …; then
+large to small, m_1 ≥ m_2 ≥ …; then ::
 
     L_k = Σ_i m_i · g_i        g_i = Δ({1, …, i}) − Δ({1, …, i − 1})
 
@@ -70,7 +70,7 @@ def lovasz_softmax(
     losses = []
     for p, y, v in groups:
         sizes = torch.bincount(y[v], minlength=p.shape[1]).tolist()  # K pixel counts
-        chosen = [k for k, size in enumerate(sizes) if sum(sizes) and (size or classes == "all")]
+        chosen = [k for k, size in enumerate(sizes) if size or classes == "all"]
         maps = p.unbind(1)  # K of (B, …): their gradients are put together once, where p[:, k] would fill a p each
         each = [extension(maps[k], y == k, v, sizes[k]) for k in chosen]
         losses.append(torch.stack(each).mean() if each else logits.flatten()[:0].sum())  # 0, still on the graph

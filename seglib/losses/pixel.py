@@ -58,16 +58,15 @@ def cross_entropy(
             ``impl`` is unknown.
     """
     logits, known, valid = prepare(logits, target, ignore_index)
-    num_classes = logits.shape[1]
-    w = valid.to(logits.dtype)  # (B, H, W)
+    num_classes, shape = logits.shape[1], tuple(target.shape)
+    w = valid  # (B, H, W)
     if weight is not None:
         check_weights(weight, (num_classes,), "weight", f"{num_classes} classes")
         w = w * weight.to(logits)[known]
     if pixel_weight is not None:
-        shape = tuple(target.shape)
         check_weights(pixel_weight, shape, "pixel_weight", f"targets {shape}")
         w = w * pixel_weight.to(logits)
-    counted = valid if weight is None and pixel_weight is None else w > 0  # (B, H, W)
+    counted = w > 0  # (B, H, W)
     if impl == "reference":
         ce = _log_sum_exp(logits) - logits.gather(1, known[:, None])[:, 0]  # (B, H, W)
         ce = ce.masked_fill(~counted, 0)
@@ -76,7 +75,8 @@ def cross_entropy(
     else:
         raise ValueError(f"impl is 'fast' or 'reference', got {impl!r}")
     total = w.sum()
-    return (w * ce).sum() / torch.where(total > 0, total, 1)
+    weighted = ce if w is valid else w * ce  # (B, H, W)
+    return weighted.sum() / torch.where(total > 0, total, 1)
 
 
 def focal_loss(

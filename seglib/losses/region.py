@@ -32,9 +32,9 @@ def dice_loss(
 ) -> Tensor:
     """Soft Dice loss: the mean over classes of 1 − D_k.
 
-    With Σ p_k the sum of the probabilities and |k| the number of pixels of class k, ::
+    With Σ p_k the sum of the probabilities and n_k the number of pixels of class k, ::
 
-        D_k = (2·TP_k + s) / (2·TP_k + FP_k + FN_k + s) = (2 · Σ_{x: y(x) = k} p_k(x) + s) / (Σ p_k + |k| + s)
+        D_k = (2·TP_k + s) / (2·TP_k + FP_k + FN_k + s) = (2 · Σ_{x: y(x) = k} p_k(x) + s) / (Σ p_k + n_k + s)
 
     The probabilities aren't squared, and the smoothing s stands above and below. A class that the target doesn't have
     has no overlap to judge: TP = FN = 0, so D_k = s / (FP_k + s), which is near 0 however little of it is predicted.

@@ -41,13 +41,20 @@ lint: $(VENV)/.ready
 notebooks: $(VENV)/.ready  ## execute every notebook in place and normalise it
 	$(BIN)/python -m seglib.book.notebooks run $(NOTEBOOKS)
 
-results: $(VENV)/.ready  ## train the stored weights and repeat the measurements (an hour on two cores)
+EXPERIMENT := $(BIN)/python -m seglib.book.experiments
+
+results: $(VENV)/.ready  ## train the stored weights and repeat the measurements (four hours on two cores)
 	$(BIN)/seglib train fcn_tiny --data scenes --steps 3000 --eval-every 1000 --out runs/fcn_tiny
 	cp runs/fcn_tiny/weights.safetensors chapters/weights/fcn_tiny.safetensors
 	$(BIN)/python -m seglib.book.experiments.from_run runs/fcn_tiny --out chapters/weights/fcn_tiny.json
-	$(BIN)/python -m seglib.book.experiments measuring --seeds 5 --steps 300 --out chapters/results/measuring_erased.json
-	$(BIN)/python -m seglib.book.experiments fcn_strides --seeds 3 --steps 300 --scenes 1000 --out chapters/results/fcn_strides.json
-	$(BIN)/python -m seglib.book.experiments fcn_details --seeds 3 --steps 150 --scenes 1000 --out chapters/results/fcn_details.json
+	$(EXPERIMENT) measuring --seeds 5 --steps 300 --out chapters/results/measuring_erased.json
+	$(EXPERIMENT) fcn_strides --seeds 3 --steps 300 --scenes 1000 --out chapters/results/fcn_strides.json
+	$(EXPERIMENT) fcn_details --seeds 3 --steps 150 --scenes 1000 --out chapters/results/fcn_details.json
+	$(EXPERIMENT) unet_skips --seeds 3 --steps 300 --scenes 1000 --out chapters/results/unet_skips.json
+	$(EXPERIMENT) unet_borders --seeds 3 --steps 200 --scenes 200 --out chapters/results/unet_borders.json
+	$(EXPERIMENT) unet_details --seeds 3 --steps 200 --scenes 200 --out chapters/results/unet_details.json
+	$(EXPERIMENT) deeplab_strides --seeds 3 --steps 300 --scenes 1000 --out chapters/results/deeplab_strides.json
+	$(EXPERIMENT) losses_imbalance --seeds 5 --steps 200 --out chapters/results/losses_imbalance.json
 
 serve: book  ## build the book and show it
 	$(BIN)/python -m http.server --directory _build/html $(PORT)

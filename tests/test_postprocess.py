@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from seglib.models.zoo import build
 from seglib.postprocess.semantic import fit_short_side, predict_semantic, semantic_from_logits
+from seglib.types import Semantic
 
 
 class Bright:
@@ -66,7 +67,7 @@ def test_the_shorter_side_gets_the_length_asked_for_and_the_other_keeps_the_rati
     assert max(new) == pytest.approx(short * max(height, width) / min(height, width), abs=0.5)
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 8, 8), (8, 8), (1, 8, 8), (8, 8, 3)])
+@pytest.mark.parametrize("shape", [(1, 3, 8, 8), (8, 8), (1, 8, 8), (8, 8, 3), (3, 0, 8)])
 def test_an_image_of_another_shape_is_refused(shape):
     with pytest.raises(ValueError, match="expected one image"):
         predict_semantic(Bright(), torch.zeros(shape))
@@ -82,3 +83,84 @@ def test_a_short_side_that_is_not_positive_is_refused(short_side):
 def test_values_of_0_to_255_are_refused_at_any_size(short_side):
     with pytest.raises(ValueError, match="255"):
         predict_semantic(build("fcn_tiny", 2), 255 * photo(), short_side=short_side)
+
+
+class Halves:
+    """Two classes whose probability of the first is 1 in the picture's left half and 0 in its right half."""
+
+    def predict(self, images):
+        first = torch.zeros(images.shape[0], *images.shape[2:])
+        first[..., : images.shape[3] // 2] = 1
+        return [Semantic(p.argmax(0), p) for p in torch.stack([first, 1 - first], 1)]
+
+
+class Sized:
+    """Probability 1 of the class that the width of what it sees stands for."""
+
+    def __init__(self, *widths):
+        self.widths = widths
+
+    def predict(self, images):
+        probs = torch.zeros(1, len(self.widths), *images.shape[2:])
+        probs[:, self.widths.index(images.shape[3])] = 1
+        return [Semantic(probs[0].argmax(0), probs[0])]
+
+
+def test_one_scale_and_no_mirror_is_the_models_own_answer():
+    model = build("fcn_tiny", 3)
+    image = torch.rand(3, 40, 56)
+    plain = model.predict(image[None])[0]
+    result = predict_semantic(model, image, scales=(1,), flip=False)
+    assert torch.equal(result.probs, plain.probs)
+    assert torch.equal(result.labels, plain.labels)
+
+
+def test_the_mean_of_three_scales_by_hand():
+    result = predict_semantic(Sized(10, 20, 30), photo(12, 20), scales=(0.5, 1, 1.5))
+    assert result.probs.shape == (3, 12, 20)
+    torch.testing.assert_close(result.probs, torch.full((3, 12, 20), 1 / 3))
+
+
+def test_a_scale_given_twice_counts_twice():
+    result = predict_semantic(Sized(10, 20), photo(12, 20), scales=(0.5, 1, 1))
+    torch.testing.assert_close(result.probs[:, 0, 0], torch.tensor([1 / 3, 2 / 3]))
+    assert bool((result.labels == 1).all())
+
+
+def test_the_mirror_image_is_mirrored_back_before_the_mean():
+    assert predict_semantic(Halves(), photo()).probs[0, 0].tolist() == [1] * 10 + [0] * 10
+    # seen the other way round, the half that is left has probability 1 of the first class too
+    assert predict_semantic(Halves(), photo(), flip=True).probs.unique().tolist() == [0.5]
+
+
+@pytest.mark.parametrize("width", [20, 21])
+def test_a_model_that_does_not_care_for_left_and_right_answers_as_without_the_mirror(width):
+    image = torch.rand(3, 12, width)
+    plain, both = predict_semantic(Bright(), image), predict_semantic(Bright(), image, flip=True)
+    torch.testing.assert_close(both.probs, plain.probs, rtol=0, atol=1e-6)  # a sum of two and a division by two
+    assert torch.equal(both.labels, both.probs.argmax(0))
+
+
+def test_every_view_is_resized_from_the_photo_with_centres_at_half_pixels():
+    model = Bright()
+    ramp = ((torch.arange(16) + 0.5) / 16).expand(3, 8, 16)  # linear in x, so every good resizing is the same ramp
+    predict_semantic(model, ramp, short_side=4, scales=(0.5, 1, 2), flip=True)
+    assert [tuple(seen.shape[-2:]) for seen in model.seen] == [(2, 4)] * 2 + [(4, 8)] * 2 + [(8, 16)] * 2
+    assert torch.equal(model.seen[4][0], ramp)  # at its own size, not by way of a smaller one
+    for straight, mirrored in zip(model.seen[::2], model.seen[1::2], strict=True):
+        assert torch.equal(straight.flip(-1), mirrored)
+        n = straight.shape[-1]
+        inner = straight[0, :, :, 1:-1]  # at the ends the filter has one side only
+        torch.testing.assert_close(inner, ((torch.arange(n) + 0.5) / n)[1:-1].expand_as(inner))
+
+
+@pytest.mark.parametrize("scales", [(), (0,), (1, -0.5), (float("nan"),), (float("inf"),)])
+def test_scales_that_are_no_positive_numbers_are_refused(scales):
+    with pytest.raises(ValueError, match="scales must be one or more positive numbers"):
+        predict_semantic(Bright(), photo(), scales=scales)
+
+
+def test_a_scale_that_leaves_less_than_a_pixel_keeps_one():
+    model = Bright()
+    assert predict_semantic(model, photo(), scales=(0.001,)).labels.shape == (12, 20)
+    assert model.seen[0].shape == (1, 3, 1, 1)

@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from matplotlib.path import Path
 
+from seglib import losses
 from seglib.book import figures
 from seglib.book.figures.element import source
+from seglib.losses import lovasz
 from seglib.types import VOID, Category, Instances, Panoptic, Sample, Segment
 
 CATEGORIES = (Category(0, "car", True, (230, 159, 0)), Category(1, "sky", False, (86, 180, 233)))
@@ -45,6 +47,7 @@ ALL: dict[str, Callable[[], figures.Figure]] = {
     "transposed_conv": figures.transposed_conv,
     "receptive_field": figures.receptive_field,
     "dilation": figures.dilation,
+    "loss_dial": figures.loss_dial,
     "pixel_probe": lambda: figures.pixel_probe(scene(), CATEGORIES),
     "valid_tiles": lambda: figures.valid_tiles(scene().image),
 }
@@ -99,6 +102,9 @@ def test_another_source_is_another_element():
         (lambda: figures.receptive_field([]), "1 to 5 layers, got 0"),
         (lambda: figures.receptive_field([(4, 1)]), r"layer \(4, 1\) must be"),
         (lambda: figures.receptive_field(cells=8), "cells must be 16 to 64"),
+        (lambda: figures.loss_dial((0.5,) * 5), "six pixels, got 5 probabilities and 6 truths"),
+        (lambda: figures.loss_dial((1.0,) * 6), "probabilities must be 0.01 to 0.99"),
+        (lambda: figures.loss_dial(truth=(0,) * 6), "truth holds 0 and 1, with at least one 1"),
         (lambda: figures.dilation([]), r"1 to 4 layers with rates of 1 to 36, got \(\)"),
         (lambda: figures.dilation((1, 0)), r"got \(1, 0\)"),
         (lambda: figures.dilation(cells=50), "cells must be 9 to 41, got 50"),
@@ -222,6 +228,56 @@ def test_paths_equal_the_gradient_of_ones_kernels_and_fields_its_extent(js):
         # A stride wider than its kernel skips cells, so the extremes may be unread by no more than that.
         if all(layer["k"] >= layer["s"] for layer in layers):
             assert (read.min(), read.max() + 1) == (low, high)
+
+
+def dial_reference(p, y, n):
+    """The figure's losses with autograd, ground pixels repeated n times: {name: (value, gradient per pixel (6,))}."""
+    logit = p.logit().requires_grad_()  # (6,)
+    repeats = torch.where(y == 1, 1, n)
+    z = torch.stack([logit, torch.zeros_like(logit)]).repeat_interleave(repeats, 1)[None, :, :, None]  # (1, 2, N, 1)
+    target = (1 - y).repeat_interleave(repeats)[None, :, None]  # class 0 is the object
+    probs, truth = z.softmax(1)[:, 0], target == 0  # (1, N, 1) each
+    found = {
+        "ce": losses.cross_entropy(z, target),
+        "focal": losses.focal_loss(z, target),
+        "dice": 1 - 2 * (probs * truth).sum() / (probs.sum() + truth.sum()),
+        # one class of seglib's mean over classes; its probabilities, its truth, nothing void, its size
+        "lovasz": lovasz._reference(probs, truth, torch.ones_like(truth), int(truth.sum())),
+    }
+    return {k: (v.item(), torch.autograd.grad(v, logit, retain_graph=True)[0]) for k, v in found.items()}
+
+
+def test_the_dials_losses_and_gradients_equal_autograd_of_seglibs(js):
+    draw = torch.Generator().manual_seed(6)
+    cases: list[Any] = []
+    for _ in range(200):
+        y = (torch.rand(6, generator=draw) < 0.4).long()
+        y[torch.randint(6, (1,), generator=draw)] = 1
+        p = 0.02 + 0.96 * torch.rand(6, generator=draw, dtype=torch.float64)  # no two errors are equal
+        cases.append([p, y, [1, 10, 100][len(cases) % 3]])
+    sent = [[p.tolist(), y.tolist(), n] for p, y, n in cases]
+    for case, got in zip(cases, js("loss_dial", "losses", sent), strict=True):
+        for name, (value, grad) in dial_reference(*case).items():
+            # float64 on both sides; the sums of up to 600 pixels round differently
+            np.testing.assert_allclose(got[name]["value"], value, rtol=1e-9)
+            np.testing.assert_allclose(got[name]["grad"], grad, rtol=1e-7, atol=1e-12)
+
+
+def test_both_classes_of_seglibs_dice_are_the_dials(js):
+    p, y = torch.tensor([0.75, 0.25, 0.5, 0.2, 0.1, 0.2], dtype=torch.float64), torch.tensor([1, 1, 0, 0, 0, 0])
+    turned = [(1 - p).tolist(), (1 - y).tolist(), 1]  # the ground as the object
+    one, other = js("loss_dial", "losses", [[p.tolist(), y.tolist(), 1], turned])
+    z = torch.stack([p.logit(), torch.zeros_like(p)])[None, :, :, None]
+    target = (1 - y)[None, :, None]
+    for name, loss in (("dice", losses.dice_loss), ("lovasz", losses.lovasz_softmax)):
+        smooth = {"smooth": 0.0} if name == "dice" else {}
+        assert (one[name]["value"] + other[name]["value"]) / 2 == pytest.approx(loss(z, target, **smooth).item())
+    assert one["dice"]["value"] == pytest.approx(0.5) and one["lovasz"]["value"] == pytest.approx(13 / 24)
+
+
+def test_the_objects_part_of_the_pull(js):
+    grads = [[[-1.0, 0, 3, 0, 0, 0], [1, 1, 0, 0, 0, 0]], [[-2.0, -2, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0]]]
+    assert js("loss_dial", "objectShare", grads) == [0.25, 1.0]
 
 
 def ones_through(rates, x):
@@ -562,6 +618,36 @@ def test_a_probe_follows_mouse_and_keys(show):
     assert "column 7" in page.get_by_role("slider").get_attribute("aria-valuetext")
     painted = page.locator("canvas").nth(1).evaluate("c => [...c.getContext('2d').getImageData(3, 5, 1, 1).data]")
     assert painted == [230, 159, 0, 255]
+    assert visit.problems() == []
+
+
+def test_the_dial_follows_mouse_keys_and_buttons(show):
+    visit = show("loss_dial", width=800)
+    page = visit.page
+    values, shares, status = page.locator(".name b"), page.locator(".share b"), page.locator(".status")
+    assert values.all_inner_texts()[2:] == ["0.500", "0.542"]  # Dice and Lovász of the chapter's six pixels
+    assert shares.nth(0).inner_text() == "50%"  # (0.25 + 0.75) of 2.0
+    pixel = page.locator(".pixel").nth(1)
+    pixel.focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowUp")
+    assert pixel.get_attribute("aria-valuetext") == "0.40, truth: object"
+    page.keyboard.press("Shift+ArrowDown")
+    assert pixel.get_attribute("aria-valuenow") == "0.39"
+    box = pixel.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] * 62 / 124)
+    assert pixel.get_attribute("aria-valuenow") == "0.50"
+    page.get_by_role("button", name="Reset").click()
+    assert values.nth(2).inner_text() == "0.500"
+    page.get_by_role("button", name="Before training").click()
+    page.get_by_label("Each ground pixel stands for").focus()
+    page.keyboard.press("End")
+    assert "The object holds 0.05% of the pixels" in status.inner_text()
+    assert shares.nth(0).inner_text() == "0.05%" and shares.nth(2).inner_text() == "50%"
+    kinds = page.locator(".kind")
+    kinds.nth(0).click()
+    kinds.nth(1).click()  # the last object pixel stays
+    assert [k.get_attribute("aria-pressed") for k in kinds.all()] == ["false", "true"] + ["false"] * 4
     assert visit.problems() == []
 
 

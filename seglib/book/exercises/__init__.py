@@ -1,7 +1,14 @@
 """The exercises of every chapter. A chapter adds its module ``chNN`` with a dict ``EXERCISES`` and its line here."""
 
 from seglib.book.exercise import Exercise
-from seglib.book.exercises import ch01, ch02, ch03, ch04, ch05
+from seglib.book.exercises import ch01, ch02, ch03, ch04, ch05, ch06
 
-CHECKS: dict[str, Exercise] = {**ch01.EXERCISES, **ch02.EXERCISES, **ch03.EXERCISES, **ch04.EXERCISES, **ch05.EXERCISES}
+CHECKS: dict[str, Exercise] = {
+    **ch01.EXERCISES,
+    **ch02.EXERCISES,
+    **ch03.EXERCISES,
+    **ch04.EXERCISES,
+    **ch05.EXERCISES,
+    **ch06.EXERCISES,
+}
 """Name of an exercise, such as ``"ch02.dice"``, → the exercise."""

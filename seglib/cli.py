@@ -172,21 +172,35 @@ def predict(
     short_side: Annotated[
         int | None,
         typer.Option(
-            help="Shorter side that the model sees; the size of training when not given, 0 for the photo's own."
+            min=0,
+            help="Shorter side that the model sees; the size of training when not given, 0 for the photo's own.",
+        ),
+    ] = None,
+    scales: Annotated[str, typer.Option(help="Average over views of the photo at these scales, e.g. 0.5,1,1.5.")] = "1",
+    flip: Annotated[bool, typer.Option("--flip", help="Average over the mirror image too.")] = False,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            min=64, help="Side of overlapping tiles; when not given, 1024 for large pictures, and none for others."
         ),
     ] = None,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the share of every class as JSON.")] = False,
 ) -> None:
-    """Segment a photo or a folder of photos: an overlay to look at, a label map to work with, or JSON."""
+    """Segment a photo or a folder of photos: an overlay to look at, a label map to work with, or JSON.
+
+    Photos of any size go through in bounded memory. Of a folder, a photo that cannot be read is left out and named.
+    """
     from seglib.data.images import read_image, write_png
-    from seglib.postprocess import predict_semantic
+    from seglib.data.photos import photos_at, png_targets
+    from seglib.postprocess import predict_tiled
     from seglib.types import Category
 
-    photos = _photos(photo)
+    views = _scales(scales)
+    photos = photos_at(photo)
     if out is None and labels is None and not as_json:
         raise ValueError("say what you want: --out overlay.png, --labels classes.png, or --json")
-    overlays, maps = _targets(out, photos, photo), _targets(labels, photos, photo)
+    overlays, maps = png_targets(out, photos, photo), png_targets(labels, photos, photo)
     if clash := set(overlays) & set(maps):
         raise ValueError(f"--out and --labels would both write {min(clash)}; name two different places")
     net, metadata = _load(weights, device)
@@ -196,23 +210,30 @@ def predict(
     if short_side is None and "size" in metadata:
         short_side = min(metadata["size"])
     where = next(net.parameters()).device
-    found = []
+    found, failed = [], []
     for i, path in enumerate(photos):
-        image = read_image(path)  # (3, H, W)
-        result = predict_semantic(net, image.to(where), short_side=short_side or None)
-        classes = result.labels.cpu()
+        try:
+            image = read_image(path)  # (3, H, W)
+        except (ValueError, OSError) as error:
+            failed.append(_one_line(error))
+            continue
+        side = short_side or None
+        classes = predict_tiled(net, image.to(where), tile=tile, short_side=side, scales=views, flip=flip).numpy()
         if overlays:
             from seglib.viz import overlay
 
             write_png(overlays[i], overlay(image, classes, categories))
         if maps:
-            write_png(maps[i], classes.numpy().astype("uint8"))
-        share = {c.name: round(float((classes == c.id).float().mean()), 4) for c in categories}
+            write_png(maps[i], classes)
+        share = {c.name: round(float((classes == c.id).mean()), 4) for c in categories}
         found.append({"photo": str(path), "height": image.shape[1], "width": image.shape[2], "share": share})
-    if as_json:
+    if found and as_json:
         print(json.dumps(found, indent=1))
-    else:
-        _say(f"{len(photos)} photo{'s' * (len(photos) > 1)} → {' and '.join(str(p) for p in (out, labels) if p)}")
+    elif found:
+        _say(f"{len(found)} photo{'s' * (len(found) > 1)} → {' and '.join(str(p) for p in (out, labels) if p)}")
+    if failed:
+        rest = f"{len(failed)} of {len(photos)} photos left out:\n" if len(photos) > 1 else ""
+        raise ValueError(rest + "\n".join(failed))
 
 
 @app.command()
@@ -272,6 +293,16 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(parts[0]), int(parts[1])
 
 
+def _scales(text: str) -> tuple[float, ...]:
+    try:
+        scales = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        scales = ()
+    if not scales or not all(0 < scale < float("inf") for scale in scales):
+        raise ValueError(f"--scales {text!r} is no list of positive numbers, e.g. 0.5,1,1.5")
+    return scales
+
+
 def _load(weights: Path, device: str) -> tuple[Any, dict[str, Any]]:
     from seglib.models.zoo import build
     from seglib.weights import load_weights, read_metadata
@@ -301,43 +332,6 @@ def _device(name: str) -> torch.device:
     if kind not in usable or (number and not (number.isdecimal() and int(number) < max(1, torch.cuda.device_count()))):
         raise ValueError(f"device {name!r} is not on this machine; choose one of auto, {', '.join(usable)}")
     return torch.device(name)
-
-
-def _photos(path: Path) -> list[Path]:
-    if path.is_dir():
-        photos = sorted(
-            p for p in path.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith(".") and p.is_file()
-        )
-        if not photos:
-            raise ValueError(f"{path} holds no photo; expected files ending in {', '.join(IMAGES)}")
-        return photos
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    return [path]
-
-
-def _targets(out: Path | None, photos: list[Path], asked: Path) -> list[Path]:
-    """Where the PNG of each photo goes; refuses beforehand what would only fail, or overwrite, half-way."""
-    if out is None:
-        return []
-    if not asked.is_dir():
-        if out.suffix.lower() != ".png":
-            raise ValueError(f"{out} is no name of a PNG file; for one photo name a file that ends in .png")
-        targets = [out]
-    else:
-        if out.suffix.lower() == ".png" or out.is_file():
-            raise ValueError(f"{asked} is a folder of photos, {out} a file; name a folder for the results")
-        targets = [out / f"{p.stem}.png" for p in photos]
-        taken: dict[Path, Path] = {}
-        for photo, target in zip(photos, targets, strict=True):
-            if target in taken:
-                raise ValueError(f"{taken[target]} and {photo} would both become {target}; rename one of them")
-            taken[target] = photo
-    originals = {p.resolve() for p in photos}
-    for target in targets:
-        if target.resolve() in originals:
-            raise ValueError(f"{target} is one of the photos and would be overwritten; choose another place")
-    return targets
 
 
 def _report(scores: dict[str, Any], as_json: bool, facts: dict[str, Any]) -> None:

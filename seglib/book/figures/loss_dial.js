@@ -80,7 +80,7 @@ export function render(root, {p: P, y: Y}) {
     .pixel text { fill: var(--ink); font-size: 12px; font-weight: 600; }
     .kind { padding: 2px 0; min-height: 26px; width: 100%; max-width: 64px; margin: 0 auto; }
     .kind[aria-pressed=true] { background: ${tint("orange", 0.3)}; border-color: var(--orange); }
-    .cell { text-align: center; } .cell svg { max-width: 56px; margin: 0 auto; } .cell small { font-size: 11px; letter-spacing: -.02em; color: var(--soft); display: block; }
+    .cell { text-align: center; } .cell svg { max-width: 56px; margin: 0 auto; } .cell small { font-size: 11px; letter-spacing: -.02em; white-space: nowrap; color: var(--soft); display: block; }
     .zero { stroke: var(--line); stroke-width: 1.5; } .up { fill: var(--green); } .down { fill: var(--accent); }`,
   el("p", {class: "lead"}, "Drag the bars or use the arrow keys; press a label to change it. Under each pixel an arrow for every loss shows which way "
     + "and how hard gradient descent moves its logit (scaled within the row). Then turn the dial."),

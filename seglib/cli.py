@@ -31,11 +31,22 @@ app = typer.Typer(
 )
 console = Console()
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+LOSS_NAMES = ("ce", "focal", "ohem", "dice", "tversky", "lovasz", "ce+dice", "ce+lovasz")
+"""The keys of ``seglib.losses.LOSSES``, which would load torch."""
 
-Data = Annotated[str, typer.Option(help="scenes (made, no download), camvid, or folder (your own).")]
+Data = Annotated[
+    str,
+    typer.Option(help="scenes (made, no download), camvid, pets, voc, cityscapes, isbi, or folder (your own)."),
+]
 Root = Annotated[Path | None, typer.Option(help="Folder of the dataset; scenes needs none.")]
-SizeText = Annotated[str | None, typer.Option("--size", metavar="HxW", help="Resize images to this, e.g. 180x240.")]
+SizeText = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="HxW",
+        help="Resize images to this, e.g. 180x240; of voc, cityscapes and isbi the crop to train on.",
+    ),
+]
 SizeOfEval = Annotated[
     str | None,
     typer.Option("--size", metavar="HxW", help="Resize images to this; the size of training when not given."),
@@ -54,6 +65,7 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step and process.")] = None,
     lr: Annotated[float | None, typer.Option(help="Base learning rate.")] = None,
+    loss: Annotated[str, typer.Option(help=f"One of {', '.join(LOSS_NAMES)}.")] = "ce",
     optimizer: Annotated[str | None, typer.Option(help="adamw or sgd.")] = None,
     schedule: Annotated[str | None, typer.Option(help="poly, cosine or constant.")] = None,
     warmup: Annotated[int | None, typer.Option(help="Steps of linear warm-up.")] = None,
@@ -82,11 +94,14 @@ def train(
 
     from seglib.data.catalog import build_dataset
     from seglib.data.images import atomic_path
+    from seglib.losses import LOSSES
     from seglib.models.zoo import build
     from seglib.train import Interrupted, SemanticTask, TrainConfig, fit
     from seglib.train.recipes import recipe
     from seglib.weights import load_weights
 
+    if loss not in LOSSES:
+        raise ValueError(f"loss {loss!r} is unknown; choose one of {', '.join(LOSSES)}")
     names = {f.name for f in fields(TrainConfig)}
     config = replace(recipe(model), **{k: v for k, v in given.items() if k in names})
     out = out or Path("runs") / f"{model}-{data}"
@@ -99,8 +114,10 @@ def train(
     net = build(model, len(learn.categories))
     if weights is not None:
         load_weights(net, weights)
-    height, width = held[0].image.shape[-2:]
-    metadata = {"model": model, "num_classes": len(learn.categories), "data": data, "size": [height, width]}
+    net.criterion = LOSSES[loss]  # type: ignore[assignment]
+    metadata = {"model": model, "num_classes": len(learn.categories), "data": data, "loss": loss}
+    if held.size is not None:  # where pictures keep their own size there is none to come back to
+        metadata["size"] = list(held.size)
     try:
         with _bar(quiet=as_json or not _first_process()) as on_step:
             history = fit(
@@ -134,7 +151,7 @@ def evaluate_command(
     weights: Weights,
     data: Data = "scenes",
     root: Root = None,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    split: Annotated[str, typer.Option(help="train, val or test (voc and cityscapes: val).")] = "test",
     size: SizeOfEval = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 8,
     workers: Annotated[int, typer.Option(min=0, help="Processes that load data.")] = 0,

@@ -208,9 +208,10 @@ def test_prediction_needs_to_be_told_what_is_wanted(photos, run, capsys):
     ("arguments", "message"),
     [
         (["train", "fcn_tny"], "fcn_tiny"),
-        (["train", "fcn_tiny", "--data", "citiscapes"], "choose one of scenes, camvid, folder"),
+        (["train", "fcn_tiny", "--data", "citiscapes"], "choose one of scenes, camvid, pets"),
         (["train", "fcn_tiny", "--data", "camvid"], "pass --root"),
         (["train", "fcn_tiny", "--size", "12by12"], "is no HEIGHTxWIDTH"),
+        (["train", "fcn_tiny", "--loss", "dise"], "loss 'dise' is unknown; choose one of ce, focal"),
         (["train", "fcn_tiny", "--steps", "0"], "steps must be at least 1, got 0"),
         (["train", "fcn_tiny", "--data", "folder", "--root", "{tmp}"], "categories.json is missing"),
         (["train", "fcn_tiny", "--data", "camvid", "--root", "{tmp}/nowhere"], "nowhere"),
@@ -378,3 +379,39 @@ def test_fcn_trains_on_real_photos_from_the_command_line(tmp_path, capsys):
     )
     assert code == 0, printed.err
     assert 0 <= json.loads(printed.out)["miou"] < 1
+
+
+def test_the_command_line_names_every_loss():
+    from seglib.losses import LOSSES
+
+    assert tuple(LOSSES) == cli.LOSS_NAMES
+
+
+def test_a_loss_is_chosen_by_name_and_stored_with_the_weights(photos, tmp_path, capsys):
+    data = ["--data", "folder", "--root", photos, "--size", "32x48", "--steps", 2, "--batch-size", 2, "--json"]
+    final = {}
+    for loss in ("ce", "ce+dice"):
+        code, printed = seglib("train", "fcn_tiny", *data, "--loss", loss, "--out", tmp_path / loss, capsys=capsys)
+        assert code == 0
+        final[loss] = json.loads(printed.out)["final_loss"]
+        assert read_metadata(tmp_path / loss / "weights.safetensors")["loss"] == loss
+    assert final["ce+dice"] > final["ce"] + 0.1  # the Dice part of a fresh model is about a half
+
+
+def test_a_run_does_not_go_on_with_another_loss(photos, tmp_path, capsys):
+    data = [
+        "--data",
+        "folder",
+        "--root",
+        photos,
+        "--size",
+        "32x48",
+        "--batch-size",
+        2,
+        "--json",
+        "--out",
+        tmp_path / "r",
+    ]
+    assert seglib("train", "fcn_tiny", *data, "--steps", 2, capsys=capsys)[0] == 0
+    code, printed = seglib("train", "fcn_tiny", *data, "--steps", 2, "--loss", "dice", "--resume", capsys=capsys)
+    assert code == 2 and "loss ce → dice" in printed.err

@@ -122,11 +122,10 @@ def tversky_loss(
     if absent not in ("skip", "count"):
         raise ValueError(f"absent is 'skip' or 'count', got {absent!r}")
     logits, known, valid = prepare(logits, target, ignore_index)
-    probs = logits.softmax(1)  # (B, K, …)
     if impl == "fast":
-        tp, fp, fn = _SoftCounts.apply(probs, known, valid)  # (B, K) each
+        tp, fp, fn = _SoftCounts.apply(logits, known, valid)  # (B, K) each
     elif impl == "reference":
-        tp, fp, fn = _soft_counts(probs, known, valid)
+        tp, fp, fn = _soft_counts(logits, known, valid)
     else:
         raise ValueError(f"impl is 'fast' or 'reference', got {impl!r}")
     if not per_sample:
@@ -138,8 +137,9 @@ def tversky_loss(
     return (loss * counted).sum() / counted.sum().clamp_min(1)
 
 
-def _soft_counts(probs: Tensor, known: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """TP, FP and FN ``(B, K)`` of probabilities ``(B, K, …)``, straight from their definitions."""
+def _soft_counts(logits: Tensor, known: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """TP, FP and FN ``(B, K)`` of logits ``(B, K, …)``, straight from their definitions."""
+    probs = logits.softmax(1)  # (B, K, …)
     truth = F.one_hot(known, probs.shape[1]).movedim(-1, 1)  # (B, K, …)
     right, wrong = truth * valid[:, None], (1 - truth) * valid[:, None]  # (B, K, …)
     places = list(range(2, probs.ndim))
@@ -149,32 +149,34 @@ def _soft_counts(probs: Tensor, known: Tensor, valid: Tensor) -> tuple[Tensor, T
 
 
 class _SoftCounts(torch.autograd.Function):
-    """The same counts with one large tensor each way, where automatic differentiation would keep four.
+    """The same counts with one tensor of the logits' size each way, where automatic differentiation takes five.
 
-    The class of a pixel picks one probability of its K. The gradient of a count is a constant per class on all pixels,
-    and another where the class is the pixel's own.
+    The class y of a pixel picks one probability of its K, so no one-hot target is needed. Going back, a count's
+    gradient is one number a class, d_FP on every pixel except d_TP − d_FN where the class is the pixel's own. With
+    that as g_k, softmax gives ∂L/∂z_k = p_k · (g_k − Σ_j p_j·g_j), here computed in place.
     """
 
     @staticmethod
-    def forward(ctx: Any, probs: Tensor, known: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, logits: Tensor, known: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``(B, K, …)``, ``(B, …)``, ``(B, …)`` to TP, FP and FN ``(B, K)``."""
-        ctx.save_for_backward(known, valid)
-        ctx.num_classes = probs.shape[1]
-        own = probs.gather(1, known[:, None])[:, 0]  # (B, …) = p_y
-        others = (probs * valid[:, None]).scatter_(1, known[:, None], 0)  # (B, K, …)
-        fp = others.flatten(2).sum(2) if others.ndim > 2 else others
-        tp, fn = (_sum_by_class(part * valid, known, ctx.num_classes) for part in (own, 1 - own))
-        return tp, fp, fn
+        # at void p becomes 0: it adds to no count, and the gradient is 0 by the formula
+        probs = logits.softmax(1).mul_(valid[:, None])  # (B, K, …)
+        own = probs.gather(1, known[:, None])  # (B, 1, …) = p_y
+        tp, fn = (_sum_by_class(part, known, probs.shape[1]) for part in (own[:, 0], (1 - own[:, 0]) * valid))
+        total = probs.flatten(2).sum(2) if probs.ndim > 2 else probs  # (B, K) = TP + FP
+        ctx.save_for_backward(probs, own, known)
+        return tp, (total - tp).clamp_min(0), fn  # rounding may take the difference below 0
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_tp: Tensor, d_fp: Tensor, d_fn: Tensor) -> tuple[Tensor, None, None]:
-        """The gradients of the counts ``(B, K)`` to that of the probabilities ``(B, K, …)``."""
-        known, valid = ctx.saved_tensors
-        pixels = known.reshape(known.shape[0], math.prod(known.shape[1:]))  # (B, P)
-        d_own = (d_tp - d_fn).gather(1, pixels).view_as(known) * valid  # (B, …)
-        d_probs = d_fp.view(*d_fp.shape, *[1] * (known.ndim - 1)) * valid[:, None]  # (B, K, …)
-        return d_probs.scatter_(1, known[:, None], d_own[:, None]), None, None
+        """The gradients of the counts ``(B, K)`` to that of the logits ``(B, K, …)``."""
+        probs, own, known = ctx.saved_tensors
+        others = d_fp.view(*d_fp.shape, *[1] * (known.ndim - 1))  # (B, K, 1, …)
+        extra = (d_tp - d_fn - d_fp).gather(1, known.reshape(len(known), math.prod(known.shape[1:])))  # (B, P)
+        grad = probs * others  # (B, K, …) = p_k·g_k, but for the pixel's own class
+        grad.scatter_add_(1, known[:, None], own * extra.view_as(own))
+        return grad.addcmul_(probs, grad.sum(1, keepdim=True), value=-1), None, None
 
 
 def _sum_by_class(values: Tensor, known: Tensor, num_classes: int) -> Tensor:

@@ -6,25 +6,20 @@ Both sides see the same logits and labels, warm up, and take turns, so that what
 The ratio is seglib's time over the library's, per round; printed are its median and its quartiles, below 1 where
 seglib is faster. The values must agree.
 
-Memory is how much one call, forward and backward, raises the largest resident size of a fresh process that holds the
-inputs already: what the operating system saw, whoever allocated it. Linux only (it reads ``/proc``), NaN elsewhere.
+Memory is how much one call, forward and backward, raises the resident size of a fresh process that holds the inputs.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from functools import cache, partial
-from pathlib import Path
 
 import monai
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
+from _side_by_side import compare, peak, print_peak
 from monai.losses import DiceLoss, FocalLoss, TverskyLoss
 from torch import Tensor
 
@@ -77,54 +72,18 @@ def step(loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
     return value.detach()
 
 
-def seconds(loss: Loss, logits: Tensor, target: Tensor) -> float:
-    start = time.perf_counter()
-    step(loss, logits, target)
-    return time.perf_counter() - start
-
-
-def compare(name: str, logits: Tensor, target: Tensor, rounds: int) -> None:
+def measure(name: str, logits: Tensor, target: Tensor, rounds: int) -> str:
     ours, theirs = pairs()[name]
-    for _ in range(2):
-        a, b = step(ours, logits, target), step(theirs, logits, target)
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=0, msg=f"{name}: the two differ, {a} and {b}")
-    times = torch.tensor(
-        [[seconds(loss, logits, target) for loss in (ours, theirs)] for _ in range(rounds)], dtype=torch.float64
-    )  # (R, 2)
-    a, b = (1e3 * times).median(0).values.tolist()
-    low, ratio, high = (
-        (times[:, 0] / times[:, 1]).quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
-    )
-    memory = [peak(name, side) for side in (0, 1)]
-    print(
-        f"  {name:24} {a:8.0f} ms {b:8.0f} ms   {ratio:5.2f} ({low:.2f} to {high:.2f})"
-        f"   {memory[0]:6.0f} MB {memory[1]:6.0f} MB"
-    )
+    a, b = step(ours, logits, target), step(theirs, logits, target)
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=0, msg=f"{name}: the two differ, {a} and {b}")
+    found = compare(partial(step, ours, logits, target), partial(step, theirs, logits, target), rounds=rounds)
+    memory = [memory_of(name, side) for side in ("0", "1")]
+    return f"  {name:24} {found}   {memory[0]:6.0f} MB {memory[1]:6.0f} MB"
 
 
 @cache
-def peak(name: str, side: int) -> float:
-    """Megabytes that one call adds, measured in a process of its own, with one thread."""
-    command = [sys.executable, "-W", "ignore", __file__, "--peak", name, str(side)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-
-
-def print_peak(name: str, side: str) -> None:
-    torch.set_num_threads(1)
-    logits, target = maps()
-    loss = pairs()[name][int(side)]
-    step(loss, logits[:, :, :8, :8], target[:, :8, :8])  # loads kernels
-    before = high_water()
-    step(loss, logits, target)
-    print(high_water() - before)
-
-
-def high_water() -> float:
-    """The largest resident size of this process so far, in MB (``ru_maxrss`` would start at the parent's)."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return math.nan
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1024
+def memory_of(name: str, side: str) -> float:
+    return peak(__file__, name, side)
 
 
 def main() -> None:
@@ -133,7 +92,10 @@ def main() -> None:
     parser.add_argument("--peak", nargs=2, metavar=("NAME", "SIDE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
-        return print_peak(*options.peak)
+        name, side = options.peak
+        (logits, target), loss = maps(), pairs()[name][int(side)]
+        small = partial(step, loss, logits[:, :, :8, :8], target[:, :8, :8])
+        return print_peak(small, partial(step, loss, logits, target))
 
     cores = torch.get_num_threads()
     versions = f"torch {torch.__version__}, monai {monai.__version__}, smp {smp.__version__}"
@@ -145,7 +107,7 @@ def main() -> None:
         torch.set_num_threads(threads)
         print(f" {threads} thread{'s' * (threads > 1)}")
         for name in pairs():
-            compare(name, logits, target, options.rounds)
+            print(measure(name, logits, target, options.rounds), flush=True)
 
 
 if __name__ == "__main__":

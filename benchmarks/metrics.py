@@ -3,17 +3,17 @@
     python benchmarks/metrics.py [--rounds 15]
 
 Both see the same maps, warm up, and take turns, so that whatever else the machine does hits both. The ratio is
-torchmetrics' time over seglib's, per round; printed are its median and its quartiles.
+seglib's time over torchmetrics', per round; printed are its median and its quartiles, below 1 where seglib is faster.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
+from functools import partial
 
 import torch
 import torchmetrics
+from _side_by_side import compare
 from torch import Tensor
 from torchmetrics import JaccardIndex
 
@@ -32,23 +32,6 @@ def maps(seed: int = 0) -> tuple[Tensor, Tensor]:
     noise = torch.randint(CLASSES, target.shape, generator=g)
     pred = torch.where(torch.rand(target.shape, generator=g) < 0.8, target, noise)
     return pred, target.masked_fill(torch.rand(target.shape, generator=g) < 0.05, VOID)
-
-
-def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> None:
-    for _ in range(3):
-        ours(), theirs()
-    times = torch.tensor([[seconds(ours), seconds(theirs)] for _ in range(rounds)], dtype=torch.float64)  # (R, 2)
-    a, b = (1e3 * times).median(0).values.tolist()
-    low, ratio, high = (
-        (times[:, 1] / times[:, 0]).quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
-    )
-    print(f"  {name:42} {a:8.1f} ms {b:8.1f} ms   {ratio:5.1f}x  ({low:.1f} to {high:.1f})")
 
 
 def main() -> None:
@@ -70,7 +53,8 @@ def main() -> None:
                 theirs = JaccardIndex("multiclass", num_classes=CLASSES, ignore_index=VOID, validate_args=checked)
                 name = f"{threads} thread{'s' * (threads > 1)}, {str(kind).removeprefix('torch.')}"
                 name += ", as built" if checked else ", validate_args=False"
-                compare(name, lambda: ours.update(p, t), lambda: theirs.update(p, t), rounds)  # noqa: B023
+                found = compare(partial(ours.update, p, t), partial(theirs.update, p, t), rounds=rounds)
+                print(f"  {name:42} {found}")
                 if ours.counts.tolist() != theirs.confmat.tolist():  # type: ignore[operator]
                     raise SystemExit(f"{name}: the two count differently")
 

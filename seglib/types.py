@@ -193,7 +193,7 @@ class Batch(_Moves):
 
 @dataclass(frozen=True)
 class DenseOutput:
-    """What a semantic model returns: ``logits`` ``(B, K, H, W)`` at input size, and an auxiliary head's or ``None``."""
+    """What a semantic model returns: ``logits`` ``(B, K, H, W)`` at input size; in training also an auxiliary head's."""
 
     logits: Tensor
     aux: Tensor | None = None

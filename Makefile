@@ -43,10 +43,12 @@ notebooks: $(VENV)/.ready  ## execute every notebook in place and normalise it
 
 EXPERIMENT := $(BIN)/python -m seglib.book.experiments
 
-results: $(VENV)/.ready  ## train the stored weights and repeat the measurements (four hours on two cores)
-	$(BIN)/seglib train fcn_tiny --data scenes --steps 3000 --eval-every 1000 --out runs/fcn_tiny
-	cp runs/fcn_tiny/weights.safetensors chapters/weights/fcn_tiny.safetensors
-	$(BIN)/python -m seglib.book.experiments.from_run runs/fcn_tiny --out chapters/weights/fcn_tiny.json
+results: $(VENV)/.ready  ## train the stored weights and repeat the measurements (five hours on two cores)
+	for model in fcn_tiny deeplab_tiny; do \
+		$(BIN)/seglib train $$model --data scenes --steps 3000 --eval-every 1000 --out runs/$$model && \
+		cp runs/$$model/weights.safetensors chapters/weights/$$model.safetensors && \
+		$(BIN)/python -m seglib.book.experiments.from_run runs/$$model --out chapters/weights/$$model.json || exit 1; \
+	done
 	$(EXPERIMENT) measuring --seeds 5 --steps 300 --out chapters/results/measuring_erased.json
 	$(EXPERIMENT) fcn_strides --seeds 3 --steps 300 --scenes 1000 --out chapters/results/fcn_strides.json
 	$(EXPERIMENT) fcn_details --seeds 3 --steps 150 --scenes 1000 --out chapters/results/fcn_details.json
@@ -54,6 +56,7 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 	$(EXPERIMENT) unet_borders --seeds 3 --steps 200 --scenes 200 --out chapters/results/unet_borders.json
 	$(EXPERIMENT) unet_details --seeds 3 --steps 200 --scenes 200 --out chapters/results/unet_details.json
 	$(EXPERIMENT) deeplab_strides --seeds 3 --steps 300 --scenes 1000 --out chapters/results/deeplab_strides.json
+	$(EXPERIMENT) deeplab_strides --seeds 3 --steps 2 --scenes 40 --out chapters/results/deeplab_costs.json  # on an idle machine
 	$(EXPERIMENT) losses_imbalance --seeds 5 --steps 200 --out chapters/results/losses_imbalance.json
 
 serve: book  ## build the book and show it

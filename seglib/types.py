@@ -193,7 +193,7 @@ class Batch(_Moves):
 
 @dataclass(frozen=True)
 class DenseOutput:
-    """What a semantic model returns: ``logits`` ``(B, K, H, W)`` at input size; in training also an auxiliary head's."""
+    """What a semantic model returns: ``logits`` ``(B, K, H, W)`` at input size; in training an auxiliary head's too."""
 
     logits: Tensor
     aux: Tensor | None = None

@@ -111,6 +111,17 @@ def test_a_pickle_is_not_loaded_but_its_conversion_suggested(tmp_path, zipped):
             read(path)
 
 
+def test_a_header_whose_length_looks_like_a_pickle_is_loaded(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    for length in range(256):
+        save_weights(net(), path, {"model": "x" * length})
+        if path.read_bytes()[:1] == b"\x80":
+            break
+    assert path.read_bytes()[:1] == pickle.PROTO
+    assert load_weights(net(seed=1), path) == {"model": "x" * length}
+    assert read_checkpoint(path).keys() == net().state_dict().keys()
+
+
 @pytest.mark.parametrize("keep", [0, 5, 100, -10])
 def test_a_truncated_file_is_named(file, keep):
     file.write_bytes(file.read_bytes()[:keep])

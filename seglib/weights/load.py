@@ -123,10 +123,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
 
 def _is_pickle(path: str | Path) -> bool:
-    """Whether a file starts like one of ``torch.save``: a zip archive, or a bare pickle in older versions."""
+    """Whether a file starts like one of ``torch.save``: a zip archive, or a bare pickle in older versions.
+
+    A pickle starts with the byte 128, and so does a safetensors file whose header is 128 bytes long, or 384, and so on:
+    it is told by the brace that opens the header behind the eight bytes of its length.
+    """
     with open(path, "rb") as file:
-        start = file.read(4)
-    return start == b"PK\x03\x04" or start[:1] == b"\x80"
+        start = file.read(9)
+    return start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[8:] != b"{")
 
 
 def _open(path: str | Path) -> Any:

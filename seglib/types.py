@@ -193,7 +193,7 @@ class Batch(_Moves):
 
 @dataclass(frozen=True)
 class DenseOutput:
-    """What a semantic model returns: ``logits`` ``(B, K, H, W)`` at input size; in training an auxiliary head's too."""
+    """What a semantic model returns: ``logits`` ``(B, K, H, W)`` at input size, and an auxiliary head's or ``None``."""
 
     logits: Tensor
     aux: Tensor | None = None

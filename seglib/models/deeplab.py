@@ -106,7 +106,7 @@ class DeepLabV3(SemanticModel):
             targets: not used; every model takes them.
 
         Returns:
-            Logits ``(B, K, H, W)`` float32, and in training mode those of the auxiliary head if there is one.
+            Logits ``(B, K, H, W)`` float32, and those of the auxiliary head if there is one.
 
         Raises:
             ValueError: when the images have another number of channels or are integers.
@@ -115,7 +115,7 @@ class DeepLabV3(SemanticModel):
         padded = pad_to_multiple(self.normalize(images), self.encoder.divisor)  # (B, 3, H', W')
         maps = self.encoder(padded)
         logits = crop_to(_lay(self.head(maps["c5"]), self.encoder.grids["c5"], padded), size)
-        if self.aux_head is None or not self.training:
+        if self.aux_head is None:
             return DenseOutput(logits.float())
         aux = crop_to(_lay(self.aux_head(maps["c4"]), self.encoder.grids["c4"], padded), size)
         return DenseOutput(logits.float(), aux.float())

@@ -160,7 +160,7 @@ class DilatedFCN(SemanticModel):
     Args:
         encoder: gives ``c4`` and ``c5``.
         num_classes: K.
-        aux: add the auxiliary head. It runs in training mode only, and weighs 0.5 in the loss.
+        aux: add the auxiliary head. It is computed in every mode and weighs 0.5 in the loss.
         dropout: in both heads.
 
     Raises:
@@ -182,7 +182,7 @@ class DilatedFCN(SemanticModel):
             targets: not used; every model takes them.
 
         Returns:
-            Logits ``(B, K, H, W)`` float32, and in training mode those of the auxiliary head if there is one.
+            Logits ``(B, K, H, W)`` float32, and those of the auxiliary head if there is one.
 
         Raises:
             ValueError: when the images have another number of channels or are integers.
@@ -190,7 +190,7 @@ class DilatedFCN(SemanticModel):
         size = images.shape[-2:]
         maps = self.encoder(self.normalize(images))
         logits = enlarge(self.head(maps["c5"]), size)  # (B, K, H/8, W/8) → (B, K, H, W)
-        aux = enlarge(self.aux_head(maps["c4"]), size) if self.aux_head is not None and self.training else None
+        aux = None if self.aux_head is None else enlarge(self.aux_head(maps["c4"]), size)
         return DenseOutput(logits, aux)
 
 

@@ -95,8 +95,8 @@ def train(
     from seglib.data.catalog import build_dataset
     from seglib.data.images import atomic_path
     from seglib.losses import LOSSES
-    from seglib.models.zoo import build
-    from seglib.train import Interrupted, SemanticTask, TrainConfig, fit
+    from seglib.models.zoo import build, find
+    from seglib.train import TASKS, Interrupted, TrainConfig, fit
     from seglib.train.recipes import recipe
     from seglib.weights import load_weights
 
@@ -107,15 +107,20 @@ def train(
     out = out or Path("runs") / f"{model}-{data}"
     if not resume and (out / "state.safetensors").exists():
         raise ValueError(f"{out} holds a run already; pass --resume to go on with it, or another --out")
-    shape = _size(size)
-    learn = build_dataset(data, root, "train", size=shape, augment=True)
-    held = build_dataset(data, root, "val", size=shape)
+    shape, kind = _size(size), TASKS[find(model).task]
+    if loss != "ce" and kind.name != "semantic":
+        raise ValueError(f"--loss {loss} is for semantic models; {model} has losses of its own")
+    learn = build_dataset(data, root, "train", size=shape, augment=True, keep=(kind.needs,))
+    held = build_dataset(data, root, "val", size=shape, keep=(kind.needs,))
+    task = kind(learn.categories)
     torch.manual_seed(config.seed)
-    net = build(model, len(learn.categories))
+    net = build(model, len(task.categories))
     if weights is not None:
         load_weights(net, weights)
-    net.criterion = LOSSES[loss]  # type: ignore[assignment]
-    metadata = {"model": model, "num_classes": len(learn.categories), "data": data, "loss": loss}
+    metadata = {"model": model, "num_classes": len(task.categories), "data": data}
+    if kind.name == "semantic":
+        net.criterion = LOSSES[loss]  # type: ignore[assignment]
+        metadata["loss"] = loss
     if held.size is not None:  # where pictures keep their own size there is none to come back to
         metadata["size"] = list(held.size)
     try:
@@ -124,7 +129,7 @@ def train(
                 net,
                 learn,
                 held,
-                task=SemanticTask(learn.categories),
+                task=task,
                 config=config,
                 out=out,
                 resume=resume,
@@ -160,23 +165,26 @@ def evaluate_command(
 ) -> None:
     """Score stored weights on a split of a dataset."""
     from seglib.data.catalog import build_dataset
-    from seglib.train import SemanticTask, evaluate
+    from seglib.models.zoo import find
+    from seglib.train import TASKS, evaluate
 
     net, metadata = _load(weights, device)
     shape = _size(size) or (tuple(metadata["size"]) if "size" in metadata else None)
-    dataset = build_dataset(data, root, split, size=shape)
-    known, seen = metadata["num_classes"], len(dataset.categories)
+    kind = TASKS[find(metadata["model"]).task]
+    dataset = build_dataset(data, root, split, size=shape, keep=(kind.needs,))
+    task = kind(dataset.categories)
+    known, seen = metadata["num_classes"], len(task.categories)
     if known != seen:
         raise ValueError(
             f"{weights} knows {known} classes, {data} has {seen}; evaluate on the dataset it was trained for"
         )
-    for ours, theirs in zip(metadata.get("categories", []), dataset.categories, strict=False):
+    for ours, theirs in zip(metadata.get("categories", []), task.categories, strict=False):
         if ours["name"] != theirs.name:
             raise ValueError(
                 f"{weights} knows class {theirs.id} as {ours['name']!r}, {data} as {theirs.name!r}; "
                 "evaluate on the dataset it was trained for"
             )
-    scores = evaluate(net, dataset, SemanticTask(dataset.categories), batch_size=batch_size, workers=workers)
+    scores = evaluate(net, dataset, task, batch_size=batch_size, workers=workers)
     _report(scores, as_json, {"images": len(dataset), "split": split})
 
 
@@ -359,8 +367,9 @@ def _report(scores: dict[str, Any], as_json: bool, facts: dict[str, Any]) -> Non
     for name, value in scores.items():
         if not isinstance(value, dict):
             table.add_row(name, f"{value:.4f}")
-    for name, value in scores.get("iou", {}).items():
-        table.add_row(f"  IoU {name}", f"{value:.4f}", style="dim")
+    for group, of_class in (("IoU", scores.get("iou", {})), ("AP", scores.get("class_ap", {}))):
+        for name, value in of_class.items():
+            table.add_row(f"  {group} {name}", f"{value:.4f}", style="dim")
     for name, value in facts.items():
         table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
     console.print(table)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seglib.types import VOID, Targets
+from seglib.types import VOID, Instances, Targets
 from seglib.weights import load_weights, save_weights
 
 CLASSES = 5
@@ -57,7 +57,41 @@ def _check_semantic(prediction: Any, size: tuple[int, int]) -> None:
     assert torch.equal(prediction.probs.argmax(0), prediction.labels)
 
 
-INPUTS: dict[str, Inputs] = {"semantic": Inputs(_images, _labels, _void, _check_semantic)}
+def _objects(batch: int, size: tuple[int, int]) -> Targets:
+    """One box of each class in every image, at different places."""
+    height, width = size
+    g = torch.Generator().manual_seed(1)
+    found = []
+    for _ in range(batch):
+        corner = torch.rand(CLASSES, 2, generator=g) * 0.5
+        side = 0.2 + 0.3 * torch.rand(CLASSES, 2, generator=g)
+        x1, y1 = (corner * torch.tensor([width, height])).T.floor()
+        x2, y2 = ((corner + side) * torch.tensor([width, height])).T.ceil()
+        x, y = torch.arange(width) + 0.5, torch.arange(height)[:, None] + 0.5
+        parts = [(x > a) & (x < c) & (y > b) & (y < d) for a, b, c, d in zip(x1, y1, x2, y2, strict=True)]
+        found.append(Instances(torch.stack(parts), torch.arange(CLASSES), torch.stack([x1, y1, x2, y2], 1)))
+    return Targets(instances=found)
+
+
+def _nothing(batch: int, size: tuple[int, int]) -> Targets:
+    none = Instances(torch.zeros(0, *size, dtype=torch.bool), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
+    return Targets(instances=[none] * batch)
+
+
+def _check_instances(prediction: Any, size: tuple[int, int]) -> None:
+    n = len(prediction)
+    assert prediction.masks.dtype == torch.bool and prediction.masks.shape == (n, *size)
+    assert prediction.labels.dtype == torch.int64 and prediction.boxes.shape == (n, 4)
+    assert ((prediction.labels >= 0) & (prediction.labels < CLASSES)).all()
+    assert ((prediction.scores > 0) & (prediction.scores <= 1)).all() and (prediction.scores.diff() <= 0).all()
+    x1, y1, x2, y2 = prediction.boxes.unbind(1)
+    assert ((x1 >= 0) & (y1 >= 0) & (x1 < x2) & (y1 < y2) & (x2 <= size[1]) & (y2 <= size[0])).all()
+
+
+INPUTS: dict[str, Inputs] = {
+    "semantic": Inputs(_images, _labels, _void, _check_semantic),
+    "instance": Inputs(_images, _objects, _nothing, _check_instances),
+}
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
@@ -120,7 +154,8 @@ def no_images(model: nn.Module, inputs: Inputs) -> None:
 
 def empty_targets(model: nn.Module, inputs: Inputs) -> None:
     model.train()
-    losses = model.loss(model(inputs.images(2, (64, 64))), inputs.empty(2, (64, 64)))
+    images, targets = inputs.images(2, (64, 64)), inputs.empty(2, (64, 64))
+    losses = model.loss(model(images, targets), targets)
     total(losses).backward()
     for name, value in losses.items():
         assert torch.isfinite(value), f"loss {name!r} is {value} without targets"
@@ -132,7 +167,8 @@ def empty_targets(model: nn.Module, inputs: Inputs) -> None:
 
 def backward_reaches_every_parameter(model: nn.Module, inputs: Inputs) -> None:
     model.train()
-    total(model.loss(model(inputs.images(2, (64, 64))), inputs.targets(2, (64, 64)))).backward()
+    images, targets = inputs.images(2, (64, 64)), inputs.targets(2, (64, 64))
+    total(model.loss(model(images, targets), targets)).backward()
     unreached = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert not unreached, f"no gradient reaches {unreached}"
 
@@ -159,9 +195,11 @@ def predict_leaves_no_trace(model: nn.Module, inputs: Inputs) -> None:
 
 def same_output_in_train_and_eval(model: nn.Module, inputs: Inputs) -> None:
     images, targets = inputs.images(2, (64, 64)), inputs.targets(2, (64, 64))
-    trained, evaluated = model.train()(images, targets), model.eval()(images)
-    assert type(trained) is type(evaluated)
+    trained, evaluated, alone = model.train()(images, targets), model.eval()(images, targets), model(images)
+    assert type(trained) is type(evaluated) is type(alone)
+    # targets may steer how many regions a model looks at, its mode may not
     assert [t.shape for t in tensors(trained)] == [t.shape for t in tensors(evaluated)]
+    assert [(t.ndim, t.dtype) for t in tensors(trained)] == [(t.ndim, t.dtype) for t in tensors(alone)]
 
 
 def round_trip(model: nn.Module, other: nn.Module, inputs: Inputs, folder: Path) -> None:
@@ -175,7 +213,8 @@ def round_trip(model: nn.Module, other: nn.Module, inputs: Inputs, folder: Path)
 def compiles(model: nn.Module, inputs: Inputs, backend: str) -> None:
     images = inputs.images(2, (64, 96))
     torch._dynamo.reset()
-    with torch.no_grad():
+    # how many objects there are depends on the image, so a graph with sizes that data decide is asked for
+    with torch.no_grad(), torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
         compiled = torch.compile(model.eval(), backend=backend, fullgraph=True)
         # a compiler may fuse and reorder float32 sums
         assert_same(compiled(images), model(images), rtol=1e-4, atol=1e-4)
@@ -190,8 +229,9 @@ def exports(model: nn.Module, inputs: Inputs) -> None:
 
 def bf16_is_finite(model: nn.Module, inputs: Inputs) -> None:
     model.train()
+    images, targets = inputs.images(2, (64, 64)), inputs.targets(2, (64, 64))
     with torch.autocast("cpu", torch.bfloat16):
-        loss = total(model.loss(model(inputs.images(2, (64, 64))), inputs.targets(2, (64, 64))))
+        loss = total(model.loss(model(images, targets), targets))
     loss.backward()
     assert torch.isfinite(loss)
     for name, p in model.named_parameters():

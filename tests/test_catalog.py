@@ -1,6 +1,7 @@
 """The datasets that the command line knows by name, and the class table of one's own."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,9 @@ TABLE = [
     {"name": "cell", "isthing": True, "color": [230, 159, 0]},
     {"name": "ground", "isthing": False, "color": [0, 114, 178]},
 ]
+
+OBJECTS = {"keep": ("instances",)}
+KINDS = ("semantic", "instances", "panoptic")
 
 
 @pytest.fixture
@@ -129,6 +133,19 @@ def test_scenes_have_the_size_asked_for_and_other_pictures_in_each_split():
     assert len(val.categories) == len(test.categories)
 
 
+@pytest.mark.parametrize("keep", [("semantic",), ("instances",), ("semantic", "panoptic"), ()])
+def test_training_on_scenes_carries_the_annotations_asked_for(keep):
+    sample = build_dataset("scenes", None, "train", size=(32, 32), augment=True, keep=keep)[0]
+    assert {name for name in KINDS if getattr(sample, name) is not None} == set(keep)
+    whole = build_dataset("scenes", None, "val", size=(32, 32), keep=keep)[0]
+    assert all(getattr(whole, name) is not None for name in KINDS)
+
+
+def test_training_on_scenes_carries_semantic_labels_by_default():
+    sample = build_dataset("scenes", None, "train", size=(32, 32), augment=True)[0]
+    assert [name for name in KINDS if getattr(sample, name) is not None] == ["semantic"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "keywords", "message"),
     [
@@ -140,6 +157,18 @@ def test_scenes_have_the_size_asked_for_and_other_pictures_in_each_split():
         (("voc", None, "val"), {}, "pass --root FOLDER"),
         (("voc", ".", "test"), {}, "VOC's test split are not public"),
         (("isbi", ".", "dev"), {}, "split 'dev' is unknown; choose one of train, val, test"),
+        (("coco", None, "val"), OBJECTS, "dataset 'coco' lies in a folder: pass --root FOLDER"),
+        (("coco", Path("."), "test"), OBJECTS, "split 'test' of coco has no public labels; choose train or val"),
+        (("dsb2018", None, "val"), OBJECTS, "pass --root FOLDER"),
+        (("dsb2018", ".", "dev"), OBJECTS, "split 'dev' is unknown; choose one of train, val, trainval, test"),
+        (("coco", ".", "val"), {}, "'coco' has no semantic annotations, only instances; .*: scenes, camvid, .*folder$"),
+        (("voc", ".", "val"), OBJECTS, "'voc' has no instances annotations, only semantic; .*: scenes, coco, dsb2018$"),
+        (
+            ("dsb2018", ".", "val"),
+            {"keep": ("instances", "panoptic")},
+            "no panoptic .* instances and panoptic: scenes$",
+        ),
+        (("scenes", None, "val"), {"keep": ("masks",)}, "'scenes' has no masks annotations, .*with masks: none"),
         (("folder", ".", "dev"), {}, "split 'dev' is unknown; choose one of train, val, test"),
     ],
 )
@@ -160,7 +189,7 @@ def test_training_on_a_folder_needs_a_size(root):
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_every_dataset_without_files_has_every_split(split):
-    assert set(DATASETS) == {"scenes", "camvid", "pets", "voc", "cityscapes", "isbi", "folder"}
+    assert set(DATASETS) == {"scenes", "camvid", "pets", "voc", "cityscapes", "isbi", "coco", "dsb2018", "folder"}
     assert len(build_dataset("scenes", None, split)) > 0
 
 
@@ -229,3 +258,56 @@ def test_a_crop_without_a_labelled_pixel_trains_without_nan(tmp_path, name):
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
     assert (logits.grad.abs().sum() == 0) == bool(void.all())
+
+
+# --- sets of objects -------------------------------------------------------------------------------------------------
+
+
+def make_coco(root):
+    """One 40×24 photo a split with an object and, to its right, a crowd."""
+    for split in ("train", "val"):
+        write(root / f"{split}2017" / "7.jpg")
+        rows = [
+            {"id": 1, "image_id": 7, "category_id": 18, "iscrowd": 0, "segmentation": [[0, 0, 20, 0, 20, 24, 0, 24]]},
+            {"id": 2, "image_id": 7, "category_id": 18, "iscrowd": 1, "segmentation": [[20, 0, 40, 0, 40, 24, 20, 24]]},
+        ]
+        content = {
+            "images": [{"id": 7, "file_name": "7.jpg", "height": 24, "width": 40}],
+            "categories": [{"id": 18, "name": "dog"}],
+            "annotations": rows,
+        }
+        text(root / "annotations" / f"instances_{split}2017.json", json.dumps(content))
+
+
+def make_dsb(root):
+    """Twelve 40×24 pictures in train, of which some are val, each with one nucleus everywhere."""
+    for split, count in {"train": 12, "test": 1}.items():
+        for n in range(count):
+            write(root / split / "images" / f"{n:02d}.tif", "L", value=100)
+            write(root / split / "masks" / f"{n:02d}.tif", "L", value=1)
+
+
+OBJECT_MAKERS = {"coco": make_coco, "dsb2018": make_dsb}
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")  # pycocotools
+@pytest.mark.parametrize("name", OBJECT_MAKERS)
+def test_sets_of_objects_train_on_crops_and_are_evaluated_whole(tmp_path, name):
+    OBJECT_MAKERS[name](tmp_path)
+    learn = build_dataset(name, tmp_path, "train", size=(16, 32), augment=True, keep=("instances",))
+    held = build_dataset(name, tmp_path, "val", size=(16, 32), keep=("instances",))
+    batch = collate([learn[0], learn[0]])
+    assert batch.images.shape == (2, 3, 16, 32) and batch.targets.semantic is None
+    assert [i.masks.shape[1:] for i in batch.targets.instances] == [(16, 32)] * 2
+    assert held.size is None and held[0].image.shape[1:] == (24, 40)
+    assert len(held[0].instances) == (2 if name == "coco" else 1)
+    assert build_dataset(name, tmp_path, "train", augment=True, keep=("instances",))[0].image.shape[1] >= 256
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+def test_training_on_coco_leaves_crowds_out(tmp_path):
+    make_coco(tmp_path)
+    keep = ("instances",)
+    learn = build_dataset("coco", tmp_path, "train", size=(64, 96), augment=True, keep=keep)  # larger than any zoom
+    assert [learn[0].instances.iscrowd.tolist() for _ in range(5)] == [[False]] * 5
+    assert build_dataset("coco", tmp_path, "val", keep=keep)[0].instances.iscrowd.tolist() == [False, True]

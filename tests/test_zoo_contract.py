@@ -15,10 +15,15 @@ from seglib.models.zoo import MODELS, build, find
 # Keywords that make a model small enough for a test, for the models that have such keywords.
 SMALL = {"fcn32s": {"hidden": 16}, "fcn16s": {"hidden": 16}, "fcn8s": {"hidden": 16}, "unet_paper": {"width": 4}}
 # Second names of models, which are the same function.
-ALIASES = {"fcn": "fcn_resnet18", "unet": "unet_resnet34", "deeplab": "deeplabv3plus_resnet50"}
+ALIASES = {
+    "fcn": "fcn_resnet18",
+    "unet": "unet_resnet34",
+    "deeplab": "deeplabv3plus_resnet50",
+    "mask_rcnn": "mask_rcnn_resnet50_fpn",
+}
 # The others share their code with these or are large: they are checked in the full run.
-FAST = {"fcn_tiny", "fcn_resnet18", "unet_tiny", "unet_paper", "deeplab_tiny"}
-TINY = ["fcn_tiny", "unet_tiny", "deeplab_tiny"]
+FAST = {"fcn_tiny", "fcn_resnet18", "unet_tiny", "unet_paper", "deeplab_tiny", "mask_rcnn_tiny"}
+TINY = ["fcn_tiny", "unet_tiny", "deeplab_tiny", "mask_rcnn_tiny"]
 
 every_model = pytest.mark.parametrize(
     "name",

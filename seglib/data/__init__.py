@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 _HOME = {
     "CamVid": "camvid",
     "Cityscapes": "cityscapes",
+    "CocoInstances": "coco",
+    "CopyPaste": "copy_paste",
+    "DSB2018": "dsb",
+    "DSB2018Kaggle": "dsb",
     "ISBI2012": "isbi",
     "OxfordPets": "pets",
     "Scenes": "scenes",
@@ -18,18 +22,26 @@ _HOME = {
     "SegmentationStack": "stacks",
     "VOC2012": "voc",
     "atomic_path": "images",
+    "coco_results": "coco",
     "elastic_transform": "microscopy",
     "eval_transform": "transforms",
     "make_scene": "scenes",
     "read_image": "images",
     "read_labels": "images",
     "train_transform": "transforms",
+    "write_coco_results": "coco",
     "write_png": "images",
 }
 
 if TYPE_CHECKING:
     from seglib.data.camvid import CamVid as CamVid
     from seglib.data.cityscapes import Cityscapes as Cityscapes
+    from seglib.data.coco import CocoInstances as CocoInstances
+    from seglib.data.coco import coco_results as coco_results
+    from seglib.data.coco import write_coco_results as write_coco_results
+    from seglib.data.copy_paste import CopyPaste as CopyPaste
+    from seglib.data.dsb import DSB2018 as DSB2018
+    from seglib.data.dsb import DSB2018Kaggle as DSB2018Kaggle
     from seglib.data.folders import SegmentationFiles as SegmentationFiles
     from seglib.data.folders import SegmentationFolder as SegmentationFolder
     from seglib.data.images import atomic_path as atomic_path

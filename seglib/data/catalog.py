@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from seglib.data import camvid, cityscapes, isbi, pets, scenes, voc
+from seglib.data import camvid, cityscapes, coco, dsb, isbi, pets, scenes, voc
 from seglib.data.folders import SegmentationFolder
 from seglib.data.microscopy import elastic_transform
 from seglib.data.transforms import train_transform
@@ -29,48 +29,49 @@ class SegmentationDataset(Protocol):
 
 
 Size = tuple[int, int]
-Builder = Callable[[Path | None, str, Size | None, bool], SegmentationDataset]
+Names = tuple[str, ...]
+Builder = Callable[[Path | None, str, Size | None, bool, Names], SegmentationDataset]
 
 SCENES_LENGTH = {"train": 2000, "val": 200, "test": 200}
 
 
-def _scenes(root: Path | None, split: str, size: Size | None, augment: bool) -> SegmentationDataset:
+def _scenes(root: Path | None, split: str, size: Size | None, augment: bool, keep: Names) -> SegmentationDataset:
     _check_split(split)
     size = size or (128, 128)
     # scenes vary in scale by themselves, so the crop only jitters it
-    transform = train_transform(size, scale=(0.8, 1.25), color=0.2, keep=("semantic",)) if augment else None
+    transform = train_transform(size, scale=(0.8, 1.25), color=0.2, keep=keep) if augment else None
     return scenes.Scenes(SCENES_LENGTH[split], split=split, size=size, transform=transform)
 
 
-def _camvid(root: Path | None, split: str, size: Size | None, augment: bool) -> SegmentationDataset:
+def _camvid(root: Path | None, split: str, size: Size | None, augment: bool, keep: Names) -> SegmentationDataset:
     size = size or (360, 480)
     transform = train_transform(size, scale=(0.5, 2.0)) if augment else None
     return camvid.CamVid(_needed(root, "camvid"), split, size=size, transform=transform)
 
 
-def _pets(root: Path | None, split: str, size: Size | None, augment: bool) -> SegmentationDataset:
+def _pets(root: Path | None, split: str, size: Size | None, augment: bool, keep: Names) -> SegmentationDataset:
     size = size or (256, 256)
     # the animal fills the picture: a strong zoom would show fur alone
     transform = train_transform(size, scale=(0.75, 1.5)) if augment else None
     return pets.OxfordPets(_needed(root, "pets"), split, size=size, transform=transform)
 
 
-def _voc(root: Path | None, split: str, size: Size | None, augment: bool) -> SegmentationDataset:
+def _voc(root: Path | None, split: str, size: Size | None, augment: bool, keep: Names) -> SegmentationDataset:
     transform = train_transform(size or (512, 512), scale=(0.5, 2.0)) if augment else None
     return voc.VOC2012(_needed(root, "voc"), split, transform=transform)
 
 
-def _cityscapes(root: Path | None, split: str, size: Size | None, augment: bool) -> SegmentationDataset:
+def _cityscapes(root: Path | None, split: str, size: Size | None, augment: bool, keep: Names) -> SegmentationDataset:
     transform = train_transform(size or (512, 1024), scale=(0.5, 2.0)) if augment else None
     return cityscapes.Cityscapes(_needed(root, "cityscapes"), split, transform=transform)
 
 
-def _isbi(root: Path | None, split: str, size: Size | None, augment: bool) -> SegmentationDataset:
+def _isbi(root: Path | None, split: str, size: Size | None, augment: bool, keep: Names) -> SegmentationDataset:
     transform = elastic_transform(size or (256, 256)) if augment else None
     return isbi.ISBI2012(_needed(root, "isbi"), split, transform=transform)
 
 
-def _folder(root: Path | None, split: str, size: Size | None, augment: bool) -> SegmentationDataset:
+def _folder(root: Path | None, split: str, size: Size | None, augment: bool, keep: Names) -> SegmentationDataset:
     root = _needed(root, "folder")
     _check_split(split)
     if not root.is_dir():
@@ -85,6 +86,21 @@ def _folder(root: Path | None, split: str, size: Size | None, augment: bool) -> 
     return SegmentationFolder(images, labels, table, remap=remap, size=size, transform=transform)
 
 
+def _coco(root: Path | None, split: str, size: Size | None, augment: bool, keep: Names) -> SegmentationDataset:
+    root = _needed(root, "coco")
+    if split not in ("train", "val"):
+        raise ValueError(f"split {split!r} of coco has no public labels; choose train or val")
+    transform = train_transform(size or (512, 512), scale=(0.5, 2.0)) if augment else None
+    file = root / "annotations" / f"instances_{split}2017.json"
+    return coco.CocoInstances(file, root / f"{split}2017", crowds=not augment, transform=transform)
+
+
+def _dsb(root: Path | None, split: str, size: Size | None, augment: bool, keep: Names) -> SegmentationDataset:
+    # displacements in proportion to the paper's 10 pixels in 512
+    transform = elastic_transform(size or (256, 256), std=5.0) if augment else None
+    return dsb.DSB2018(_needed(root, "dsb2018"), split, transform=transform)
+
+
 DATASETS: dict[str, Builder] = {
     "scenes": _scenes,
     "camvid": _camvid,
@@ -92,32 +108,57 @@ DATASETS: dict[str, Builder] = {
     "voc": _voc,
     "cityscapes": _cityscapes,
     "isbi": _isbi,
+    "coco": _coco,
+    "dsb2018": _dsb,
     "folder": _folder,
 }
 
+ANNOTATIONS: dict[str, Names] = dict.fromkeys(DATASETS, ("semantic",)) | {
+    "scenes": ("semantic", "instances", "panoptic"),
+    "coco": ("instances",),
+    "dsb2018": ("instances",),
+}
+"""What the samples of each dataset carry."""
+
 
 def build_dataset(
-    name: str, root: Path | None, split: str, *, size: Size | None = None, augment: bool = False
+    name: str,
+    root: Path | None,
+    split: str,
+    *,
+    size: Size | None = None,
+    augment: bool = False,
+    keep: Names = ("semantic",),
 ) -> SegmentationDataset:
     """One split of a dataset by name.
 
     Args:
-        name: "scenes" (made, no download), "camvid", "pets", "voc", "cityscapes", "isbi", or "folder":
-            ``root/{split}/{images,labels}`` with ``root/categories.json``.
-        root: the dataset's folder; "scenes" needs none.
-        split: "train", "val" or "test". The test labels of "voc" and "cityscapes" are not public.
+        name: "scenes" (made, no download), "camvid", "pets", "voc", "cityscapes", "isbi", "coco", "dsb2018", or
+            "folder": ``root/{split}/{images,labels}`` with ``root/categories.json``.
+        root: the dataset's folder; "scenes" needs none. That of "coco" holds ``annotations/instances_train2017.json``,
+            ``train2017`` and the same for val.
+        split: "train", "val" or "test". The test labels of "voc", "cityscapes" and "coco" are not public.
         size: (height, width); the dataset's own default when ``None``. Scenes, CamVid, pets and your own folder are
-            resized to it. VOC, Cityscapes and ISBI keep their pixels: it is the crop of training there, and pictures
-            are evaluated whole.
-        augment: whether to add the random crops, flips and colours of training.
+            resized to it. VOC, Cityscapes, ISBI, COCO and DSB 2018 keep their pixels: it is the crop of training there,
+            and pictures are evaluated whole.
+        augment: whether to add the random crops, flips and colours of training. Crowds of "coco" are then left out.
+        keep: the annotations that the caller needs, of "semantic", "instances" and "panoptic". Training carries these
+            alone; without augmentation a sample has all that the dataset has.
 
     Raises:
         FileNotFoundError: when the root or a file in it is missing.
-        ValueError: for an unknown name or split, no root, or a folder that isn't laid out as it should be.
+        ValueError: for an unknown name or split, no root, an annotation that the dataset hasn't, or a folder that
+            isn't laid out as it should be.
     """
     if name not in DATASETS:
         raise ValueError(f"dataset {name!r} is unknown; choose one of {', '.join(DATASETS)}")
-    return DATASETS[name](root, split, size, augment)
+    if absent := [k for k in keep if k not in ANNOTATIONS[name]]:
+        others = [d for d, has in ANNOTATIONS.items() if set(keep) <= set(has)]
+        raise ValueError(
+            f"dataset {name!r} has no {absent[0]} annotations, only {', '.join(ANNOTATIONS[name])};"
+            f" datasets with {' and '.join(keep)}: {', '.join(others) or 'none'}"
+        )
+    return DATASETS[name](root, split, size, augment, keep)
 
 
 def read_class_table(path: Path) -> tuple[tuple[Category, ...], dict[int, int] | None]:

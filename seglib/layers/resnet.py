@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torchvision import models as tv
-from torchvision.models.resnet import ResNet
+from torchvision.models.resnet import Bottleneck, ResNet
 
+from seglib.layers.frozen import freeze_norms
 from seglib.layers.grid import Grid
 from seglib.layers.pretrained import published
 
@@ -26,6 +27,8 @@ def resnet_encoder(
     output_stride: int = 32,
     multi_grid: Sequence[int] | None = None,
     first_keeps: bool = True,
+    stride_in_1x1: bool = False,
+    frozen_norm: bool = False,
     pretrained: bool = False,
 ) -> ResNetEncoder:
     """A ResNet encoder by name.
@@ -35,6 +38,9 @@ def resnet_encoder(
         output_stride: of c5; 16 and 8 dilate the last stages, see :func:`dilate`.
         multi_grid: see :func:`dilate`.
         first_keeps: see :func:`dilate`.
+        stride_in_1x1: bottlenecks stride in their first convolution, of 1×1, as in the paper (He et al. 2016) and in
+            the weights of its authors, which Detectron2 starts from; torchvision strides in the 3×3 one.
+        frozen_norm: batch norms don't learn, see :func:`~seglib.layers.frozen.freeze_norms`.
         pretrained: start from torchvision's ImageNet weights.
 
     Raises:
@@ -47,6 +53,11 @@ def resnet_encoder(
     if pretrained:
         resnet.load_state_dict(published(weights))
     dilate(resnet, output_stride, multi_grid=multi_grid, first_keeps=first_keeps)
+    if stride_in_1x1:
+        for block in (m for m in resnet.modules() if isinstance(m, Bottleneck)):
+            block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+    if frozen_norm:
+        freeze_norms(resnet)
     return ResNetEncoder(resnet)
 
 
@@ -122,7 +133,7 @@ class ResNetEncoder(nn.Module):
             block = stage[0]  # the one that strides; its 1×1 shortcut, where there is one, says by how much
             grid = grid.through(block.downsample or [])
             self.grids[level] = grid
-            self.channels[level] = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)][-1].num_features
+            self.channels[level] = [m for m in block.modules() if isinstance(m, nn.Conv2d)][-1].out_channels
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """``(B, 3, H, W)`` normalised images → the maps ``c1`` … ``c5``, ``(B, C, ⌈H / stride⌉, ⌈W / stride⌉)``."""

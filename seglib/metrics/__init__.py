@@ -1,5 +1,7 @@
 """Metrics: functions on label maps, and accumulators over datasets."""
 
+from seglib.metrics.ap import AveragePrecision
+from seglib.metrics.ap_scores import APScores
 from seglib.metrics.boundary import (
     BoundaryF1,
     BoundaryIoU,
@@ -9,13 +11,18 @@ from seglib.metrics.boundary import (
     boundary_region,
     boundary_width,
 )
+from seglib.metrics.coco_json import evaluate_coco
+from seglib.metrics.coco_objects import CocoObjects
 from seglib.metrics.confusion import ConfusionMatrix, SemanticScores, confusion
 from seglib.metrics.rand import RandScores, cells, foreground_rand
 
 __all__ = [
+    "APScores",
+    "AveragePrecision",
     "BoundaryF1",
     "BoundaryIoU",
     "BoundaryScores",
+    "CocoObjects",
     "ConfusionMatrix",
     "RandScores",
     "SemanticScores",
@@ -25,5 +32,6 @@ __all__ = [
     "boundary_width",
     "cells",
     "confusion",
+    "evaluate_coco",
     "foreground_rand",
 ]

@@ -65,6 +65,19 @@ MODELS: dict[str, Entry] = {
     "deeplabv3plus_resnet101": Entry(
         "seglib.models.deeplab:deeplabv3plus_resnet101", "semantic", "DeepLab v3+ on ResNet-101"
     ),
+    "mask_rcnn": Entry("seglib.models.mask_rcnn:mask_rcnn", "instance", "Mask R-CNN on ResNet-50: to start with"),
+    "mask_rcnn_tiny": Entry(
+        "seglib.models.mask_rcnn:mask_rcnn_tiny", "instance", "Mask R-CNN on the tiny encoder, for CPUs"
+    ),
+    "mask_rcnn_resnet50_fpn": Entry(
+        "seglib.models.mask_rcnn:mask_rcnn_resnet50_fpn", "instance", "Mask R-CNN on ResNet-50"
+    ),
+    "mask_rcnn_resnet101_fpn": Entry(
+        "seglib.models.mask_rcnn:mask_rcnn_resnet101_fpn", "instance", "Mask R-CNN on ResNet-101"
+    ),
+    "mask_rcnn_resnet50_fpn_v2": Entry(
+        "seglib.models.mask_rcnn:mask_rcnn_resnet50_fpn_v2", "instance", "torchvision's second Mask R-CNN"
+    ),
 }
 
 

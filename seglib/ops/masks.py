@@ -1,4 +1,4 @@
-"""Bool masks of objects, ``(N, H, W)``: the boxes around them."""
+"""Masks of objects, ``(N, H, W)``: the boxes around them, their overlap, and pasting small ones into an image."""
 
 from __future__ import annotations
 
@@ -34,3 +34,53 @@ def masks_to_boxes(masks: Tensor) -> Tensor:
     x2, y2 = width - columns.flip(1).argmax(1), height - rows.flip(1).argmax(1)  # (N,) one past the last
     boxes = torch.stack([x1, y1, x2, y2], 1).float()  # (N, 4)
     return boxes * columns.amax(1, keepdim=True)
+
+
+def mask_iou(a: Tensor, b: Tensor, iscrowd: Tensor | None = None) -> Tensor:
+    """Intersection over union of every mask of ``a`` with every mask of ``b``.
+
+    Args:
+        a: ``(N, H, W)`` bool.
+        b: ``(M, H, W)`` bool.
+        iscrowd: ``(M,)`` bool: for a crowd the denominator is the area of the mask of ``a`` alone (COCO's rule), since
+            one object among many can't cover it.
+
+    Returns:
+        ``(N, M)`` float32 in [0, 1]; 0 where both masks are empty.
+
+    Raises:
+        ValueError: when the masks aren't bool or have different sizes.
+    """
+    if a.dtype != torch.bool or b.dtype != torch.bool or a.ndim != 3 or a.shape[1:] != b.shape[1:]:
+        raise ValueError(
+            f"expected bool masks (N, H, W) and (M, H, W), got {a.dtype} {tuple(a.shape)} and {b.dtype} "
+            f"{tuple(b.shape)}; threshold scores and bring both to one size first"
+        )
+    x, y = a.flatten(1).float(), b.flatten(1).float()  # float32 counts pixels exactly up to 2^24
+    inter = x @ y.T  # (N, M)
+    areas = x.sum(1)[:, None]
+    union = areas + y.sum(1) - inter
+    if iscrowd is not None:
+        union = torch.where(iscrowd, areas, union)
+    return torch.where(union > 0, inter / union.clamp(min=1), 0)
+
+
+def crop_masks(masks: Tensor, boxes: Tensor) -> Tensor:
+    """The masks with everything outside their boxes set to 0; a pixel is inside when its centre is.
+
+    Args:
+        masks: ``(N, H, W)`` of any type.
+        boxes: ``(N, 4)`` xyxy.
+
+    Returns:
+        ``(N, H, W)`` of the same type; gradients pass inside.
+    """
+    height, width = masks.shape[1:]
+    x, y = torch.arange(width, device=masks.device) + 0.5, torch.arange(height, device=masks.device) + 0.5
+    columns = (x > boxes[:, 0:1]) & (x < boxes[:, 2:3])  # (N, W)
+    rows = (y > boxes[:, 1:2]) & (y < boxes[:, 3:4])  # (N, H)
+    return (
+        masks * (rows[:, :, None] & columns[:, None, :]).to(masks.dtype)
+        if masks.dtype != torch.bool
+        else (masks & rows[:, :, None] & columns[:, None, :])
+    )

@@ -2,6 +2,6 @@
 
 from seglib.train.loop import History, TrainConfig, evaluate, fit
 from seglib.train.stopping import Interrupted
-from seglib.train.tasks import SemanticTask, Task
+from seglib.train.tasks import TASKS, InstanceTask, SemanticTask, Task
 
-__all__ = ["History", "Interrupted", "SemanticTask", "Task", "TrainConfig", "evaluate", "fit"]
+__all__ = ["TASKS", "History", "InstanceTask", "Interrupted", "SemanticTask", "Task", "TrainConfig", "evaluate", "fit"]

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.models import WeightsEnum
+from torchvision.models import WeightsEnum, detection
 from torchvision.models import segmentation as tv
 
 from seglib.layers.pretrained import published
 from seglib.models.zoo import build
-from seglib.weights import smp, torchvision
+from seglib.weights import detectron2, smp, torchvision, torchvision_detection
 from seglib.weights.load import mismatch, read_checkpoint
 
 Convert = Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], dict[str, Any]]]
@@ -54,6 +54,18 @@ ORIGINS: dict[str, Origin] = {
     **_smp("deeplabv3plus_resnet34", smp.convert_deeplabv3plus),
     **_smp("deeplabv3plus_resnet50", smp.convert_deeplabv3plus),
     **_smp("deeplabv3plus_resnet101", smp.convert_deeplabv3plus),
+    "torchvision:mask_rcnn_resnet50_fpn": Origin(
+        "mask_rcnn_resnet50_fpn",
+        torchvision_detection.convert_mask_rcnn,
+        detection.MaskRCNN_ResNet50_FPN_Weights.COCO_V1,
+    ),
+    "torchvision:mask_rcnn_resnet50_fpn_v2": Origin(
+        "mask_rcnn_resnet50_fpn_v2",
+        torchvision_detection.convert_mask_rcnn_v2,
+        detection.MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1,
+    ),
+    "detectron2:mask_rcnn_R_50_FPN": Origin("mask_rcnn_resnet50_fpn", detectron2.convert_mask_rcnn),
+    "detectron2:mask_rcnn_R_101_FPN": Origin("mask_rcnn_resnet101_fpn", detectron2.convert_mask_rcnn),
 }
 
 

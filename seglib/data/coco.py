@@ -1,0 +1,306 @@
+"""Objects in COCO's format: one JSON file with images, categories and annotations, and a folder of pictures.
+
+This is the format of COCO itself and the one that most labelling tools export::
+
+    {"images":      [{"id": 139, "file_name": "000000000139.jpg", "height": 426, "width": 640}, …],
+     "categories":  [{"id": 1, "name": "person"}, …],
+     "annotations": [{"id": 8, "image_id": 139, "category_id": 1, "iscrowd": 0, "segmentation": …}, …]}
+
+A ``segmentation`` is a list of polygons ``[x1, y1, x2, y2, …]``, or a run-length code ``{"size": [H, W], "counts":
+…}`` whose counts are a list of numbers or COCO's compressed string. An annotation with ``iscrowd`` 1 covers many
+objects; without the key it is 0. Other keys are not read: boxes are measured on the masks, as everywhere in seglib.
+
+Source: Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014; https://cocodataset.org/#format-data.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from seglib.data.images import atomic_path, read_image
+from seglib.data.transforms import Resize, as_pair
+from seglib.data.voc import voc_color
+from seglib.ops.masks import masks_to_boxes
+from seglib.ops.rle import decode_rle, encode_rle, polygons_to_rle
+from seglib.types import Category, Instances, Sample, check_categories
+
+_KEYS: dict[str, dict[str, Any]] = {
+    "images": {"id": int, "file_name": str, "height": int, "width": int},
+    "categories": {"id": int, "name": str},
+    "annotations": {"image_id": int, "category_id": int, "segmentation": list | dict},
+}
+_KINDS = {int: "a whole number", str: "text", list | dict: "a list of polygons or a run-length code"}
+
+
+class CocoInstances(Dataset[Sample]):
+    """Photos with their objects from a COCO instances file, in the order of its ``images``.
+
+    The ids of COCO's categories have gaps (1..90 for 80 classes). Here they are contiguous from 0, in ascending order
+    of the file's ids; all are things, in Pascal VOC's colours. ``id`` of a sample is COCO's image id as text.
+
+    The file is read and checked once, and masks are drawn when a sample is read. What is kept in memory is about the
+    size of the JSON file, in one block that the workers of a ``DataLoader`` share; reading it takes several times that.
+    Two kinds of annotations are left out: those whose polygons all have fewer than 3 points (pycocotools would take
+    four numbers for a box), and those whose mask has no pixel.
+
+    Args:
+        annotations: the JSON file, for example ``annotations/instances_val2017.json``.
+        images: the folder in which its ``file_name`` are.
+        crowds: whether to keep the annotations with ``iscrowd`` 1. The evaluation needs them, because a detection
+            inside a crowd is no mistake; training leaves them out.
+        keep_empty: whether to keep images without an object; a crowd alone is none. Evaluation needs them too.
+        upright: ``True`` turns photos by their EXIF orientation, for annotations that were drawn on the turned photo.
+        size: ``(H, W)`` to resize to on reading: the image antialiased bilinear, the masks nearest.
+        transform: applied to the sample last.
+
+    Attributes:
+        categories: the class table.
+        image_ids: COCO's id of each image, in order.
+        category_ids: category id → COCO's id: for writing results.
+        file_ids: COCO's id → category id, the inverse.
+        size: the ``(H, W)`` that all samples are resized to, or ``None`` where each has its own.
+
+    Raises:
+        FileNotFoundError: at once, when the JSON file or an image is missing.
+        ValueError: at once, when the file isn't in COCO's format (the message names the entry), has no image or only
+            annotations without masks. When a sample is read: for a photo of another size than the file says, or a
+            malformed run-length code.
+    """
+
+    def __init__(
+        self,
+        annotations: str | os.PathLike[str],
+        images: str | os.PathLike[str],
+        *,
+        crowds: bool = True,
+        keep_empty: bool = True,
+        upright: bool = False,
+        size: tuple[int, int] | None = None,
+        transform: Callable[[Sample], Sample] | None = None,
+    ) -> None:
+        self._path, self._folder = Path(annotations), Path(images)
+        content = _read(self._path)
+        try:
+            names = {row["id"]: row["name"] for row in _unique(content["categories"], "category")}
+            self.category_ids = tuple(sorted(names))
+            self.file_ids = {stored: i for i, stored in enumerate(self.category_ids)}
+            self.categories = check_categories(
+                [Category(i, names[stored], True, voc_color(i + 1)) for i, stored in enumerate(self.category_ids)]
+            )
+            entries = _index(content, self.file_ids, crowds)
+        except ValueError as error:
+            raise ValueError(f"{self._path}: {error}") from error
+        if not keep_empty:
+            entries = [e for e in entries if any(not crowd for _, crowd, _ in e["objects"])]
+        if not entries:
+            raise ValueError(
+                f"{self._path} has no image{'' if keep_empty else ' with an object; pass keep_empty=True to see all'}"
+            )
+        if missing := [e["file_name"] for e in entries if not (self._folder / e["file_name"]).is_file()]:
+            raise FileNotFoundError(
+                f"{len(missing)} of {len(entries)} images of {self._path} are not in {self._folder}"
+                f" ({', '.join(missing[:5])}); pass the folder that their file_name start from"
+            )
+        self.image_ids = tuple(e["id"] for e in entries)
+        self._entries = _Packed(entries)
+        self._upright = upright
+        self.size = None if size is None else as_pair(size)
+        self._resize = None if size is None else Resize(as_pair(size))
+        self._transform = transform
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int) -> Sample:
+        entry = self._entries[range(len(self))[index]]  # a negative index counts from the end
+        path, size = self._folder / entry["file_name"], (entry["height"], entry["width"])
+        image = read_image(path, upright=self._upright)  # (3, H, W)
+        if tuple(image.shape[1:]) != size:
+            turned = tuple(image.shape[:0:-1]) == size
+            remedy = f"pass upright={not self._upright}" if turned else "use the images that the file was made for"
+            raise ValueError(
+                f"{path} is {image.shape[1]} x {image.shape[2]} (H x W) and {self._path} says {size[0]} x {size[1]};"
+                f" {remedy}"
+            )
+        try:
+            instances = _instances(entry["objects"], size)
+        except ValueError as error:
+            raise ValueError(f"{self._path}: image {entry['id']}: {error}") from error
+        sample = Sample(image, str(entry["id"]), instances=instances)
+        if self._resize is not None:
+            sample = self._resize(sample)
+        return sample if self._transform is None else self._transform(sample)
+
+
+def coco_results(
+    predictions: Sequence[Instances], image_ids: Sequence[int | str], category_ids: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Predictions in COCO's format for results, which its evaluation server and ``COCO.loadRes`` take.
+
+    Args:
+        predictions: one for each image, with scores, at the size of the image.
+        image_ids: COCO's id of each image, or the ids of its samples: ``Batch.ids``.
+        category_ids: category id → COCO's id: :attr:`CocoInstances.category_ids`.
+
+    Returns:
+        One dict for each object: ``image_id``, ``category_id``, ``bbox`` as ``[x, y, width, height]`` in pixels,
+        ``score`` in [0, 1], ``segmentation`` as compressed RLE.
+
+    Raises:
+        ValueError: when there are more or fewer ids than predictions, when predictions have no scores, or when a label
+            is not in the table.
+    """
+    if len(predictions) != len(image_ids):
+        raise ValueError(f"got {len(predictions)} predictions and {len(image_ids)} image ids; pass one id for each")
+    results: list[dict[str, Any]] = []
+    for image_id, found in zip(image_ids, predictions, strict=True):
+        if found.scores is None:
+            raise ValueError(f"the predictions for image {image_id} have no scores; results need one for each object")
+        if bad := [k for k in found.labels.tolist() if not 0 <= k < len(category_ids)]:
+            raise ValueError(
+                f"label {bad[0]} in image {image_id} is not in 0..{len(category_ids) - 1}; pass the category_ids of the"
+                " data set that the model was trained on"
+            )
+        boxes = torch.cat([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], 1)  # (N, 4) xywh
+        parts = (found.labels.tolist(), boxes.tolist(), found.scores.tolist(), encode_rle(found.masks))
+        results += [
+            {
+                "image_id": int(image_id),
+                "category_id": category_ids[k],
+                "bbox": box,
+                "score": score,
+                "segmentation": rle,
+            }
+            for k, box, score, rle in zip(*parts, strict=True)
+        ]
+    return results
+
+
+def write_coco_results(path: str | os.PathLike[str], results: list[dict[str, Any]]) -> None:
+    """Write what :func:`coco_results` returns as JSON. The file appears whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(results), encoding="utf-8")
+
+
+class _Packed:
+    """A list of JSON values as one tensor of bytes.
+
+    A list of Python objects would slowly be copied into every worker of a ``DataLoader``, because reading an object
+    writes its reference count.
+    """
+
+    def __init__(self, values: Iterable[Any]) -> None:
+        texts = [json.dumps(value, separators=(",", ":")).encode() for value in values]
+        self._ends = torch.tensor([0, *map(len, texts)]).cumsum(0)  # (N + 1,)
+        self._bytes = torch.frombuffer(bytearray(b"".join(texts)), dtype=torch.uint8)
+
+    def __getitem__(self, index: int) -> Any:
+        start, end = self._ends[index : index + 2].tolist()
+        return json.loads(self._bytes[start:end].numpy().tobytes())
+
+
+def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """The content of the file, after checking that every entry has its keys."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; pass a COCO instances file, such as instances_val2017.json")
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:  # no JSON, or not even text
+        raise ValueError(f"{path} is no JSON file ({error}); pass a COCO instances file") from error
+    for part, keys in _KEYS.items():
+        rows = content.get(part) if isinstance(content, dict) else None
+        if not isinstance(rows, list):
+            raise ValueError(
+                f"{path} has no list {part!r}; pass a COCO instances file, with images, categories and annotations"
+            )
+        for n, row in enumerate(rows):
+            for key, kind in keys.items():
+                value = row.get(key) if isinstance(row, dict) else None
+                if not isinstance(value, kind) or isinstance(value, bool):
+                    seen = f"no {key}" if value is None else f"the {key} {value!r:.60}"
+                    raise ValueError(f"{path}: entry {n} of {part!r} has {seen}; expected {_KINDS[kind]}")
+    return content
+
+
+def _unique(rows: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
+    """The rows, after checking that no id stands twice."""
+    seen: set[int] = set()
+    for row in rows:
+        if row["id"] in seen:
+            raise ValueError(f"{what} id {row['id']} stands twice; give every {what} its own")
+        seen.add(row["id"])
+    return rows
+
+
+def _index(content: dict[str, list[dict[str, Any]]], file_ids: dict[int, int], crowds: bool) -> list[dict[str, Any]]:
+    """For each image its row and ``objects``: (category id, iscrowd, segmentation) of all that have a mask."""
+    entries: dict[int, dict[str, Any]] = {}
+    for row in _unique(content["images"], "image"):
+        if min(row["height"], row["width"]) < 1:
+            raise ValueError(
+                f"image {row['id']} is {row['height']} x {row['width']}; write the height and width of the picture"
+            )
+        entries[row["id"]] = {key: row[key] for key in _KEYS["images"]} | {"objects": []}
+    degenerate = 0
+    for n, row in enumerate(content["annotations"]):
+        name = f"annotation {row['id']}" if "id" in row else f"entry {n} of 'annotations'"
+        entry, category = entries.get(row["image_id"]), file_ids.get(row["category_id"])
+        if entry is None:
+            raise ValueError(f"{name} has image_id {row['image_id']}, which is not in 'images'; add it or remove both")
+        if category is None:
+            raise ValueError(f"{name} has category_id {row['category_id']}, which is not in 'categories'; add it there")
+        crowd = row.get("iscrowd", 0)
+        if crowd not in (0, 1):
+            raise ValueError(f"{name} has iscrowd {crowd!r:.60}; it is 0 or 1")
+        try:
+            segmentation = _checked(row["segmentation"], entry["height"], entry["width"])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        if segmentation is None:
+            degenerate += 1
+        elif crowds or not crowd:
+            entry["objects"].append((category, bool(crowd), segmentation))
+    if degenerate and degenerate == len(content["annotations"]):
+        raise ValueError("no annotation has a mask; this format needs polygons or run-length codes, not boxes alone")
+    return list(entries.values())
+
+
+def _checked(segmentation: Any, height: int, width: int) -> list[list[float]] | dict[str, Any] | None:
+    """The segmentation without polygons of fewer than 3 points; ``None`` when nothing is left."""
+    if isinstance(segmentation, list):
+        for polygon in segmentation:
+            try:
+                total = sum(polygon)
+            except TypeError:
+                raise ValueError(
+                    f"a polygon is {polygon!r:.60}; write a flat list of numbers, [[x1, y1, x2, y2, …], …]"
+                ) from None
+            if not math.isfinite(total):
+                raise ValueError("a polygon has a coordinate that is no finite number; correct or remove it")
+            if len(polygon) % 2:
+                raise ValueError(f"a polygon has {len(polygon)} numbers; every point needs x and y")
+        return [polygon for polygon in segmentation if len(polygon) >= 6] or None
+    if segmentation.get("size") != [height, width]:
+        raise ValueError(
+            f"its run-length code has the size {segmentation.get('size')!r:.60} and its image is {[height, width]};"
+            " encode the mask again at the size of the image"
+        )
+    return segmentation
+
+
+def _instances(objects: list[tuple[int, bool, Any]], size: tuple[int, int]) -> Instances:
+    """The masks drawn, without those that have no pixel."""
+    rles = [polygons_to_rle(s, *size) if isinstance(s, list) else s for _, _, s in objects]
+    masks = decode_rle(rles, size)  # (N, H, W)
+    labels = torch.tensor([category for category, _, _ in objects], dtype=torch.int64)  # (N,)
+    iscrowd = torch.tensor([crowd for _, crowd, _ in objects], dtype=torch.bool)  # (N,)
+    instances = Instances(masks, labels, masks_to_boxes(masks), iscrowd=iscrowd)
+    return instances[instances.boxes[:, 2] > 0]

@@ -1,0 +1,33 @@
+"""Losses between boxes, or between the deltas that encode them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from seglib.ops.boxes import generalized_box_iou
+
+
+def smooth_l1(predicted: Tensor, target: Tensor, beta: float = 0.0) -> Tensor:
+    """The sum of |d| − β/2, and of d² / 2β where |d| < β: squared for small errors, linear for outliers.
+
+    Args:
+        predicted: any shape.
+        target: the same shape.
+        beta: where the two pieces meet, at least 0; 0 is L1. The published detectors take 0 (Detectron2) or 1/9
+            (torchvision's RPN and box head).
+
+    Returns:
+        A scalar: the sum, not the mean, because the detectors divide by a count of their own.
+
+    Raises:
+        ValueError: when beta is negative.
+    """
+    if beta < 0:
+        raise ValueError(f"beta is at least 0, got {beta}")
+    return F.smooth_l1_loss(predicted, target, reduction="sum", beta=beta)
+
+
+def giou_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """The sum of 1 − GIoU over pairs of boxes ``(N, 4)`` xyxy; see :func:`~seglib.ops.boxes.generalized_box_iou`."""
+    return (1 - generalized_box_iou(predicted, target)).sum()

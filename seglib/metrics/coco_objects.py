@@ -1,0 +1,114 @@
+"""The objects of one image in the form of COCO's files: run-length codes or boxes, and what goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from seglib.ops.rle import RLE, check_rles, encode_rle
+from seglib.types import Instances
+
+Kind = Literal["masks", "boxes"]
+"""What overlaps are computed of."""
+
+
+class CocoObjects:
+    """N objects of one image, checked, as arrays on the CPU. Masks stay packed: nothing is drawn.
+
+    Args:
+        regions: N run-length codes of one size, or boxes ``(N, 4)`` **x, y, width, height** in pixels. Boxes aren't
+            ``xyxy`` here because x + width − x isn't always width, and a last bit can decide an IoU of exactly 0.5.
+        labels: ``(N,)`` integer class ids.
+        scores: ``(N,)`` for predictions, ``None`` for ground truth.
+        iscrowd: ``(N,)``; ``None`` means that none is a crowd.
+        areas: ``(N,)`` pixels², by which objects are small or large; ``None`` takes the areas of the regions.
+
+    Attributes:
+        regions: N codes with text counts, or ``(N, 4)`` float64.
+        labels: ``(N,)`` int64.
+        scores: ``(N,)`` float64 or ``None``.
+        iscrowd: ``(N,)`` bool.
+        areas: ``(N,)`` float64.
+
+    Raises:
+        ValueError: when lengths differ, a code is malformed, labels aren't integers, a number isn't finite, or a
+            width or height is negative.
+    """
+
+    def __init__(
+        self,
+        regions: Sequence[RLE] | ArrayLike | Tensor,
+        labels: ArrayLike | Tensor,
+        scores: ArrayLike | Tensor | None = None,
+        iscrowd: ArrayLike | Tensor | None = None,
+        areas: ArrayLike | Tensor | None = None,
+    ) -> None:
+        self.labels = _labels(labels)
+        n = len(self.labels)
+        self.regions: list[RLE] | np.ndarray
+        own: Tensor | np.ndarray
+        if isinstance(regions, list | tuple) and all(isinstance(r, dict) for r in regions):
+            if len(regions) != n:
+                raise ValueError(f"{n} labels need as many codes, got {len(regions)}")
+            self.regions, own = check_rles(regions)
+        else:
+            self.regions = _floats(regions, "boxes", (n, 4))
+            own = self.regions[:, 2] * self.regions[:, 3]
+            negative = (self.regions[:, 2:] < 0).any(1)
+            if negative.any():
+                i = int(negative.argmax())
+                raise ValueError(
+                    f"boxes[{i}] is {self.regions[i].tolist()}; boxes are x, y, width, height here, width and height "
+                    "at least 0"
+                )
+        self.scores = None if scores is None else _floats(scores, "scores", (n,))
+        self.iscrowd = np.zeros(n, bool) if iscrowd is None else _host(iscrowd).astype(bool)
+        if self.iscrowd.shape != (n,):
+            raise ValueError(f"{n} labels need iscrowd of shape ({n},), got {self.iscrowd.shape}")
+        self.areas = _floats(own if areas is None else areas, "areas", (n,))
+
+    @classmethod
+    def from_instances(cls, instances: Instances, kind: Kind, areas: ArrayLike | Tensor | None = None) -> CocoObjects:
+        """The masks or the boxes of instances. Boxes ``xyxy`` become x, y, width, height in float64.
+
+        Raises:
+            ValueError: as the constructor, and when masks aren't bool.
+            ImportError: for masks, when pycocotools isn't installed.
+        """
+        regions: list[RLE] | np.ndarray
+        if kind == "masks":
+            regions = encode_rle(instances.masks)
+        else:
+            corners = instances.boxes.detach().double().cpu().numpy()  # (N, 4)
+            regions = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
+        return cls(regions, instances.labels, instances.scores, instances.iscrowd, areas)
+
+
+def _host(values: Any) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def _labels(values: Any) -> np.ndarray:
+    labels = _host(values)
+    if labels.ndim != 1 or (labels.size and labels.dtype.kind not in "iu"):
+        raise ValueError(f"labels are integer class ids (N,), got {labels.dtype} {labels.shape}")
+    return labels.astype(np.int64)
+
+
+def _floats(values: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The values as float64 of that shape, all finite."""
+    array = _host(values)
+    if array.size == 0 and 0 in shape:
+        return np.zeros(shape)
+    if array.shape != shape or array.dtype.kind not in "iuf":
+        raise ValueError(f"{shape[0]} labels need {name} as numbers of shape {shape}, got {array.dtype} {array.shape}")
+    array = array.astype(np.float64)
+    finite = np.isfinite(array).reshape(len(array), -1).all(1)
+    if not finite.all():
+        i = int(np.argmin(finite))
+        raise ValueError(f"{name}[{i}] is {array[i].tolist()}, which isn't finite; look for a division by zero")
+    return array

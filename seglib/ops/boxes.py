@@ -1,0 +1,149 @@
+"""Boxes ``(N, 4)``, ``xyxy`` in continuous pixel coordinates: overlap, the deltas that move one onto another, clipping.
+
+A box covers [x1, x2] × [y1, y2], so its width is ``x2 - x1``, without the "+ 1" of older code. Everything here works
+for N = 0 and passes gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from seglib.ops.precision import at_least_float32
+
+LARGEST_LOG_RATIO = math.log(1000 / 16)
+"""The largest dw and dh that are decoded: an anchor of 16 pixels can grow to 1000. Beyond, exp would overflow."""
+
+
+def check_boxes(boxes: Tensor, name: str = "boxes") -> None:
+    """Raise when ``boxes`` can't be the boxes of objects: for ground truth, whose values are known on the host.
+
+    Args:
+        boxes: ``(N, 4)``.
+        name: what the message calls them.
+
+    Raises:
+        ValueError: for another shape or integers, NaN or infinite coordinates, or a width or height that isn't
+            positive. The message names the first such box.
+    """
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():
+        raise ValueError(f"{name} must be floats (N, 4) xyxy, got {boxes.dtype} {tuple(boxes.shape)}")
+    finite = boxes.isfinite().all(1)  # (N,)
+    solid = (boxes[:, 2:] > boxes[:, :2]).all(1)  # (N,)
+    good = finite & solid
+    if bool(good.all()):
+        return
+    i = int((~good).nonzero()[0])
+    values = [round(v, 3) for v in boxes[i].tolist()]
+    if not bool(finite[i]):
+        raise ValueError(f"{name}[{i}] is {values}, which isn't finite; look for a division by zero where it was made")
+    raise ValueError(
+        f"{name}[{i}] is {values}, without width or height; boxes are x1, y1, x2, y2 with x2 > x1 and y2 > y1: drop "
+        "objects without a pixel, and convert boxes that are x, y, width, height"
+    )
+
+
+def box_area(boxes: Tensor) -> Tensor:
+    """Areas ``(…)`` of boxes ``(…, 4)`` in pixels²; negative sides count as 0."""
+    sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)  # (…, 2)
+    return sides[..., 0] * sides[..., 1]
+
+
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of every box of ``a`` with every box of ``b``.
+
+    Args:
+        a: ``(N, 4)``, or a batch ``(…, N, 4)``.
+        b: ``(M, 4)``, or ``(…, M, 4)``.
+
+    Returns:
+        ``(…, N, M)`` in [0, 1]; 0 where both boxes have no area.
+    """
+    inter, union = _inter_union(a[..., :, None, :], b[..., None, :, :])
+    return _ratio(inter, union)
+
+
+def generalized_box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """GIoU of pairs of boxes: IoU minus the share of the enclosing box that neither covers.
+
+    Where boxes don't touch the IoU is 0 everywhere and has no gradient; GIoU keeps falling with the distance.
+    Source: Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019, algorithm 1.
+
+    Args:
+        a: ``(…, 4)``.
+        b: ``(…, 4)``, broadcast against ``a``: pass ``a[:, None]`` and ``b[None]`` for all pairs.
+
+    Returns:
+        ``(…)`` in [-1, 1].
+    """
+    inter, union = _inter_union(a, b)
+    low, high = torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])
+    hull = box_area(torch.cat([low, high], -1))
+    return _ratio(inter, union) - _ratio(hull - union, hull)
+
+
+def encode_boxes(boxes: Tensor, anchors: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """The deltas that :func:`decode_boxes` turns back into ``boxes``.
+
+    dx = wx·(x − xa) / wa, dw = ww·log(w / wa), and so for y and h, with x, y the centres: shifts are measured in sizes
+    of the anchor, scales as logarithms, so that one regression serves small and large objects.
+    Source: Girshick et al., "Rich Feature Hierarchies" (R-CNN), CVPR 2014, appendix C.
+
+    Args:
+        boxes: ``(…, 4)``, with positive sides.
+        anchors: ``(…, 4)``, with positive sides.
+        weights: the factors wx, wy, ww, wh, which bring the targets to about unit variance.
+
+    Returns:
+        ``(…, 4)`` deltas (dx, dy, dw, dh).
+    """
+    size, size_a = boxes[..., 2:] - boxes[..., :2], anchors[..., 2:] - anchors[..., :2]  # (…, 2)
+    centre, centre_a = boxes[..., :2] + 0.5 * size, anchors[..., :2] + 0.5 * size_a
+    deltas = torch.cat([(centre - centre_a) / size_a, torch.log(size / size_a)], -1)  # (…, 4)
+    return deltas * deltas.new_tensor(weights)
+
+
+def decode_boxes(deltas: Tensor, anchors: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """Move anchors by deltas; the inverse of :func:`encode_boxes`.
+
+    dw and dh are clamped at log(1000 / 16), see :data:`LARGEST_LOG_RATIO`.
+
+    Args:
+        deltas: ``(…, 4)`` (dx, dy, dw, dh).
+        anchors: ``(…, 4)``, broadcast against ``deltas``: for deltas of K classes pass ``anchors[:, None]``.
+        weights: those of the encoding.
+
+    Returns:
+        ``(…, 4)`` boxes, float32 at least.
+    """
+    deltas, anchors = at_least_float32(deltas), at_least_float32(anchors)
+    deltas = deltas / deltas.new_tensor(weights)
+    size_a = anchors[..., 2:] - anchors[..., :2]  # (…, 2)
+    centre = anchors[..., :2] + 0.5 * size_a + deltas[..., :2] * size_a
+    half = 0.5 * size_a * torch.exp(deltas[..., 2:].clamp(max=LARGEST_LOG_RATIO))
+    return torch.cat([centre - half, centre + half], -1)
+
+
+def clip_boxes(boxes: Tensor, size: Sequence[int]) -> Tensor:
+    """Boxes ``(…, 4)`` cut at the borders of an image of ``size`` (H, W); one that lies outside gets no area."""
+    height, width = size
+    x = boxes[..., 0::2].clamp(0, width)  # (…, 2)
+    y = boxes[..., 1::2].clamp(0, height)
+    return torch.stack([x, y], -1).flatten(-2)  # (…, 4)
+
+
+def _inter_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Areas of intersection and union of boxes that broadcast against each other."""
+    low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
+    sides = (high - low).clamp(min=0)  # (…, 2)
+    inter = sides[..., 0] * sides[..., 1]
+    return inter, box_area(a) + box_area(b) - inter
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """``part / whole``, and 0 (without NaN in the gradient) where there is no whole."""
+    empty = whole <= 0
+    return torch.where(empty, 0, part / torch.where(empty, 1, whole))

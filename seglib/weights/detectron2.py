@@ -1,0 +1,67 @@
+"""Weights of Detectron2's model zoo: which of its names is which of ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seglib.weights.renaming import Rule, coco_things, rename
+
+RESNET_FPN: list[Rule] = [
+    (r"backbone\.bottom_up\.stem\.conv1\.", r"encoder.conv1."),
+    (r"backbone\.bottom_up\.res2\.(\d+)\.", r"encoder.layer1.\1."),
+    (r"backbone\.bottom_up\.res3\.(\d+)\.", r"encoder.layer2.\1."),
+    (r"backbone\.bottom_up\.res4\.(\d+)\.", r"encoder.layer3.\1."),
+    (r"backbone\.bottom_up\.res5\.(\d+)\.", r"encoder.layer4.\1."),
+    (r"(encoder\.layer\d\.\d+)\.shortcut\.", r"\1.downsample.0."),
+    (r"backbone\.fpn_lateral(\d)\.", lambda m: f"fpn.lateral.{int(m[1]) - 2}."),
+    (r"backbone\.fpn_output(\d)\.", lambda m: f"fpn.output.{int(m[1]) - 2}."),
+]
+"""A ResNet with a pyramid. Frozen norms belong to their convolutions in both codebases."""
+
+MASK_RCNN: list[Rule] = [
+    (r"proposal_generator\.rpn_head\.conv\.", r"rpn_head.conv.0."),
+    (r"proposal_generator\.rpn_head\.objectness_logits\.", r"rpn_head.objectness."),
+    (r"proposal_generator\.rpn_head\.anchor_deltas\.", r"rpn_head.deltas."),
+    (r"roi_heads\.box_head\.fc1\.", r"box_head.fc.0."),
+    (r"roi_heads\.box_head\.fc2\.", r"box_head.fc.2."),
+    (r"roi_heads\.box_predictor\.cls_score\.", r"box_head.logits."),
+    (r"roi_heads\.box_predictor\.bbox_pred\.", r"box_head.deltas."),
+    (r"roi_heads\.mask_head\.mask_fcn(\d)\.", lambda m: f"mask_head.convs.{2 * int(m[1]) - 2}."),
+    (r"roi_heads\.mask_head\.deconv\.", r"mask_head.upsample."),
+    (r"roi_heads\.mask_head\.predictor\.", r"mask_head.predict."),
+]
+
+COMPUTED = re.compile(r"pixel_(mean|std)|proposal_generator\.anchor_generator\.cell_anchors\.\d+")
+"""Buffers of checkpoints that hold no weights: they follow from the configuration."""
+
+PIXEL_MEAN = (103.530, 116.280, 123.675)
+"""Of the blue, green and red values in 0…255 of the images that Detectron2's models take. Their standard deviation
+is left as it is."""
+
+
+def convert_mask_rcnn(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A checkpoint of ``mask_rcnn_R_*_FPN_*`` (80 things of COCO) → state dict and metadata of seglib.
+
+    Its first convolution takes blue, green, red; ours takes red, green, blue, so its kernels change their order.
+
+    Raises:
+        ValueError: when a key is unknown or the classes are others.
+    """
+    weights = {k: v for k, v in state.items() if not COMPUTED.fullmatch(k)}
+    renamed = rename(weights, [*RESNET_FPN, *MASK_RCNN], "a Mask R-CNN of Detectron2's zoo")
+    renamed["encoder.conv1.weight"] = renamed["encoder.conv1.weight"].flip(1)  # (64, 3, 7, 7)
+    renamed["normalize.mean"] = torch.tensor(PIXEL_MEAN[::-1]) / 255
+    renamed["normalize.std"] = torch.full((3,), 1 / 255)
+    categories = coco_things()
+    if len(renamed["box_head.logits.weight"]) != len(categories) + 1:
+        raise ValueError(
+            f"the published weights have 80 classes, these {len(renamed['box_head.logits.weight']) - 1}; "
+            "convert the checkpoint of the model zoo"
+        )
+    arguments = {"frozen": True, "stride_in_1x1": True, "sampling_ratio": 0}
+    return renamed, {"num_classes": 80, "arguments": arguments, "task": "instance", "categories": categories}

@@ -80,6 +80,9 @@ def train(
     save_every: Annotated[int | None, typer.Option(help="Steps between saved states.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, sample order and augmentation.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Start from these weights of the same model.")] = None,
+    encoder: Annotated[
+        Path | None, typer.Option(help="Start the encoder from these weights of any model with the same encoder.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -97,8 +100,9 @@ def train(
     from seglib.losses import LOSSES
     from seglib.models.zoo import build, find
     from seglib.train import TASKS, Interrupted, TrainConfig, fit
+    from seglib.train.progress import ProgressBar
     from seglib.train.recipes import recipe
-    from seglib.weights import load_weights
+    from seglib.weights import load_encoder, load_weights
 
     if loss not in LOSSES:
         raise ValueError(f"loss {loss!r} is unknown; choose one of {', '.join(LOSSES)}")
@@ -117,6 +121,8 @@ def train(
     net = build(model, len(task.categories))
     if weights is not None:
         load_weights(net, weights)
+    if encoder is not None:
+        load_encoder(net, encoder)
     metadata = {"model": model, "num_classes": len(task.categories), "data": data}
     if kind.name == "semantic":
         net.criterion = LOSSES[loss]  # type: ignore[assignment]
@@ -124,7 +130,7 @@ def train(
     if held.size is not None:  # where pictures keep their own size there is none to come back to
         metadata["size"] = list(held.size)
     try:
-        with _bar(quiet=as_json or not _first_process()) as on_step:
+        with ProgressBar(quiet=as_json or not _first_process()) as on_step:
             history = fit(
                 net,
                 learn,
@@ -373,34 +379,3 @@ def _report(scores: dict[str, Any], as_json: bool, facts: dict[str, Any]) -> Non
     for name, value in facts.items():
         table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
     console.print(table)
-
-
-class _bar:  # noqa: N801 (used as a context manager, reads like one)
-    """A progress bar for ``fit``; nothing where the output is JSON, and only on the main process."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:.1f} images/s"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=quiet,
-        )
-
-    def __enter__(self) -> Any:
-        self.progress.start()
-        self.task: Any = None
-
-        def on_step(step: int, steps: int, loss: float, rate: float, eta: float) -> None:
-            if self.task is None:
-                self.task = self.progress.add_task("train", total=steps, loss=loss, rate=rate)
-            self.progress.update(self.task, completed=step, loss=loss, rate=rate)
-
-        return on_step
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()

@@ -5,6 +5,7 @@ import json
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -18,6 +19,7 @@ from seglib import losses
 from seglib.book import figures
 from seglib.book.figures.element import source
 from seglib.losses import lovasz
+from seglib.metrics import AveragePrecision
 from seglib.types import VOID, Category, Instances, Panoptic, Sample, Segment
 
 CATEGORIES = (Category(0, "car", True, (230, 159, 0)), Category(1, "sky", False, (86, 180, 233)))
@@ -50,6 +52,7 @@ ALL: dict[str, Callable[[], figures.Figure]] = {
     "loss_dial": figures.loss_dial,
     "pixel_probe": lambda: figures.pixel_probe(scene(), CATEGORIES),
     "valid_tiles": lambda: figures.valid_tiles(scene().image),
+    "precision_recall": figures.precision_recall,
 }
 
 
@@ -114,6 +117,11 @@ def test_another_source_is_another_element():
         (lambda: figures.valid_tiles(scene().image, depth=5), "depth must be 1 to 4, got 5"),
         (lambda: figures.valid_tiles(scene().image, bottom=7), "answers for -12 pixels"),
         (lambda: figures.valid_tiles(scene().image, size=300), "does not fit a picture of 300; change bottom"),
+        (lambda: figures.precision_recall([]), r"right holds 1 to 10 numbers 0 or 1, got \(\)"),
+        (lambda: figures.precision_recall((1, 2)), r"got \(1, 2\)"),
+        (lambda: figures.precision_recall((1, 0), scores=(0.2, 0.9)), r"falling, got \(0.2, 0.9\)"),
+        (lambda: figures.precision_recall((1, 0), scores=(0.2,)), "2 detections need as many scores"),
+        (lambda: figures.precision_recall((1, 1, 1), objects=2), "objects must be 3 .* to 8, got 2"),
     ],
 )
 def test_a_wrong_argument_is_named(make, said):
@@ -379,6 +387,46 @@ def test_a_scene_without_objects_can_be_probed():
     params = figures.pixel_probe(scene(objects=0), CATEGORIES).params
     assert params["stacks"] == [[]] and params["stack"] == [0, 256]
     assert params["start"] == (0, 8)
+
+
+def ranked_boxes(right, objects):
+    """One picture of one class: right detections are the boxes of objects, wrong ones lie elsewhere."""
+
+    def boxes(places):
+        corner = torch.tensor([[20.0 * x, y] for x, y in places]).reshape(-1, 2)
+        box = torch.cat([corner, corner + 10], 1)
+        return Instances(torch.zeros(len(box), 1, 1, dtype=torch.bool), torch.zeros(len(box), dtype=torch.int64), box)
+
+    hit, found = 0, []
+    for i, r in enumerate(right):
+        found.append((hit if r else i, 0 if r else 500))
+        hit += r
+    scores = torch.linspace(0.9, 0.1, len(right))
+    return replace(boxes(found), scores=scores), boxes([(i, 0) for i in range(objects)])
+
+
+def test_the_lists_ap_and_curve_equal_seglibs(js):
+    rng, cases = random.Random(9), [[[1] * 7 + [0] * 93, 100], [[0] * 29 + [1] * 29, 100]]
+    for _ in range(150):
+        right = [int(rng.random() < 0.5) for _ in range(rng.randint(1, 10))]
+        cases.append([right, max(1, sum(right)) + rng.randint(0, 4)])
+    curves = js("precision_recall", "curve", cases)
+    for (right, objects), got, points in zip(cases, js("precision_recall", "ap", cases), curves, strict=True):
+        metric = AveragePrecision(1, "boxes")
+        metric.update(*ranked_boxes(right, objects))
+        scores = metric.compute()
+        assert got == pytest.approx(scores.ap50, abs=1e-12)  # seglib adds 2^-52 to the denominator, as pycocotools
+        assert points[-1]["recall"] == pytest.approx(float(scores.recall[0, 0, 0, 2]))
+        assert points[-1]["precision"] == pytest.approx(sum(right) / len(right))
+
+
+def test_the_area_is_the_sum_of_the_levels_at_the_hits(js):
+    # two objects and one wrong detection: in front, between, behind
+    cases = [[[0, 1, 1], 2], [[1, 0, 1], 2], [[1, 1, 0], 2], [[0], 3], [[1], 4]]
+    assert js("precision_recall", "area", cases) == pytest.approx([2 / 3, 5 / 6, 1, 0, 1 / 4])
+    assert js("precision_recall", "interpolate", [[[1, 0.5, 2 / 3, 0.5]], [[0]]]) == [[1, 2 / 3, 2 / 3, 0.5], [0]]
+    moves = js("precision_recall", "moved", [[[1, 2, 3], 0, 2], [[1, 2, 3], 2, 0], [[1, 2, 3], 1, 1]])
+    assert moves == [[2, 3, 1], [3, 1, 2], [1, 2, 3]]
 
 
 # In the browser
@@ -665,3 +713,44 @@ def test_parameters_cannot_break_out_of_the_page():
     assert page.count("<script>") == 1
     params = re.findall(r'data-params="([^"]*)"', page)
     assert json.loads(html.unescape(params[0]))["categories"][0]["name"] == cats[0].name
+
+
+def test_a_ranked_list_follows_mouse_keys_and_buttons(show):
+    visit = show("precision_recall", width=800)
+    page = visit.page
+    ap, status, grips = page.locator(".big b"), page.locator(".status"), page.locator("li:not([hidden]) .grip")
+
+    def order():
+        return "".join(grips.all_inner_texts())
+
+    assert order() == "ABCDEF" and ap.inner_text() == "0.571"  # (26 + 25 · 2/3 + 25 · 3/5) / 101
+    assert "3 of 4 objects found by 6 detections: at the end recall 0.75, precision 0.50." in status.inner_text()
+    grips.nth(2).focus()
+    page.keyboard.press("ArrowUp")
+    assert order() == "ACBDEF" and float(ap.inner_text()) > 0.571
+    page.keyboard.press("ArrowUp")  # the focus went along
+    assert order() == "CABDEF"
+    page.keyboard.press("ArrowUp")  # no further
+    assert order() == "CABDEF"
+    height = page.locator("li").nth(0).bounding_box()["height"]
+    drag(page, "li:nth-child(6) .grip", 0, -5 * height)
+    assert order() == "FCABDE"
+    assert page.evaluate("document.querySelector('[data-params]').shadowRoot.activeElement.ariaLabel").startswith(
+        "Detection F, place 1 of 6"
+    )
+    page.get_by_role("button", name="Detection F is right").click()
+    assert "4 of 4 objects found" in status.inner_text()
+    page.get_by_role("button", name="Best order").click()
+    assert ap.inner_text() == "1.000"
+    page.get_by_role("button", name="Add a wrong one").click()
+    assert ap.inner_text() == "1.000" and "costs nothing" in status.inner_text() and len(order()) == 7
+    page.get_by_role("button", name="Worst order").click()
+    assert ap.inner_text() == "0.571"  # 4/7 everywhere
+    page.get_by_role("button", name="Remove the last").click()
+    assert "3 of 4 objects found by 6" in status.inner_text()
+    page.get_by_label("Objects").focus()
+    page.keyboard.press("Home")  # never fewer than the right ones
+    assert "3 of 3 objects found" in status.inner_text()
+    page.get_by_role("button", name="Reset").click()
+    assert order() == "ABCDEF" and ap.inner_text() == "0.571"
+    assert visit.problems() == []

@@ -124,9 +124,13 @@ def test_bad_images_get_an_error_with_a_remedy(model, inputs):
 
 
 @every_model
-def test_one_class_is_refused(name):
-    with pytest.raises(ValueError, match=r"num_classes must be 2..255, got 1; .* makes 2 classes"):
-        build(name, 1, **SMALL.get(name, {}))
+def test_too_few_classes_are_refused(name):
+    fewest, message = {
+        "semantic": (2, r"num_classes must be 2..255, got 1; .* makes 2 classes"),
+        "instance": (1, "num_classes must be at least 1, got 0; background isn't counted"),
+    }[MODELS[name].task]
+    with pytest.raises(ValueError, match=message):
+        build(name, fewest - 1, **SMALL.get(name, {}))
 
 
 @pytest.mark.parametrize(("short", "name"), ALIASES.items())

@@ -38,8 +38,9 @@ SCENES_LENGTH = {"train": 2000, "val": 200, "test": 200}
 def _scenes(root: Path | None, split: str, size: Size | None, augment: bool, keep: Names) -> SegmentationDataset:
     _check_split(split)
     size = size or (128, 128)
-    # scenes vary in scale by themselves, so the crop only jitters it
-    transform = train_transform(size, scale=(0.8, 1.25), color=0.2, keep=keep) if augment else None
+    # scenes vary in scale by themselves, so the crop only jitters it; masks one pixel wide would break in zooming
+    scale = (1.0, 1.0) if "instances" in keep else (0.8, 1.25)
+    transform = train_transform(size, scale=scale, color=0.2, keep=keep) if augment else None
     return scenes.Scenes(SCENES_LENGTH[split], split=split, size=size, transform=transform)
 
 

@@ -5,6 +5,7 @@ Source: He et al., "Mask R-CNN", ICCV 2017, figure 4 right; box head: Lin et al.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +20,9 @@ class BoxHead(nn.Module):
         region (R, C, P, P) ── [3×3]* ── flatten ── fc, relu ── [fc, relu] ──┬── K + 1 logits, background last
                                                                             └── 4 deltas for each class
 
+    The first layer takes the numbers of a region cell by cell, not channel by channel as in published weights;
+    :func:`cells_first` turns one order into the other.
+
     Args:
         channels: of the pyramid.
         num_classes: K, without background.
@@ -27,6 +31,9 @@ class BoxHead(nn.Module):
         depth: how many there are.
         convs: 3×3 convolutions before them, with batch norm: 0 in the paper, 4 in torchvision's second version.
         class_agnostic: one box for all classes instead of one for each.
+
+    Raises:
+        ValueError: when ``num_classes`` is out of range.
     """
 
     def __init__(
@@ -41,6 +48,8 @@ class BoxHead(nn.Module):
         class_agnostic: bool = False,
     ) -> None:
         super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}; background isn't counted")
         self.convs = nn.Sequential(*(conv_norm_relu(channels, channels, 3) for _ in range(convs)))
         layers: list[nn.Module] = []
         for i in range(depth):
@@ -54,7 +63,8 @@ class BoxHead(nn.Module):
 
     def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Regions ``(R, C, P, P)`` → logits ``(R, K + 1)``, deltas ``(R, K, 4)`` or, class-agnostic, ``(R, 1, 4)``."""
-        x = self.fc(self.convs(regions).flatten(1))  # (R, hidden)
+        cells = self.convs(regions).permute(0, 2, 3, 1)  # (R, P, P, C): as RoIAlign leaves them in memory, no copy
+        x = self.fc(cells.flatten(1))  # (R, hidden)
         return self.logits(x), self.deltas(x).unflatten(1, (-1, 4))
 
 
@@ -101,10 +111,23 @@ class MaskHead(nn.Module):
         Returns:
             ``(R, 2P, 2P)``, or without labels those of all classes, ``(R, K, 2P, 2P)``.
         """
-        x = F.relu(self.upsample(self.convs(regions)), inplace=True)  # (R, hidden, 2P, 2P)
+        x = self.convs(regions)  # (R, hidden, P, P)
         if labels is None:
-            return self.predict(x)
-        kernel = self.predict.weight[labels, :, 0, 0]  # (R, hidden)
-        bias = self.predict.bias[labels]  # type: ignore[index]  # (R,)
-        masks = (kernel[:, None] @ x.flatten(2)).view(-1, *x.shape[2:])  # (R, 2P, 2P)
-        return masks + bias[:, None, None]
+            return self.predict(F.relu(self.upsample(x), inplace=True))
+        # Each of the four pixels that the transposed convolution makes of a cell is a linear map of that cell. One
+        # after the other, they take a quarter of the memory, and what they are multiplied with is one class's weights.
+        size = x.shape[-1]
+        cells = x.permute(0, 2, 3, 1).flatten(1, 2)  # (R, P·P, hidden)
+        kernel = self.predict.weight[labels, :, 0]  # (R, hidden, 1)
+        pixels = [
+            F.relu(F.linear(cells, self.upsample.weight[:, :, i, j].T, self.upsample.bias), inplace=True) @ kernel
+            for i in (0, 1)
+            for j in (0, 1)
+        ]  # four of (R, P·P, 1)
+        masks = torch.cat(pixels, 2).view(-1, size, size, 2, 2).transpose(2, 3)  # (R, P, 2, P, 2)
+        return masks.reshape(-1, 2 * size, 2 * size) + self.predict.bias[labels, None, None]  # type: ignore[index]
+
+
+def cells_first(weight: Tensor, size: int) -> Tensor:
+    """The weights ``(hidden, C·P·P)`` of a layer on flattened regions, for regions that are flattened as (P, P, C)."""
+    return weight.unflatten(1, (-1, size, size)).permute(0, 2, 3, 1).flatten(1)

@@ -138,7 +138,7 @@ def _build(
             try:
                 make([entries[i]], size)
             except KeyError as error:
-                raise ValueError(f"{where} has no {error}; results need it to be scored") from error
+                raise ValueError(f"{where} has no {error}; every entry needs it") from error
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
         raise

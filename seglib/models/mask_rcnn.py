@@ -76,9 +76,6 @@ class MaskRCNN(nn.Module):
         detections: see :class:`~seglib.models.two_stage.DetectionSettings`.
         mean: of the images' channels.
         std: of the images' channels.
-
-    Raises:
-        ValueError: when ``num_classes`` is out of range.
     """
 
     def __init__(
@@ -99,8 +96,6 @@ class MaskRCNN(nn.Module):
         std: tuple[float, ...] = IMAGENET_STD,
     ) -> None:
         super().__init__()
-        if not num_classes >= 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}; background isn't counted")
         self.num_classes = num_classes
         self.normalize = Normalize(mean, std)
         self.encoder = encoder
@@ -373,7 +368,7 @@ _TORCHVISION_DETECTIONS = DetectionSettings(smallest=1e-2, rounded_paste=True)
 def mask_rcnn_tiny(num_classes: int, *, channels: int = 48, pooling: str = "align") -> MaskRCNN:
     """Mask R-CNN on the tiny encoder, for the made scenes on two CPU cores.
 
-    Anchors, samples and heads are a quarter of the full model's; the pyramid ends at stride 32.
+    Its pyramid begins at stride 2, because the scenes' things are a few pixels wide; samples and heads are smaller.
 
     Args:
         num_classes: K, the kinds of things.
@@ -381,7 +376,7 @@ def mask_rcnn_tiny(num_classes: int, *, channels: int = 48, pooling: str = "alig
         pooling: see :class:`~seglib.models.two_stage.RegionSettings`.
     """
     encoder = TinyEncoder()
-    levels = ("c1", "c2", "c3", "c4")
+    levels = ("c1", "c2", "c3", "c4", "c5")
     return MaskRCNN(
         encoder,
         num_classes,
@@ -390,7 +385,7 @@ def mask_rcnn_tiny(num_classes: int, *, channels: int = 48, pooling: str = "alig
         rpn_head=RPNHead(channels),
         box_head=BoxHead(channels, num_classes, hidden=128, depth=1),
         mask_head=MaskHead(channels, num_classes, hidden=channels, depth=2),
-        anchors=Anchors(sizes=((6,), (12,), (24,), (48,)), strides=(2, 4, 8, 16), offset=0.5),
+        anchors=Anchors(sizes=((6,), (12,), (24,), (48,), (96,)), strides=(2, 4, 8, 16, 32), offset=0.5),
         rpn=RPNSettings(sample=128, before_nms=(200, 200), after_nms=(100, 100)),
         regions=RegionSettings(sample=64, canonical_size=112, pooling=pooling),
         detections=DetectionSettings(),

@@ -227,7 +227,9 @@ def _align_by_rows(
     taps = index.shape[-1] * index.shape[-2]
     weights = weights.reshape(-1, taps).to(table.dtype)  # (R·P·P, taps)
     bins = F.embedding_bag(index.reshape(-1, taps), table, mode="sum", per_sample_weights=weights)  # (R·P·P, C)
-    return bins.view(-1, size, size, channels).permute(0, 3, 1, 2).contiguous()  # (R, C, P, P)
+    patches = bins.view(-1, size, size, channels).permute(0, 3, 1, 2)  # (R, C, P, P), channels last in memory
+    # a compiler that doesn't know R can't tell that order from the usual one
+    return patches.contiguous() if torch.compiler.is_compiling() else patches
 
 
 def _taps(start: Tensor, side: Tensor, size: int, length: Tensor, ratio: int) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,14 @@ from seglib.train.loop import TrainConfig
 
 TINY = TrainConfig(steps=500, batch_size=16, lr=4e-3, weight_decay=1e-3, warmup=20)
 
-RECIPES: dict[str, TrainConfig] = {"fcn_tiny": TINY, "unet_tiny": TINY, "deeplab_tiny": TINY}
+TINY_OBJECTS = TrainConfig(steps=500, batch_size=8, lr=2e-3, weight_decay=1e-3, warmup=20)
+
+RECIPES: dict[str, TrainConfig] = {
+    "fcn_tiny": TINY,
+    "unet_tiny": TINY,
+    "deeplab_tiny": TINY,
+    "mask_rcnn_tiny": TINY_OBJECTS,
+}
 
 DEFAULT = TrainConfig(steps=2000, batch_size=8, lr=1e-3, weight_decay=1e-3, warmup=50, save_every=200)
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seglib.layers.roi_heads import cells_first
 from seglib.weights.renaming import Rule, coco_things, rename
 
 RESNET_FPN: list[Rule] = [
@@ -55,6 +56,7 @@ def convert_mask_rcnn(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], d
     weights = {k: v for k, v in state.items() if not COMPUTED.fullmatch(k)}
     renamed = rename(weights, [*RESNET_FPN, *MASK_RCNN], "a Mask R-CNN of Detectron2's zoo")
     renamed["encoder.conv1.weight"] = renamed["encoder.conv1.weight"].flip(1)  # (64, 3, 7, 7)
+    renamed["box_head.fc.0.weight"] = cells_first(renamed["box_head.fc.0.weight"], 7)
     renamed["normalize.mean"] = torch.tensor(PIXEL_MEAN[::-1]) / 255
     renamed["normalize.std"] = torch.full((3,), 1 / 255)
     categories = coco_things()

@@ -80,6 +80,28 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
     return metadata
 
 
+def load_encoder(model: nn.Module, path: str | Path) -> None:
+    """Start a model's ``encoder`` from that of another model's weights file, whatever is built on top of it.
+
+    Args:
+        model: has an ``encoder``. It is left as it was when the file's encoder does not fit.
+        path: the safetensors file.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is a pickle or damaged, or holds no such encoder.
+    """
+    with _open(path) as file:
+        keys = [key for key in file.keys() if key.startswith("encoder.")]  # noqa: SIM118 (safe_open is no mapping)
+        state = {key.removeprefix("encoder."): file.get_tensor(key) for key in keys}
+    encoder = getattr(model, "encoder", None)
+    if not isinstance(encoder, nn.Module) or not state:
+        raise ValueError(f"{path} or {type(model).__name__} has no encoder; pass weights of a model that has one")
+    if problem := mismatch(encoder, state):
+        raise ValueError(f"the encoder in {path} is another one: {problem}; pass weights with the same encoder")
+    encoder.load_state_dict(state)
+
+
 def mismatch(model: nn.Module, state: Mapping[str, Tensor]) -> str:
     """What keeps a state dict from fitting a model, in words; empty when it fits."""
     own = model.state_dict()

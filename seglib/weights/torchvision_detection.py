@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD
+from seglib.layers.roi_heads import cells_first
 from seglib.weights.renaming import Rule, coco_things, rename
 
 MASK_RCNN: list[Rule] = [
@@ -89,6 +90,7 @@ def _finish(renamed: dict[str, Tensor]) -> dict[str, Tensor]:
         renamed[logits] = renamed[logits].roll(-1, 0)  # (91, …)
         renamed[deltas] = renamed[deltas][4:]  # (360, …)
         renamed[masks] = renamed[masks][1:]  # (90, …)
+    renamed["box_head.fc.0.weight"] = cells_first(renamed["box_head.fc.0.weight"], 7)
     renamed["normalize.mean"] = torch.tensor(IMAGENET_MEAN)
     renamed["normalize.std"] = torch.tensor(IMAGENET_STD)
     return renamed

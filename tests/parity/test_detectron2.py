@@ -90,7 +90,7 @@ def test_heads_on_given_regions():
         own = model.mask_head(large, torch.arange(12))
     golden.check("rois/level", roi_levels(boxes, 4).int())
     golden.check("rois/box_pooled", patches)
-    golden.check("rois/box_head", model.box_head.fc(patches.flatten(1)))
+    golden.check("rois/box_head", model.box_head.fc(patches.permute(0, 2, 3, 1).flatten(1)))
     golden.check("rois/cls_logits", logits)
     golden.check("rois/box_deltas", deltas.flatten(1))
     golden.check("rois/decoded_boxes", decode_boxes(deltas, boxes[:, None], BOX_WEIGHTS).flatten(1))

@@ -23,7 +23,7 @@ needs_mini = pytest.mark.skipif(not MINI.is_dir(), reason=f"the small COCO set i
 
 SIDE = 128  # of the made images: room for an object of 96 x 96
 GRID = 8  # outlines of made masks lie on this grid, so that IoUs are simple fractions such as 1/2, 3/5, 3/4
-CASES = 120
+CASES = 100
 CATEGORIES = [1, 3, 4, 90]  # with gaps
 
 
@@ -158,8 +158,8 @@ def test_made_cases_are_scored_the_same(kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["masks", "boxes"])
-def test_a_thousand_more_made_cases_are_scored_the_same(kind):
-    for seed in range(1000, 2000):
+def test_hundreds_more_made_cases_are_scored_the_same(kind):
+    for seed in range(1000, 1400):
         assert_equal(*made_case(seed, kind), kind)
 
 

@@ -19,6 +19,7 @@ EXPERIMENTS: dict[str, str] = {
     "unet_details": "What do the U-Net paper's details do? Norm, first weights, up-convolutions, a batch of one.",
     "deeplab_strides": "What does a dense map buy? DeepLab at output stride 32, 16 and 8, without and with a decoder.",
     "losses_imbalance": "What does rarity do to a loss? Specks of 10%, 1% and 0.1% of the pixels, several losses.",
+    "ap_errors": "What does each kind of error cost in AP? And how many pictures does a difference need?",
 }
 """Name of an experiment, which is a module of this package, → its question."""
 

@@ -17,8 +17,8 @@ from seglib.viz.colors import instance_colors, to_rgb8
 from seglib.viz.overlay import panoptic_colors
 
 __all__ = [
-    "Figure", "dilation", "loss_dial", "mask_metrics", "pixel_probe", "receptive_field", "transposed_conv",
-    "valid_tiles",
+    "Figure", "dilation", "loss_dial", "mask_metrics", "pixel_probe", "precision_recall", "receptive_field",
+    "transposed_conv", "valid_tiles",
 ]  # fmt: skip
 
 
@@ -87,6 +87,42 @@ def loss_dial(
             f"<table><tr><th>y</th>{rows}</tr></table><p>Six pixels with draggable probabilities (needs JavaScript). "
             "Cross-entropy pulls every pixel by its own error, divided by the number of pixels: the fewer pixels the "
             "object has, the smaller its part. Dice and Lovász judge the object as a whole.</p>"
+        ),
+    )
+
+
+def precision_recall(
+    right: Sequence[int] = (1, 0, 1, 0, 1, 0), *, scores: Sequence[float] | None = None, objects: int = 4
+) -> Figure:
+    """A ranked list of detections to reorder and to mark right or wrong: the curve, its interpolation and AP follow.
+
+    Args:
+        right: 1 for right and 0 for wrong, by falling score, 1 to 10 of them.
+        scores: of the places in the list, falling, in [0, 1]; by default from 0.95 down.
+        objects: how many there are to find, 1 to 8, at least as many as there are right detections.
+
+    Raises:
+        ValueError: when a value is out of range, scores rise or there are fewer objects than right detections.
+    """
+    if not 1 <= len(right) <= 10 or any(r not in (0, 1) for r in right):
+        raise ValueError(f"right holds 1 to 10 numbers 0 or 1, got {tuple(right)}")
+    if scores is None:
+        scores = [round(0.95 - 0.09 * i, 2) for i in range(len(right))]
+    if len(scores) != len(right) or list(scores) != sorted(scores, reverse=True):
+        raise ValueError(f"{len(right)} detections need as many scores, falling, got {tuple(scores)}")
+    if not max(1, sum(right)) <= objects <= 8:
+        raise ValueError(f"objects must be {max(1, sum(right))} (the right detections) to 8, got {objects}")
+    rows = "".join(
+        f"<tr><td>{s:.2f}</td><td>{'right' if r else 'wrong'}</td></tr>" for s, r in zip(scores, right, strict=True)
+    )
+    return Figure(
+        "precision_recall",
+        {"right": list(right), "scores": list(scores), "objects": objects},
+        text="a ranked list of detections, its precision-recall curve and AP",
+        fallback=(
+            f"<table><tr><th>score</th><th></th></tr>{rows}</table><p>Detections to reorder, for {objects} objects "
+            "(needs JavaScript). After the i-th detection precision is hits / i and recall hits / objects; AP is the "
+            "mean, over 101 recalls, of the largest precision at that recall or beyond.</p>"
         ),
     )
 

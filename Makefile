@@ -42,13 +42,15 @@ notebooks: $(VENV)/.ready  ## execute every notebook in place and normalise it
 	$(BIN)/python -m seglib.book.notebooks run $(NOTEBOOKS)
 
 EXPERIMENT := $(BIN)/python -m seglib.book.experiments
+STORE := $(BIN)/python -m seglib.book.experiments.from_run runs/$$model \
+	--store chapters/weights/$$model.safetensors --out chapters/weights/$$model.json
 
 results: $(VENV)/.ready  ## train the stored weights and repeat the measurements (five hours on two cores)
 	for model in fcn_tiny deeplab_tiny; do \
-		$(BIN)/seglib train $$model --data scenes --steps 3000 --eval-every 1000 --out runs/$$model && \
-		cp runs/$$model/weights.safetensors chapters/weights/$$model.safetensors && \
-		$(BIN)/python -m seglib.book.experiments.from_run runs/$$model --out chapters/weights/$$model.json || exit 1; \
+		$(BIN)/seglib train $$model --data scenes --steps 3000 --eval-every 1000 --out runs/$$model && $(STORE) || exit 1; \
 	done
+	model=mask_rcnn_tiny; $(BIN)/seglib train $$model --data scenes --steps 4000 --eval-every 1000 \
+		--encoder chapters/weights/fcn_tiny.safetensors --out runs/$$model && $(STORE)
 	$(EXPERIMENT) measuring --seeds 5 --steps 300 --out chapters/results/measuring_erased.json
 	$(EXPERIMENT) fcn_strides --seeds 3 --steps 300 --scenes 1000 --out chapters/results/fcn_strides.json
 	$(EXPERIMENT) fcn_details --seeds 3 --steps 150 --scenes 1000 --out chapters/results/fcn_details.json

@@ -124,6 +124,8 @@ def train(
     if encoder is not None:
         load_encoder(net, encoder)
     metadata = {"model": model, "num_classes": len(task.categories), "data": data}
+    if hasattr(learn, "category_ids"):
+        metadata["category_ids"] = list(learn.category_ids)
     if kind.name == "semantic":
         net.criterion = LOSSES[loss]  # type: ignore[assignment]
         metadata["loss"] = loss
@@ -199,7 +201,13 @@ def predict(
     photo: Annotated[Path, typer.Argument(help="A photo, or a folder of photos.")],
     weights: Weights,
     out: Annotated[Path | None, typer.Option(help="Overlay PNG; for a folder of photos, a folder.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Index PNG of class ids; for a folder, a folder.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Index PNG of class ids, or of objects; for a folder, a folder.")
+    ] = None,
+    score: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Lowest score of an object, of an instance model (0.5 when not given)."),
+    ] = None,
     short_side: Annotated[
         int | None,
         typer.Option(
@@ -216,7 +224,7 @@ def predict(
         ),
     ] = None,
     device: Device = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the share of every class as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: shares of classes, or COCO results.")] = False,
 ) -> None:
     """Segment a photo or a folder of photos: an overlay to look at, a label map to work with, or JSON.
 
@@ -224,7 +232,8 @@ def predict(
     """
     from seglib.data.images import read_image, write_png
     from seglib.data.photos import photos_at, png_targets
-    from seglib.postprocess import predict_tiled
+    from seglib.models.zoo import find
+    from seglib.photos import as_found
     from seglib.types import Category
 
     views = _scales(scales)
@@ -240,28 +249,28 @@ def predict(
     categories = [Category(**{**c, "color": tuple(c["color"])}) for c in metadata["categories"]]
     if short_side is None and "size" in metadata:
         short_side = min(metadata["size"])
+    options = {"short_side": short_side or None, "tile": tile, "scales": views, "flip": flip, "score": score}
+    look = as_found(find(metadata["model"]).task, metadata, categories, options)
     where = next(net.parameters()).device
-    found, failed = [], []
+    found: list[dict[str, Any]] = []
+    failed = []
     for i, path in enumerate(photos):
         try:
             image = read_image(path)  # (3, H, W)
         except (ValueError, OSError) as error:
             failed.append(_one_line(error))
             continue
-        side = short_side or None
-        classes = predict_tiled(net, image.to(where), tile=tile, short_side=side, scales=views, flip=flip).numpy()
+        seen = look(net, image.to(where), path)
         if overlays:
-            from seglib.viz import overlay
-
-            write_png(overlays[i], overlay(image, classes, categories))
+            write_png(overlays[i], seen.picture())
         if maps:
-            write_png(maps[i], classes)
-        share = {c.name: round(float((classes == c.id).mean()), 4) for c in categories}
-        found.append({"photo": str(path), "height": image.shape[1], "width": image.shape[2], "share": share})
-    if found and as_json:
+            write_png(maps[i], seen.labels)
+        found += seen.entries
+    done = len(photos) - len(failed)
+    if done and as_json:
         print(json.dumps(found, indent=1))
-    elif found:
-        _say(f"{len(found)} photo{'s' * (len(found) > 1)} → {' and '.join(str(p) for p in (out, labels) if p)}")
+    elif done:
+        _say(f"{done} photo{'s' * (done > 1)} → {' and '.join(str(p) for p in (out, labels) if p)}")
     if failed:
         rest = f"{len(failed)} of {len(photos)} photos left out:\n" if len(photos) > 1 else ""
         raise ValueError(rest + "\n".join(failed))

@@ -8,7 +8,8 @@ import pytest
 from seglib.book.pretrained import stored_model, stored_weights
 from seglib.book.results import PROVENANCE
 from seglib.data.catalog import build_dataset
-from seglib.train import SemanticTask, evaluate
+from seglib.models.zoo import find
+from seglib.train import TASKS, evaluate
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "chapters" / "weights"
 NAMES = sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))
@@ -24,7 +25,8 @@ def test_stored_weights_are_small_and_say_how_they_were_made(name):
     assert path.stat().st_size <= 3 * 2**20
     beside = json.loads(path.with_suffix(".json").read_text())
     assert set(PROVENANCE) <= set(beside)
-    assert beside["val_miou"] == pytest.approx(metadata["scores"]["miou"], abs=1e-4)  # rounded to four digits
+    score = TASKS[find(name).task].score
+    assert beside[f"val_{score}"] == pytest.approx(metadata["scores"][score], abs=1e-4)  # rounded to four digits
 
 
 @pytest.mark.slow
@@ -32,9 +34,10 @@ def test_stored_weights_are_small_and_say_how_they_were_made(name):
 def test_stored_weights_hold_their_score_on_scenes_that_chose_nothing(name):
     path, metadata = stored_weights(name)
     beside = json.loads(path.with_suffix(".json").read_text())
-    test = build_dataset(metadata["data"], None, "test", size=tuple(metadata["size"]))
-    scores = evaluate(stored_model(name), test, SemanticTask(test.categories))
-    assert scores["miou"] == pytest.approx(beside["scores"]["miou"], abs=0.01)
+    task = TASKS[find(name).task]
+    test = build_dataset(metadata["data"], None, "test", size=tuple(metadata["size"]), keep=(task.needs,))
+    scores = evaluate(stored_model(name), test, task(test.categories))
+    assert scores[task.score] == pytest.approx(beside["scores"][task.score], abs=0.01)
 
 
 def test_weights_that_are_not_stored_are_named():

@@ -14,11 +14,14 @@ from seglib.metrics.boundary import (
 from seglib.metrics.coco_json import evaluate_coco
 from seglib.metrics.coco_objects import CocoObjects
 from seglib.metrics.confusion import ConfusionMatrix, SemanticScores, confusion
+from seglib.metrics.detection_errors import DetectionErrors, detection_errors
 from seglib.metrics.rand import RandScores, cells, foreground_rand
 
 __all__ = [
     "APScores",
     "AveragePrecision",
+    "DetectionErrors",
+    "detection_errors",
     "BoundaryF1",
     "BoundaryIoU",
     "BoundaryScores",

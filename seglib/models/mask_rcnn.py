@@ -132,7 +132,7 @@ class MaskRCNN(nn.Module):
         if objects is None:
             boxes, labels, scores = self._detect(class_logits, box_deltas, regions, matches > IGNORE, size)
         else:
-            boxes, labels, scores = objects_first(regions, matches, objects)
+            boxes, labels, scores = objects_first(regions, matches, objects, self.regions)
         return MaskRCNNOutput(
             anchors=torch.cat(anchors)[None].expand(len(images), -1, -1),
             objectness=at_least_float32(torch.cat(objectness, 1)),
@@ -189,11 +189,12 @@ class MaskRCNN(nn.Module):
         mask = mask_loss(out.mask_logits[image, slot], target)
         return {"objectness": objectness, "anchor": anchor, "class": classes, "box": box, "mask": mask}
 
-    def predict(self, images: Tensor) -> list[Instances]:
+    def predict(self, images: Tensor, size: Sequence[int] | None = None) -> list[Instances]:
         """The objects in each image by falling score, in evaluation mode; the model's own mode comes back afterwards.
 
         Args:
             images: ``(B, 3, H, W)`` float in [0, 1].
+            size: ``(H, W)`` of the masks when it isn't that of the images; boxes are scaled alike.
 
         Raises:
             ValueError: when the images are no float images in [0, 1].
@@ -204,7 +205,10 @@ class MaskRCNN(nn.Module):
             return []
         with evaluating(self):
             out = self(images)
-        return self.instances(out, (images.shape[-2], images.shape[-1]))
+        height, width = images.shape[-2:]
+        new_height, new_width = (height, width) if size is None else size
+        scale = out.boxes.new_tensor([new_width / width, new_height / height] * 2)
+        return self.instances(replace(out, boxes=out.boxes * scale), (new_height, new_width))
 
     def instances(self, out: MaskRCNNOutput, size: Sequence[int]) -> list[Instances]:
         """The detections of an output made without targets, each mask pasted into an image of ``size`` (H, W)."""

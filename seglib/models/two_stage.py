@@ -175,7 +175,8 @@ def sample_regions(
         matches = match_boxes(box_iou(found.boxes.to(boxes.dtype), candidates), high=s.match, low=s.match)
         picked = sample_balanced(matches, s.sample, s.positive)
         chosen.append((candidates[picked], matches[picked]))
-    most = max(len(m) for _, m in chosen)
+    # how many there can be, not how many there are: the shape depends on neither weights nor chance
+    most = min(s.sample, proposals.shape[1] + max(len(o) for o in objects))
     regions = proposals.new_zeros(len(chosen), most, 4)
     filled = torch.full((len(chosen), most), IGNORE, device=proposals.device)
     for i, (boxes, matches) in enumerate(chosen):
@@ -190,9 +191,11 @@ def spread(values: Tensor, valid: Tensor, image: Tensor, slot: Tensor) -> Tensor
     return out.index_put((image, slot), values)
 
 
-def objects_first(regions: Tensor, matches: Tensor, objects: list[Instances]) -> tuple[Tensor, Tensor, Tensor]:
+def objects_first(
+    regions: Tensor, matches: Tensor, objects: list[Instances], s: RegionSettings
+) -> tuple[Tensor, Tensor, Tensor]:
     """Of sampled regions those that are objects: boxes ``(B, D, 4)``, labels ``(B, D)``, and 1 as their score."""
-    count = int((matches >= 0).sum(1).max()) if matches.numel() else 0
+    count = min(int(s.sample * s.positive), matches.shape[1])
     regions, matches = regions[:, :count], matches[:, :count]
     table, first = join(objects)
     valid = matches >= 0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seglib.layers.roi_heads import cells_first
-from seglib.weights.renaming import Rule, coco_things, rename
+from seglib.weights.renaming import Rule, coco_names, coco_things, rename
 
 RESNET_FPN: list[Rule] = [
     (r"backbone\.bottom_up\.stem\.conv1\.", r"encoder.conv1."),
@@ -66,4 +66,5 @@ def convert_mask_rcnn(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], d
             "convert the checkpoint of the model zoo"
         )
     arguments = {"frozen": True, "stride_in_1x1": True, "sampling_ratio": 0}
-    return renamed, {"num_classes": 80, "arguments": arguments, "task": "instance", "categories": categories}
+    facts = {"num_classes": 80, "arguments": arguments, "task": "instance", "categories": categories}
+    return renamed, facts | {"category_ids": [i for i, name in enumerate(coco_names(), 1) if name != "N/A"]}

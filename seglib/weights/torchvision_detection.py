@@ -98,4 +98,5 @@ def _finish(renamed: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _metadata(arguments: dict[str, Any]) -> dict[str, Any]:
     categories = coco_things(with_gaps=True)
-    return {"num_classes": 90, "arguments": arguments, "task": "instance", "categories": categories}
+    facts = {"num_classes": 90, "arguments": arguments, "task": "instance", "categories": categories}
+    return facts | {"category_ids": list(range(1, 91))}

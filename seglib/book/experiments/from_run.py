@@ -16,18 +16,21 @@ from typing import Any
 from seglib.book.results import write_results
 from seglib.data.catalog import SegmentationDataset, build_dataset
 from seglib.metrics.rand import cells, foreground_rand
-from seglib.models.zoo import build
-from seglib.train import SemanticTask, evaluate
+from seglib.models.zoo import build, find
+from seglib.train import TASKS, evaluate
 from seglib.train.log import read_log
-from seglib.weights import load_weights, read_metadata
+from seglib.weights import load_weights, read_metadata, save_weights
 
 
-def collect(run: Path, root: Path | None, *, points: int = 200, device: str = "cpu") -> tuple[dict[str, Any], int]:
+def collect(
+    run: Path, root: Path | None, *, store: Path | None = None, points: int = 200, device: str = "cpu"
+) -> tuple[dict[str, Any], int]:
     """The test scores, the loss curve and the settings of a finished run, and its seed.
 
     Args:
         run: the folder that ``seglib train`` wrote.
         root: the dataset's folder.
+        store: a file for the weights in half precision, half as large; the scores are those of this file.
         points: the loss curve is averaged down to at most this many points.
         device: where to evaluate.
 
@@ -46,9 +49,13 @@ def collect(run: Path, root: Path | None, *, points: int = 200, device: str = "c
 
     model = build(metadata["model"], metadata["num_classes"], **metadata.get("arguments", {}))
     load_weights(model, weights)
+    if store is not None:
+        save_weights(model.half(), store, metadata)
+        load_weights(model.float(), store)
+    task = TASKS[find(metadata["model"]).task]
     size = metadata.get("size")
-    test = build_dataset(metadata["data"], root, "test", size=tuple(size) if size else None)
-    scores = evaluate(model.to(device), test, SemanticTask(test.categories), batch_size=4)
+    test = build_dataset(metadata["data"], root, "test", size=tuple(size) if size else None, keep=(task.needs,))
+    scores = evaluate(model.to(device), test, task(test.categories), batch_size=4)
     if metadata["data"] == "isbi":
         scores["rand"] = rand_of_cells(model, test)
     data = {
@@ -61,7 +68,7 @@ def collect(run: Path, root: Path | None, *, points: int = 200, device: str = "c
         "cpu_seconds": facts["cpu_seconds"],
         "test_images": len(test),
         "scores": _rounded(scores),
-        "val_miou": round(metadata["scores"]["miou"], 4),
+        f"val_{task.score}": round(metadata["scores"][task.score], 4),
         "losses": curve,
     }
     return data | {"train_command": facts["command"]}, config["seed"]
@@ -93,16 +100,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m seglib.book.experiments.from_run", description=__doc__)
     parser.add_argument("run", type=Path, help="the folder of the run")
     parser.add_argument("--root", type=Path, help="the dataset's folder")
+    parser.add_argument("--store", type=Path, help="also write the weights there, in half precision")
     parser.add_argument("--device", default="cpu", help="where to evaluate (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     options = parser.parse_args(given)
     try:
-        data, seed = collect(options.run, options.root, device=options.device)
+        data, seed = collect(options.run, options.root, store=options.store, device=options.device)
         write_results(options.out, data, command=data.pop("train_command"), seed=seed)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"wrote {options.out}: test mIoU {data['scores']['miou']:.4f} on {data['test_images']} images")
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in data["scores"].items() if isinstance(value, float))
+    print(f"wrote {options.out}: {scores} on {data['test_images']} test images")
     return 0
 
 

@@ -1,0 +1,106 @@
+"""What is wrong with a detection: average precision says how much is missing, not why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from seglib.ops.boxes import box_iou
+from seglib.ops.masks import mask_iou
+from seglib.types import Instances
+
+KINDS = ("correct", "duplicate", "class", "location", "both", "background", "ignored")
+"""What a detection can be, in the order of :attr:`DetectionErrors.kinds`."""
+
+
+@dataclass(frozen=True)
+class DetectionErrors:
+    """The judgement of one image.
+
+    Attributes:
+        kinds: ``(D,)`` int64 for each detection, an index into :data:`KINDS`.
+        objects: ``(D,)`` int64, the object that the judgement is about; −1 for background.
+        missed: ``(G,)`` bool, objects that no detection found. Crowds are never missed.
+    """
+
+    kinds: Tensor
+    objects: Tensor
+    missed: Tensor
+
+    def counts(self) -> dict[str, int]:
+        """How many detections are of each kind, and how many objects were ``missed``."""
+        found = torch.bincount(self.kinds, minlength=len(KINDS)).tolist()
+        return dict(zip(KINDS, found, strict=True)) | {"missed": int(self.missed.sum())}
+
+
+def detection_errors(
+    prediction: Instances,
+    target: Instances,
+    *,
+    threshold: float = 0.5,
+    near: float = 0.1,
+    kind: Literal["masks", "boxes"] = "masks",
+) -> DetectionErrors:
+    """Sort the detections of one image by what they got wrong.
+
+    Detections are matched as for AP: by falling score, each takes the object of its class that it overlaps most, if the
+    IoU is at least ``threshold`` and nobody took it. What finds none is
+
+    - a **duplicate**, when it overlaps a taken object of its class that much,
+    - wrong in **class**, when it overlaps an object of another class that much,
+    - wrong in **location**, when it overlaps an object of its class by ``near`` at least,
+    - wrong in **both**, when it overlaps an object of another class by ``near`` at least,
+    - **background** otherwise,
+
+    and the first that applies. What lies in a crowd of its class is **ignored**. Leave out detections that you wouldn't
+    use: with a low threshold on the score most are background.
+
+    Source: after Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020, section 3.
+
+    Args:
+        prediction: the detections, with scores.
+        target: the objects.
+        threshold: IoU from which an object counts as found, in (0, 1].
+        near: IoU from which a detection is about an object, in (0, threshold].
+        kind: what overlaps are computed of.
+
+    Raises:
+        ValueError: without scores, or when a threshold is out of range.
+    """
+    if prediction.scores is None:
+        raise ValueError("the prediction has no scores, by which detections are matched; pass scores (N,)")
+    if not 0 < near <= threshold <= 1:
+        raise ValueError(f"expected 0 < near <= threshold <= 1, got near {near} and threshold {threshold}")
+    count = len(target)
+    crowd = torch.zeros(count, dtype=torch.bool) if target.iscrowd is None else target.iscrowd.cpu()
+    if kind == "masks":
+        overlap = mask_iou(prediction.masks, target.masks, target.iscrowd).cpu()  # (D, G)
+    else:
+        overlap = box_iou(prediction.boxes, target.boxes).cpu()
+    same = prediction.labels.cpu()[:, None] == target.labels.cpu()  # (D, G)
+    single = ~crowd
+
+    kinds = torch.full((len(prediction),), KINDS.index("background"))
+    objects = torch.full((len(prediction),), -1)
+    taken = torch.zeros(count, dtype=torch.bool)
+    for i in prediction.scores.cpu().argsort(descending=True, stable=True).tolist():
+        of_class, of_others = same[i] & single, ~same[i] & single
+        choices = (
+            ("correct", of_class & ~taken, threshold),
+            ("ignored", same[i] & crowd, threshold),
+            ("duplicate", of_class & taken, threshold),
+            ("class", of_others, threshold),
+            ("location", of_class, near),
+            ("both", of_others, near),
+        )
+        for name, allowed, least in choices:
+            scores = torch.where(allowed, overlap[i], -1.0)
+            if count and scores.max() >= least:
+                kinds[i], objects[i] = KINDS.index(name), scores.argmax()
+                break
+        if kinds[i] == KINDS.index("correct"):
+            taken[objects[i]] = True
+    return DetectionErrors(kinds, objects, single & ~taken)

@@ -36,7 +36,7 @@ LOSS_NAMES = ("ce", "focal", "ohem", "dice", "tversky", "lovasz", "ce+dice", "ce
 
 Data = Annotated[
     str,
-    typer.Option(help="scenes (made, no download), camvid, pets, voc, cityscapes, isbi, or folder (your own)."),
+    typer.Option(help="scenes (made), camvid, pets, voc, cityscapes, isbi, coco, dsb2018, or folder (your own)."),
 ]
 Root = Annotated[Path | None, typer.Option(help="Folder of the dataset; scenes needs none.")]
 SizeText = Annotated[

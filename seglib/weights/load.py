@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from seglib.data.images import atomic_path
+from seglib.weights.pickles import read_arrays
 
 _HEADER = "seglib"  # the entry of the header that holds the metadata, as JSON
 _SHOWN = 3  # keys named per kind of mismatch
@@ -117,31 +119,40 @@ def mismatch(model: nn.Module, state: Mapping[str, Tensor]) -> str:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint of another codebase: a safetensors file or one of ``torch.save``.
+    """The tensors of a checkpoint of another codebase: safetensors, ``torch.save``, or a pickle of arrays (``.pkl``).
 
     ``torch.save`` files are read with ``weights_only=True``, which builds tensors and plain containers and runs nothing
-    that the file contains. A training checkpoint's weights are taken from its entry ``model`` or ``state_dict``.
+    that the file contains; pickles of arrays by :func:`~seglib.weights.pickles.read_arrays`. A training checkpoint's
+    weights are taken from its entry ``model`` or ``state_dict``.
 
     Raises:
         FileNotFoundError: when there is no such file.
         ValueError: when the file is damaged, holds more than tensors, or no state dict.
     """
-    if not _is_pickle(path):
+    arrays = Path(path).suffix == ".pkl"
+    if not arrays and not _is_pickle(path):
         with _open(path) as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    content = read_arrays(path) if arrays else _read_torch(path)
+    for name in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if isinstance(content, Mapping):
+        content = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in content.items()}
+    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(f"{path} holds no state dict; save one with torch.save(model.state_dict(), …)")
+    return dict(content)
+
+
+def _read_torch(path: str | Path) -> Any:
+    """What a file of ``torch.save`` holds, if that is tensors and plain containers."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged zip or pickle raises whatever its bytes lead to
         raise ValueError(
             f"{path} can't be read safely ({type(error).__name__}): it is damaged or holds more than tensors; "
             f"save its state dict alone with torch.save(model.state_dict(), …)"
         ) from error
-    for name in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{path} holds no state dict; save one with torch.save(model.state_dict(), …)")
-    return dict(content)
 
 
 def _is_pickle(path: str | Path) -> bool:

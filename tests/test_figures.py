@@ -20,6 +20,9 @@ from seglib.book import figures
 from seglib.book.figures.element import source
 from seglib.losses import lovasz
 from seglib.metrics import AveragePrecision
+from seglib.ops.boxes import box_iou
+from seglib.ops.nms import nms
+from seglib.ops.roi import roi_align, roi_pool
 from seglib.types import VOID, Category, Instances, Panoptic, Sample, Segment
 
 CATEGORIES = (Category(0, "car", True, (230, 159, 0)), Category(1, "sky", False, (86, 180, 233)))
@@ -49,10 +52,12 @@ ALL: dict[str, Callable[[], figures.Figure]] = {
     "transposed_conv": figures.transposed_conv,
     "receptive_field": figures.receptive_field,
     "dilation": figures.dilation,
+    "nms": figures.nms,
     "loss_dial": figures.loss_dial,
     "pixel_probe": lambda: figures.pixel_probe(scene(), CATEGORIES),
     "valid_tiles": lambda: figures.valid_tiles(scene().image),
     "precision_recall": figures.precision_recall,
+    "roi_bins": figures.roi_bins,
 }
 
 
@@ -111,6 +116,10 @@ def test_another_source_is_another_element():
         (lambda: figures.dilation([]), r"1 to 4 layers with rates of 1 to 36, got \(\)"),
         (lambda: figures.dilation((1, 0)), r"got \(1, 0\)"),
         (lambda: figures.dilation(cells=50), "cells must be 9 to 41, got 50"),
+        (lambda: figures.nms([(0, 0, 1, 1)], [0.5]), "2 to 8 boxes with a score each, got 1 and 1"),
+        (lambda: figures.nms([(0, 0, 1, 1), (2, 2, 2, 3)], [0.5, 0.5]), r"box \(2, 2, 2, 3\) is empty or leaves"),
+        (lambda: figures.nms([(0, 0, 1, 1), (2, 2, 43, 3)], [0.5, 0.5]), "leaves the ground of 42 × 28"),
+        (lambda: figures.nms(threshold=1.1), "scores and threshold must be 0 to 1"),
         (lambda: figures.pixel_probe(Sample(torch.rand(3, 8, 8), "a"), CATEGORIES), "needs semantic, instances and"),
         (lambda: figures.pixel_probe(scene(), CATEGORIES, start=(16, 0)), r"start \(16, 0\) lies outside"),
         (lambda: figures.valid_tiles(torch.rand(3, 8, 9)), r"image must be \(3, H, H\) .* got \(3, 8, 9\)"),
@@ -122,6 +131,11 @@ def test_another_source_is_another_element():
         (lambda: figures.precision_recall((1, 0), scores=(0.2, 0.9)), r"falling, got \(0.2, 0.9\)"),
         (lambda: figures.precision_recall((1, 0), scores=(0.2,)), "2 detections need as many scores"),
         (lambda: figures.precision_recall((1, 1, 1), objects=2), "objects must be 3 .* to 8, got 2"),
+        (lambda: figures.roi_bins([[1, 2, 3]]), r"rows of equal length, 3 to 12 a side, got \[3\]"),
+        (lambda: figures.roi_bins([[0] * 4] * 4), "features must be 0 or more, not all 0"),
+        (lambda: figures.roi_bins(size=5), "size must be 1 to 4, got 5"),
+        (lambda: figures.roi_bins(ratio=0), "ratio must be 1 to 4, got 0"),
+        (lambda: figures.roi_bins(box=(1, 1, 9, 3)), r"box \(1, 1, 9, 3\) is empty or leaves the map of 8 × 6 cells"),
     ],
 )
 def test_a_wrong_argument_is_named(make, said):
@@ -288,6 +302,45 @@ def test_the_objects_part_of_the_pull(js):
     assert js("loss_dial", "objectShare", grads) == [0.25, 1.0]
 
 
+def test_suppression_and_iou_equal_seglibs_on_random_boxes_with_ties(js):
+    draw = torch.Generator().manual_seed(7)
+    cases: list[Any] = []
+    for _ in range(300):
+        n = int(torch.randint(1, 9, (1,), generator=draw))
+        corner, side = torch.rand(2, n, 2, generator=draw, dtype=torch.float64)
+        boxes = torch.cat([corner, corner + side], 1) * 10
+        boxes = boxes.round() if len(cases) % 2 else boxes  # whole numbers: IoUs that equal the threshold, empty boxes
+        scores = torch.randint(0, 5, (n,), generator=draw).double() / 4
+        cases.append([boxes, scores, [0.0, 0.25, 0.5, 0.75, 1.0][len(cases) % 5]])
+    sent = [[boxes.tolist(), scores.tolist(), threshold] for boxes, scores, threshold in cases]
+    for (boxes, scores, threshold), got in zip(cases, js("nms", "nms", sent), strict=True):
+        kept = nms(boxes, scores, threshold)
+        assert got["kept"] == kept.tolist()
+        assert got["order"] == scores.argsort(descending=True, stable=True).tolist()
+        overlap = box_iou(boxes, boxes)
+        for i, by in enumerate(got["by"]):
+            if by < 0:
+                assert i in got["kept"]
+            else:  # the first of the kept boxes that overlaps it too much, and one before it
+                assert by == next(k for k in got["kept"] if overlap[k, i] > threshold)
+                assert got["order"].index(by) < got["order"].index(i)
+    pairs = [[a.tolist(), b.tolist()] for boxes, *_ in cases for a in boxes for b in boxes]
+    want = torch.cat([box_iou(boxes, boxes).flatten() for boxes, *_ in cases])
+    np.testing.assert_allclose(js("nms", "iou", pairs), want, rtol=1e-12)  # float64 on both sides
+
+
+def test_why_a_box_stays_or_goes_is_said(js):
+    row = [[x, 0, x + 12, 10] for x in (0, 4, 8)]  # neighbours overlap by 0.5, the ends by 0.2
+    scores = [0.9, 0.8, 0.7]
+    first, middle, last = js("nms", "why", [[i, row, scores, 0.4] for i in range(3)])
+    assert first == "A survives: it has the highest score."
+    assert middle == "B is dropped by A, which has a higher score: IoU 0.50, above 0.40."
+    assert last == (
+        "C survives: of the survivors before it A overlaps it most, IoU 0.20. "
+        "B overlaps it by 0.50, but was dropped before and drops nobody."
+    )
+
+
 def ones_through(rates, x):
     for d in rates:
         x = F.conv2d(x, torch.ones(1, 1, 3, 3, dtype=x.dtype), padding=d, dilation=d)
@@ -427,6 +480,39 @@ def test_the_area_is_the_sum_of_the_levels_at_the_hits(js):
     assert js("precision_recall", "interpolate", [[[1, 0.5, 2 / 3, 0.5]], [[0]]]) == [[1, 2 / 3, 2 / 3, 0.5], [0]]
     moves = js("precision_recall", "moved", [[[1, 2, 3], 0, 2], [[1, 2, 3], 2, 0], [[1, 2, 3], 1, 1]])
     assert moves == [[2, 3, 1], [3, 1, 2], [1, 2, 3]]
+
+
+def maps_and_boxes(count):
+    """Random maps and boxes; some are smaller than a cell or lie partly or wholly beyond the map."""
+    rng, g = random.Random(11), torch.Generator().manual_seed(11)
+    for _ in range(count):
+        height, width = rng.randint(3, 7), rng.randint(3, 7)
+        x, y = rng.uniform(-3, width + 1), rng.uniform(-3, height + 1)
+        side = rng.choice([0.8, 3, 9])
+        box = [round(v, 2) for v in (x, y, x + rng.uniform(0, side), y + rng.uniform(0, side))]
+        yield torch.randn(height, width, generator=g, dtype=torch.float64), box, rng.randint(1, 4)
+
+
+def test_rounded_bins_give_what_seglibs_roi_pool_gives(js):
+    cases = [(m, box, size) for m, box, size in maps_and_boxes(300)]
+    cases += [(m, [v + 0.5 for v in (0, 1, 2, 1)], 2) for m, *_ in cases[:5]]  # halves go away from zero
+    found = js("roi_bins", "roiPool", [[m.tolist(), box, size] for m, box, size in cases])
+    for (m, box, size), got in zip(cases, found, strict=True):
+        boxes = torch.tensor([box], dtype=torch.float64)
+        want = roi_pool(m[None, None], boxes, torch.tensor([0]), size, strides=1.0, impl="reference")
+        assert [g["value"] for g in got] == want.flatten().tolist()
+        assert all(g["row"] < 0 or m[g["row"], g["column"]] == g["value"] for g in got)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_samples_and_their_means_give_what_seglibs_roi_align_gives(js, aligned):
+    cases = [(m, box, size, 1 + i % 4) for i, (m, box, size) in enumerate(maps_and_boxes(300))]
+    found = js("roi_bins", "roiAlign", [[m.tolist(), box, size, ratio, aligned] for m, box, size, ratio in cases])
+    for (m, box, size, ratio), got in zip(cases, found, strict=True):
+        boxes = torch.tensor([box], dtype=torch.float64)
+        where = {"strides": 1.0, "sampling_ratio": ratio, "aligned": aligned}
+        want = roi_align(m[None, None], boxes, torch.tensor([0]), size, **where)
+        np.testing.assert_allclose(got, want.flatten(), rtol=1e-12, atol=1e-12)  # float64 on both sides
 
 
 # In the browser
@@ -618,6 +704,41 @@ def test_a_dilated_stack_follows_sliders_presets_keys_and_mouse(show):
     assert visit.problems() == []
 
 
+def test_boxes_follow_mouse_keys_scores_and_threshold(show):
+    visit = show("nms", width=800)
+    page = visit.page
+    status, fates = page.locator(".status"), page.locator(".fate")
+    assert status.inner_text().startswith("4 of 6 boxes survive: A, E, C, F.")
+    assert fates.nth(1).inner_text() == "dropped by A, IoU 0.56"
+    box = page.get_by_role("slider", name="Box B", exact=True)
+    box.focus()
+    page.keyboard.press("ArrowRight")  # half a unit away from A
+    assert box.get_attribute("aria-valuetext") == "left 6.5, top 6.0, dropped by A, IoU 0.51"
+    assert "B is dropped by A, which has a higher score: IoU 0.51, above 0.50." in status.inner_text()
+    page.keyboard.press("ArrowRight")
+    assert fates.nth(1).inner_text() == "survives" and fates.nth(2).inner_text().startswith("dropped by B")
+    page.get_by_label("Score of C").focus()
+    page.keyboard.press("End")
+    assert fates.nth(1).inner_text().startswith("dropped by C")
+    assert "C survives: it has the highest score." in status.inner_text()
+    page.get_by_label("IoU threshold").focus()
+    page.keyboard.press("End")
+    assert status.inner_text().startswith("6 of 6 boxes survive")
+    page.keyboard.press("Home")
+    unit = page.locator(".stage svg").bounding_box()["width"] / 45
+    drag(page, ".box[aria-label='Box F']", 0, 4 * unit)
+    assert "left 31.0, top 16.0" in page.get_by_role("slider", name="Box F").get_attribute("aria-valuetext")
+    page.get_by_role("button", name="A chain").click()
+    assert page.locator(".box").count() == 5
+    page.get_by_label("IoU threshold").focus()
+    for _ in range(45):
+        page.keyboard.press("ArrowRight")
+    assert status.inner_text().startswith("3 of 5 boxes survive: A, C, E.")
+    page.get_by_role("button", name="Reset").click()
+    assert page.locator(".box").count() == 6
+    assert visit.problems() == []
+
+
 def test_a_tile_follows_mouse_keys_and_sliders(show):
     visit = show("valid_tiles", width=800)
     page = visit.page
@@ -640,6 +761,59 @@ def test_a_tile_follows_mouse_keys_and_sliders(show):
     page.keyboard.press("Home")
     assert "8 more on every side" in status.inner_text()
     assert table.locator("tr").count() == 3  # the head and two levels
+    assert visit.problems() == []
+
+
+def test_a_box_follows_mouse_keys_and_buttons_and_both_results_follow_it(show):
+    visit = show("roi_bins", width=800)
+    page = visit.page
+    body, status = page.locator(".body").first, page.locator(".status")
+
+    def results():
+        texts = [page.locator(".result").nth(i).locator("text").all_text_contents() for i in (0, 1)]
+        return [[float(t) for t in found] for found in texts]
+
+    def want(box, size=2, ratio=2, aligned=True):
+        m, boxes = torch.tensor(figures.ROI_MAP, dtype=torch.float64)[None, None], torch.tensor([box]).double()
+        where = {"strides": 1.0, "sampling_ratio": ratio, "aligned": aligned}
+        pooled = roi_pool(m, boxes, torch.tensor([0]), size, strides=1.0).flatten()
+        return [
+            [f"{v:.2f}" for v in r] for r in (pooled, roi_align(m, boxes, torch.tensor([0]), size, **where).flatten())
+        ]
+
+    def agree(*args, **kwargs):
+        for got, expected in zip(results(), want(*args, **kwargs), strict=True):
+            assert got == pytest.approx([float(v) for v in expected], abs=0.0101)  # halves of a cent may round apart
+
+    agree((1.2, 0.9, 4.4, 4.7))
+    body.focus()
+    page.keyboard.press("ArrowRight")
+    agree((1.3, 0.9, 4.5, 4.7))  # 4.5 rounds to 5: the pooled box grows by a column
+    assert "reads columns 1 to 5 and rows 1 to 5" in status.inner_text()
+    assert "The last change moved a bin of RoI Pooling by up to" in status.inner_text()
+    page.keyboard.press("ArrowDown")
+    assert body.get_attribute("aria-valuetext") == "left 1.30, top 1.00, right 4.50, bottom 4.80"
+    corner = page.get_by_role("slider", name="Box, top left corner")
+    corner.focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowLeft")
+    agree((1.0, 1.0, 4.5, 4.8))
+    page.get_by_role("button", name="aligned").click()
+    agree((1.0, 1.0, 4.5, 4.8), aligned=False)
+    assert "half a cell too far right" in status.inner_text()
+    page.get_by_label("Bins P").focus()
+    page.keyboard.press("ArrowRight")
+    page.get_by_label("Samples a bin").focus()
+    page.keyboard.press("Home")
+    agree((1.0, 1.0, 4.5, 4.8), size=3, ratio=1, aligned=False)
+    cell = page.locator(".map").first.bounding_box()["width"] / 9.4
+    drag(page, ".panel:nth-child(2) .body", 20 * cell, 0)  # as far as it goes, in the second panel
+    assert body.get_attribute("aria-valuetext").startswith("left 4.50, top 1.00, right 8.00")
+    agree((4.5, 1.0, 8.0, 4.8), size=3, ratio=1, aligned=False)
+    page.get_by_role("button", name="Box 0.1 to the left").click()
+    assert body.get_attribute("aria-valuenow") == "4.40"
+    page.get_by_role("button", name="Reset").click()
+    assert body.get_attribute("aria-valuenow") == "1.20"
     assert visit.problems() == []
 
 

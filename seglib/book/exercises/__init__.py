@@ -1,7 +1,7 @@
 """The exercises of every chapter. A chapter adds its module ``chNN`` with a dict ``EXERCISES`` and its line here."""
 
 from seglib.book.exercise import Exercise
-from seglib.book.exercises import ch01, ch02, ch03, ch04, ch05, ch06, ch09
+from seglib.book.exercises import ch01, ch02, ch03, ch04, ch05, ch06, ch07, ch08, ch09, ch10
 
 CHECKS: dict[str, Exercise] = {
     **ch01.EXERCISES,
@@ -10,6 +10,9 @@ CHECKS: dict[str, Exercise] = {
     **ch04.EXERCISES,
     **ch05.EXERCISES,
     **ch06.EXERCISES,
+    **ch07.EXERCISES,
+    **ch08.EXERCISES,
     **ch09.EXERCISES,
+    **ch10.EXERCISES,
 }
 """Name of an exercise, such as ``"ch02.dice"``, → the exercise."""

@@ -116,7 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: _rounded(v) if isinstance(v, dict) else round(v, 4) for k, v in values.items()}
+    """The numbers with four decimals; a score that doesn't exist (NaN: no object of that size) is left out."""
+    there = {k: v for k, v in values.items() if isinstance(v, dict) or v == v}
+    return {k: _rounded(v) if isinstance(v, dict) else round(v, 4) for k, v in there.items()}
 
 
 if __name__ == "__main__":

@@ -22,10 +22,11 @@ from seglib.book.pretrained import stored_model
 from seglib.data.collate import collate
 from seglib.data.scenes import CATEGORIES, Scenes
 from seglib.layers.roi_heads import MaskHead
+from seglib.layers.rpn import propose
 from seglib.losses.two_stage import mask_loss, mask_targets
 from seglib.metrics.ap import AveragePrecision
 from seglib.models.mask_rcnn import MaskRCNN
-from seglib.models.two_stage import join
+from seglib.models.two_stage import join, sample_regions
 from seglib.ops.paste import paste_masks
 from seglib.train.optim import build_optimizer, lr_factor
 from seglib.types import Batch, Instances
@@ -153,14 +154,20 @@ def train_heads(
 @torch.no_grad()
 def _regions(model: MaskRCNN, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Patches ``(N, C, P, P)`` of the regions that are objects, their labels, and their masks ``(N, 2P, 2P)``."""
-    out = model(batch.images, batch.targets)
-    image, slot = (out.scores > 0).nonzero().unbind(1)  # (N,)
-    boxes = out.boxes[image, slot]
-    patches = model.pool(model.pyramid(batch.images), boxes, image, model.regions.mask_size)
-    table, first = join(batch.targets.instances or [])
-    match = first[image] + out.matches[image, slot]
+    objects = batch.targets.instances or []
+    size, r = (batch.images.shape[-2], batch.images.shape[-1]), model.rpn
+    pyramid = model.pyramid(batch.images)
+    anchors = model.anchors([level.shape[-2:] for level in pyramid], batch.images.device)
+    logits, deltas = model.rpn_head(pyramid)
+    scored = propose(logits, deltas, anchors, size, before_nms=r.before_nms[1], after_nms=r.after_nms[1])
+    regions, matches = sample_regions(*scored, objects, model.regions)
+    image, slot = (matches >= 0).nonzero().unbind(1)  # (N,)
+    boxes = regions[image, slot]
+    patches = model.pool(pyramid, boxes, image, model.regions.mask_size)
+    table, first = join(objects)
+    match = first[image] + matches[image, slot]
     target = mask_targets(table.masks, match, boxes, 2 * model.regions.mask_size, aligned=True, binary=True)
-    return patches, out.labels[image, slot], target
+    return patches, table.labels[match], target
 
 
 @torch.no_grad()

@@ -1,0 +1,465 @@
+"""The exercises of chapter 9, "Average precision"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from seglib.book.exercise import Exercise
+from seglib.metrics.ap_matching import IOU_THRESHOLDS
+from seglib.metrics.ap_scores import RECALLS
+
+# One wrong detection among two right ones -----------------------------------------------------------------------------
+
+ORDER = Exercise(
+    solution=(2 / 3, 5 / 6, 1.0),
+    wrong={
+        "not_interpolated": (
+            (7 / 12, 5 / 6, 1.0),
+            "With the wrong one in front you took the precision at the first hit, 1/2. The interpolation takes the "
+            "largest precision at that recall or a higher one.",
+        ),
+        "final_precision": (
+            (2 / 3, 2 / 3, 2 / 3),
+            "That is the precision of the whole list, which doesn't depend on the order. AP does.",
+        ),
+        "reversed": ((1.0, 5 / 6, 2 / 3), "The three numbers are in the reverse order: the wrong one in front first."),
+        "over_detections": (
+            (7 / 18, 13 / 18, 8 / 9),
+            "You took the mean of the precision over the three detections. AP is a mean over recall, which moves at "
+            "the hits only.",
+        ),
+        "percent": ((200 / 3, 250 / 3, 100.0), "Right, but as percentages: give fractions between 0 and 1."),
+        "end_costs": (
+            (2 / 3, 5 / 6, 2 / 3),
+            "The first two are right. When the wrong one comes last both objects are found already: what does it "
+            "change?",
+        ),
+    },
+    hint="Three numbers: the wrong one in front, in the middle, at the end. Write down precision at both hits, then "
+    "replace it by the largest one from there on.",
+    tolerance=5e-3,
+)
+
+
+# AP of a ranked list --------------------------------------------------------------------------------------------------
+
+
+def _steps(right: Sequence[int], objects: int) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall after every detection, each ``(D,)``."""
+    hits = np.cumsum(np.asarray(right, float))
+    return hits / np.arange(1, len(hits) + 1), hits / objects
+
+
+def _levels(right: Sequence[int], objects: int) -> np.ndarray:
+    """The interpolated precision after every detection ``(D,)``."""
+    precision, _ = _steps(right, objects)
+    return np.maximum.accumulate(precision[::-1])[::-1] if len(precision) else precision
+
+
+def _read(level: np.ndarray, recall: np.ndarray, recalls: np.ndarray) -> np.ndarray:
+    """The level at the first detection that reaches each recall, 0 where none does."""
+    return np.append(level, 0.0)[np.searchsorted(recall, recalls)]
+
+
+def average(right: Sequence[int], objects: int, recalls: np.ndarray = RECALLS) -> float:
+    """COCO's AP of a list of right (1) and wrong (0) detections by falling score."""
+    return float(_read(_levels(right, objects), _steps(right, objects)[1], recalls).mean())
+
+
+def _average_raw(right: Sequence[int], objects: int) -> float:
+    precision, recall = _steps(right, objects)
+    return float(_read(precision, recall, RECALLS).mean())
+
+
+def _average_area(right: Sequence[int], objects: int) -> float:
+    return float((_levels(right, objects) * np.asarray(right, float)).sum() / objects)
+
+
+def _average_reached(right: Sequence[int], objects: int) -> float:
+    _, recall = _steps(right, objects)
+    top = recall[-1] if len(recall) else 0.0
+    found = _read(_levels(right, objects), recall, RECALLS[top >= RECALLS])
+    return float(found.mean())
+
+
+def _average_of_hits(right: Sequence[int], objects: int) -> float:
+    return average(right, max(int(np.sum(right)), 1))
+
+
+def _average_last(right: Sequence[int], objects: int) -> float:
+    """Recalls that aren't reached take the last precision."""
+    level, (_, recall) = _levels(right, objects), _steps(right, objects)
+    at = np.searchsorted(recall, RECALLS).clip(max=max(len(level) - 1, 0))
+    return float(level[at].mean()) if len(level) else 0.0
+
+
+def _average_detections(right: Sequence[int], objects: int) -> float:
+    return float(_steps(right, objects)[0].mean()) if len(right) else 0.0
+
+
+def _lists() -> Mapping[str, tuple[list[int], int]]:
+    return {
+        "right, wrong, right with 2 objects": ([1, 0, 1], 2),
+        "wrong, right, right with 4 objects": ([0, 1, 1], 4),
+        "right, wrong, wrong, right, right, wrong with 5 objects": ([1, 0, 0, 1, 1, 0], 5),
+        "right, wrong, right with 3 objects": ([1, 0, 1], 3),
+        "7 right ones with 7 objects": ([1] * 7, 7),
+        "no detection with 3 objects": ([], 3),
+    }
+
+
+AVERAGE = Exercise(
+    solution=average,
+    wrong={
+        "raw": (
+            _average_raw,
+            "You read off the precision itself. Take the largest one at that recall or a higher one: a running "
+            "maximum from the end of the list.",
+        ),
+        "area": (
+            _average_area,
+            "That is the area under the curve, exactly. COCO samples it at the 101 recalls 0, 0.01, …, 1, and recall "
+            "0 is one of them.",
+        ),
+        "eleven_points": (
+            lambda right, objects: average(right, objects, np.linspace(0, 1, 11)),
+            "You read the curve at 11 recalls, as PASCAL VOC did in 2007. COCO reads it at 101.",
+        ),
+        "hundred_points": (
+            lambda right, objects: average(right, objects, RECALLS[1:]),
+            "You leave out recall 0: there are 101 recalls from 0 to 1, both included.",
+        ),
+        "reached_only": (
+            _average_reached,
+            "You leave out the recalls that aren't reached. They count with precision 0: that is how AP sees what was "
+            "missed.",
+        ),
+        "last_precision": (
+            _average_last,
+            "Recalls that aren't reached get your last precision. They count with precision 0: that is how AP sees "
+            "what was missed.",
+        ),
+        "recall_of_hits": (
+            _average_of_hits,
+            "Your recall ends at 1 although objects were missed: divide the hits by `objects`.",
+        ),
+        "over_detections": (
+            _average_detections,
+            "You took the mean of the precision over the detections. AP is a mean over recall, and wrong detections "
+            "at the end don't move it.",
+        ),
+    },
+    probes=_lists,
+    hint="Precision and recall after each detection, the running maximum from the end, then 101 recalls.",
+)
+
+
+# Matching -------------------------------------------------------------------------------------------------------------
+
+
+def _choices(iou: Tensor, threshold: float, *, again: bool = False, strict: bool = False) -> list[int]:
+    """The object of every detection, −1 for none, best score first."""
+    free, taken = set(range(iou.shape[1])), []
+    for row in iou.tolist():
+        wishes = [(row[g], g) for g in sorted(free) if (row[g] > threshold if strict else row[g] >= threshold)]
+        g = max(wishes)[1] if wishes else -1
+        if not again:
+            free.discard(g)
+        taken.append(g)
+    return taken
+
+
+def match_greedily(iou: Tensor, threshold: float) -> list[int]:
+    """The object that every detection takes, −1 for none. Rows are detections by falling score."""
+    return _choices(iou, threshold)
+
+
+def _match_argmax(iou: Tensor, threshold: float) -> list[int]:
+    """PASCAL VOC: the object of largest IoU or none."""
+    used: set[int] = set()
+    taken = []
+    for row in iou:
+        best = int(row.argmax()) if len(row) else -1
+        fits = best >= 0 and float(row[best]) >= threshold and best not in used
+        taken.append(best if fits else -1)
+        if fits:
+            used.add(best)
+    return taken
+
+
+def _match_first(iou: Tensor, threshold: float) -> list[int]:
+    free, taken = list(range(iou.shape[1])), []
+    for row in iou.tolist():
+        g = next((g for g in free if row[g] >= threshold), -1)
+        if g >= 0:
+            free.remove(g)
+        taken.append(g)
+    return taken
+
+
+def _match_objects_choose(iou: Tensor, threshold: float) -> list[int]:
+    chosen = _choices(iou.T, threshold)  # for every object a detection
+    return [chosen.index(d) if d in chosen else -1 for d in range(len(iou))]
+
+
+def _match_optimal(iou: Tensor, threshold: float) -> list[int]:
+    fits = iou >= threshold
+    rows, columns = linear_sum_assignment(-(fits.double() * (1 + iou.double() / 100)).numpy())
+    pairs = {int(d): int(g) for d, g in zip(rows, columns, strict=True) if fits[d, g]}
+    return [pairs.get(d, -1) for d in range(len(iou))]
+
+
+def _tables() -> Mapping[str, tuple[Tensor, float]]:
+    second = torch.tensor([[0.8, 0.6], [0.7, 0.65], [0.9, 0.1]])  # its first wish is taken, it takes its second
+    steal = torch.tensor([[0.55, 0.6, 0.0], [0.0, 0.7, 0.0], [0.1, 0.0, 0.5]])  # the best score takes the middle one
+    below = torch.tensor([[0.4, 0.45], [0.75, 0.2]])
+    needed = torch.tensor([[0.9, 0.8], [0.6, 0.0]])  # the best score takes what the other one needs
+    return {
+        "a detection whose best object is taken": (second, 0.5),
+        "a detection that overlaps two objects": (steal, 0.5),
+        "a detection that needs the object of a better one": (needed, 0.5),
+        "an IoU of exactly the threshold": (torch.tensor([[0.5, 0.25], [0.0, 0.75]], dtype=torch.float64), 0.75),
+        "overlaps below the threshold": (below, 0.5),
+        "no object": (torch.zeros(2, 0), 0.5),
+    }
+
+
+MATCH = Exercise(
+    solution=match_greedily,
+    wrong={
+        "taken_twice": (
+            lambda iou, threshold: _choices(iou, threshold, again=True),
+            "Two of your detections take the same object. Each object can be found once; what comes later must look "
+            "for another one.",
+        ),
+        "strict": (
+            lambda iou, threshold: _choices(iou, threshold, strict=True),
+            "An IoU of exactly the threshold counts: ≥, not >.",
+        ),
+        "no_second_choice": (
+            _match_argmax,
+            "Your detection gives up when its best object is taken. That is PASCAL VOC's rule; in COCO it takes the "
+            "best one among the *free* ones.",
+        ),
+        "first_that_fits": (
+            _match_first,
+            "Your detection takes the first free object that fits. It takes the one of largest IoU.",
+        ),
+        "objects_choose": (
+            _match_objects_choose,
+            "Your objects choose their detections. It is the detections that choose, best score first.",
+        ),
+        "optimal": (
+            _match_optimal,
+            "You look for the best assignment of all. COCO is greedy: a detection takes its object even if a later "
+            "one needs it more.",
+        ),
+        "no_threshold": (
+            lambda iou, threshold: _choices(iou, 0.0),
+            "Your detections take objects that they hardly touch: an overlap below the threshold is none.",
+        ),
+    },
+    probes=_tables,
+    hint="Go through the rows. Among the objects that are still free and overlap at least by the threshold take the "
+    "one of largest IoU; else −1.",
+)
+
+
+# The other AP ---------------------------------------------------------------------------------------------------------
+
+
+def _counts(iou: Tensor, thresholds: np.ndarray, *, strict: bool = False) -> np.ndarray:
+    """True positives at every threshold ``(T,)``, for tables with at most one candidate per row and column."""
+    table = iou.double().numpy()
+    if not table.size:
+        return np.zeros(len(thresholds))
+    pairs = table[..., None] > thresholds if strict else table[..., None] >= thresholds  # (D, G, T)
+    return pairs.any(1).sum(0).astype(float)
+
+
+def other_ap(iou: Tensor) -> float:
+    """The mean over ten thresholds of TP / (TP + FP + FN), for one image: IoU ``(D, G)``."""
+    tp, (d, g) = _counts(iou, IOU_THRESHOLDS), iou.shape
+    return float((tp / (d + g - tp)).mean())
+
+
+def _other_over(denominator: str) -> object:
+    def wrong(iou: Tensor) -> float:
+        tp, (d, g) = _counts(iou, IOU_THRESHOLDS), iou.shape
+        below = {"found": max(d, 1), "objects": g, "both": d + g}[denominator]
+        return float((tp / below).mean())
+
+    return wrong
+
+
+def _other_f1(iou: Tensor) -> float:
+    tp, (d, g) = _counts(iou, IOU_THRESHOLDS), iou.shape
+    return float((2 * tp / (d + g)).mean())
+
+
+def _other_at_half(iou: Tensor) -> float:
+    tp, (d, g) = float(_counts(iou, IOU_THRESHOLDS[:1])[0]), iou.shape
+    return tp / (d + g - tp)
+
+
+def _other_strict(iou: Tensor) -> float:
+    tp, (d, g) = _counts(iou, IOU_THRESHOLDS, strict=True), iou.shape
+    return float((tp / (d + g - tp)).mean())
+
+
+def _other_sums(iou: Tensor) -> float:
+    tp, (d, g) = _counts(iou, IOU_THRESHOLDS), iou.shape
+    return float(tp.sum() / (d + g - tp).sum())
+
+
+def _cells() -> Mapping[str, tuple[Tensor]]:
+    return {
+        "three cells, two found and one invented": (
+            torch.tensor([[0.93, 0.0, 0.0], [0.0, 0.62, 0.1], [0.0, 0.0, 0.3]]),
+        ),
+        "an IoU of exactly 0.75": (torch.tensor([[0.75, 0.0], [0.0, 0.97]]),),
+        "one detection for four cells": (torch.tensor([[0.0, 0.8, 0.0, 0.0]]),),
+        "no detection": (torch.zeros(0, 2),),
+    }
+
+
+OTHER = Exercise(
+    solution=other_ap,
+    wrong={
+        "precision": (
+            _other_over("found"),
+            "You divide by the detections: that is precision. The cells that were missed belong below the line too.",
+        ),
+        "recall": (
+            _other_over("objects"),
+            "You divide by the cells: that is recall. The detections of nothing belong below the line too.",
+        ),
+        "f1": (_other_f1, "That is F1, 2 TP / (2 TP + FP + FN). Here the hits count once, above and below."),
+        "counted_twice": (
+            _other_over("both"),
+            "D + G counts every hit twice. TP + FP + FN is D + G − TP.",
+        ),
+        "at_half_only": (_other_at_half, "That is the value at IoU 0.5 alone. Take the mean over the ten thresholds."),
+        "strict": (_other_strict, "An IoU of exactly the threshold counts here: ≥, not >."),
+        "sums_first": (
+            _other_sums,
+            "You add up over the thresholds first and divide once. Divide at every threshold, then take the mean.",
+        ),
+    },
+    probes=_cells,
+    hint="At each threshold TP is the number of pairs with IoU ≥ t, FP = D − TP and FN = G − TP.",
+)
+
+
+# The best threshold ---------------------------------------------------------------------------------------------------
+
+
+def _f1_table(scores: Tensor, right: Tensor, objects: int) -> list[tuple[float, float]]:
+    """(F1, score) for every score as the threshold."""
+    out = []
+    for t in sorted(set(scores.tolist()), reverse=True):
+        kept = scores >= t
+        out.append((float(2 * right[kept].sum() / (kept.sum() + objects)), t))
+    return out
+
+
+def best_threshold(scores: Tensor, right: Tensor, objects: int) -> float:
+    """The score t with the largest F1 of the detections with scores ≥ t; the highest of several."""
+    return max(_f1_table(scores, right, objects))[1]
+
+
+def _best_lowest(scores: Tensor, right: Tensor, objects: int) -> float:
+    return max((f, -t) for f, t in _f1_table(scores, right, objects))[1] * -1
+
+
+def _best_inside_ties(scores: Tensor, right: Tensor, objects: int) -> float:
+    order = scores.argsort(descending=True, stable=True)
+    f1 = 2 * right[order].double().cumsum(0) / (torch.arange(1, len(scores) + 1) + objects)
+    return float(scores[order][f1.argmax()])
+
+
+def _best_of(measure: str) -> object:
+    def wrong(scores: Tensor, right: Tensor, objects: int) -> float:
+        rows = []
+        for _, t in _f1_table(scores, right, objects):
+            kept = scores >= t
+            tp, n = float(right[kept].sum()), int(kept.sum())
+            found = {"precision": tp / n, "recall": tp / objects, "hits": 2 * tp / (n + float(right.sum()))}
+            rows.append((found[measure], t))
+        return max(rows)[1]
+
+    return wrong
+
+
+def _best_index(scores: Tensor, right: Tensor, objects: int) -> int:
+    order = scores.argsort(descending=True, stable=True).tolist()
+    best = best_threshold(scores, right, objects)
+    return max(i for i, at in enumerate(order) if float(scores[at]) == best)
+
+
+def _best_value(scores: Tensor, right: Tensor, objects: int) -> float:
+    return max(_f1_table(scores, right, objects))[0]
+
+
+def _detections() -> Mapping[str, tuple[Tensor, Tensor, int]]:
+    def case(scores: list[float], right: list[int], objects: int) -> tuple[Tensor, Tensor, int]:
+        return torch.tensor(scores, dtype=torch.float64), torch.tensor(right, dtype=torch.bool), objects
+
+    return {
+        "six detections of five objects": case([0.9, 0.8, 0.7, 0.6, 0.3, 0.2], [1, 1, 0, 1, 0, 0], 5),
+        "scores that are not sorted": case([0.2, 0.9, 0.4, 0.6], [1, 1, 0, 1], 3),
+        "equal scores": case([0.9, 0.5, 0.5, 0.5, 0.4], [1, 1, 0, 0, 1], 3),
+        "two thresholds that are equally good": case([0.9, 0.8, 0.7, 0.4], [1, 0, 0, 1], 2),
+        "a right one far down": case([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3], [1, 1, 0, 0, 0, 0, 1], 3),
+        "many missed objects": case([0.9, 0.7, 0.6, 0.5, 0.4, 0.3], [1, 1, 0, 0, 1, 0], 20),
+    }
+
+
+THRESHOLD = Exercise(
+    solution=best_threshold,
+    wrong={
+        "precision": (
+            _best_of("precision"),
+            "You maximise precision, which a single certain detection can bring to 1. F1 also counts what is missed.",
+        ),
+        "recall": (
+            _best_of("recall"),
+            "You maximise recall, which never falls as more detections are kept. F1 also counts what is wrong.",
+        ),
+        "inside_ties": (
+            _best_inside_ties,
+            "Detections of equal score stay or go together: a threshold can't cut between them.",
+        ),
+        "missed_forgotten": (
+            _best_of("hits"),
+            "Below the line you count the objects that some detection finds. All `objects` belong there: "
+            "2 TP / (kept + objects).",
+        ),
+        "lowest": (
+            _best_lowest,
+            "Where two thresholds are equally good take the higher one: fewer detections for the same F1.",
+        ),
+        "place": (_best_index, "You return a place in the sorted list. Return the score there."),
+        "value": (_best_value, "That is the best F1 itself. Return the threshold where it is reached."),
+        "half": (
+            lambda scores, right, objects: 0.5,
+            "0.5 is a habit. The scores of a detector aren't calibrated: the best threshold depends on them.",
+        ),
+    },
+    probes=_detections,
+    hint="For every score t in the list keep the detections with score ≥ t and compute F1 = 2 TP / (kept + objects).",
+)
+
+
+EXERCISES: dict[str, Exercise] = {
+    "ch09.order": ORDER,
+    "ch09.average": AVERAGE,
+    "ch09.match": MATCH,
+    "ch09.other": OTHER,
+    "ch09.threshold": THRESHOLD,
+}

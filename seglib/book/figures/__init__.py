@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from seglib.book.figures.detection import ROI_MAP, nms, precision_recall, roi_bins
 from seglib.book.figures.element import Figure
 from seglib.types import VOID, Category, Sample
 from seglib.viz.colors import instance_colors, to_rgb8
 from seglib.viz.overlay import panoptic_colors
 
 __all__ = [
-    "Figure", "dilation", "loss_dial", "mask_metrics", "nms", "pixel_probe", "precision_recall",
+    "ROI_MAP", "Figure", "dilation", "loss_dial", "mask_metrics", "nms", "pixel_probe", "precision_recall",
     "receptive_field", "roi_bins", "transposed_conv", "valid_tiles",
 ]  # fmt: skip
 
@@ -87,42 +88,6 @@ def loss_dial(
             f"<table><tr><th>y</th>{rows}</tr></table><p>Six pixels with draggable probabilities (needs JavaScript). "
             "Cross-entropy pulls every pixel by its own error, divided by the number of pixels: the fewer pixels the "
             "object has, the smaller its part. Dice and Lovász judge the object as a whole.</p>"
-        ),
-    )
-
-
-def precision_recall(
-    right: Sequence[int] = (1, 0, 1, 0, 1, 0), *, scores: Sequence[float] | None = None, objects: int = 4
-) -> Figure:
-    """A ranked list of detections to reorder and to mark right or wrong: the curve, its interpolation and AP follow.
-
-    Args:
-        right: 1 for right and 0 for wrong, by falling score, 1 to 10 of them.
-        scores: of the places in the list, falling, in [0, 1]; by default from 0.95 down.
-        objects: how many there are to find, 1 to 8, at least as many as there are right detections.
-
-    Raises:
-        ValueError: when a value is out of range, scores rise or there are fewer objects than right detections.
-    """
-    if not 1 <= len(right) <= 10 or any(r not in (0, 1) for r in right):
-        raise ValueError(f"right holds 1 to 10 numbers 0 or 1, got {tuple(right)}")
-    if scores is None:
-        scores = [round(0.95 - 0.09 * i, 2) for i in range(len(right))]
-    if len(scores) != len(right) or list(scores) != sorted(scores, reverse=True):
-        raise ValueError(f"{len(right)} detections need as many scores, falling, got {tuple(scores)}")
-    if not max(1, sum(right)) <= objects <= 8:
-        raise ValueError(f"objects must be {max(1, sum(right))} (the right detections) to 8, got {objects}")
-    rows = "".join(
-        f"<tr><td>{s:.2f}</td><td>{'right' if r else 'wrong'}</td></tr>" for s, r in zip(scores, right, strict=True)
-    )
-    return Figure(
-        "precision_recall",
-        {"right": list(right), "scores": list(scores), "objects": objects},
-        text="a ranked list of detections, its precision-recall curve and AP",
-        fallback=(
-            f"<table><tr><th>score</th><th></th></tr>{rows}</table><p>Detections to reorder, for {objects} objects "
-            "(needs JavaScript). After the i-th detection precision is hits / i and recall hits / objects; AP is the "
-            "mean, over 101 recalls, of the largest precision at that recall or beyond.</p>"
         ),
     )
 
@@ -228,103 +193,6 @@ def dilation(rates: Sequence[int] = (2, 2, 2), *, parallel: bool = False, cells:
             f"<p>What 3 × 3 convolutions with rates {', '.join(map(str, rates))}, {order}, read (needs JavaScript). "
             "One after another each layer adds 2·d cells to the receptive field, side by side the widest decides: "
             f"here it is {side} cells wide. Where all rates share a divisor above 1, the field has gaps.</p>"
-        ),
-    )
-
-
-ROI_MAP = (
-    (1, 0, 2, 1, 0, 3, 1, 0),
-    (0, 3, 7, 6, 2, 1, 0, 2),
-    (2, 8, 9, 9, 5, 2, 1, 0),
-    (1, 6, 9, 8, 7, 3, 0, 1),
-    (0, 2, 5, 6, 3, 1, 2, 0),
-    (3, 0, 1, 2, 0, 0, 1, 1),
-)
-"""A bright blob, left of the middle, on 6 × 8 cells."""
-
-
-def roi_bins(
-    features: Sequence[Sequence[float]] = ROI_MAP,
-    *,
-    box: tuple[float, float, float, float] = (1.2, 0.9, 4.4, 4.7),
-    size: int = 2,
-    ratio: int = 2,
-) -> Figure:
-    """A box to drag over a small map: RoI Pooling's rounded bins beside RoIAlign's samples, and what both give.
-
-    A switch turns ``aligned`` off, which moves all samples by half a cell.
-
-    Args:
-        features: rows of numbers, 0 or more, 3 to 12 cells a side.
-        box: ``xyxy`` in cells, inside the map.
-        size: P, the bins along each side, 1 to 4.
-        ratio: samples in a bin along each axis, 1 to 4.
-
-    Raises:
-        ValueError: when a value is out of range or the box is empty or leaves the map.
-    """
-    height, width = len(features), len(features[0]) if features else 0
-    if not (3 <= height <= 12 and 3 <= width <= 12) or any(len(row) != width for row in features):
-        raise ValueError(f"features must be rows of equal length, 3 to 12 a side, got {[len(r) for r in features]}")
-    if min(min(row) for row in features) < 0 or max(max(row) for row in features) <= 0:
-        raise ValueError("features must be 0 or more, not all 0")
-    for name, value in (("size", size), ("ratio", ratio)):
-        if not 1 <= value <= 4:
-            raise ValueError(f"{name} must be 1 to 4, got {value}")
-    x0, y0, x1, y1 = box
-    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-        raise ValueError(f"box {tuple(box)} is empty or leaves the map of {width} × {height} cells (xyxy)")
-    return Figure(
-        "roi_bins",
-        {"map": features, "box": box, "size": size, "ratio": ratio},
-        text="one box on a small map, by RoI Pooling and by RoIAlign",
-        fallback=(
-            f"<p>A box to drag over {width} × {height} cells (needs JavaScript). RoI Pooling rounds the box and its "
-            f"{size} × {size} bins to whole cells and takes each bin's maximum, so its numbers jump as the box moves. "
-            f"RoIAlign takes the mean of {ratio} × {ratio} bilinear samples in each bin, and nothing jumps.</p>"
-        ),
-    )
-
-
-def nms(
-    boxes: Sequence[tuple[float, float, float, float]] = (
-        (4, 4, 15, 20),
-        (6, 6, 17, 22),
-        (9, 8, 20, 24),
-        (25, 6, 36, 16),
-        (27, 7, 38, 17),
-        (31, 12, 40, 24),
-    ),
-    scores: Sequence[float] = (0.9, 0.75, 0.7, 0.8, 0.85, 0.5),
-    *,
-    threshold: float = 0.5,
-) -> Figure:
-    """Boxes to drag, with scores and a threshold: which survive non-maximum suppression, and who drops the others.
-
-    Args:
-        boxes: ``xyxy`` on a ground of 42 × 28, 2 to 8 of them.
-        scores: one for each box, in [0, 1].
-        threshold: IoU above which a box is dropped, in [0, 1].
-
-    Raises:
-        ValueError: when there are too few or too many boxes, one is empty or leaves the ground, or a score or the
-            threshold is out of range.
-    """
-    if not 2 <= len(boxes) <= 8 or len(boxes) != len(scores):
-        raise ValueError(f"the figure shows 2 to 8 boxes with a score each, got {len(boxes)} and {len(scores)}")
-    for x0, y0, x1, y1 in boxes:
-        if not (0 <= x0 < x1 <= 42 and 0 <= y0 < y1 <= 28):
-            raise ValueError(f"box {(x0, y0, x1, y1)} is empty or leaves the ground of 42 × 28 (xyxy)")
-    if any(not 0 <= v <= 1 for v in (*scores, threshold)):
-        raise ValueError(f"scores and threshold must be 0 to 1, got {tuple(scores)} and {threshold}")
-    return Figure(
-        "nms",
-        {"boxes": boxes, "scores": scores, "threshold": threshold},
-        text="non-maximum suppression with boxes to drag",
-        fallback=(
-            f"<p>{len(boxes)} boxes to drag, with scores (needs JavaScript). Non-maximum suppression takes them by "
-            "falling score and drops every box whose IoU with a taken one is above the threshold. A box that was "
-            "dropped drops nobody.</p>"
         ),
     )
 

@@ -51,7 +51,7 @@ def semantic(
         image: ``(3, H, W)`` on the model's device.
         path: of the photo.
         categories: the classes.
-        short_side: see :func:`~seglib.postprocess.predict_tiled`, as the rest.
+        short_side: see :func:`~seglib.postprocess.tiles.predict_tiled`, as the rest.
         tile: see there.
         scales: see there.
         flip: see there.

@@ -151,7 +151,7 @@ def coco_results(
         category_ids: category id → COCO's id: :attr:`CocoInstances.category_ids`.
 
     Returns:
-        One dict for each object: ``image_id``, ``category_id``, ``bbox`` as ``[x, y, width, height]`` in pixels,
+        One dict for each object, with ``image_id``, ``category_id``, ``bbox`` as ``[x, y, width, height]`` in pixels,
         ``score`` in [0, 1], ``segmentation`` as compressed RLE.
 
     Raises:

@@ -9,7 +9,7 @@ from seglib.ops.boxes import generalized_box_iou
 
 
 def smooth_l1(predicted: Tensor, target: Tensor, beta: float = 0.0) -> Tensor:
-    """The sum of |d| − β/2, and of d² / 2β where |d| < β: squared for small errors, linear for outliers.
+    """The sum of abs(d) − β/2, and of d² / 2β where abs(d) < β: squared for small errors, linear for outliers.
 
     Args:
         predicted: any shape.
@@ -18,7 +18,7 @@ def smooth_l1(predicted: Tensor, target: Tensor, beta: float = 0.0) -> Tensor:
             (torchvision's RPN and box head).
 
     Returns:
-        A scalar: the sum, not the mean, because the detectors divide by a count of their own.
+        A scalar, the sum, not the mean, because the detectors divide by a count of their own.
 
     Raises:
         ValueError: when beta is negative.

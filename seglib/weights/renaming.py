@@ -11,8 +11,8 @@ from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from seglib.data.voc import voc_color
 
-Rule = tuple[str, str | Callable[[re.Match[str]], str]]
-"""A pattern that a name starts with, and what stands there in ours."""
+Rule = tuple[str, str | Callable[[Any], str]]
+"""A pattern that a name starts with, and what stands there in ours: text, or a function of the match."""
 
 
 def rename(state: Mapping[str, Tensor], rules: Sequence[Rule], what: str) -> dict[str, Tensor]:

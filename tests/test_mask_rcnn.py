@@ -83,7 +83,7 @@ def test_no_image_has_objects_or_proposals():
     regions, matches = sample_regions(torch.zeros(1, 5, 4), torch.full((1, 5), -torch.inf), [none], RegionSettings())
     assert not regions.any() and (matches == -2).all()
     model = mask_rcnn_tiny(3).eval()
-    object.__setattr__(model.rpn, "smallest", 1e6)  # every proposal is too small
+    model.rpn = replace(model.rpn, smallest=1e6)  # every proposal is too small
     assert [len(p) for p in model.predict(some_images())] == [0, 0]
     targets = Targets(instances=[none, none])
     losses = model.loss(model(some_images(), targets), targets)
@@ -104,6 +104,14 @@ def test_bad_targets_are_named(model, change, message):
     targets = Targets(instances=[good, change(good)])
     with pytest.raises(ValueError, match=message):
         model(some_images(), targets)
+
+
+def test_an_output_of_other_targets_is_refused(model):
+    some, none = objects([(4, 4, 30, 30)]), objects([])
+    targets = Targets(instances=[some, none])
+    for out in (model(some_images()), model(some_images(), Targets(instances=[none, some]))):
+        with pytest.raises(ValueError, match="not made with these targets"):
+            model.loss(out, targets)
 
 
 def test_targets_without_instances_are_refused(model):

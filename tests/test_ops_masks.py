@@ -6,7 +6,7 @@ import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seglib.ops.masks import masks_to_boxes
+from seglib.ops.masks import crop_masks, mask_iou, masks_to_boxes
 
 
 def test_a_box_covers_whole_pixels():
@@ -42,3 +42,40 @@ def test_masks_in_any_memory_order_will_do():
 def test_other_shapes_and_types_are_refused(masks):
     with pytest.raises(ValueError, match=r"bool \(N, H, W\)"):
         masks_to_boxes(masks)
+
+
+def test_overlap_of_masks_by_hand():
+    masks = torch.zeros(4, 4, 6, dtype=torch.bool)
+    masks[0, :, :4], masks[1, :, 2:], masks[2, 0, 0] = True, True, True
+    iou = mask_iou(masks[:3], masks)
+    assert iou[0].tolist() == [1, pytest.approx(8 / 24), 1 / 16, 0]
+    assert iou[2].tolist() == [1 / 16, 0, 1, 0]
+    assert mask_iou(masks[3:], masks[3:]).item() == 0  # two empty masks
+    crowd = torch.tensor([False, True, False, False])
+    assert mask_iou(masks[:1], masks, crowd)[0].tolist() == [1, 0.5, 1 / 16, 0]
+    assert mask_iou(masks[:0], masks).shape == (0, 4)
+
+
+def test_overlap_of_masks_equals_pixel_counting():
+    masks = torch.rand(6, 9, 11, generator=torch.Generator().manual_seed(0)) > 0.5
+    want = [[((a & b).sum() / (a | b).sum()).item() for b in masks] for a in masks]
+    torch.testing.assert_close(mask_iou(masks, masks), torch.tensor(want))
+
+
+@pytest.mark.parametrize("other", [torch.zeros(1, 4, 5, dtype=torch.bool), torch.zeros(1, 4, 6)])
+def test_overlap_of_other_sizes_or_types_is_refused(other):
+    with pytest.raises(ValueError, match="bring both to one size"):
+        mask_iou(torch.zeros(1, 4, 6, dtype=torch.bool), other)
+
+
+def test_cropping_keeps_pixels_whose_centre_is_inside():
+    ones = torch.ones(2, 4, 5, requires_grad=True)
+    boxes = torch.tensor([[1.4, 0.0, 3.6, 2.0], [-3.0, -3, 9, 9]])
+    cut = crop_masks(ones, boxes)
+    assert cut[0].tolist() == [[0, 1, 1, 1, 0]] * 2 + [[0] * 5] * 2
+    assert cut[1].all()
+    cut.sum().backward()
+    assert torch.equal(ones.grad, cut)
+    assert crop_masks(ones > 0, boxes).dtype == torch.bool
+    assert torch.equal(crop_masks(ones > 0, boxes), cut > 0)
+    assert crop_masks(ones[:0], boxes[:0]).shape == (0, 4, 5)

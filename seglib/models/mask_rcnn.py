@@ -44,6 +44,7 @@ from seglib.models.two_stage import (
     MaskRCNNOutput,
     RegionSettings,
     RPNSettings,
+    check_sampled,
     join,
     objects_first,
     objects_of,
@@ -160,6 +161,7 @@ class MaskRCNN(nn.Module):
             ValueError: when the targets are malformed, or ``out`` was made without them.
         """
         objects = objects_of(targets, self.num_classes)
+        check_sampled(out.matches, objects)
         picked, matches = zip(*(self._sample_anchors(out.anchors[0], o.boxes) for o in objects), strict=True)
         image = torch.cat([torch.full_like(p, i) for i, p in enumerate(picked)])  # (S,)
         index, match = torch.cat(picked), torch.cat(matches)  # (S,)

@@ -184,6 +184,20 @@ def sample_regions(
     return regions, filled
 
 
+def check_sampled(matches: Tensor, objects: list[Instances]) -> None:
+    """Check that regions were sampled with these objects, of which each image then has one at least.
+
+    Raises:
+        ValueError: when the output was made without targets, or with others: all its regions would pass for background.
+    """
+    found = [bool(m) for m in (matches >= 0).any(1)]
+    if found != [len(o) > 0 for o in objects]:
+        raise ValueError(
+            "the output was not made with these targets; call model(images, targets) and loss(out, targets) with the "
+            "same ones"
+        )
+
+
 def spread(values: Tensor, valid: Tensor, image: Tensor, slot: Tensor) -> Tensor:
     """Rows ``(N, …)`` put at their places of a batch ``(B, R, …)``, zeros elsewhere."""
     values = at_least_float32(values)

@@ -79,8 +79,4 @@ def crop_masks(masks: Tensor, boxes: Tensor) -> Tensor:
     x, y = torch.arange(width, device=masks.device) + 0.5, torch.arange(height, device=masks.device) + 0.5
     columns = (x > boxes[:, 0:1]) & (x < boxes[:, 2:3])  # (N, W)
     rows = (y > boxes[:, 1:2]) & (y < boxes[:, 3:4])  # (N, H)
-    return (
-        masks * (rows[:, :, None] & columns[:, None, :]).to(masks.dtype)
-        if masks.dtype != torch.bool
-        else (masks & rows[:, :, None] & columns[:, None, :])
-    )
+    return masks.masked_fill(~(rows[:, :, None] & columns[:, None, :]), 0)

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align as torchvision_roi_align
 from torchvision.ops import roi_pool as torchvision_roi_pool
 
+from seglib.ops.precision import at_least_float32
+
 IMPLEMENTATIONS = ("auto", "torch", "torchvision", "reference")
 
 
@@ -92,8 +94,8 @@ def roi_align(
     def one_level(level: Tensor, boxes: Tensor, images: Tensor, stride: float) -> Tensor:
         if impl == "reference":
             return _align_by_loops(level, boxes, images, output_size, 1 / stride, sampling_ratio, aligned)
-        rois = torch.cat([images[:, None].to(boxes.dtype), boxes], 1).to(level.dtype)  # (R, 5)
-        return torchvision_roi_align(level, rois, output_size, 1 / stride, sampling_ratio, aligned)
+        wide, rois = _for_torchvision(level, boxes, images)
+        return torchvision_roi_align(wide, rois, output_size, 1 / stride, sampling_ratio, aligned).to(level.dtype)
 
     return _each_level(one_level, maps, boxes, images, output_size, each, levels)
 
@@ -132,8 +134,8 @@ def roi_pool(
 
     def one_level(level: Tensor, boxes: Tensor, images: Tensor, stride: float) -> Tensor:
         if impl in ("auto", "torchvision"):
-            rois = torch.cat([images[:, None].to(boxes.dtype), boxes], 1).to(level.dtype)  # (R, 5)
-            return torchvision_roi_pool(level, rois, output_size, 1 / stride)
+            wide, rois = _for_torchvision(level, boxes, images)
+            return torchvision_roi_pool(wide, rois, output_size, 1 / stride).to(level.dtype)
         pool = _pool_by_loops if impl == "reference" else _pool_by_masks
         return pool(level, boxes, images, output_size, 1 / stride)
 
@@ -292,6 +294,12 @@ def _pool_by_masks(features: Tensor, boxes: Tensor, images: Tensor, size: int, s
         parts = [values.masked_fill(~inside[:, p].view(shape), -math.inf).max(axis).values for p in range(size)]
         values = torch.stack(parts, axis)  # (R, C, H, P), then (R, C, P, P)
     return values.masked_fill(values == -math.inf, 0)
+
+
+def _for_torchvision(level: Tensor, boxes: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The map and the boxes ``(R, 5)``, image first, in one type, as the kernels want them: float32 at least."""
+    wide = at_least_float32(level)
+    return wide, torch.cat([images[:, None].to(boxes.dtype), boxes], 1).to(wide.dtype)
 
 
 def _round(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """seglib's Mask R-CNN equals torchvision's, both versions: random weights through the converter users call."""
 
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,9 +61,9 @@ def pair(name):
     builder, state, metadata = convert("torchvision:" + name.replace("maskrcnn", "mask_rcnn"), theirs.state_dict())
     ours = build(builder, metadata["num_classes"], **metadata["arguments"])
     ours.load_state_dict(state)
-    set_(ours.rpn, before_nms=(100, 100), after_nms=(1000, 200), sample=10**6)
-    set_(ours.regions, sample=10**6)
-    set_(ours.detections, threshold=0.02)
+    ours.rpn = replace(ours.rpn, before_nms=(100, 100), after_nms=(1000, 200), sample=10**6)
+    ours.regions = replace(ours.regions, sample=10**6)
+    ours.detections = replace(ours.detections, threshold=0.02)
     # float64: in float32 two scores that differ by rounding may change places, and what follows with them
     return theirs.double().eval(), ours.double().eval()
 
@@ -74,11 +75,6 @@ def frozen(body):
             if isinstance(child, nn.BatchNorm2d):
                 setattr(module, name, FrozenBatchNorm2d(child.num_features, eps=0.0))
     return body
-
-
-def set_(settings, **values):
-    for name, value in values.items():
-        object.__setattr__(settings, name, value)
 
 
 def images():

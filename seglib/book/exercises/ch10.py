@@ -175,7 +175,7 @@ def _overlaps() -> Mapping[str, tuple[Tensor, Tensor, Tensor]]:
 def _mistaken(
     order: tuple[str, ...] = ("correct", "duplicate", "class", "location", "both"),
     *,
-    least: float = 0.5,
+    strict: bool = False,
     near: float = 0.1,
     free_only: bool = True,
 ) -> Callable[[Tensor, Tensor, Tensor], str]:
@@ -183,7 +183,7 @@ def _mistaken(
 
     def kind(own: Tensor, taken: Tensor, others: Tensor) -> str:
         tests = {
-            "correct": ((own > 0.5 if least != 0.5 else own >= 0.5) & (~taken if free_only else taken | ~taken)).any(),
+            "correct": ((own > 0.5 if strict else own >= 0.5) & (~taken if free_only else taken | ~taken)).any(),
             "duplicate": ((own >= 0.5) & taken).any(),
             "class": (others >= 0.5).any(),
             "location": (own >= near).any(),
@@ -214,7 +214,7 @@ ERRORS = Exercise(
             "A second detection of a found object is a duplicate, whatever else it overlaps.",
         ),
         "strict": (
-            _mistaken(least=0.51),
+            _mistaken(strict=True),
             "An IoU of exactly 0.5 counts as found.",
         ),
         "anything_near": (

@@ -59,6 +59,7 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 	$(EXPERIMENT) unet_details --seeds 3 --steps 200 --scenes 200 --out chapters/results/unet_details.json
 	$(EXPERIMENT) deeplab_strides --seeds 3 --steps 300 --scenes 1000 --out chapters/results/deeplab_strides.json
 	$(EXPERIMENT) deeplab_strides --seeds 3 --steps 2 --scenes 40 --out chapters/results/deeplab_costs.json  # on an idle machine
+	$(EXPERIMENT) boxes_pyramid --seeds 3 --steps 300 --scenes 400 --out chapters/results/boxes_pyramid.json
 	$(EXPERIMENT) ap_errors --seeds 8 --steps 100 --scenes 400 --out chapters/results/ap_errors.json
 	$(EXPERIMENT) losses_imbalance --seeds 5 --steps 200 --out chapters/results/losses_imbalance.json
 

@@ -54,7 +54,7 @@ def main() -> None:
     for cells in (7, 14):
         # positions of samples are rounded in another order, and neighbouring cells differ by about 1
         torch.testing.assert_close(forward("torch", cells), forward("torchvision", cells), rtol=0, atol=1e-3)
-        for name, call in (("forward", forward), ("forward and backward", both)):
+        for name, call in (("forward", forward), ("step", both)):
             found = compare(partial(call, "torch", cells), partial(call, "torchvision", cells), rounds=options.rounds)
             print(f"  {f'{cells} × {cells}, {name}':24} {found}", flush=True)
 

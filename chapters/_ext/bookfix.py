@@ -50,6 +50,8 @@ REPAIRS = (
     ),
     # A list must hold list items, and the entries of a bibliography are divs.
     ('<div role="list" class="citation-list">', '<div class="citation-list">'),
+    # The list of a package's modules belongs into the package's item, not behind it.
+    ("</li>\n<ul>", "\n<ul>"),
 )
 
 

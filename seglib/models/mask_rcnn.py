@@ -48,6 +48,7 @@ from seglib.models.two_stage import (
     join,
     objects_first,
     objects_of,
+    occupied,
     rows_of,
     sample_regions,
     spread,
@@ -182,8 +183,7 @@ class MaskRCNN(nn.Module):
             beta=self.regions.beta, kind=self.regions.box_loss,
         )  # fmt: skip
 
-        count = out.mask_logits.shape[1]
-        image, slot = (out.matches[:, :count] >= 0).nonzero().unbind(1)  # (N,) objects come first
+        image, slot = (out.matches[:, : out.mask_logits.shape[1]] >= 0).nonzero().unbind(1)  # (N,) objects come first
         target = mask_targets(
             table.masks, first[image] + out.matches[image, slot], out.boxes[image, slot], out.mask_logits.shape[-1],
             aligned=self.regions.aligned, binary=self.regions.binary_masks,
@@ -247,7 +247,7 @@ class MaskRCNN(nn.Module):
 
     def _classify(self, pyramid: Sequence[Tensor], regions: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits ``(B, R, K + 1)`` and box deltas ``(B, R, K or 1, 4)`` of the regions."""
-        image, slot = valid.nonzero().unbind(1)  # (N,): what only fills up costs nothing
+        image, slot = occupied(valid)  # (N,)
         patches = self.pool(pyramid, regions[image, slot], image, self.regions.box_size)
         logits, deltas = self.box_head(patches)
         return spread(logits, valid, image, slot), spread(deltas, valid, image, slot)
@@ -263,7 +263,7 @@ class MaskRCNN(nn.Module):
 
     def _draw(self, pyramid: Sequence[Tensor], boxes: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         """Mask logits ``(B, D, M, M)`` of each box's class."""
-        image, slot = valid.nonzero().unbind(1)  # (N,)
+        image, slot = occupied(valid)  # (N,)
         patches = self.pool(pyramid, boxes[image, slot], image, self.regions.mask_size)
         return spread(self.mask_head(patches, labels[image, slot]), valid, image, slot)
 

@@ -198,11 +198,26 @@ def check_sampled(matches: Tensor, objects: list[Instances]) -> None:
         )
 
 
+def occupied(valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Image and slot, ``(N,)`` each, of what is valid in a batch ``(B, R)``: what only fills up costs nothing.
+
+    A compiler gets all slots, so that no size depends on data; :func:`spread` puts zeros into the others.
+    """
+    if not torch.compiler.is_compiling():
+        return valid.nonzero().unbind(1)  # type: ignore[return-value]
+    batch, count = valid.shape
+    slot = torch.arange(count, device=valid.device)
+    image = torch.arange(batch, device=valid.device)
+    return image[:, None].expand(batch, count).flatten(), slot.repeat(batch)
+
+
 def spread(values: Tensor, valid: Tensor, image: Tensor, slot: Tensor) -> Tensor:
-    """Rows ``(N, …)`` put at their places of a batch ``(B, R, …)``, zeros elsewhere."""
+    """Rows ``(N, …)`` put at their places of a batch ``(B, R, …)``, zeros where it isn't valid."""
     values = at_least_float32(values)
-    out = values.new_zeros(*valid.shape, *values.shape[1:])
-    return out.index_put((image, slot), values)
+    out = values.new_zeros(*valid.shape, *values.shape[1:]).index_put((image, slot), values)
+    if torch.compiler.is_compiling():
+        out = out.masked_fill(~valid.view(*valid.shape, *(1,) * (values.ndim - 1)), 0)
+    return out
 
 
 def objects_first(

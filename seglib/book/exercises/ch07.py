@@ -191,6 +191,10 @@ SOFT = Exercise(
             ),
             "You keep the order of the first scores. After every round take the box whose *lowered* score is highest.",
         ),
+        "sorted": (
+            lambda boxes, scores, sigma: soft(boxes, scores, sigma).sort(descending=True).values,
+            "You return the scores by falling score. Return them in the order of the boxes.",
+        ),
         "itself": (
             lambda boxes, scores, sigma: _soft_loop(boxes, scores, lambda o: torch.exp(-(o**2) / sigma), itself=True),
             "A taken box lowers itself in your version: its IoU with itself is 1. Lower only those that are left.",

@@ -81,6 +81,10 @@ SAMPLE = Exercise(
             lambda o, b, n, s: (min(o, int(n * s)), n - min(o, int(n * s))),
             "There may be fewer background regions than there is room for.",
         ),
+        "always_full": (
+            lambda o, b, n, s: (int(n * s), n - int(n * s)),
+            "You count what there is room for. There may be fewer objects, or less background, than that.",
+        ),
         "swapped": (lambda o, b, n, s: sample_counts(o, b, n, s)[::-1], "Return the objects first."),
     },
     probes=_samples,

@@ -21,6 +21,7 @@ EXPERIMENTS: dict[str, str] = {
     "losses_imbalance": "What does rarity do to a loss? Specks of 10%, 1% and 0.1% of the pixels, several losses.",
     "ap_errors": "What does each kind of error cost in AP? And how many pictures does a difference need?",
     "boxes_pyramid": "What does a pyramid bring? Recall of region proposals from a pyramid and from single maps.",
+    "roi_pooling": "What does rounding cost a mask? A mask head behind RoI Pooling and behind RoIAlign, three strides.",
     "mask_classes": "Should classes compete for a pixel? A mask head with sigmoids, a softmax, one mask for all.",
 }
 """Name of an experiment, which is a module of this package, → its question."""

@@ -1,12 +1,12 @@
 """What does rounding cost a mask? One mask head behind RoI Pooling and behind RoIAlign, on maps of several strides.
 
-Everything but the pooling is the same in all runs: the encoder's maps, which are computed once and stay as they are, the
-boxes, the head, its first weights, the order of the things and the number of steps. Boxes are the true ones, so no
+Everything but the pooling is the same in all runs: the encoder's maps, which are computed once and stay as they are,
+the boxes, the head, its first weights, the order of the things and the number of steps. Boxes are the true ones, so no
 detector can hide or add an error; in training their sides are moved at random by up to a tenth, as proposals would be.
 
-Between RoI Pooling and RoIAlign two things change, the rounding and the maximum. "rounded, bilinear" keeps the first and
-drops the second: it rounds the box to the cells that RoI Pooling reads and samples these with RoIAlign, in the manner of
-the RoIWarp that the paper compares with (Dai, He, Sun, CVPR 2016).
+Between RoI Pooling and RoIAlign two things change, the rounding and the maximum. "rounded, bilinear" keeps the first
+and drops the second: it rounds the box to the cells that RoI Pooling reads and samples these with RoIAlign, in the
+manner of the RoIWarp that the paper compares with (Dai, He, Sun, CVPR 2016).
 
 Claims of He et al. (Mask R-CNN, ICCV 2017): with ResNet-50-C4, stride 16, RoIAlign lifts the mask AP on COCO from 26.9
 to 30.3, AP50 from 48.8 to 51.2 and AP75 from 26.4 to 31.5 (table 2c); with ResNet-50-C5, stride 32, AP from 23.6 to

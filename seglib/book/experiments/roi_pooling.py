@@ -111,15 +111,25 @@ class Things:
 
 
 @torch.no_grad()
-def load_things(length: int, split: str, *, strides: Sequence[int] = tuple(LEVELS), size: int = SIZE) -> Things:
+def load_things(
+    length: int, split: str, *, strides: Sequence[int] = tuple(LEVELS), size: int = SIZE, device: str | None = None
+) -> Things:
     """The things of the first ``length`` scenes of a split, with maps of the encoder of ``fcn_tiny``.
+
+    Args:
+        length: number of scenes.
+        split: "train", "val" or "test".
+        strides: of the maps, in `LEVELS`.
+        size: height and width of the scenes.
+        device: where everything lies; ``None`` is a GPU where there is one.
 
     Raises:
         ValueError: when ``length`` is not positive.
     """
     if length < 1:
         raise ValueError(f"length must be positive, got {length}; pass the number of scenes")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     model = stored_model("fcn_tiny").to(device)
     assert isinstance(model, FCN)
     maps: dict[int, list[Tensor]] = {stride: [] for stride in strides}

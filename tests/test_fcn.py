@@ -208,6 +208,8 @@ def test_normalisation_by_an_impossible_std_is_refused(std):
 def test_padding_appends_below_and_to_the_right():
     padded = pad_to_multiple(torch.ones(1, 1, 3, 4), 4)
     assert padded[0, 0].tolist() == [[1, 1, 1, 1]] * 3 + [[0, 0, 0, 0]]
+    ramp = torch.tensor([[[[1.0, 2], [3, 4], [5, 6]]]])
+    assert pad_to_multiple(ramp, 4, "replicate")[0, 0].tolist() == [[1, 2, 2, 2], [3, 4, 4, 4], *[[5, 6, 6, 6]] * 2]
     same = torch.ones(1, 1, 8, 4)
     assert torch.equal(pad_to_multiple(same, 4), same)
 

@@ -132,6 +132,14 @@ def test_unknown_options_are_refused(keywords, message):
         mask_rcnn_tiny(0)
 
 
+def test_an_image_that_does_not_fit_is_padded_with_its_border(model):
+    grey = torch.full((1, 3, 64, 64), 0.1)
+    for ours, whole in zip(model.pyramid(grey[..., :40, :40]), model.pyramid(grey), strict=True):
+        assert torch.equal(ours, whole)
+    zeros = mask_rcnn_fpn("resnet18", 3).eval()  # of the mean colour, as published weights know it
+    assert not torch.equal(zeros.pyramid(grey[..., :40, :40])[0], zeros.pyramid(grey)[0])
+
+
 def test_options_of_the_box_loss():
     torch.manual_seed(0)
     model = mask_rcnn_fpn("resnet18", 3, class_agnostic=True, box_loss="giou").eval()

@@ -28,7 +28,7 @@ def test_stored_weights_are_small_and_say_how_they_were_made(name):
     assert path.stat().st_size <= 3 * 2**20
     beside = json.loads(path.with_suffix(".json").read_text())
     assert set(PROVENANCE) <= set(beside)
-    score = TASKS[find(name).task].score
+    score = TASKS[find(metadata["model"]).task].score
     assert beside[f"val_{score}"] == pytest.approx(metadata["scores"][score], abs=1e-4)  # rounded to four digits
 
 
@@ -40,7 +40,7 @@ def test_stored_weights_hold_their_score_on_pictures_that_chose_nothing(name):
     if root is not None and not root.exists():
         pytest.skip(f"the data in ../shared/data/{root.name} are not here")
     beside = json.loads(path.with_suffix(".json").read_text())
-    task = TASKS[find(name).task]
+    task = TASKS[find(metadata["model"]).task]
     test = build_dataset(metadata["data"], root, "test", size=tuple(size) if size else None, keep=(task.needs,))
     scores = evaluate(stored_model(name), test, task(test.categories))
     assert scores[task.score] == pytest.approx(beside["scores"][task.score], abs=0.01)

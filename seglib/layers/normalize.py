@@ -62,16 +62,16 @@ def check_range(images: Tensor) -> None:
         raise ValueError(f"images must lie in [0, 1], these span {low:.3g} to {high:.3g}; {remedy}")
 
 
-def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
-    """Append rows and columns of zeros until height and width are multiples of ``multiple``.
+def pad_to_multiple(images: Tensor, multiple: int, mode: str = "constant") -> Tensor:
+    """Append rows and columns until height and width are multiples of ``multiple``.
 
-    Only at the bottom and the right, so that cropping the result to the input's height and width undoes it. After
-    normalisation zero is the mean colour.
+    Only at the bottom and the right, so that cropping the result to the input's height and width undoes it. They are
+    zeros, after normalisation the mean colour, or with the mode "replicate" the last row and column.
 
     Shape: ``(B, C, H, W)`` → ``(B, C, ⌈H / m⌉·m, ⌈W / m⌉·m)``.
     """
     height, width = images.shape[-2:]
-    return F.pad(images, (0, -width % multiple, 0, -height % multiple))
+    return F.pad(images, (0, -width % multiple, 0, -height % multiple), mode)
 
 
 def crop_to(maps: Tensor, size: Sequence[int]) -> Tensor:

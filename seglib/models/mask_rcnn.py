@@ -49,12 +49,12 @@ from seglib.models.two_stage import (
     objects_first,
     objects_of,
     occupied,
+    paste_detections,
     rows_of,
     sample_regions,
     spread,
 )
 from seglib.ops.boxes import box_iou, decode_boxes
-from seglib.ops.paste import paste_masks
 from seglib.ops.precision import at_least_float32
 from seglib.ops.roi import roi_align, roi_levels, roi_pool
 from seglib.postprocess.instance import detect
@@ -78,6 +78,8 @@ class MaskRCNN(nn.Module):
         detections: see :class:`~seglib.models.two_stage.DetectionSettings`.
         mean: of the images' channels.
         std: of the images' channels.
+        padding: what follows on an image whose sides are no multiple of the coarsest stride: "constant", the mean
+            colour, as published weights know it, or "replicate", its last row and column.
     """
 
     def __init__(
@@ -96,9 +98,12 @@ class MaskRCNN(nn.Module):
         detections: DetectionSettings,
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
+        padding: str = "constant",
     ) -> None:
         super().__init__()
-        self.num_classes = num_classes
+        if padding not in ("constant", "replicate"):
+            raise ValueError(f'padding is "constant" or "replicate", got {padding!r}')
+        self.num_classes, self.padding = num_classes, padding
         self.normalize = Normalize(mean, std)
         self.encoder = encoder
         self.levels = tuple(levels)
@@ -214,17 +219,11 @@ class MaskRCNN(nn.Module):
 
     def instances(self, out: MaskRCNNOutput, size: Sequence[int]) -> list[Instances]:
         """The detections of an output made without targets, each mask pasted into an image of ``size`` (H, W)."""
-        found = []
-        for boxes, labels, scores, logits in zip(out.boxes, out.labels, out.scores, out.mask_logits, strict=True):
-            kept = scores > 0  # (D,)
-            probs = logits[kept].sigmoid()  # (N, M, M)
-            masks = paste_masks(probs, boxes[kept], size, rounded=self.detections.rounded_paste)
-            found.append(Instances(masks, labels[kept], boxes[kept], scores[kept]))
-        return found
+        return paste_detections(out, size, rounded=self.detections.rounded_paste)
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
         """``(B, 3, H, W)`` images in [0, 1] → the levels p2, p3, …, ``(B, C, H/4, W/4)``, …"""
-        maps = self.encoder(pad_to_multiple(self.normalize(images), self.divisor))
+        maps = self.encoder(pad_to_multiple(self.normalize(images), self.divisor, self.padding))
         return self.fpn([maps[level] for level in self.levels])
 
     def pool(self, pyramid: Sequence[Tensor], boxes: Tensor, images: Tensor, size: int) -> Tensor:
@@ -397,4 +396,5 @@ def mask_rcnn_tiny(num_classes: int, *, channels: int = 48, pooling: str = "alig
         detections=DetectionSettings(),
         mean=TINY_MEAN,
         std=TINY_STD,
+        padding="replicate",  # it is trained on crops that fit, and would take a strip of another colour for things
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from seglib.losses.assign import IGNORE, match_boxes, sample_balanced
 from seglib.losses.two_stage import BOX_LOSSES
 from seglib.ops.boxes import box_iou, check_boxes
+from seglib.ops.paste import paste_masks
 from seglib.ops.precision import at_least_float32
 from seglib.types import Instances, Targets
 
@@ -230,6 +232,22 @@ def objects_first(
     valid = matches >= 0
     labels = rows_of(table.labels, first[:, None] + matches, valid)
     return regions * valid[..., None], labels * valid, valid.to(regions.dtype)
+
+
+def paste_detections(out: MaskRCNNOutput, size: Sequence[int], *, rounded: bool) -> list[Instances]:
+    """The detections of each image by falling score, masks and boxes in images of ``size``.
+
+    Args:
+        out: made without targets.
+        size: ``(H, W)`` of the images.
+        rounded: see :func:`~seglib.ops.paste.paste_probs`.
+    """
+    found = []
+    for boxes, labels, scores, logits in zip(out.boxes, out.labels, out.scores, out.mask_logits, strict=True):
+        kept = scores > 0  # (D,)
+        masks = paste_masks(logits[kept].sigmoid(), boxes[kept], size, rounded=rounded)  # (N, H, W)
+        found.append(Instances(masks, labels[kept], boxes[kept], scores[kept]))
+    return found
 
 
 def join(objects: list[Instances]) -> tuple[Instances, Tensor]:

@@ -12,30 +12,34 @@ from seglib.book.exercise import Exercise
 # Who is in the mask --------------------------------------------------------------------------------------------------
 
 DECOUPLE = Exercise(
-    solution=(2, 1),
+    solution=(3, 1),
     wrong={
         "no_competition": (
-            (2, 2),
-            "In the softmax a strong logit of the other class takes its share: look at the first pixel again.",
+            (3, 3),
+            "In the softmax a strong logit of the other class takes its share: look at the third pixel again.",
+        ),
+        "largest_of_three": (
+            (3, 2),
+            "At the last pixel A has the largest share, 0.49. In the mask is what has ½ or more.",
         ),
         "largest_wins": (
-            (1, 1),
+            (2, 1),
             "Each sigmoid looks at its own logit alone. Where is the logit of A at least 0, whatever B says?",
         ),
-        "swapped": ((1, 2), "You have the two the wrong way round: the sigmoid masks come first."),
+        "swapped": ((1, 3), "You have the two the wrong way round: the sigmoid masks come first."),
         "never": (
-            (2, 0),
-            "For the softmax you find no pixel. At the second one A has e¹ = 2.7 of 2.7 + 0.1 + 1.",
+            (3, 0),
+            "For the softmax you find no pixel. At the first one A has e¹ = 2.7 of 2.7 + 0.4 + 1.",
         ),
-        "all": ((3, 1), "At the third pixel the logit of A is −1: a sigmoid of 0.27."),
+        "all": ((4, 1), "At the second pixel the logit of A is −0.5: a sigmoid of 0.38."),
         "everything": (
-            (3, 3),
+            (4, 4),
             "A negative logit means less than ½ for a sigmoid, and background has a share in the softmax too.",
         ),
     },
     hint="A sigmoid is at least ½ where its logit is at least 0. For the softmax take e to each logit (background: 1).",
 )
-"""Logits of A: 2, 1, −1; of B: 3, −2, −3; of background 0."""
+"""Logits of A: 1, −0.5, 0.5, 2; of B: −1, −3, 2, 1.9; of background 0."""
 
 
 # The sample ----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""How fast RoIAlign is, forward and with its backward pass, beside torchvision's kernel, in one run.
+"""How fast RoIAlign is, forward and with its backward pass ("step"), beside torchvision's kernel, in one run.
 
     python benchmarks/roi.py [--rounds 7] [--size 512]
 

@@ -106,12 +106,13 @@ def tensors(value: Any) -> Iterator[Tensor]:
             yield from tensors(v)
 
 
-def assert_same(a: Any, b: Any, *, rtol: float = 0.0, atol: float = 0.0) -> None:
-    """The same tensors on both sides, and not merely zeros."""
+def assert_same(a: Any, b: Any, *, rtol: float = 0.0, atol: float = 0.0, of_largest: float = 0.0) -> None:
+    """The same tensors on both sides, and not merely zeros; ``of_largest`` is a tolerance in shares of the largest."""
     pairs = list(zip(tensors(a), tensors(b), strict=True))
     assert any(x.std() > 1e-3 for x, _ in pairs), "the outputs do not vary, comparing them would prove nothing"
     for x, y in pairs:
-        torch.testing.assert_close(x, y, rtol=rtol, atol=atol)
+        largest = float(torch.where(y.isfinite(), y.abs(), 0).max()) if of_largest and y.numel() else 0.0
+        torch.testing.assert_close(x, y, rtol=rtol, atol=atol + of_largest * largest)
 
 
 def stir(model: nn.Module) -> nn.Module:
@@ -227,10 +228,9 @@ def exports(model: nn.Module, inputs: Inputs) -> None:
     images = inputs.images(2, (64, 96))
     program = torch.export.export(model.eval(), (images,))
     with torch.no_grad():
-        expected = model(images)
-        # a two-stage model pools all slots here and the filled ones outside, so float32 sums come in another order
-        scale = max(1.0, *(float(t.abs().max()) for t in tensors(expected) if t.numel() and t.isfinite().all()))
-        assert_same(program.module()(images), expected, rtol=1e-5, atol=1e-5 * scale)
+        # a two-stage model pools all slots here and the filled ones outside, so float32 sums come in another order;
+        # measured: 3e-6 of a tensor's largest number with random weights
+        assert_same(program.module()(images), model(images), rtol=1e-5, atol=1e-5, of_largest=1e-5)
 
 
 def bf16_is_finite(model: nn.Module, inputs: Inputs) -> None:

@@ -13,6 +13,7 @@ _MODULES = frozenset(
         "book",
         "cli",
         "data",
+        "files",
         "layers",
         "losses",
         "metrics",

@@ -96,7 +96,7 @@ def train(
     import torch
 
     from seglib.data.catalog import build_dataset
-    from seglib.data.images import atomic_path
+    from seglib.files import atomic_path
     from seglib.losses import LOSSES
     from seglib.models.zoo import build, find
     from seglib.train import TASKS, Interrupted, TrainConfig, fit

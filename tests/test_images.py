@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from seglib.data import images
-from seglib.data.images import atomic_path, read_image, read_labels, write_png
+from seglib.data.images import read_image, read_labels, write_png
+from seglib.files import atomic_path
 
 RGB = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [51, 102, 153], [255, 255, 255]]], np.uint8)  # 2x3
 GRAY = np.array([[0, 51, 102], [153, 204, 255]], np.uint8)

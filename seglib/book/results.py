@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from seglib.data.images import atomic_path
+from seglib.files import atomic_path
 
 PROVENANCE = ("command", "seed", "hardware", "commit", "date")
 """The keys that every stored result carries beside its numbers."""

@@ -21,7 +21,6 @@ _HOME = {
     "SegmentationFolder": "folders",
     "SegmentationStack": "stacks",
     "VOC2012": "voc",
-    "atomic_path": "images",
     "coco_results": "coco",
     "elastic_transform": "microscopy",
     "eval_transform": "transforms",
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
     from seglib.data.dsb import DSB2018Kaggle as DSB2018Kaggle
     from seglib.data.folders import SegmentationFiles as SegmentationFiles
     from seglib.data.folders import SegmentationFolder as SegmentationFolder
-    from seglib.data.images import atomic_path as atomic_path
     from seglib.data.images import read_image as read_image
     from seglib.data.images import read_labels as read_labels
     from seglib.data.images import write_png as write_png

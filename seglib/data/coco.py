@@ -25,9 +25,10 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from seglib.data.images import atomic_path, read_image
+from seglib.data.images import read_image
 from seglib.data.transforms import Resize, as_pair
 from seglib.data.voc import voc_color
+from seglib.files import atomic_path
 from seglib.ops.masks import masks_to_boxes
 from seglib.ops.rle import decode_rle, encode_rle, polygons_to_rle
 from seglib.types import Category, Instances, Sample, check_categories

@@ -8,9 +8,7 @@ and a palette PNG converted to RGB turns class ids into colours.
 from __future__ import annotations
 
 import os
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +16,8 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
+
+from seglib.files import atomic_path
 
 Result = TypeVar("Result")
 
@@ -130,7 +130,7 @@ def count_pages(path: str | os.PathLike[str]) -> int:
 
 
 def write_png(path: str | os.PathLike[str], array: np.ndarray | Tensor) -> None:
-    """Write 8-bit pixels as a PNG file. The file appears whole or not at all (see :func:`atomic_path`).
+    """Write 8-bit pixels as a PNG file. The file appears whole or not at all (see :func:`~seglib.files.atomic_path`).
 
     Args:
         path: where to; the name ends in ``.png``. An existing file is replaced.
@@ -148,34 +148,6 @@ def write_png(path: str | os.PathLike[str], array: np.ndarray | Tensor) -> None:
         raise ValueError(f"{path}: the name of a PNG file ends in .png")
     with atomic_path(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")
-
-
-@contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside ``path``: renamed to it when the block succeeds, removed when it fails.
-
-    Readers see the old file or the whole new one, never half of it, also when the process is interrupted by an
-    exception or Ctrl-C. The temporary name keeps the ending, so writers that choose a format by it work. Missing
-    folders are made.
-
-    Args:
-        path: the final path.
-
-    Yields:
-        The path to write to.
-    """
-    final = Path(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    # The same folder, because a rename is atomic only within one file system.
-    temporary = final.with_name(f".{final.stem}.{uuid.uuid4().hex[:12]}{final.suffix}")
-    try:
-        yield temporary
-        mask = os.umask(0)  # can only be read by setting it
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # safetensors makes files that nobody but their owner may read
-        os.replace(temporary, final)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _turn_to(page: int, picture: Image.Image) -> None:

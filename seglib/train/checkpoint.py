@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.optim import Optimizer
 
-from seglib.data.images import atomic_path
+from seglib.files import atomic_path
 from seglib.weights import mismatch
 
 _SAVE = StateDictOptions(full_state_dict=True, cpu_offload=True)

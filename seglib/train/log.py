@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from seglib.data.images import atomic_path
+from seglib.files import atomic_path
 
 if TYPE_CHECKING:
     from typing_extensions import Self

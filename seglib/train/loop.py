@@ -28,7 +28,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
 
 from seglib.data.collate import collate
-from seglib.data.images import atomic_path
+from seglib.files import atomic_path
 from seglib.train.checkpoint import (
     check_same_run,
     check_state,

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from seglib.data.images import atomic_path
+from seglib.files import atomic_path
 from seglib.weights.pickles import read_arrays
 
 _HEADER = "seglib"  # the entry of the header that holds the metadata, as JSON

@@ -46,7 +46,7 @@ def models(origin: str) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
     theirs = LIBRARIES[origin]()
     name, state, metadata = convert(origin, theirs.state_dict())
-    ours = build(name, CLASSES, **metadata["arguments"])
+    ours = build(name, **metadata["arguments"])
     ours.load_state_dict(state)
     return ours, theirs
 

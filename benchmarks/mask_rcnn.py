@@ -54,7 +54,7 @@ def models() -> tuple[MaskRCNN, TorchvisionMaskRCNN]:
             if kind and name.endswith("weight"):
                 p.normal_(0, LIVELY[kind] / p[0].numel() ** 0.5)
     name, state, metadata = convert("torchvision:mask_rcnn_resnet50_fpn", theirs.state_dict())
-    ours = build(name, CLASSES, **metadata["arguments"])
+    ours = build(name, **metadata["arguments"])
     ours.load_state_dict(state)
     return ours, theirs
 

@@ -54,7 +54,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     metadata = read_metadata(arguments.weights)
-    classes = metadata["num_classes"]
+    classes = metadata["arguments"]["num_classes"]
     print(f"{hardware()}; torch {torch.__version__}; {metadata['model']}, {classes} classes, on the CPU")
     print(f"  {'photo':>11} {'peak memory':>12} {'K·H·W floats':>13} {'time':>8}")
     with tempfile.TemporaryDirectory() as folder:

@@ -44,12 +44,18 @@ SizeText = Annotated[
     typer.Option(
         "--size",
         metavar="HxW",
-        help="Resize images to this, e.g. 180x240; of voc, cityscapes and isbi the crop to train on.",
+        help="Images and labels of scenes, camvid, pets and folder are read at this size, e.g. 180x240; the others "
+        "keep theirs, and it is the crop of training.",
     ),
 ]
 SizeOfEval = Annotated[
     str | None,
-    typer.Option("--size", metavar="HxW", help="Resize images to this; the size of training when not given."),
+    typer.Option(
+        "--size",
+        metavar="HxW",
+        help="Score at this size what is read at one size (scenes, camvid, pets, folder); of the others the model sees "
+        "images with this shorter side, and results count at the image's own size. Without it: as in training.",
+    ),
 ]
 Weights = Annotated[Path, typer.Option(help="A .safetensors file that seglib wrote.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
@@ -59,6 +65,9 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
 def train(
     model: Annotated[str, typer.Argument(help=f"One of {', '.join(MODELS)}.")],
     data: Data = "scenes",
+    task: Annotated[
+        str | None, typer.Option(help="Of a model that serves several; its usual one when not given.")
+    ] = None,
     root: Root = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/MODEL-DATA when not given.")] = None,
     size: SizeText = None,
@@ -67,10 +76,10 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Base learning rate.")] = None,
     loss: Annotated[str, typer.Option(help=f"One of {', '.join(LOSS_NAMES)}.")] = "ce",
     optimizer: Annotated[str | None, typer.Option(help="adamw or sgd.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="poly, cosine or constant.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="poly, cosine, multistep or constant.")] = None,
     warmup: Annotated[int | None, typer.Option(help="Steps of linear warm-up.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="On kernels and matrices.")] = None,
-    accumulate: Annotated[int | None, typer.Option(help="Batches averaged into one step.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Batches averaged into one step; each counts alike.")] = None,
     clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient; 0 is off.")] = None,
     precision: Annotated[str | None, typer.Option(help="no, bf16, fp16 or auto.")] = None,
     ema: Annotated[float | None, typer.Option(help="Decay of a moving average of the weights, e.g. 0.999.")] = None,
@@ -95,14 +104,16 @@ def train(
 
     import torch
 
-    from seglib.data.catalog import build_dataset
+    from seglib.data.catalog import RESIZES, build_dataset
+    from seglib.data.class_tables import match_categories
     from seglib.files import atomic_path
     from seglib.losses import LOSSES
-    from seglib.models.zoo import build, find
+    from seglib.models.zoo import build, check_task
+    from seglib.ops.geometry import NATIVE, Geometry
     from seglib.train import TASKS, Interrupted, TrainConfig, fit
     from seglib.train.progress import ProgressBar
     from seglib.train.recipes import recipe
-    from seglib.weights import load_encoder, load_weights
+    from seglib.weights import load_encoder, load_weights, read_metadata
 
     if loss not in LOSSES:
         raise ValueError(f"loss {loss!r} is unknown; choose one of {', '.join(LOSSES)}")
@@ -111,33 +122,44 @@ def train(
     out = out or Path("runs") / f"{model}-{data}"
     if not resume and (out / "state.safetensors").exists():
         raise ValueError(f"{out} holds a run already; pass --resume to go on with it, or another --out")
-    shape, kind = _size(size), TASKS[find(model).task]
-    if loss != "ce" and kind.name != "semantic":
+    shape, task_type = _size(size), TASKS[check_task(model, task)]
+    if loss != "ce" and task_type.name != "semantic":
         raise ValueError(f"--loss {loss} is for semantic models; {model} has losses of its own")
-    learn = build_dataset(data, root, "train", size=shape, augment=True, keep=(kind.needs,))
-    held = build_dataset(data, root, "val", size=shape, keep=(kind.needs,))
-    task = kind(learn.categories)
+    geometry = (
+        Geometry(**read_metadata(weights).get("geometry", {})) if weights is not None and shape is None else NATIVE
+    )
+    train_set = build_dataset(data, root, "train", size=shape, augment=True, keep=(task_type.needs,), geometry=geometry)
+    val_set = build_dataset(data, root, "val", size=shape, keep=(task_type.needs,))
+    the_task = task_type(train_set.categories)
+    val_set = match_categories(val_set, train_set.categories, task_type.needs)
+    if _first_process():
+        for split, dataset in (("train", train_set), ("val", val_set)):
+            _count_labels(dataset, the_task, split)
+    if val_set.size is not None:
+        geometry = Geometry("shorter", min(val_set.size))
     torch.manual_seed(config.seed)
-    net = build(model, len(task.categories))
+    arguments = the_task.model_arguments()
+    net = build(model, **arguments)
+    net.geometry = geometry
     if weights is not None:
         load_weights(net, weights)
     if encoder is not None:
         load_encoder(net, encoder)
-    metadata = {"model": model, "num_classes": len(task.categories), "data": data}
-    if hasattr(learn, "category_ids"):
-        metadata["category_ids"] = list(learn.category_ids)
-    if kind.name == "semantic":
-        net.criterion = LOSSES[loss]  # type: ignore[assignment]
+    metadata: dict[str, Any] = {"model": model, "arguments": arguments, "data": data}
+    metadata["file_ids"] = list(train_set.file_ids[: len(the_task.categories)])
+    metadata["void_id"] = train_set.void_id
+    if task_type.name == "semantic":
+        net.criterion = LOSSES[loss]  # type: ignore[assignment]  # nn.Module types its attributes as tensors and modules
         metadata["loss"] = loss
-    if held.size is not None:  # where pictures keep their own size there is none to come back to
-        metadata["size"] = list(held.size)
+    if data in RESIZES and val_set.size is not None:
+        metadata["data_size"] = list(val_set.size)
     try:
         with ProgressBar(quiet=as_json or not _first_process()) as on_step:
             history = fit(
                 net,
-                learn,
-                held,
-                task=task,
+                train_set,
+                val_set,
+                task=the_task,
                 config=config,
                 out=out,
                 resume=resume,
@@ -172,26 +194,20 @@ def evaluate_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Score stored weights on a split of a dataset."""
-    from seglib.data.catalog import build_dataset
-    from seglib.models.zoo import find
+    from seglib.data.catalog import RESIZES, build_dataset
+    from seglib.data.class_tables import match_categories
+    from seglib.ops.geometry import Geometry
     from seglib.train import TASKS, evaluate
 
     net, metadata = _load(weights, device)
-    shape = _size(size) or (tuple(metadata["size"]) if "size" in metadata else None)
-    kind = TASKS[find(metadata["model"]).task]
-    dataset = build_dataset(data, root, split, size=shape, keep=(kind.needs,))
-    task = kind(dataset.categories)
-    known, seen = metadata["num_classes"], len(task.categories)
-    if known != seen:
-        raise ValueError(
-            f"{weights} knows {known} classes, {data} has {seen}; evaluate on the dataset it was trained for"
-        )
-    for ours, theirs in zip(metadata.get("categories", []), task.categories, strict=False):
-        if ours["name"] != theirs.name:
-            raise ValueError(
-                f"{weights} knows class {theirs.id} as {ours['name']!r}, {data} as {theirs.name!r}; "
-                "evaluate on the dataset it was trained for"
-            )
+    task = TASKS[metadata["task"]](_categories(metadata, weights))
+    shape = _size(size)
+    if shape is None and data == metadata.get("data") and "data_size" in metadata:
+        shape = tuple(metadata["data_size"])
+    elif shape is not None:
+        net.geometry = Geometry() if data in RESIZES else Geometry("shorter", min(shape))
+    dataset = build_dataset(data, root, split, size=shape, keep=(task.needs,))
+    dataset = match_categories(dataset, task.categories, task.needs)
     scores = evaluate(net, dataset, task, batch_size=batch_size, workers=workers)
     _report(scores, as_json, {"images": len(dataset), "split": split})
 
@@ -202,7 +218,15 @@ def predict(
     weights: Weights,
     out: Annotated[Path | None, typer.Option(help="Overlay PNG; for a folder of photos, a folder.")] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="Index PNG of class ids, or of objects; for a folder, a folder.")
+        Path | None,
+        typer.Option(
+            help="Index PNG of class ids as the data set's own label files have them, or of objects numbered by score; "
+            "for a folder, a folder."
+        ),
+    ] = None,
+    ids: Annotated[
+        Path | None,
+        typer.Option(help="A COCO file whose image ids go into --json; without it results have file names."),
     ] = None,
     score: Annotated[
         float | None,
@@ -212,15 +236,15 @@ def predict(
         int | None,
         typer.Option(
             min=0,
-            help="Shorter side that the model sees; the size of training when not given, 0 for the photo's own.",
+            help="Shorter side that the model sees; as the weights say when not given, 0 for the photo's own.",
         ),
     ] = None,
     scales: Annotated[str, typer.Option(help="Average over views of the photo at these scales, e.g. 0.5,1,1.5.")] = "1",
-    flip: Annotated[bool, typer.Option("--flip", help="Average over the mirror image too.")] = False,
+    flip: Annotated[bool, typer.Option("--flip", help="Average over views flipped left to right, too.")] = False,
     tile: Annotated[
         int | None,
         typer.Option(
-            min=64, help="Side of overlapping tiles; when not given, 1024 for large pictures, and none for others."
+            min=64, help="Side of overlapping tiles; when not given, 1024 for large photos, and none for others."
         ),
     ] = None,
     device: Device = "auto",
@@ -230,11 +254,10 @@ def predict(
 
     Photos of any size go through in bounded memory. Of a folder, a photo that cannot be read is left out and named.
     """
+    from seglib.data.coco import read_image_ids
     from seglib.data.images import read_image, write_png
-    from seglib.data.photos import photos_at, png_targets
-    from seglib.models.zoo import find
-    from seglib.photos import as_found
-    from seglib.types import Category
+    from seglib.ops.geometry import NATIVE, Geometry
+    from seglib.photos import Options, photo_predictor, photos_at, png_targets
 
     views = _scales(scales)
     photos = photos_at(photo)
@@ -244,31 +267,36 @@ def predict(
     if clash := set(overlays) & set(maps):
         raise ValueError(f"--out and --labels would both write {min(clash)}; name two different places")
     net, metadata = _load(weights, device)
-    if "categories" not in metadata:
-        raise ValueError(f"{weights} has no class table; write it with `seglib train` or `seglib convert`")
-    categories = [Category(**{**c, "color": tuple(c["color"])}) for c in metadata["categories"]]
-    if short_side is None and "size" in metadata:
-        short_side = min(metadata["size"])
-    options = {"short_side": short_side or None, "tile": tile, "scales": views, "flip": flip, "score": score}
-    look = as_found(find(metadata["model"]).task, metadata, categories, options)
+    categories = _categories(metadata, weights)
+    geometry = net.geometry
+    if short_side is not None:
+        geometry = Geometry("shorter", short_side) if short_side else NATIVE
+    image_ids = None if ids is None else read_image_ids(ids)
+    find_in = photo_predictor(
+        metadata["task"],
+        categories=categories,
+        file_ids=metadata.get("file_ids", [c.id for c in categories]),
+        void_id=metadata.get("void_id"),
+        options=Options(geometry, score, tile, views, flip, image_ids),
+    )
     where = next(net.parameters()).device
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     failed = []
     for i, path in enumerate(photos):
         try:
             image = read_image(path)  # (3, H, W)
+            found = find_in(net, image.to(where), path)
         except (ValueError, OSError) as error:
             failed.append(_one_line(error))
             continue
-        seen = look(net, image.to(where), path)
         if overlays:
-            write_png(overlays[i], seen.picture())
+            write_png(overlays[i], found.overlay())
         if maps:
-            write_png(maps[i], seen.labels)
-        found += seen.entries
+            write_png(maps[i], found.labels)
+        entries += found.entries
     done = len(photos) - len(failed)
     if done and as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(entries, indent=1))
     elif done:
         _say(f"{done} photo{'s' * (done > 1)} → {' and '.join(str(p) for p in (out, labels) if p)}")
     if failed:
@@ -285,10 +313,10 @@ def convert(
     """Turn published weights of another codebase into seglib's."""
     from seglib.models.zoo import build
     from seglib.weights import convert as rename
-    from seglib.weights import read_published, save_weights
+    from seglib.weights import read_origin, save_weights
 
-    name, state, metadata = rename(origin, read_published(origin, file))
-    net = build(name, metadata["num_classes"], **metadata["arguments"])
+    name, state, metadata = rename(origin, read_origin(origin, file))
+    net = build(name, **metadata["arguments"])
     net.load_state_dict(state)
     save_weights(net, out, metadata)
     _say(f"{origin} → {out} ({sum(v.numel() for v in state.values()):,} numbers)")
@@ -298,7 +326,7 @@ def main() -> None:
     """Run the command line; expected errors become one line and an exit code of 2."""
     try:
         app()
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         Console(stderr=True).print(f"[bold red]error:[/] {escape(_one_line(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt as stopped:
@@ -344,21 +372,29 @@ def _scales(text: str) -> tuple[float, ...]:
 
 
 def _load(weights: Path, device: str) -> tuple[Any, dict[str, Any]]:
-    from seglib.models.zoo import build
-    from seglib.weights import load_weights, read_metadata
+    """The model of a weights file, and its metadata, which name a task."""
+    from seglib.models.zoo import check_task
+    from seglib.weights import load_model, read_metadata
 
+    net = load_model(weights, _device(device))
     metadata = read_metadata(weights)
-    if "model" not in metadata or "num_classes" not in metadata:
-        raise ValueError(
-            f"{weights} doesn't say which model it is for; write it with `seglib train` or `seglib convert`"
-        )
-    where = _device(device)
-    try:
-        net = build(metadata["model"], metadata["num_classes"], **metadata.get("arguments", {}))
-    except TypeError as error:
-        raise ValueError(f"{weights} was written for another version of {metadata['model']} ({error})") from error
-    load_weights(net, weights)
-    return net.to(where).eval(), metadata
+    return net, {"task": check_task(metadata["model"]), **metadata}
+
+
+def _categories(metadata: dict[str, Any], weights: Path) -> list[Any]:
+    from seglib.types import Category
+
+    if "categories" not in metadata:
+        raise ValueError(f"{weights} has no class table; write it with `seglib train` or `seglib convert`")
+    return [Category(**{**c, "color": tuple(c["color"])}) for c in metadata["categories"]]
+
+
+def _count_labels(dataset: Any, task: Any, split: str) -> None:
+    """Refuse a split without labels before the first step, and warn of classes that it lacks."""
+    from seglib.data.checks import check_labels_of_split, count_labels
+
+    for warning in check_labels_of_split(count_labels(dataset, task.needs), task.categories, split):
+        Console(stderr=True).print(f"[yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)
 
 
 def _device(name: str) -> torch.device:

@@ -1,22 +1,26 @@
 """The types that flow between the parts of seglib. Every convention of the package is stated here, once.
 
-Images      float32 RGB in [0, 1], ``(3, H, W)``; batches ``(B, 3, H, W)``. Any H and W.
-Labels      int64 category ids, ``(H, W)``. Ids are contiguous from 0, things first, then stuff; 255 is void.
+Images      float32 RGB in [0, 1], ``(3, H, W)``; batches ``(B, 3, H, W)``. Any H and W. Images with other channels or
+            in other units (Hounsfield units, z-scores) are declared by the model's normalisation.
+Volumes     ``(C, D, H, W)``; batches ``(B, C, D, H, W)``; spacing of the voxels in millimetres, ``(z, y, x)``.
+Sizes       of an image ``(H, W)``, of a volume ``(D, H, W)``: its true size, without the padding of a batch.
+Labels      int64 category ids, ``(H, W)`` or ``(D, H, W)``. Ids are contiguous from 0; 255 is void. In a table of
+            things and stuff, things come first.
+Regions     of classes that may overlap: uint8 ``(K, H, W)``, 1 inside, 0 outside, 255 void.
 Boxes       ``xyxy`` in continuous pixel coordinates: the pixel in column x covers [x, x + 1], its centre is x + 0.5.
 Points      ``(x, y)`` in the same coordinates.
 Masks       bool ``(N, H, W)``.
 Weights     of pixels in a loss: float32 ``(H, W)``, at least 0; batches ``(B, H, W)``.
 Panoptic    an int32 map of segment ids (0 = void) and the list of its segments.
-Volumes     ``(C, D, H, W)`` with spacing in millimetres as ``(z, y, x)``.
 
 Empty is normal: zero instances and an all-void map are valid everywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,6 +30,9 @@ if TYPE_CHECKING:
 
 VOID = 255
 """The id of void (ignored, unlabelled) pixels in semantic maps."""
+
+Size = tuple[int, ...]
+"""``(H, W)`` of an image, ``(D, H, W)`` of a volume, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,42 +85,168 @@ class _Moves:
                 return [walk(v) for v in value]
             return value
 
-        parts = fields(self)  # type: ignore[arg-type]  # every subclass is a dataclass
+        parts = fields(self)  # type: ignore[arg-type]  # every subclass but Instances is a dataclass
         return replace(self, **{f.name: walk(getattr(self, f.name)) for f in parts})  # type: ignore[type-var]
 
 
-@dataclass(frozen=True)
-class Instances(_Moves):
-    """N objects of one image.
+class PackedMasks(Protocol):
+    """N masks in a form that costs little until they are asked for; ``seglib.ops.paste.MaskGrids`` is one."""
 
-    Attributes:
-        masks: ``(N, H, W)`` bool.
-        labels: ``(N,)`` int64 category ids.
-        boxes: ``(N, 4)`` float32 ``xyxy``.
-        scores: ``(N,)`` float32 in [0, 1] for predictions, ``None`` for ground truth.
-        iscrowd: ``(N,)`` bool, true where one mask covers many objects; ``None`` means that none does.
-    """
-
-    masks: Tensor
-    labels: Tensor
-    boxes: Tensor
-    scores: Tensor | None = None
-    iscrowd: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        n = self.masks.shape[0]
-        shapes = {"labels": (n,), "boxes": (n, 4), "scores": (n,), "iscrowd": (n,)}
-        for name, shape in shapes.items():
-            value = getattr(self, name)
-            if value is not None and tuple(value.shape) != shape:
-                raise ValueError(f"{n} masks need {name} of shape {shape}, got {tuple(value.shape)}")
+    @property
+    def size(self) -> tuple[int, int]:
+        """The height and width of every mask."""
 
     def __len__(self) -> int:
-        return self.masks.shape[0]
+        """N."""
 
     def __getitem__(self, index: Tensor | slice) -> Self:
-        """The objects picked by a slice, a bool mask ``(N,)`` or int indices."""
-        return replace(self, **{f.name: v[index] for f in fields(self) if (v := getattr(self, f.name)) is not None})
+        """The masks picked by a slice, a bool mask ``(N,)`` or int indices."""
+
+    def dense(self) -> Tensor:
+        """The masks, bool ``(N, H, W)``."""
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self: ...
+
+
+class Instances(_Moves):
+    """N objects of one image. Immutable; ``replace`` gives a changed copy.
+
+    Predictions keep their masks packed: a hundred detections in an image of 12 megapixels take 0.3 MB as grids and
+    1.2 GB as masks. Indexing and moving leave them packed; ``masks`` unpacks them, once, and keeps the result. To go
+    through many large masks in bounded memory, pick one object at a time: ``instances[i].masks``.
+
+    Args:
+        masks: bool ``(N, H, W)``, or the same masks packed.
+        labels: ``(N,)`` int64 category ids.
+        boxes: ``(N, 4)`` float ``xyxy`` in pixels.
+        scores: ``(N,)`` float in [0, 1] for predictions, ``None`` for ground truth.
+        iscrowd: ``(N,)`` bool, true where one mask covers many objects; ``None`` means that none does.
+
+    Raises:
+        ValueError: when a tensor has another shape or type.
+    """
+
+    _masks: Tensor | PackedMasks
+    labels: Tensor
+    boxes: Tensor
+    scores: Tensor | None
+    iscrowd: Tensor | None
+
+    def __init__(
+        self,
+        masks: Tensor | PackedMasks,
+        labels: Tensor,
+        boxes: Tensor,
+        scores: Tensor | None = None,
+        iscrowd: Tensor | None = None,
+    ) -> None:
+        if isinstance(masks, Tensor) and (masks.ndim != 3 or masks.dtype != torch.bool):
+            raise ValueError(f"masks must be bool (N, H, W), got {masks.dtype} {tuple(masks.shape)}")
+        n = len(masks)
+        wanted = {"labels": (n,), "boxes": (n, 4), "scores": (n,), "iscrowd": (n,)}
+        values: dict[str, Any] = {"labels": labels, "boxes": boxes, "scores": scores, "iscrowd": iscrowd}
+        for name, shape in wanted.items():
+            value = values[name]
+            if value is None and name in ("scores", "iscrowd"):
+                continue
+            if not isinstance(value, Tensor):
+                raise ValueError(f"{name} must be a tensor, got {type(value).__name__}; pass torch.as_tensor({name})")
+            if tuple(value.shape) != shape:
+                raise ValueError(f"{n} masks need {name} of shape {shape}, got {tuple(value.shape)}")
+            if not _TYPES[name](value):
+                raise ValueError(f"{name} must be {_TYPE_NAMES[name]}, got {value.dtype}; convert them")
+        for name, value in {"_masks": masks, **values}.items():
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"Instances don't change; use instances.replace({name}=…), which gives a changed copy")
+
+    @property
+    def masks(self) -> Tensor:
+        """Bool ``(N, H, W)``. Packed masks are unpacked at the first access."""
+        masks = self._masks if isinstance(self._masks, Tensor) else self._masks.dense()
+        object.__setattr__(self, "_masks", masks)
+        return masks
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the masks; asking for it unpacks nothing."""
+        if isinstance(self._masks, Tensor):
+            return self._masks.shape[1], self._masks.shape[2]
+        return self._masks.size
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor | slice | int) -> Instances:
+        """The objects picked by a slice, a bool mask ``(N,)``, int indices, or one by its place (still N = 1).
+
+        Raises:
+            IndexError: when there is no object at that place.
+        """
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"there is no object {index} among {len(self)}")
+            index %= len(self)
+            index = slice(index, index + 1)
+        return Instances(*(None if v is None else v[index] for v in self._parts()))  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Instances]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        more = "".join(f", with {name}" for name in ("scores", "iscrowd") if getattr(self, name) is not None)
+        return f"Instances({len(self)} of {height} x {width}{more})"
+
+    def replace(self, **changes: Any) -> Instances:
+        """A copy with some parts exchanged: ``masks``, ``labels``, ``boxes``, ``scores`` or ``iscrowd``."""
+        names = ("masks", "labels", "boxes", "scores", "iscrowd")
+        if unknown := set(changes) - set(names):
+            raise ValueError(f"Instances have no {sorted(unknown)[0]}; replace some of {', '.join(names)}")
+        return Instances(**(dict(zip(names, self._parts(), strict=True)) | changes))
+
+    @staticmethod
+    def cat(parts: Sequence[Instances]) -> Instances:
+        """The objects of several ``Instances`` of one image size, in order. Packed masks are unpacked.
+
+        Raises:
+            ValueError: without any part, for masks of different sizes, or when only some parts have scores.
+        """
+        if not parts:
+            raise ValueError("got no Instances to put together; pass at least one, which may be empty")
+        if len({p.size for p in parts}) > 1:
+            raise ValueError(f"masks of one image have one size, got {sorted({p.size for p in parts})}")
+        scored = [p.scores is not None for p in parts]
+        if any(scored) != all(scored):
+            raise ValueError(f"{sum(scored)} of {len(parts)} parts have scores; give scores to all or to none")
+        crowds = [p.iscrowd if p.iscrowd is not None else torch.zeros_like(p.labels, dtype=torch.bool) for p in parts]
+        return Instances(
+            torch.cat([p.masks for p in parts]),
+            torch.cat([p.labels for p in parts]),
+            torch.cat([p.boxes for p in parts]),
+            torch.cat([p.scores for p in parts]) if all(scored) else None,  # type: ignore[misc]
+            torch.cat(crowds) if any(p.iscrowd is not None for p in parts) else None,
+        )
+
+    def _parts(self) -> tuple[Tensor | PackedMasks | None, ...]:
+        return self._masks, self.labels, self.boxes, self.scores, self.iscrowd
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Instances:
+        parts = (v if v is None else change(v) if isinstance(v, Tensor) else v._map(change) for v in self._parts())
+        return Instances(*parts)  # type: ignore[arg-type]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Instances, self._parts()
+
+
+_TYPES: dict[str, Callable[[Tensor], bool]] = {
+    "labels": lambda v: v.dtype == torch.int64,
+    "boxes": Tensor.is_floating_point,
+    "scores": Tensor.is_floating_point,
+    "iscrowd": lambda v: v.dtype == torch.bool,
+}
+_TYPE_NAMES = {"labels": "int64", "boxes": "floats", "scores": "floats", "iscrowd": "bool"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +260,7 @@ class Segment:
     score: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Panoptic(_Moves):
     """A panoptic segmentation: ``map`` int32 ``(H, W)`` of segment ids (0 = void), ``segments`` describes each id."""
 
@@ -135,25 +268,40 @@ class Panoptic(_Moves):
     segments: list[Segment] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Semantic(_Moves):
-    """A semantic prediction: ``labels`` int64 ``(H, W)`` and class probabilities ``probs`` float32 ``(K, H, W)``."""
+    """A semantic prediction: ``labels`` int64 ``(H, W)`` and class probabilities ``probs`` float32 ``(K, H, W)``.
+
+    Of a volume ``(D, H, W)`` and ``(K, D, H, W)``.
+    """
 
     labels: Tensor
     probs: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Regions(_Moves):
+    """A prediction of regions that may overlap: ``masks`` bool ``(K, H, W)``, ``probs`` float32 of the same shape."""
+
+    masks: Tensor
+    probs: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Sample(_Moves):
-    """One image with whatever annotations its dataset has.
+    """One image, or volume, with whatever annotations its dataset has.
 
     Attributes:
-        image: ``(3, H, W)`` float32 in [0, 1].
+        image: ``(3, H, W)`` float32 in [0, 1]; or ``(C, H, W)``, ``(C, D, H, W)`` in the units of its dataset.
         id: a name that finds this sample again (a file stem, a scene index).
         semantic: ``(H, W)`` int64 or ``None``.
         instances: the countable objects, or ``None``.
         panoptic: the panoptic map, or ``None``.
+        regions: ``(K, H, W)`` uint8 or ``None``.
         pixel_weight: ``(H, W)`` float32, at least 0: how much each pixel counts in a loss; ``None`` means all alike.
+        spacing: millimetres from voxel to voxel ``(z, y, x)``, or ``None`` where it means nothing.
+        output_size: the size of the annotations, in which results are wanted, when the image was resized for a model
+            and they were not; ``None`` where both have one size.
     """
 
     image: Tensor
@@ -161,10 +309,13 @@ class Sample(_Moves):
     semantic: Tensor | None = None
     instances: Instances | None = None
     panoptic: Panoptic | None = None
+    regions: Tensor | None = None
     pixel_weight: Tensor | None = None
+    spacing: tuple[float, ...] | None = None
+    output_size: Size | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Targets(_Moves):
     """The annotations of a batch.
 
@@ -172,31 +323,86 @@ class Targets(_Moves):
         semantic: ``(B, H, W)`` int64 or ``None``.
         instances: the objects of each image, or ``None``.
         panoptic: the panoptic map of each image, or ``None``.
+        regions: ``(B, K, H, W)`` uint8 or ``None``.
         pixel_weight: ``(B, H, W)`` float32, at least 0: how much each pixel counts in a loss; ``None`` means all alike.
     """
 
     semantic: Tensor | None = None
     instances: list[Instances] | None = None
     panoptic: list[Panoptic] | None = None
+    regions: Tensor | None = None
     pixel_weight: Tensor | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch(_Moves):
-    """What a model trains on: ``images`` ``(B, 3, H, W)``, its targets, and for every image its id and true (H, W)."""
+    """What a model trains on or is scored on.
+
+    Attributes:
+        images: ``(B, C, H, W)``, or ``(B, C, D, H, W)`` of volumes. Smaller images are padded at the end of each axis.
+        targets: the annotations, padded alike.
+        ids: a name of each image.
+        sizes: the true size of each image, without padding.
+        output_sizes: the size of each image's annotations, in which its results are wanted.
+        spacing: of the voxels of each image; ``None`` where no sample has one.
+    """
 
     images: Tensor
     targets: Targets
     ids: list[str]
-    sizes: list[tuple[int, int]]
+    sizes: list[Size]
+    output_sizes: list[Size]
+    spacing: list[tuple[float, ...]] | None = None
+
+    @property
+    def padded_sizes(self) -> list[Size] | None:
+        """The true sizes when any image is padded; ``None`` when all fill the batch, so that a model need not look."""
+        full = tuple(self.images.shape[2:])
+        return self.sizes if any(tuple(size) != full for size in self.sizes) else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DenseOutput:
-    """What a semantic model returns: ``logits`` ``(B, K, H, W)`` at input size, and an auxiliary head's or ``None``."""
+    """What a semantic model returns.
+
+    Attributes:
+        logits: ``(B, K, H, W)`` at the size of the images; of volumes ``(B, K, D, H, W)``.
+        aux: the logits of auxiliary heads, each at a scale of its own (deep supervision); they count in the loss alone.
+    """
 
     logits: Tensor
-    aux: Tensor | None = None
+    aux: tuple[Tensor, ...] = ()
 
 
 torch.export.register_dataclass(DenseOutput, serialized_type_name="seglib.DenseOutput")
+
+
+@runtime_checkable
+class SegmentationModel(Protocol):
+    """What the training loop, the tasks and the command line ask of a model. Every model of the zoo is one.
+
+    ::
+
+        out    = model(images, targets, sizes)                # raw heads, one frozen dataclass per model
+        losses = model.loss(out, targets)                     # dict of scalars, already weighted: sum them
+        preds  = model.postprocess(out, sizes, output_sizes)  # typed predictions, one per image
+        preds  = model.predict(images, sizes, output_sizes)   # evaluation mode, forward and postprocess
+
+    ``sizes`` are the true sizes of images inside a padded batch; without them every image fills it. ``forward`` and
+    ``loss`` return the same types in training and in evaluation mode, and ``loss`` uses no parameter of the model, so
+    that DDP and FSDP can wrap ``forward``. ``targets`` may steer which proposals a detector samples, nothing else.
+    """
+
+    def __call__(self, images: Tensor, targets: Targets | None = None, sizes: Sequence[Size] | None = None) -> Any:
+        """What the heads say about images ``(B, C, H, W)``."""
+
+    def loss(self, out: Any, targets: Targets) -> dict[str, Tensor]:
+        """The losses of an output that was made with these targets."""
+
+    def postprocess(self, out: Any, sizes: Sequence[Size], output_sizes: Sequence[Size] | None = None) -> list[Any]:
+        """Predictions of images of the true ``sizes``, at ``output_sizes``. Uses no parameters."""
+
+    def predict(
+        self, images: Tensor, sizes: Sequence[Size] | None = None, output_sizes: Sequence[Size] | None = None
+    ) -> list[Any]:
+        """Predictions of a batch: those that its images give one by one."""

@@ -1,13 +1,14 @@
-"""What every model of the zoo must do, whatever it predicts. Each check takes a model and its task's inputs.
+"""What every model must do, whatever it predicts. Each check takes a model and its task's inputs.
 
-A new task adds one `Inputs` to `INPUTS`; a new model adds nothing but its line in the zoo.
+A new task adds one `Inputs` to `INPUTS`; a new architecture adds nothing but its slim build in `slim.py`.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seglib.types import VOID, Instances, Targets
+from seglib.data.collate import collate
+from seglib.types import VOID, Batch, Instances, Regions, Sample, SegmentationModel, Semantic, Size, Targets
 from seglib.weights import load_weights, save_weights
 
 CLASSES = 5
 SIZES = [(33, 47), (7, 5), (64, 96)]  # odd, smaller than any stride, multiples of the stride and not square
+MIXED = [(40, 56), (33, 64), (23, 17)]  # of one batch, which is then 40 × 64: none fills it
+WANTED = [(40, 56), (66, 50), (11, 30)]  # output sizes of these: the same, larger and narrower, smaller and wider
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,15 @@ class Inputs:
     """Makes what the models of one task take, for `CLASSES` classes.
 
     images: (batch, size) → images.  targets: the same → targets in which every class occurs.
-    empty: the same → targets without anything in them.  check: (prediction, size) → asserts its types and shapes.
+    empty: the same → targets without anything in them.  check: (prediction, size) → asserts its types and shapes,
+    and that it lies within the image.  numbers: prediction → what another order of float sums may change by rounding.
     """
 
     images: Callable[[int, tuple[int, int]], Tensor]
     targets: Callable[[int, tuple[int, int]], Targets]
     empty: Callable[[int, tuple[int, int]], Targets]
     check: Callable[[Any, tuple[int, int]], None]
+    numbers: Callable[[Any], list[Tensor]]
 
 
 def _images(batch: int, size: tuple[int, int]) -> Tensor:
@@ -50,11 +56,27 @@ def _void(batch: int, size: tuple[int, int]) -> Targets:
     return Targets(semantic=torch.full((batch, *size), VOID))
 
 
-def _check_semantic(prediction: Any, size: tuple[int, int]) -> None:
+def _check_semantic(prediction: Semantic, size: tuple[int, int]) -> None:
     assert prediction.labels.dtype == torch.int64 and prediction.labels.shape == size
     assert prediction.probs.dtype == torch.float32 and prediction.probs.shape == (CLASSES, *size)
     torch.testing.assert_close(prediction.probs.sum(0), torch.ones(size))
     assert torch.equal(prediction.probs.argmax(0), prediction.labels)
+
+
+def _regions(batch: int, size: tuple[int, int]) -> Targets:
+    regions = torch.randint(2, (batch, CLASSES, *size), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    regions[:, :, 0, 0] = VOID
+    return Targets(regions=regions)
+
+
+def _void_regions(batch: int, size: tuple[int, int]) -> Targets:
+    return Targets(regions=torch.full((batch, CLASSES, *size), VOID, dtype=torch.uint8))
+
+
+def _check_regions(prediction: Regions, size: tuple[int, int]) -> None:
+    assert prediction.masks.dtype == torch.bool and prediction.masks.shape == (CLASSES, *size)
+    assert prediction.probs.dtype == torch.float32 and prediction.probs.shape == (CLASSES, *size)
+    assert torch.equal(prediction.probs > 0.5, prediction.masks)
 
 
 def _objects(batch: int, size: tuple[int, int]) -> Targets:
@@ -78,7 +100,7 @@ def _nothing(batch: int, size: tuple[int, int]) -> Targets:
     return Targets(instances=[none] * batch)
 
 
-def _check_instances(prediction: Any, size: tuple[int, int]) -> None:
+def _check_instances(prediction: Instances, size: tuple[int, int]) -> None:
     n = len(prediction)
     assert prediction.masks.dtype == torch.bool and prediction.masks.shape == (n, *size)
     assert prediction.labels.dtype == torch.int64 and prediction.boxes.shape == (n, 4)
@@ -89,15 +111,19 @@ def _check_instances(prediction: Any, size: tuple[int, int]) -> None:
 
 
 INPUTS: dict[str, Inputs] = {
-    "semantic": Inputs(_images, _labels, _void, _check_semantic),
-    "instance": Inputs(_images, _objects, _nothing, _check_instances),
+    # labels and masks follow from the probabilities, as `check` holds, and may change where two classes tie
+    "semantic": Inputs(_images, _labels, _void, _check_semantic, lambda p: [p.probs]),
+    "regions": Inputs(_images, _regions, _void_regions, _check_regions, lambda p: [p.probs]),
+    "instance": Inputs(_images, _objects, _nothing, _check_instances, lambda p: list(tensors(p))),
 }
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """Every tensor in dataclasses, lists, tuples and dicts."""
+    """Every tensor in dataclasses, instances, lists, tuples and dicts."""
     if isinstance(value, Tensor):
         yield value
+    elif isinstance(value, Instances):
+        yield from tensors([value.masks, value.labels, value.boxes, value.scores])
     elif is_dataclass(value):
         for f in fields(value):
             yield from tensors(getattr(value, f.name))
@@ -109,10 +135,30 @@ def tensors(value: Any) -> Iterator[Tensor]:
 def assert_same(a: Any, b: Any, *, rtol: float = 0.0, atol: float = 0.0, of_largest: float = 0.0) -> None:
     """The same tensors on both sides, and not merely zeros; ``of_largest`` is a tolerance in shares of the largest."""
     pairs = list(zip(tensors(a), tensors(b), strict=True))
-    assert any(x.std() > 1e-3 for x, _ in pairs), "the outputs do not vary, comparing them would prove nothing"
+    assert any(vary(x) for x, _ in pairs), "the outputs do not vary, comparing them would prove nothing"
     for x, y in pairs:
+        if not x.is_floating_point():
+            assert torch.equal(x, y)
+            continue
         largest = float(torch.where(y.isfinite(), y.abs(), 0).max()) if of_largest and y.numel() else 0.0
         torch.testing.assert_close(x, y, rtol=rtol, atol=atol + of_largest * largest)
+
+
+def vary(x: Tensor) -> bool:
+    return x.is_floating_point() and x.numel() > 1 and float(x[x.isfinite()].std()) > 1e-3
+
+
+def mixed_batch(inputs: Inputs, output_sizes: list[Size] | None = None) -> Batch:
+    """Images of the sizes `MIXED` in one batch, annotated unless results are wanted at other sizes."""
+    samples = []
+    for i, size in enumerate(MIXED):
+        sample = Sample(inputs.images(1, size)[0], str(i), output_size=output_sizes and output_sizes[i])
+        if output_sizes is None:
+            targets = inputs.targets(1, size)
+            found = {f.name: getattr(targets, f.name) for f in fields(targets)}
+            sample = replace(sample, **{name: v[0] for name, v in found.items() if v is not None})
+        samples.append(sample)
+    return collate(samples)
 
 
 def stir(model: nn.Module) -> nn.Module:
@@ -139,6 +185,13 @@ def total(losses: dict[str, Tensor]) -> Tensor:
     for name, value in losses.items():
         assert value.shape == (), f"loss {name!r} is not a scalar"
     return torch.stack(list(losses.values())).sum()
+
+
+def follows_the_protocol(model: nn.Module, inputs: Inputs) -> None:
+    assert isinstance(model, SegmentationModel)
+    for name in ("__call__", "loss", "postprocess", "predict"):
+        own = inspect.signature(getattr(model, "forward" if name == "__call__" else name)).parameters
+        assert list(own) == list(inspect.signature(getattr(SegmentationModel, name)).parameters)[1:], name
 
 
 def any_input_size(model: nn.Module, inputs: Inputs) -> None:
@@ -241,18 +294,63 @@ def bf16_is_finite(model: nn.Module, inputs: Inputs) -> None:
     loss.backward()
     assert torch.isfinite(loss)
     for name, p in model.named_parameters():
-        assert p.grad is not None and torch.isfinite(p.grad).all(), f"the gradient of {name} is not finite"
+        assert not p.requires_grad or torch.isfinite(p.grad).all(), f"the gradient of {name} is not finite"
 
 
 def batch_equals_one_by_one(model: nn.Module, inputs: Inputs) -> None:
-    images = inputs.images(3, (40, 56))
+    """In float64, so that rounding can't swap two detections or decide a pixel: other kernels for other batch sizes."""
+    model.double()
+    images = inputs.images(3, (40, 56)).double()
+    together = [inputs.numbers(p) for p in model.predict(images)]
+    alone = [inputs.numbers(model.predict(image[None])[0]) for image in images]
+    assert_same(together, alone, rtol=1e-6, atol=1e-6)  # results are float32
+
+
+def mixed_sizes_equal_one_by_one(model: nn.Module, inputs: Inputs) -> None:
+    batch = mixed_batch(inputs, WANTED)
+    assert batch.images.shape[2:] == (40, 64) and batch.sizes == MIXED and batch.output_sizes == WANTED
+    predictions = model.predict(batch.images, batch.sizes, batch.output_sizes)
+    for i, (prediction, size) in enumerate(zip(predictions, WANTED, strict=True)):
+        inputs.check(prediction, size)
+        alone = model.predict(inputs.images(1, MIXED[i]), None, [size])
+        assert_same(prediction, alone[0])
+
+
+def padding_changes_nothing(model: nn.Module, inputs: Inputs) -> None:
+    """Whatever is written beyond the true sizes, ``forward`` sees what it fills in after normalisation."""
+    batch = mixed_batch(inputs)
+    padding = torch.ones_like(batch.images, dtype=torch.bool)
+    for i, (height, width) in enumerate(batch.sizes):
+        padding[i, :, :height, :width] = False
+    noise = torch.rand(batch.images.shape, generator=torch.Generator().manual_seed(3))
+    filled = [torch.where(padding, fill, batch.images) for fill in (torch.tensor(0.0), torch.tensor(1.0), noise)]
+    model.eval()
     with torch.no_grad():
-        together = list(tensors(model.eval()(images)))
-        scale = max(float(t.abs().max()) for t in together)  # a hundred layers of random weights reach 1e7
-        for i in range(3):
-            alone = list(tensors(model(images[i : i + 1])))
-            # other kernels are chosen for other batch sizes, so float32 sums come in another order
-            assert_same([t[i : i + 1] for t in together], alone, atol=1e-5 * scale)  # measured: 2e-6
+        for targets in (None, batch.targets):
+            outputs = []
+            for images in filled:
+                torch.manual_seed(0)  # of samplers
+                outputs.append(model(images, targets, batch.sizes))
+            assert_same(outputs[0], outputs[1])
+            assert_same(outputs[0], outputs[2])
+        seen = list(zip(tensors(model(filled[1])), tensors(model(filled[2])), strict=True))
+        assert not all(torch.equal(a, b) for a, b in seen), "what is no padding should be seen"
+        for prediction, size in zip(model.postprocess(model(noise, None, MIXED), MIXED), MIXED, strict=True):
+            inputs.check(prediction, size)
+
+
+def postprocess_is_pure(model: nn.Module, inputs: Inputs) -> None:
+    """It uses no parameter, changes nothing, and gives results of the sizes that it is asked for."""
+    batch = mixed_batch(inputs)
+    with torch.no_grad():
+        out = model.eval()(batch.images, None, batch.sizes)
+    before = copy.deepcopy(out)
+    model.to("meta")  # parameters and buffers without values: whoever uses one fails
+    predictions = model.postprocess(out, batch.sizes, WANTED)
+    for prediction, size in zip(predictions, WANTED, strict=True):
+        inputs.check(prediction, size)
+    assert_same(model.postprocess(out, batch.sizes), model.postprocess(out, batch.sizes, batch.sizes))
+    assert_same(out, before)
 
 
 def refuses_bad_images(model: nn.Module, inputs: Inputs) -> None:

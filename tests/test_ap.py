@@ -7,14 +7,15 @@ import re
 import subprocess
 import sys
 import textwrap
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from seglib.metrics import AveragePrecision, CocoObjects, evaluate_coco
-from seglib.metrics.ap_matching import coco_box_iou, match
+from seglib.metrics.ap_matching import IOU_THRESHOLDS, coco_box_iou, match
 from seglib.metrics.ap_scores import RECALLS
 from seglib.ops.masks import masks_to_boxes
 from seglib.ops.rle import encode_rle
@@ -55,7 +56,7 @@ def made_image(seed):
     scores = torch.randint(3, (len(copied[1]),), generator=g) / 2
     return (
         Instances(*copied, masks_to_boxes(copied[0]), scores),
-        replace(target, iscrowd=torch.rand(len(target), generator=g) < 0.2),
+        target.replace(iscrowd=torch.rand(len(target), generator=g) < 0.2),
     )
 
 
@@ -126,6 +127,20 @@ def test_an_object_is_found_once_and_a_second_detection_of_it_is_wrong():
     assert score([(A, 0.9), (A, 0.8), (B, 0.7)], [A, B]).ap == pytest.approx((51 + 50 * 2 / 3) / 101)
 
 
+def test_recall_with_one_with_ten_and_with_a_hundred_detections():
+    boxes = [[20 * i, 0, 10, 10] for i in range(110)]
+    s = score([(box, 1 - i / 200) for i, box in enumerate(boxes)], boxes)  # each of the 110 objects is found
+    assert (s.ar1, s.ar10, s.ar100) == pytest.approx((1 / 110, 10 / 110, 100 / 110))
+
+
+def test_recall_by_size_is_the_share_of_the_objects_of_that_size():
+    small, large = [0, 0, 10, 10], [100, 0, 100, 100]
+    others = [[300 + 20 * i, 0, 10, 10] for i in range(3)]
+    s = score([(small, 0.9), (large, 0.8)], [small, large, *others])
+    assert (s.ar100, s.ar_small, s.ar_large) == pytest.approx((2 / 5, 1 / 4, 1))
+    assert math.isnan(s.ar_medium)
+
+
 def test_the_better_detection_chooses_first_and_takes_the_object_of_largest_iou():
     iou = np.array([[0.6, 0.7], [0.9, 0.0]])  # the first takes the second object, which leaves the first object
     matched, hit = match(iou, np.zeros(2, int), np.zeros(2, int), np.zeros(2, bool), np.zeros((2, 1), bool))
@@ -138,6 +153,76 @@ def test_of_equal_ious_the_last_object_is_taken():
     iou = np.array([[0.8, 0.8], [0.0, 0.8], [0.8, 0.0]])
     _, hit = match(iou, np.zeros(3, int), np.zeros(2, int), np.zeros(2, bool), np.zeros((2, 1), bool))
     assert hit[:, 0, 0].tolist() == [True, False, True]
+
+
+def both_matchings(iou, detected, labels, iscrowd, ignored, **more):
+    """What the loops and the arrays say, which must be the same."""
+    table = np.array(iou, float).reshape(len(detected), len(labels))
+    sides = np.array(detected, int), np.array(labels, int), np.array(iscrowd, bool), np.array(ignored, bool)
+    loops, arrays = (match(table, *sides, impl=impl, **more) for impl in ("reference", "fast"))
+    for a, b in zip(loops, arrays, strict=True):
+        assert a.shape == b.shape and np.array_equal(a, b)
+    return loops
+
+
+@given(st.data(), st.integers(0, 7), st.integers(0, 6), st.integers(1, 4), st.integers(1, 3))
+@settings(deadline=None)  # the first call imports
+def test_the_arrays_match_as_the_loops_do(data, detections, objects, areas, classes):
+    def draw(values, *shape):
+        n = math.prod(shape)
+        return np.array(data.draw(st.lists(values, min_size=n, max_size=n))).reshape(shape)
+
+    # few values, so that equal overlaps and overlaps of exactly a threshold are common
+    iou = draw(st.sampled_from([0.0, 0.25, 0.49999999, *IOU_THRESHOLDS, 1.0]), detections, objects)
+    label, flag = st.integers(0, classes - 1), st.booleans()
+    iscrowd, ignored = draw(flag, objects), draw(flag, objects, areas)
+    both_matchings(iou, draw(label, detections), draw(label, objects), iscrowd, ignored)
+
+
+NEITHER, CROWD = [[False]], [[True]]
+
+
+@pytest.mark.parametrize(
+    ("iou", "crowd", "ignored", "matched", "hit"),
+    [
+        # an overlap of exactly 0.5, and the largest float below it
+        ([[0.5]], [0], NEITHER, [1], [1]),
+        ([[np.nextafter(0.5, 0)]], [0], NEITHER, [0], [0]),
+        # of equal overlaps the last object is taken, so the second detection finds nothing
+        ([[0.8, 0.8], [0.0, 0.8]], [0, 0], NEITHER * 2, [1, 0], [1, 0]),
+        # all ties: as many hits as objects, the third detection is left over
+        ([[0.8, 0.8]] * 3, [0, 0], NEITHER * 2, [1, 1, 0], [1, 1, 0]),
+        # a crowd is matched again and again and counts for nothing
+        ([[0.9]] * 3, [1], CROWD, [1, 1, 1], [0, 0, 0]),
+        # an object that counts comes before an ignored one of larger overlap, in either order
+        ([[0.6, 0.9]], [0, 0], [[False], [True]], [1], [1]),
+        ([[0.9, 0.6]], [0, 0], [[True], [False]], [1], [1]),
+        # an ignored object that is no crowd is taken once
+        ([[0.9], [0.9]], [0], CROWD, [1, 0], [0, 0]),
+        # when the object is gone the crowd is left
+        ([[0.9, 0.6], [0.8, 0.6]], [0, 1], [[False], [True]], [1, 1], [1, 0]),
+    ],
+)
+def test_the_rules_of_matching_by_hand(iou, crowd, ignored, matched, hit):
+    sides = [0] * len(iou), [0] * len(crowd)
+    out = both_matchings(iou, *sides, crowd, ignored, thresholds=np.array([0.5]))
+    assert [side[:, 0, 0].tolist() for side in out] == [[bool(m) for m in matched], [bool(h) for h in hit]]
+
+
+@pytest.mark.parametrize(("detections", "objects"), [(0, 0), (0, 3), (3, 0)])
+def test_matching_with_an_empty_side_finds_nothing(detections, objects):
+    empty = both_matchings([], [0] * detections, [0] * objects, [False] * objects, np.zeros((objects, 4)))
+    assert all(side.shape == (detections, 4, 10) and not side.any() for side in empty)
+
+
+def test_a_threshold_of_1_forgives_rounding():
+    matched, _ = both_matchings([[1 - 1e-11]], [0], [0], [False], NEITHER, thresholds=np.array([1.0]))
+    assert matched.all()
+
+
+def test_an_unknown_matching_is_refused():
+    with pytest.raises(ValueError, match="impl is 'fast' or 'reference', got 'slow'"):
+        match(np.zeros((0, 0)), *[np.zeros(0, int)] * 2, np.zeros(0, bool), np.zeros((0, 1), bool), impl="slow")
 
 
 # Crowds, sizes, limits -----------------------------------------------------------------------------------------------
@@ -179,7 +264,7 @@ def test_the_annotated_area_decides_about_an_objects_size():
 def test_areas_may_be_given_with_instances():
     metric = AveragePrecision(1)
     target = rectangles((0, 0, 10, 10))
-    metric.update(replace(target, scores=torch.tensor([1.0])), target, areas=torch.tensor([5000.0]))
+    metric.update(target.replace(scores=torch.tensor([1.0])), target, areas=torch.tensor([5000.0]))
     assert metric.compute().counts.tolist() == [[1, 0, 1, 0]]
 
 
@@ -233,7 +318,7 @@ def test_masks_packed_masks_and_boxes_of_rectangles_score_the_same():
     dense, packed, boxes = AveragePrecision(3), AveragePrecision(3), AveragePrecision(3, "boxes")
     for seed in range(12):
         prediction, target = made_image(seed)
-        target = replace(target, iscrowd=None)
+        target = target.replace(iscrowd=None)
         dense.update(prediction, target)
         boxes.update(prediction, target)
         packed.update_coco(
@@ -267,7 +352,7 @@ def test_a_class_table_says_how_many_classes_there_are_and_names_the_rows():
 
 
 def test_the_example_in_the_docstring_runs():
-    names = {"torch": torch, "replace": replace, "masks_to_boxes": masks_to_boxes, "Instances": Instances}
+    names = {"torch": torch, "masks_to_boxes": masks_to_boxes, "Instances": Instances}
     found = doctest.testmod(sys.modules[AveragePrecision.__module__], extraglobs=names)
     assert found.attempted > 4 and found.failed == 0
 
@@ -333,7 +418,7 @@ def test_reset_forgets():
 def test_no_mask_is_kept():
     metric = AveragePrecision(1)
     target = rectangles((0, 0, 10, 10), (5, 5, 300, 400), size=(480, 640))
-    metric.update(replace(target, scores=torch.tensor([0.9, 0.8])), target)
+    metric.update(target.replace(scores=torch.tensor([0.9, 0.8])), target)
     assert sum(records.nbytes for records in metric._records()) == 2 * 34 + 2 * 16
 
 
@@ -420,13 +505,13 @@ def test_bad_predictions_are_named():
     with pytest.raises(ValueError, match="the prediction has no scores"):
         metric.update(target, target)
     with pytest.raises(ValueError, match=re.escape("scores[0] is nan, which isn't finite")):
-        metric.update(replace(target, scores=torch.tensor([math.nan])), target)
+        metric.update(target.replace(scores=torch.tensor([math.nan])), target)
     with pytest.raises(ValueError, match=re.escape("predicted label -1 is not in 0..2")):
-        metric.update(replace(target, scores=torch.ones(1), labels=torch.tensor([-1])), target)
+        metric.update(target.replace(scores=torch.ones(1), labels=torch.tensor([-1])), target)
     with pytest.raises(
         ValueError, match=re.escape("predicted masks are [40, 40] (height, width), the target's [30, 40]")
     ):
-        metric.update(replace(target, scores=torch.ones(1)), rectangles((0, 0, 5, 5), size=(30, 40)))
+        metric.update(target.replace(scores=torch.ones(1)), rectangles((0, 0, 5, 5), size=(30, 40)))
     with pytest.raises(ValueError, match="scores masks, the predicted regions are of the other kind"):
         metric.update_coco(CocoObjects([A], [0], scores=[1.0]), CocoObjects([A], [0]))
 

@@ -104,6 +104,21 @@ def test_clipping():
     assert torch.equal(clip_boxes(a, (70, 90)), tv.clip_boxes_to_image(a, (70, 90)))
 
 
+def test_boxes_without_area_have_no_overlap_and_no_gradient():
+    line = torch.tensor([[3.0, 3, 8, 3]], requires_grad=True)  # five pixels wide and none high
+    iou, giou = box_iou(line, line), generalized_box_iou(line, line)
+    assert (iou.item(), giou.item()) == (0, 0)  # 0 / 0 in both
+    (gradient,) = torch.autograd.grad(iou.sum() + giou.sum(), line)
+    assert gradient.tolist() == [[0, 0, 0, 0]]
+
+
+def test_boxes_of_a_batch_are_clipped_at_the_size_of_their_own_image():
+    boxes = torch.tensor([-5.0, -5, 200, 200]).expand(2, 3, 4)
+    sizes = torch.tensor([[50, 100], [70, 30]])  # height, width
+    clipped = clip_boxes(boxes, sizes)
+    assert clipped.tolist() == [[[0, 0, 100, 50]] * 3, [[0, 0, 30, 70]] * 3]
+
+
 def test_no_boxes():
     none = torch.zeros(0, 4)
     assert box_iou(none, some_boxes(3, dtype=torch.float32)).shape == (0, 3)

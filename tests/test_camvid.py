@@ -120,7 +120,7 @@ def test_the_real_frames_are_street_scenes(split):
         counts += torch.bincount(sample.semantic.flatten(), minlength=256)
     shares = counts / counts.sum()
     assert counts[11:255].sum() == 0
-    # Facts of the data set: road and building cover most of the pictures, void little.
+    # Facts of the data set: road and building cover most of the images, void little.
     assert shares[[c.id for c in CATEGORIES if c.name in ("road", "building")]].sum() > 0.35
     assert shares[255] < 0.1
 

@@ -18,16 +18,16 @@ TABLE = [
 ]
 
 OBJECTS = {"keep": ("instances",)}
-KINDS = ("semantic", "instances", "panoptic")
+ANNOTATIONS = ("semantic", "instances", "panoptic")
 
 
 @pytest.fixture
 def root(tmp_path):
-    """A folder dataset with one 6×8 picture in each split."""
+    """A folder dataset with one 6×8 image in each split."""
     for split in ("train", "val", "test"):
-        for kind, mode in (("images", "RGB"), ("labels", "L")):
-            (tmp_path / split / kind).mkdir(parents=True)
-            Image.new(mode, (8, 6)).save(tmp_path / split / kind / "a.png")
+        for part, mode in (("images", "RGB"), ("labels", "L")):
+            (tmp_path / split / part).mkdir(parents=True)
+            Image.new(mode, (8, 6)).save(tmp_path / split / part / "a.png")
     (tmp_path / "categories.json").write_text(json.dumps(TABLE))
     return tmp_path
 
@@ -116,7 +116,7 @@ def test_a_bad_class_table_is_named_with_what_is_wrong(tmp_path, content, messag
     assert str(error.value).startswith(str(path))
 
 
-def test_a_folder_of_pictures_is_read_as_it_is_or_augmented_to_one_size(root):
+def test_a_folder_of_images_is_read_as_it_is_or_augmented_to_one_size(root):
     plain = build_dataset("folder", root, "test")[0]
     assert plain.id == "a"
     assert plain.image.shape == (3, 6, 8)
@@ -126,7 +126,7 @@ def test_a_folder_of_pictures_is_read_as_it_is_or_augmented_to_one_size(root):
     assert cropped.semantic.shape == (4, 4)
 
 
-def test_scenes_have_the_size_asked_for_and_other_pictures_in_each_split():
+def test_scenes_have_the_size_asked_for_and_other_images_in_each_split():
     val, test = (build_dataset("scenes", None, split, size=(32, 48)) for split in ("val", "test"))
     assert val[0].image.shape == (3, 32, 48)
     assert not torch.equal(val[0].image, test[0].image)
@@ -136,14 +136,14 @@ def test_scenes_have_the_size_asked_for_and_other_pictures_in_each_split():
 @pytest.mark.parametrize("keep", [("semantic",), ("instances",), ("semantic", "panoptic"), ()])
 def test_training_on_scenes_carries_the_annotations_asked_for(keep):
     sample = build_dataset("scenes", None, "train", size=(32, 32), augment=True, keep=keep)[0]
-    assert {name for name in KINDS if getattr(sample, name) is not None} == set(keep)
+    assert {name for name in ANNOTATIONS if getattr(sample, name) is not None} == set(keep)
     whole = build_dataset("scenes", None, "val", size=(32, 32), keep=keep)[0]
-    assert all(getattr(whole, name) is not None for name in KINDS)
+    assert all(getattr(whole, name) is not None for name in ANNOTATIONS)
 
 
 def test_training_on_scenes_carries_semantic_labels_by_default():
     sample = build_dataset("scenes", None, "train", size=(32, 32), augment=True)[0]
-    assert [name for name in KINDS if getattr(sample, name) is not None] == ["semantic"]
+    assert [name for name in ANNOTATIONS if getattr(sample, name) is not None] == ["semantic"]
 
 
 @pytest.mark.parametrize(
@@ -238,11 +238,11 @@ MAKERS = {"pets": make_pets, "voc": make_voc, "cityscapes": make_cityscapes, "is
 @pytest.mark.parametrize("name", MAKERS)
 def test_sets_with_files_train_on_crops_and_are_evaluated_at_their_size(tmp_path, name):
     MAKERS[name](tmp_path)
-    learn = build_dataset(name, tmp_path, "train", size=(32, 48), augment=True)
-    held = build_dataset(name, tmp_path, "val", size=(32, 48))
-    assert learn[0].image.shape == (3, 32, 48)
-    assert held.size == ((32, 48) if name == "pets" else None)
-    assert held[0].image.shape[1:] == (held.size or (24, 40))
+    train_set = build_dataset(name, tmp_path, "train", size=(32, 48), augment=True)
+    val_set = build_dataset(name, tmp_path, "val", size=(32, 48))
+    assert train_set[0].image.shape == (3, 32, 48)
+    assert val_set.size == ((32, 48) if name == "pets" else None)
+    assert val_set[0].image.shape[1:] == (val_set.size or (24, 40))
     assert build_dataset(name, tmp_path, "train", augment=True)[0].image.shape[1] >= 256  # by default
 
 
@@ -264,7 +264,7 @@ def test_a_crop_without_a_labelled_pixel_trains_without_nan(tmp_path, name):
 
 
 def make_coco(root):
-    """One 40×24 photo a split with an object and, to its right, a crowd."""
+    """One 40×24 image a split with an object and, to its right, a crowd."""
     for split in ("train", "val"):
         write(root / f"{split}2017" / "7.jpg")
         rows = [
@@ -280,7 +280,7 @@ def make_coco(root):
 
 
 def make_dsb(root):
-    """Twelve 40×24 pictures in train, of which some are val, each with one nucleus everywhere."""
+    """Twelve 40×24 images in train, of which some are val, each with one nucleus everywhere."""
     for split, count in {"train": 12, "test": 1}.items():
         for n in range(count):
             write(root / split / "images" / f"{n:02d}.tif", "L", value=100)
@@ -294,13 +294,13 @@ OBJECT_MAKERS = {"coco": make_coco, "dsb2018": make_dsb}
 @pytest.mark.parametrize("name", OBJECT_MAKERS)
 def test_sets_of_objects_train_on_crops_and_are_evaluated_whole(tmp_path, name):
     OBJECT_MAKERS[name](tmp_path)
-    learn = build_dataset(name, tmp_path, "train", size=(16, 32), augment=True, keep=("instances",))
-    held = build_dataset(name, tmp_path, "val", size=(16, 32), keep=("instances",))
-    batch = collate([learn[0], learn[0]])
+    train_set = build_dataset(name, tmp_path, "train", size=(16, 32), augment=True, keep=("instances",))
+    val_set = build_dataset(name, tmp_path, "val", size=(16, 32), keep=("instances",))
+    batch = collate([train_set[0], train_set[0]])
     assert batch.images.shape == (2, 3, 16, 32) and batch.targets.semantic is None
     assert [i.masks.shape[1:] for i in batch.targets.instances] == [(16, 32)] * 2
-    assert held.size is None and held[0].image.shape[1:] == (24, 40)
-    assert len(held[0].instances) == (2 if name == "coco" else 1)
+    assert val_set.size is None and val_set[0].image.shape[1:] == (24, 40)
+    assert len(val_set[0].instances) == (2 if name == "coco" else 1)
     assert build_dataset(name, tmp_path, "train", augment=True, keep=("instances",))[0].image.shape[1] >= 256
 
 
@@ -308,6 +308,6 @@ def test_sets_of_objects_train_on_crops_and_are_evaluated_whole(tmp_path, name):
 def test_training_on_coco_leaves_crowds_out(tmp_path):
     make_coco(tmp_path)
     keep = ("instances",)
-    learn = build_dataset("coco", tmp_path, "train", size=(64, 96), augment=True, keep=keep)  # larger than any zoom
-    assert [learn[0].instances.iscrowd.tolist() for _ in range(5)] == [[False]] * 5
+    train_set = build_dataset("coco", tmp_path, "train", size=(64, 96), augment=True, keep=keep)  # larger than any zoom
+    assert [train_set[0].instances.iscrowd.tolist() for _ in range(5)] == [[False]] * 5
     assert build_dataset("coco", tmp_path, "val", keep=keep)[0].instances.iscrowd.tolist() == [False, True]

@@ -86,7 +86,9 @@ def test_training_learns_a_folder_of_pictures(photos, run, capsys):
     assert code == 0
     assert scores["images"] == 2
     assert scores["miou"] > 0.8  # a bright square on dark ground is easy; chance is below 0.5
-    assert read_metadata(run / "weights.safetensors")["size"] == [32, 48]
+    facts = read_metadata(run / "weights.safetensors")
+    assert facts["data_size"] == [32, 48] and facts["arguments"] == {"num_classes": 2}
+    assert facts["geometry"]["mode"] == "shorter" and facts["geometry"]["size"] == 32
 
 
 def test_a_run_is_not_overwritten_by_accident(photos, run, capsys):
@@ -146,7 +148,7 @@ def test_tiles_scales_and_the_mirror_image_from_the_command_line(run, tmp_path, 
     wanted = ["--weights", run / "weights.safetensors", "--labels", tmp_path / "l.png", *options]
     code, printed = seglib("predict", tmp_path / "p.png", *wanted, capsys=capsys)
     assert code == 0, printed.err
-    net = build("fcn_tiny", 2)
+    net = build("fcn_tiny", num_classes=2)
     load_weights(net, run / "weights.safetensors")
     expected = predict_tiled(net, read_image(tmp_path / "p.png"), tile=64, scales=(0.5, 1, 1.5), flip=True)
     plain = predict_tiled(net, read_image(tmp_path / "p.png"))
@@ -237,7 +239,7 @@ def test_prediction_needs_to_be_told_what_is_wanted(photos, run, capsys):
         (["predict", "[/old]", "--weights", "w", "--json"], "[/old] does not exist"),
         (["eval", "--weights", "{tmp}/photos"], "photos: Is a directory"),
         (["eval", "--weights", "{tmp}/bare.safetensors", "--device", "tpu"], "device 'tpu' is not on this machine"),
-        (["eval", "--weights", "{tmp}/bare.safetensors", "--split", "nonsense"], "split 'nonsense' is unknown"),
+        (["eval", "--weights", "{tmp}/bare.safetensors"], "bare.safetensors has no class table"),
         (["predict", "{tmp}/photos/a.png", "--weights", "{tmp}/bare.safetensors", "--json"], "no class table"),
         (["predict", "{tmp}/photos/a.png", "--weights", "{tmp}/odd.safetensors", "--json"], "another version of fcn_"),
         (["train", "fcn_tiny", "--data", "folder", "--root", "{tmp}/nowhere"], "nowhere is no folder"),
@@ -252,8 +254,8 @@ def test_bad_input_gets_one_line_and_leaves_nothing_behind(arguments, message, t
     for name in ("photos/a.png", "twins/a.png", "twins/a.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (8, 8)).save(tmp_path / name)
-    facts = {"model": "fcn_tiny", "num_classes": 2}
-    save_weights(build("fcn_tiny", 2), tmp_path / "bare.safetensors", facts)
+    facts = {"model": "fcn_tiny", "arguments": {"num_classes": 2}}
+    save_weights(build("fcn_tiny", num_classes=2), tmp_path / "bare.safetensors", facts)
     save_weights(torch.nn.Identity(), tmp_path / "odd.safetensors", facts | {"arguments": {"depth": 3}})
     before = sorted(tmp_path.rglob("*"))
     code, printed = seglib(*(a.format(tmp=tmp_path) for a in arguments), capsys=capsys)
@@ -321,7 +323,7 @@ def test_weights_of_classes_with_other_names_are_refused(photos, run, tmp_path, 
     arguments = ["--weights", run / "weights.safetensors", "--data", "folder", "--root", root]
     code, printed = seglib("eval", *arguments, capsys=capsys)
     assert code == 2
-    assert "knows class 0 as 'square', folder as 'circle'" in printed.err
+    assert "class 'circle' of this data is not among those to predict ('square', 'ground')" in printed.err
 
 
 def test_weights_of_other_classes_are_refused(run, capsys):
@@ -329,7 +331,7 @@ def test_weights_of_other_classes_are_refused(run, capsys):
         "eval", "--weights", run / "weights.safetensors", "--data", "scenes", "--split", "val", capsys=capsys
     )
     assert code == 2
-    assert "knows 2 classes" in printed.err
+    assert "class 'house' of this data is not among those to predict ('square', 'ground')" in printed.err
 
 
 @pytest.mark.slow

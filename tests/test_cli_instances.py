@@ -51,15 +51,17 @@ def run(coco, tmp_path_factory):
 
 def test_training_learns_and_results_score_as_the_evaluation_says(coco, run, tmp_path, capsys):
     metadata = read_metadata(run)
-    assert metadata["num_classes"] == 2 and metadata["category_ids"] == [3, 7]
+    assert metadata["arguments"] == {"num_classes": 2} and metadata["file_ids"] == [3, 7]
     data = ["--data", "coco", "--root", coco, "--split", "val"]
     code, printed = seglib("eval", "--weights", run, *data, "--json", "--size", "64x64", capsys=capsys)
     scores = json.loads(printed.out)
     assert code == 0 and scores["ap50"] > 0.5  # two squares of opposite brightness are easy
-    code, printed = seglib("predict", coco / "val2017", "--weights", run, "--json", "--score", 0, capsys=capsys)
+    truth = coco / "annotations" / "instances_val2017.json"
+    wanted = ["--json", "--score", 0, "--ids", truth]
+    code, printed = seglib("predict", coco / "val2017", "--weights", run, *wanted, capsys=capsys)
     assert code == 0
     (tmp_path / "results.json").write_text(printed.out)
-    found = evaluate_coco(coco / "annotations" / "instances_val2017.json", tmp_path / "results.json")
+    found = evaluate_coco(truth, tmp_path / "results.json")
     assert found.ap == pytest.approx(scores["ap"], abs=1e-3)  # JSON's 8-bit pictures are the same pictures
 
 
@@ -69,7 +71,8 @@ def test_a_photo_becomes_an_overlay_a_map_of_objects_and_results(coco, run, tmp_
     code, printed = seglib("predict", photo, "--weights", run, *wanted, capsys=capsys)
     found = json.loads(printed.out)
     assert code == 0 and found
-    assert {entry["image_id"] for entry in found} == {1}
+    assert {entry["file_name"] for entry in found} == {"000000000001.png"}
+    assert not any("image_id" in entry for entry in found)  # a file's name is no id
     assert all(entry["category_id"] == {"dark": 3, "bright": 7}[entry["category"]] for entry in found)
     assert all(entry["score"] >= 0.3 and entry["segmentation"]["size"] == [64, 64] for entry in found)
     assert np.asarray(Image.open(tmp_path / "o.png")).shape == (64, 64, 3)
@@ -97,7 +100,7 @@ def test_results_have_the_size_of_the_photo_whatever_the_model_saw(coco, run, tm
         (["train", "mask_rcnn_tiny", "--data", "scenes", "--loss", "dice"], "mask_rcnn_tiny has losses of its own"),
         (["train", "mask_rcnn_tiny", "--data", "camvid", "--root", "{root}"], "instances"),
         (["train", "mask_rcnn_tiny", "--encoder", "{run}x"], "No such file"),
-        (["eval", "--weights", "{run}", "--data", "scenes"], "knows 2 classes, scenes has 7"),
+        (["eval", "--weights", "{run}", "--data", "scenes"], "class 'house' of this data is not among those to predict"),
     ],
 )
 def test_mistakes_get_one_line(coco, run, tmp_path, arguments, message, capsys, monkeypatch):

@@ -1,4 +1,4 @@
-"""COCO's instances format: made files with every kind of annotation and every fault, and the real mini set."""
+"""COCO's instances format: synthetic files with every form of annotation and every fault, and the real mini set."""
 
 import copy
 import json
@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from seglib.data.coco import CocoInstances, coco_results, write_coco_results
+from seglib.data.coco import CocoInstances, coco_results, read_image_ids, write_coco_results
 from seglib.data.collate import collate
 from seglib.types import Instances, check_categories
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 MINI = SHARED / "coco-panoptic-mini" / "coco"
 OFFICIAL = SHARED / "fixtures-eval" / "cocoapi" / "instances_val2014_100.json"
-needs_mini = pytest.mark.skipif(not MINI.is_dir(), reason=f"the COCO photos are not at {MINI}")
+needs_mini = pytest.mark.skipif(not MINI.is_dir(), reason=f"the COCO images are not at {MINI}")
 needs_official = pytest.mark.skipif(not OFFICIAL.is_file(), reason=f"COCO's annotations are not at {OFFICIAL}")
 
 # pycocotools 2.0 does not yet follow NumPy 2.
@@ -69,7 +69,7 @@ CONTENT = {
 
 @pytest.fixture
 def root(tmp_path):
-    """Four made photos: three objects; a crowd, an object and two degenerate ones; nothing; a crowd alone."""
+    """Four synthetic images: three objects; a crowd, an object and two degenerate ones; nothing; a crowd alone."""
     for row in CONTENT["images"]:
         path = tmp_path / row["file_name"]
         path.parent.mkdir(exist_ok=True)
@@ -101,8 +101,7 @@ def test_categories_are_contiguous_in_the_order_of_the_ids_of_the_file(root):
         (1, "train", True),
         (2, "brush", True),
     ]
-    assert dataset.category_ids == (1, 7, 90)
-    assert dataset.file_ids == {1: 0, 7: 1, 90: 2}
+    assert dataset.file_ids == (1, 7, 90) and dataset.void_id is None
 
 
 def test_a_large_class_table_has_a_colour_of_its_own_for_each_class_and_none_is_black(root):
@@ -164,7 +163,7 @@ def test_images_without_objects_are_kept_unless_dropped(root):
     assert load(root, keep_empty=False).image_ids == (30, 10)  # 40 has a crowd alone
 
 
-def test_grey_photos_become_rgb(root):
+def test_grey_images_become_rgb(root):
     image = load(root)[2].image
     assert image.shape == (3, H, W)
     assert torch.equal(image[0], image[1]) and torch.equal(image[0], image[2]) and (image * 255).round().unique() == 90
@@ -278,7 +277,7 @@ def test_a_file_that_is_missing_or_no_json_is_named(root):
             CocoInstances(root / "bad.json", root)
 
 
-def test_a_missing_photo_is_named_at_once(root):
+def test_a_missing_image_is_named_at_once(root):
     (root / "sub" / "a.jpg").unlink()
     with pytest.raises(
         FileNotFoundError, match=r"1 of 4 images of .*json are not in .* \(sub/a\.jpg\); pass the folder"
@@ -286,7 +285,7 @@ def test_a_missing_photo_is_named_at_once(root):
         load(root)
 
 
-def test_a_photo_of_another_size_is_named(root):
+def test_an_image_of_another_size_is_named(root):
     Image.new("RGB", (W, H + 1)).save(root / "c.jpg")
     with pytest.raises(ValueError, match=r"c\.jpg is 7 x 8 \(H x W\) and .*json says 6 x 8; use the images that"):
         load(root)[0]
@@ -312,7 +311,7 @@ def test_results_have_the_ids_of_the_file_and_boxes_with_width_and_height():
     masks[1, :, 7] = True
     first = predictions(masks, [2, 0], [[1.0, 0.0, 2.5, 3.0], [7.0, 0.0, 8.0, 6.0]], [0.5, 0.25])
     nothing = first[:0]
-    rows = coco_results([nothing, first], ["10", "30"], (1, 7, 90))
+    rows = coco_results([nothing, first], [10, 30], (1, 7, 90))
     assert [{k: v for k, v in r.items() if k != "segmentation"} for r in rows] == [
         {"image_id": 30, "category_id": 90, "bbox": [1.0, 0.0, 1.5, 3.0], "score": 0.5},
         {"image_id": 30, "category_id": 1, "bbox": [7.0, 0.0, 1.0, 6.0], "score": 0.25},
@@ -327,7 +326,7 @@ def test_written_results_are_what_pycocotools_reads_back(root, capsys):
     dataset = load(root)
     truth = dataset[0].instances
     found = Instances(truth.masks, truth.labels, truth.boxes, scores=torch.tensor([0.9, 0.8, 0.7]))
-    rows = coco_results([found], [dataset.image_ids[0]], dataset.category_ids)
+    rows = coco_results([found], [dataset.image_ids[0]], dataset.file_ids)
     write_coco_results(root / "new" / "results.json", rows)
     back = COCO(root / "instances.json").loadRes(str(root / "new" / "results.json"))
     again = back.loadAnns(back.getAnnIds(imgIds=[30]))
@@ -341,7 +340,7 @@ def test_results_that_cannot_be_written_are_refused():
     good = predictions(masks, [1], [[0.0, 0.0, 8.0, 6.0]], [0.5])
     with pytest.raises(ValueError, match="got 1 predictions and 2 image ids"):
         coco_results([good], [1, 2], (1, 7))
-    with pytest.raises(ValueError, match=r"label 1 in image 5 is not in 0\.\.0; pass the category_ids"):
+    with pytest.raises(ValueError, match=r"label 1 in image 5 is not in 0\.\.0; pass the file_ids"):
         coco_results([good], [5], (1,))
     truth = Instances(good.masks, good.labels, good.boxes)
     with pytest.raises(ValueError, match="image 5 have no scores"):
@@ -364,7 +363,7 @@ def test_the_mini_set_has_the_published_counts_and_the_masks_of_pycocotools(
     dataset = CocoInstances(path, MINI / f"{split}2017")
     reference = COCO(path)
     assert len(dataset) == images and len(dataset.categories) == 80
-    assert dataset.category_ids[0] == 1 and dataset.category_ids[-1] == 90
+    assert dataset.file_ids[0] == 1 and dataset.file_ids[-1] == 90
     entries = [dataset._entries[i]["objects"] for i in range(images)]
     assert sum(map(len, entries)) == objects
     assert len({k for e in entries for k, _, _ in e}) == classes
@@ -377,14 +376,14 @@ def check_against(reference, dataset, index):
     sample = dataset[index]
     rows = reference.loadAnns(reference.getAnnIds(imgIds=[int(sample.id)]))
     assert len(rows) == len(sample.instances) > 0
-    assert [dataset.category_ids[k] for k in sample.instances.labels.tolist()] == [r["category_id"] for r in rows]
+    assert [dataset.file_ids[k] for k in sample.instances.labels.tolist()] == [r["category_id"] for r in rows]
     assert sample.instances.iscrowd.tolist() == [bool(r["iscrowd"]) for r in rows]
     expected = np.stack([reference.annToMask(row) for row in rows]).astype(bool)
     assert np.array_equal(sample.instances.masks.numpy(), expected)
 
 
 @needs_mini
-def test_the_grey_photos_of_the_mini_set_are_rgb():
+def test_the_grey_images_of_the_mini_set_are_rgb():
     for split in ("train", "val"):
         dataset = CocoInstances(MINI / "annotations" / f"instances_{split}2017.json", MINI / f"{split}2017")
         grey = [i for i, n in enumerate(dataset.image_ids) if open_mode(MINI / f"{split}2017" / f"{n:012d}.jpg") == "L"]
@@ -394,13 +393,13 @@ def test_the_grey_photos_of_the_mini_set_are_rgb():
 
 
 def open_mode(path):
-    with Image.open(path) as picture:
-        return picture.mode
+    with Image.open(path) as opened:
+        return opened.mode
 
 
 @needs_official
 def test_the_polygons_and_crowds_of_coco_are_drawn_as_pycocotools_draws_them(tmp_path, capsys):
-    """COCO's own annotations, on blank photos of the right sizes."""
+    """COCO's own annotations, on blank images of the right sizes."""
     from pycocotools.coco import COCO
 
     reference = COCO(OFFICIAL)
@@ -414,7 +413,61 @@ def test_the_polygons_and_crowds_of_coco_are_drawn_as_pycocotools_draws_them(tmp
     for row in content["images"]:
         Image.new("L", (row["width"], row["height"])).save(tmp_path / row["file_name"])
     dataset = load(tmp_path, content)
-    kinds = {type(s).__name__ for i in range(len(dataset)) for _, _, s in dataset._entries[i]["objects"]}
-    assert kinds == {"list", "dict"}
+    forms = {type(s).__name__ for i in range(len(dataset)) for _, _, s in dataset._entries[i]["objects"]}
+    assert forms == {"list", "dict"}
     for i in range(len(dataset)):
         check_against(reference, dataset, i)
+
+
+def test_image_ids_are_written_as_they_are():
+    found = predictions(torch.ones(1, H, W, dtype=torch.bool), [0], [[0.0, 0.0, 8.0, 6.0]], [0.5])
+    assert [r["image_id"] for r in coco_results([found, found], [7, "street_12"], (1,))] == [7, "street_12"]
+
+
+def test_objects_of_a_class_that_the_file_does_not_have_are_left_out():
+    masks = torch.ones(3, H, W, dtype=torch.bool)
+    found = predictions(masks, [0, 1, 2], [[0.0, 0.0, 8.0, 6.0]] * 3, [0.5, 0.6, 0.7])
+    rows = coco_results([found], [1], (5, None, 9))
+    assert [(r["category_id"], round(r["score"], 3)) for r in rows] == [(5, 0.5), (9, 0.7)]
+
+
+# --- ids of images ----------------------------------------------------------------------------------------------------
+
+
+def ids_of(folder, *names):
+    """The ids 1, 2, … of a file with these file_names, as in test-dev without annotations."""
+    path = folder / "info.json"
+    path.write_text(json.dumps({"images": [{"id": i, "file_name": n} for i, n in enumerate(names, start=1)]}))
+    return read_image_ids(path)
+
+
+def test_the_id_of_an_image_is_that_of_its_file_name_and_not_its_digits(tmp_path):
+    ids = ids_of(tmp_path, "2.png", "1.png", "street.png")
+    assert [ids[n] for n in ("1.png", "2.png", "some/where/street.png")] == [2, 1, 3]
+    assert ids[tmp_path / "1.png"] == 2
+
+
+def test_a_file_name_with_folders_is_found_by_as_much_of_the_path_as_is_needed(tmp_path):
+    ids = ids_of(tmp_path, "a/1.png", "b/1.png", "b/2.png", "1.png", "c\\d\\3.png")
+    assert ids["data/a/1.png"] == 1 and ids["data/b/1.png"] == 2
+    assert ids["elsewhere/2.png"] == 3  # only one image is called so
+    assert ids["elsewhere/1.png"] == 4  # the only file_name that is nothing more
+    assert ids["x/d/3.png"] == ids["3.png"] == 5
+
+
+def test_a_name_that_several_images_have_is_ambiguous_and_one_that_none_has_is_named(tmp_path):
+    ids = ids_of(tmp_path, "a/1.png", "b/1.png")
+    with pytest.raises(ValueError, match=r"1\.png could be any of 2 images .*\(a/1\.png, b/1\.png\); pass a path"):
+        ids["1.png"]
+    with pytest.raises(ValueError, match=r"3\.png is none of the images"):
+        ids["3.png"]
+
+
+def test_a_file_without_images_or_with_a_name_twice_has_no_ids(tmp_path):
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"list\.json has no list 'images'"):
+        read_image_ids(tmp_path / "list.json")
+    with pytest.raises(FileNotFoundError, match=r"none\.json does not exist"):
+        read_image_ids(tmp_path / "none.json")
+    with pytest.raises(ValueError, match=r"info\.json: file_name 'a\.png' stands twice"):
+        ids_of(tmp_path, "a.png", "a.png")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from seglib.data.checks import count_labels
 from seglib.data.copy_paste import CopyPaste, paste
 from seglib.data.scenes import Scenes
 from seglib.data.transforms import Keep, train_transform
@@ -21,7 +22,7 @@ def rectangle(x1, y1, x2, y2, size=(H, W)):
 
 
 def sample(name, gray, objects, *, size=(H, W), crowd=None):
-    """A picture of one grey value with rectangles ``(x1, y1, x2, y2, label)``."""
+    """An image of one grey value with rectangles ``(x1, y1, x2, y2, label)``."""
     masks = (
         torch.stack([rectangle(*o[:4], size) for o in objects]) if objects else torch.zeros(0, *size, dtype=torch.bool)
     )
@@ -64,7 +65,7 @@ BELOW = sample("below", 0.25, [(0, 0, 3, 2, 0), (4, 0, 6, 4, 1)])
 ABOVE = sample("above", 0.75, [(2, 0, 5, 3, 2)])
 
 
-def test_pasted_pixels_show_the_other_picture():
+def test_pasted_pixels_show_the_other_image():
     out = paste(BELOW, ABOVE)
     assert out.id == "below"
     expected = torch.full((3, H, W), 0.25)
@@ -284,3 +285,21 @@ def test_all_annotations_of_scenes_still_agree_after_jitter_and_paste():
             assert where.sum() == segment.area and (out.semantic[where] == segment.category_id).all()
         pasted += max(ids) > len(ids)
     assert pasted  # at least one scene got something
+
+
+def test_regions_are_pasted_with_their_objects():
+    below = replace(BELOW, regions=torch.zeros(2, *BELOW.image.shape[1:], dtype=torch.uint8))
+    above = replace(ABOVE, regions=torch.ones(2, *ABOVE.image.shape[1:], dtype=torch.uint8))
+    top = above.instances.masks.any(0)
+    assert torch.equal(paste(below, above).regions, top.to(torch.uint8).expand(2, -1, -1))
+    with pytest.raises(ValueError, match="only one of the samples .* has regions"):
+        paste(below, ABOVE)
+
+
+def test_the_ids_of_the_files_and_the_counts_are_those_of_the_dataset():
+    source = Fixed(ABOVE)
+    source.file_ids, source.void_id = (7,), 9
+    dataset = CopyPaste(source)
+    assert dataset.file_ids == (7,) and dataset.void_id == 9
+    source.count_labels = lambda needs, indices: (needs, list(indices))
+    assert count_labels(dataset, "instances") == ("instances", [0])

@@ -8,11 +8,10 @@ from torch import nn
 from torchvision.models import resnet18, resnet50
 
 from seglib.layers.aspp import ASPP, image_pooling
-from seglib.layers.conv import separable_conv
 from seglib.layers.grid import Grid
 from seglib.layers.resnet import dilate, resnet_encoder
 from seglib.layers.tiny import TinyEncoder
-from seglib.models.deeplab import _lay, deeplab_tiny, deeplabv3_resnet50, deeplabv3plus_resnet34
+from seglib.models.deeplab import _upsample_aligned, deeplab_tiny, deeplabv3_resnet50, deeplabv3plus_resnet34
 from seglib.types import Targets
 
 
@@ -75,22 +74,14 @@ def test_bad_dilations_are_refused():
         deeplabv3plus_resnet34(3, layout="other")
 
 
-def reference_aspp(aspp: ASPP, x: torch.Tensor) -> torch.Tensor:
-    """As the paper says it: every branch a map, all concatenated, projected."""
-    *branches, pooling = aspp.convs
-    maps = [branch(x) for branch in branches]
-    maps.append(pooling(x).expand(-1, -1, *x.shape[-2:]))
-    return aspp.project(torch.cat(maps, 1))
-
-
 @pytest.mark.parametrize("separable", [False, True])
-def test_aspp_equals_the_concatenation_of_all_branches(separable):
+def test_the_split_projection_equals_the_concatenation_of_all_branches_with_gradients(separable):
     torch.manual_seed(0)
     aspp = stir(ASPP(8, 6, (1, 2, 30), separable=separable, dropout=0.0)).double().train()
     x = torch.randn(2, 8, 9, 11, dtype=torch.float64, requires_grad=True)
     results = []
-    for run in (aspp, lambda x: reference_aspp(aspp, x)):
-        out = run(x)
+    for impl in ("fast", "reference"):
+        out = aspp(x, impl=impl)
         results.append([out, *torch.autograd.grad(out.square().sum(), [x, *aspp.parameters()])])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)  # float64, sums in another order
@@ -102,8 +93,9 @@ def test_a_rate_as_large_as_the_map_leaves_a_1x1_convolution():
     torch.testing.assert_close(conv(x), F.conv2d(x, conv.weight[:, :, 1:2, 1:2]), rtol=1e-5, atol=1e-5)  # float32
 
 
-def test_a_separable_convolution_has_9c_and_c_squared_weights():
-    assert sum(p.numel() for p in separable_conv(64, 64).parameters()) == 9 * 64 + 64**2
+def test_an_unknown_implementation_of_aspp_is_refused():
+    with pytest.raises(ValueError, match="impl is 'fast' or 'reference', got 'slow'"):
+        ASPP(4, 4, (1,))(torch.zeros(1, 4, 3, 3), impl="slow")
 
 
 @pytest.mark.parametrize("rates", [(), (0, 2)])
@@ -135,20 +127,20 @@ def test_cells_are_laid_where_the_grid_says():
     # Cells of stride 4 whose first lies over pixel 5.5 instead of 1.5: the values are their own pixel positions.
     grid = Grid(4.0, 5.5)
     x = (5.5 + 4 * torch.arange(8.0)).expand(1, 1, 8, 8)  # the column that each cell lies over
-    out = _lay(x, grid, torch.zeros(1, 1, 32, 32))
+    out = _upsample_aligned(x, grid, torch.zeros(1, 1, 32, 32))
     assert torch.equal(out[0, 0, 0, 6:30], torch.arange(6.0, 30.0))  # interpolation of positions gives positions
     assert torch.equal(out[0, 0, 5, :6], torch.full((6,), 5.5))  # before the first cell the first is repeated
-    plain = _lay(x, Grid(4.0, 1.5), torch.zeros(1, 1, 32, 32))
+    plain = _upsample_aligned(x, Grid(4.0, 1.5), torch.zeros(1, 1, 32, 32))
     assert torch.equal(plain, F.interpolate(x, (32, 32), mode="bilinear"))
 
 
 def test_an_edge_in_c5_stays_where_it_is_in_the_logits():
-    """The dilated tiny encoder's cells lie half a cell aside; the enlarged scores must not."""
+    """The dilated tiny encoder's cells lie half a cell aside; the upsampled scores must not."""
     model = deeplab_tiny(2, decoder=False)
     step = torch.zeros(1, 2, 8, 8)
     centres = model.encoder.grids["c5"].offset + 8 * torch.arange(8)  # of the cells, in pixels
     step[:, 1] = (centres > 31.5).float()  # an edge in the middle of 64 pixels
-    laid = _lay(step, model.encoder.grids["c5"], torch.zeros(1, 1, 64, 64))
+    laid = _upsample_aligned(step, model.encoder.grids["c5"], torch.zeros(1, 1, 64, 64))
     crossing = laid[0, 1, 32].gt(0.5).nonzero()[0].item()
     assert crossing == 36  # halfway between the cells over 31.5 and 39.5
 

@@ -7,14 +7,11 @@ import torch
 from torch import nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from seglib.layers.anchors import Anchors, cell_anchors
-from seglib.layers.fpn import FPN
 from seglib.layers.frozen import FoldedConv2d, FrozenNorm
 from seglib.layers.resnet import resnet_encoder
-from seglib.layers.roi_heads import BoxHead, MaskHead, cells_first
+from seglib.layers.roi_heads import BoxHead, MaskHead
 from seglib.layers.rpn import RPNHead, propose
 
 
@@ -76,24 +73,6 @@ def test_strides_in_the_first_convolution_keep_the_grid():
     assert [v.shape for v in a.eval()(x).values()] == [v.shape for v in b.eval()(x).values()]
 
 
-def test_the_pyramid_equals_torchvision():
-    torch.manual_seed(0)
-    theirs = FeaturePyramidNetwork([8, 16, 32], 12, extra_blocks=LastLevelMaxPool())
-    ours = FPN([8, 16, 32], 12)
-    for i in range(3):
-        ours.lateral[i].load_state_dict(theirs.inner_blocks[i][0].state_dict())
-        ours.output[i].load_state_dict(theirs.layer_blocks[i][0].state_dict())
-    maps = [torch.randn(2, c, 24 // 2**i + 1, 40 // 2**i, requires_grad=True) for i, c in enumerate((8, 16, 32))]
-    want = list(theirs({str(i): m for i, m in enumerate(maps)}).values())
-    out = ours(maps)
-    assert len(out) == 4
-    for a, b in zip(out, want, strict=True):
-        torch.testing.assert_close(a, b)
-    gradients = [torch.autograd.grad(sum((y**2).sum() for y in side), maps) for side in (out, want)]
-    for a, b in zip(*gradients, strict=True):
-        torch.testing.assert_close(a, b)
-
-
 def test_the_anchors_of_a_cell_by_hand():
     want = [[-8, -4, 8, 4], [-16, -8, 16, 8], [-4, -8, 4, 8], [-8, -16, 8, 16]]
     side = 128**0.5  # area 128 = 16 · 8
@@ -141,12 +120,22 @@ def test_rpn_outputs_lie_in_the_order_of_the_anchors():
 def test_proposals_by_hand():
     anchors = [torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [30, 30, 60, 60], [-20, -20, -5, -5]])]
     logits = [torch.tensor([[1.0, 2.0, 0.5, 9.0]])]
-    boxes, scores = propose(logits, [torch.zeros(1, 4, 4)], anchors, (40, 50), after_nms=3)
-    # box 0 is suppressed by box 1, the last lies outside the picture, box 2 is cut at its border
+    boxes, scores = propose(logits, [torch.zeros(1, 4, 4)], anchors, (40, 50), post_nms_top_k=3)
+    # box 0 is suppressed by box 1, the last lies outside the image, box 2 is cut at its border
     assert boxes[0].tolist() == [[1, 0, 11, 10], [30, 30, 50, 40], [0, 0, 0, 0]]
     assert scores[0].tolist() == [2.0, 0.5, -float("inf")]
-    boxes, scores = propose(logits, [torch.zeros(1, 4, 4)], anchors, (40, 50), before_nms=2, after_nms=3)
+    boxes, scores = propose(
+        logits, [torch.zeros(1, 4, 4)], anchors, (40, 50), pre_nms_top_k=2, post_nms_top_k=3
+    )
     assert boxes[0, 0].tolist() == [1, 0, 11, 10] and scores[0, 1] == -float("inf")
+
+
+def test_each_image_of_a_batch_has_its_own_borders():
+    anchors = [torch.tensor([[0.0, 0, 10, 10], [30, 30, 60, 60]])]
+    logits, deltas = [torch.tensor([[2.0, 1.0]] * 2)], [torch.zeros(2, 2, 4)]
+    boxes, scores = propose(logits, deltas, anchors, torch.tensor([[40, 50], [8, 20]]))
+    assert boxes.tolist() == [[[0, 0, 10, 10], [30, 30, 50, 40]], [[0, 0, 10, 8], [0, 0, 0, 0]]]
+    assert scores.tolist() == [[2, 1], [2, -float("inf")]]
 
 
 def test_levels_and_images_do_not_suppress_each_other_and_bad_deltas_are_dropped():
@@ -160,32 +149,35 @@ def test_levels_and_images_do_not_suppress_each_other_and_bad_deltas_are_dropped
     assert scores.tolist() == [[2, 1], [1, -float("inf")]] and torch.isfinite(boxes).all()
 
 
-def test_the_box_head_reads_regions_cell_by_cell():
+def test_the_box_head_flattens_patches_channel_by_channel_as_published_weights_do():
     torch.manual_seed(0)
-    head = BoxHead(3, 5, size=2, hidden=8)
-    published = torch.randn(8, 12)
-    head.fc[0].weight.data = cells_first(published, 2)
-    regions = torch.randn(4, 3, 2, 2)
-    want = torch.relu(regions.flatten(1) @ published.T + head.fc[0].bias)
-    torch.testing.assert_close(torch.relu(head.fc[0](regions.permute(0, 2, 3, 1).flatten(1))), want)
-    logits, deltas = head(regions)
+    head = BoxHead(3, 5, size=2, hidden=8, depth=1)
+    patches = torch.randn(4, 3, 2, 2)
+    x = torch.stack([torch.cat([cells.flatten() for cells in patch]) for patch in patches])  # (4, 12)
+    x = torch.relu(x @ head.fc[0].weight.T + head.fc[0].bias)
+    logits, deltas = head(patches.contiguous(memory_format=torch.channels_last))  # as RoIAlign leaves them in memory
+    torch.testing.assert_close(logits, head.logits(x))
+    torch.testing.assert_close(deltas.flatten(1), head.deltas(x))
     assert logits.shape == (4, 6) and deltas.shape == (4, 5, 4)
-    assert BoxHead(3, 5, size=2, class_agnostic=True)(regions)[1].shape == (4, 1, 4)
-    assert [x.shape for x in head(regions[:0])] == [(0, 6), (0, 5, 4)]
+    assert BoxHead(3, 5, size=2, class_agnostic=True)(patches)[1].shape == (4, 1, 4)
+    assert [x.shape for x in head(patches[:0])] == [(0, 6), (0, 5, 4)]
 
 
-def test_the_mask_of_one_class_is_that_of_all_with_gradients():
+def test_the_fast_path_of_the_mask_head_equals_the_plain_one_with_gradients():
     torch.manual_seed(0)
     head = MaskHead(3, 5, hidden=8, depth=2).double()
-    regions = torch.randn(4, 3, 7, 7, dtype=torch.float64, requires_grad=True)
+    patches = torch.randn(4, 3, 7, 7, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, 4, 2, 2])
-    every, own = head(regions), head(regions, labels)
+    every, plain, fast = head(patches), head(patches, labels, impl="reference"), head(patches, labels)
     assert every.shape == (4, 5, 14, 14)
-    torch.testing.assert_close(own, every[torch.arange(4), labels])
-    parameters = [regions, *head.parameters()]
-    g = torch.randn_like(own)
-    theirs = torch.autograd.grad((every[torch.arange(4), labels] * g).sum(), parameters)
-    for a, b in zip(torch.autograd.grad((own * g).sum(), parameters), theirs, strict=True):
+    assert torch.equal(plain, every[torch.arange(4), labels])
+    torch.testing.assert_close(fast, plain)
+    parameters = [patches, *head.parameters()]
+    g = torch.randn_like(fast)
+    want = torch.autograd.grad((plain * g).sum(), parameters)
+    for a, b in zip(torch.autograd.grad((fast * g).sum(), parameters), want, strict=True):
         torch.testing.assert_close(a, b)
-    assert not theirs[-1][[1, 3]].any()  # the classes that nobody is learn nothing
-    assert head(regions[:0], labels[:0]).shape == (0, 14, 14)
+    assert not want[-1][[1, 3]].any()  # the classes that nobody is learn nothing
+    assert head(patches[:0], labels[:0]).shape == head(patches[:0], labels[:0], impl="reference").shape == (0, 14, 14)
+    with pytest.raises(ValueError, match="impl 'sliced' is unknown; choose one of fast, reference"):
+        head(patches, labels, impl="sliced")

@@ -10,42 +10,46 @@ from torchvision.ops import generalized_box_iou_loss
 
 from seglib.losses.assign import match_boxes, sample_balanced
 from seglib.losses.box import giou_loss, smooth_l1
-from seglib.losses.two_stage import BOX_WEIGHTS, mask_loss, mask_targets, region_loss, rpn_loss
+from seglib.losses.two_stage import BOX_WEIGHTS, mask_loss, mask_targets, roi_loss, rpn_loss
 from seglib.ops.boxes import decode_boxes, encode_boxes
+
+
+PAPER = {"foreground_iou": 0.7, "background_iou": 0.3, "allow_low_quality_matches": True}
 
 
 def test_matching_by_hand():
     iou = torch.tensor([[0.8, 0.5, 0.1, 0.0, 0.45], [0.2, 0.6, 0.2, 0.0, 0.2]])
-    assert match_boxes(iou, high=0.7, low=0.3).tolist() == [0, -2, -1, -1, -2]
-    # object 1 reaches 0.7 nowhere; its best box is rescued
-    assert match_boxes(iou, high=0.7, low=0.3, rescue=True).tolist() == [0, 1, -1, -1, -2]
-    assert match_boxes(iou, high=0.5, low=0.5).tolist() == [0, 1, -1, -1, -1]
+    assert match_boxes(iou, foreground_iou=0.7, background_iou=0.3).tolist() == [0, -2, -1, -1, -2]
+    # object 1 reaches 0.7 nowhere; its best box is a low-quality match
+    assert match_boxes(iou, **PAPER).tolist() == [0, 1, -1, -1, -2]
+    assert match_boxes(iou, foreground_iou=0.5, background_iou=0.5).tolist() == [0, 1, -1, -1, -1]
 
 
-@pytest.mark.parametrize("rescue", [True, False])
-def test_matching_equals_torchvision(rescue):
+@pytest.mark.parametrize("low_quality", [True, False])
+def test_matching_equals_torchvision(low_quality):
     g = torch.Generator().manual_seed(0)
-    theirs = Matcher(0.7, 0.3, allow_low_quality_matches=rescue)
+    reference = Matcher(0.7, 0.3, allow_low_quality_matches=low_quality)
+    settings = PAPER | {"allow_low_quality_matches": low_quality}
     for _ in range(500):
         objects, boxes = (int(torch.randint(1, n, (), generator=g)) for n in (6, 40))
         iou = (torch.rand(objects, boxes, generator=g) * 20).round() / 20  # ties and values at the thresholds
         iou[:, 0] += 0.01  # every object touches a box
-        assert torch.equal(match_boxes(iou, high=0.7, low=0.3, rescue=rescue), theirs(iou))
+        assert torch.equal(match_boxes(iou, **settings), reference(iou))
 
 
 def test_an_object_that_touches_no_box_makes_none_of_them_a_match():
     iou = torch.tensor([[0.9, 0.0], [0.0, 0.0]])
-    assert match_boxes(iou, high=0.7, low=0.3, rescue=True).tolist() == [0, -1]
+    assert match_boxes(iou, **PAPER).tolist() == [0, -1]
     assert Matcher(0.7, 0.3, allow_low_quality_matches=True)(iou).tolist() == [0, 0]  # the published detectors' way
 
 
 def test_without_objects_all_is_background():
-    assert match_boxes(torch.zeros(0, 3), high=0.7, low=0.3, rescue=True).tolist() == [-1, -1, -1]
-    with pytest.raises(ValueError, match="low <= high"):
-        match_boxes(torch.zeros(1, 3), high=0.3, low=0.7)
+    assert match_boxes(torch.zeros(0, 3), **PAPER).tolist() == [-1, -1, -1]
+    with pytest.raises(ValueError, match="got background_iou 0.7 and foreground_iou 0.3"):
+        match_boxes(torch.zeros(1, 3), foreground_iou=0.3, background_iou=0.7)
 
 
-def test_samples_are_balanced_random_and_objects_come_first():
+def test_samples_are_balanced_random_and_foreground_comes_first():
     matches = torch.tensor([-1] * 50 + [3] * 20 + [-2] * 10)
     picked = sample_balanced(matches, 16, 0.25)
     assert (matches[picked] >= 0).tolist() == [True] * 4 + [False] * 12
@@ -70,36 +74,35 @@ def test_smooth_l1_and_giou_by_hand():
 def test_the_rpn_loss_divides_by_all_samples():
     anchors = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40], [0, 0, 5, 5]])
     boxes = torch.tensor([[1.0, 0, 11, 10], [0, 0, 0, 0], [0, 0, 0, 0]])
-    is_object = torch.tensor([True, False, False])
-    found, moved = rpn_loss(torch.zeros(3), torch.zeros(3, 4), anchors, boxes, is_object)
+    foreground = torch.tensor([True, False, False])
+    found, moved = rpn_loss(torch.zeros(3), torch.zeros(3, 4), anchors, boxes, foreground)
     assert found.item() == pytest.approx(math.log(2))
     assert moved.item() == pytest.approx(0.1 / 3)
     none = torch.zeros(0)
     assert [float(v) for v in rpn_loss(none, none.view(0, 4), none.view(0, 4), none.view(0, 4), none.bool())] == [0, 0]
 
 
-def test_the_region_loss_trains_the_deltas_of_the_objects_class_alone():
-    regions = torch.tensor([[0.0, 0, 10, 10], [0, 0, 20, 20]])
+def test_the_roi_loss_trains_the_deltas_of_the_objects_class_alone():
+    rois = torch.tensor([[0.0, 0, 10, 10], [0, 0, 20, 20]])
     boxes = torch.tensor([[1.0, 0, 11, 10], [0, 0, 0, 0]])
     labels = torch.tensor([2, 3])  # class 2, and background of 3 classes
     deltas = torch.zeros(2, 3, 4, requires_grad=True)
-    classes, box = region_loss(torch.zeros(2, 4), deltas, regions, labels, boxes)
+    classes, box = roi_loss(torch.zeros(2, 4), deltas, rois, labels, boxes)
     assert classes.item() == pytest.approx(math.log(4))
     assert box.item() == pytest.approx(10 * 0.1 / 2)
     box.backward()
     assert deltas.grad[0, 2].any() and not deltas.grad[0, :2].any() and not deltas.grad[1].any()
 
 
-@pytest.mark.parametrize("kind", ["smooth_l1", "giou"])
-def test_right_deltas_cost_nothing(kind):
-    regions, boxes = torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[3.0, 1, 15, 9]])
-    right = encode_boxes(boxes, regions, BOX_WEIGHTS)[:, None]  # (1, 1, 4) class-agnostic
-    torch.testing.assert_close(decode_boxes(right[:, 0], regions, BOX_WEIGHTS), boxes)
-    label = torch.tensor([1])
-    assert region_loss(torch.zeros(1, 4), right, regions, label, boxes, kind=kind)[1].item() == pytest.approx(
-        0, abs=1e-6
-    )
-    assert region_loss(torch.zeros(1, 4), 0 * right, regions, label, boxes, kind=kind)[1].item() > 0.3
+@pytest.mark.parametrize("box_loss", ["smooth_l1", "giou"])
+def test_right_deltas_cost_nothing(box_loss):
+    rois, boxes = torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[3.0, 1, 15, 9]])
+    right = encode_boxes(boxes, rois, BOX_WEIGHTS)[:, None]  # (1, 1, 4) class-agnostic
+    torch.testing.assert_close(decode_boxes(right[:, 0], rois, BOX_WEIGHTS), boxes)
+    label, logits = torch.tensor([1]), torch.zeros(1, 4)
+    cost = lambda deltas: roi_loss(logits, deltas, rois, label, boxes, box_loss=box_loss)[1].item()  # noqa: E731
+    assert cost(right) == pytest.approx(0, abs=1e-6)
+    assert cost(0 * right) > 0.3
 
 
 def test_mask_targets_by_hand():

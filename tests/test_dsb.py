@@ -28,19 +28,19 @@ LABELS = np.array([[0, 0, 300, 300], [7, 0, 300, 0], [7, 7, 0, 0]], np.uint16)  
 
 @pytest.fixture
 def maps(tmp_path):
-    """Label maps: twelve pictures in train, one without a nucleus in test."""
+    """Label maps: twelve images in train, one without a nucleus in test."""
     for split, names in {"train": NAMES, "test": ["last"]}.items():
         for name in names:
             labels = LABELS if split == "train" else np.zeros_like(LABELS)
-            for kind, array in {"images": np.full((3, 4), 51, np.uint8), "masks": labels}.items():
-                path = tmp_path / "dsb2018" / split / kind / f"{name}.tif"
+            for folder, array in {"images": np.full((3, 4), 51, np.uint8), "masks": labels}.items():
+                path = tmp_path / "dsb2018" / split / folder / f"{name}.tif"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(path, compression="tiff_adobe_deflate")
     return tmp_path
 
 
 def save_masks(root, name, masks):
-    """One picture in Kaggle's layout; ``masks`` are rows of 0 and 1 by file name."""
+    """One image in Kaggle's layout; ``masks`` are rows of 0 and 1 by file name."""
     (root / "stage1_train" / name / "images").mkdir(parents=True)
     (root / "stage1_train" / name / "masks").mkdir()
     Image.new("RGBA", (4, 1), (255, 51, 0, 255)).save(root / "stage1_train" / name / "images" / f"{name}.png")
@@ -77,7 +77,7 @@ def test_a_label_map_without_background_keeps_its_first_nucleus(maps):
     assert DSB2018(maps, "test")[0].instances.boxes.tolist() == [[0, 0, 4, 3]]
 
 
-def test_a_picture_without_a_nucleus_is_a_sample(maps):
+def test_an_image_without_a_nucleus_is_a_sample(maps):
     (sample,) = DSB2018(maps, "test")
     assert sample.instances.masks.shape == (0, 3, 4) and sample.instances.boxes.shape == (0, 4)
 
@@ -89,11 +89,11 @@ def test_train_and_val_share_the_folder_train_by_name(maps):
     assert list(DSB2018(maps, "trainval").ids) == NAMES
 
 
-def test_a_picture_stays_on_its_side_when_another_is_removed(maps):
+def test_an_image_stays_on_its_side_when_another_is_removed(maps):
     before = DSB2018(maps, "val").ids
     gone = DSB2018(maps, "train").ids[0]
-    for kind in ("images", "masks"):
-        (maps / "dsb2018" / "train" / kind / f"{gone}.tif").unlink()
+    for folder in ("images", "masks"):
+        (maps / "dsb2018" / "train" / folder / f"{gone}.tif").unlink()
     assert DSB2018(maps, "val").ids == before
 
 
@@ -128,10 +128,10 @@ def test_faults_of_the_label_maps_are_named(maps):
         DSB2018(maps)
 
 
-def test_a_split_without_a_picture_is_named(maps):
+def test_a_split_without_an_image_is_named(maps):
     for name in HELD_OUT:
-        for kind in ("images", "masks"):
-            (maps / "dsb2018" / "train" / kind / f"{name}.tif").unlink()
+        for folder in ("images", "masks"):
+            (maps / "dsb2018" / "train" / folder / f"{name}.tif").unlink()
     with pytest.raises(ValueError, match="none is in the split 'val'; use 'trainval'"):
         DSB2018(maps, "val")
 
@@ -139,7 +139,7 @@ def test_a_split_without_a_picture_is_named(maps):
 # --- Kaggle's layout -------------------------------------------------------------------------------------------------
 
 
-def test_every_file_of_a_picture_is_a_nucleus(kaggle):
+def test_every_file_of_an_image_is_a_nucleus(kaggle):
     dataset = DSB2018Kaggle(kaggle)
     assert dataset.ids == ("a", "b")
     sample = dataset[1]
@@ -172,7 +172,7 @@ def test_the_kaggle_root_may_be_the_folder_itself(kaggle):
     assert DSB2018Kaggle(kaggle / "stage1_train").ids == ("a", "b")
 
 
-def test_pictures_are_chosen_by_name(kaggle):
+def test_images_are_chosen_by_name(kaggle):
     dataset = DSB2018Kaggle(kaggle, ids=["b"])
     assert dataset.ids == ("b",) and [len(s.instances) for s in dataset] == [2]
     assert [s.id for s in DSB2018Kaggle(kaggle, ids=["b", "a"])] == ["b", "a"]
@@ -190,15 +190,13 @@ def test_a_size_that_is_none_is_refused(maps, kaggle, size):
 
 
 def test_faults_of_the_masks_are_named(kaggle):
-    with pytest.raises(
-        FileNotFoundError, match=r"no picture X with a folder X/masks in .*nowhere; stage1_train\.zip is"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no image X with a folder X/masks in .*nowhere; stage1_train\.zip is"):
         DSB2018Kaggle(kaggle / "nowhere")
     write_png(kaggle / "stage1_train" / "b" / "masks" / "x.png", np.zeros((2, 4), np.uint8))
     with pytest.raises(ValueError, match=r"x\.png is 2 x 4 \(H x W\) and its image is 1 x 4"):
         DSB2018Kaggle(kaggle)[1]
     (kaggle / "stage1_train" / "b" / "images" / "b.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 of 2 pictures do not exist \(.*b\.png\)"):
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 images do not exist \(.*b\.png\)"):
         DSB2018Kaggle(kaggle)
 
 
@@ -215,7 +213,7 @@ def test_the_real_label_maps_have_the_published_counts():
 
 
 @needs_maps
-def test_the_real_pictures_can_be_batched_in_crops():
+def test_the_real_images_can_be_batched_in_crops():
     dataset = pickle.loads(pickle.dumps(DSB2018(MAPS, "val", transform=elastic_transform(128))))
     batch = collate([dataset[i] for i in range(3)])
     assert batch.images.shape == (3, 3, 128, 128)

@@ -119,7 +119,7 @@ def test_a_dial_out_of_range_is_named():
 def test_errors_cost_what_they_must():
     targets = [squares(6), squares(8)]
     rows = ap_errors.error_costs(targets, 0, ["missed", "pixels"], rates=3)
-    assert [(r["kind"], r["rate"]) for r in rows] == [
+    assert [(r["error"], r["rate"]) for r in rows] == [
         (k, r) for k in ("missed", "pixels") for r in ap_errors.ERRORS[k][1][:3]
     ]
     assert rows[0]["ap"] == rows[3]["ap"] == pytest.approx(1)

@@ -71,7 +71,7 @@ def test_a_variant_has_its_levels_and_as_many_logits_as_anchors(name):
     assert net.anchors.strides == strides
     assert [x.shape[1] for x in logits] == [x.shape[1] for x in deltas] == [len(x) for x in anchors]
     assert net.anchors.per_cell == (15 if len(strides) == 1 else 3)
-    assert net.high == (0.7 if name == "high 0.7" else 0.5)
+    assert net.foreground_iou == (0.7 if name == "foreground 0.7" else 0.5)
 
 
 def test_deep_maps_reach_the_finest_level_only_with_the_top_down_pathway():

@@ -59,7 +59,7 @@ def test_a_layer_over_maps_of_another_size_is_not_convolutionalised():
 def test_imagenet_weights_classify_as_torchvisions_vgg16_does(monkeypatch):
     torch.manual_seed(0)
     reference = tv.vgg16().eval()  # random weights stand for the published ones
-    monkeypatch.setattr("seglib.layers.vgg.published", lambda weights: reference.state_dict())
+    monkeypatch.setattr("seglib.layers.vgg.load_pretrained", lambda weights: reference.state_dict())
     encoder = VGG16Encoder(pretrained=True).eval()
     image = torch.randn(1, 3, 224, 224)
     encoder.to_pool3[0].padding = (1, 1)  # without the margin, fc6 sees just the window that the classifier sees
@@ -111,7 +111,7 @@ def test_the_upsampled_maps_lie_over_the_image(make, stride):
     deepest = model.levels[0]
 
     class Ramp(nn.Module):
-        channels, divisor = model.encoder.channels, model.encoder.divisor
+        channels, size_divisibility = model.encoder.channels, model.encoder.size_divisibility
 
         def forward(self, images):
             size = images.shape[-1]
@@ -166,10 +166,21 @@ def test_the_loss_is_the_cross_entropy_and_half_that_of_the_auxiliary_head():
     logits, aux = torch.randn(2, 1, 3, 4, 4).unbind(0)
     labels = torch.randint(3, (1, 4, 4))
     labels[0, 0] = VOID
-    losses = model.loss(DenseOutput(logits, aux), Targets(semantic=labels))
+    losses = model.loss(DenseOutput(logits, (aux,)), Targets(semantic=labels))
     assert set(losses) == {"semantic", "aux"} and AUX_WEIGHT == 0.5
     torch.testing.assert_close(losses["semantic"], F.cross_entropy(logits, labels, ignore_index=VOID))
     torch.testing.assert_close(losses["aux"], 0.5 * F.cross_entropy(aux, labels, ignore_index=VOID))
+
+
+def test_deep_supervision_compares_each_scale_with_labels_of_its_size():
+    model = fcn_tiny(3)
+    model.aux_weights = (0.5, 0.25)
+    logits, half, quarter = torch.randn(1, 3, 8, 8), torch.randn(1, 3, 4, 4), torch.randn(1, 3, 2, 2)
+    labels = torch.randint(3, (1, 8, 8))
+    losses = model.loss(DenseOutput(logits, (half, quarter)), Targets(semantic=labels))
+    # the centre of a cell of 2 pixels lies in the second of them, that of a cell of 4 in the third
+    want = 0.5 * F.cross_entropy(half, labels[:, 1::2, 1::2]) + 0.25 * F.cross_entropy(quarter, labels[:, 2::4, 2::4])
+    torch.testing.assert_close(losses["aux"], want)
 
 
 def test_targets_without_semantic_labels_are_refused():

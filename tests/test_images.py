@@ -1,4 +1,4 @@
-"""Reading pictures and labels, writing PNG files."""
+"""Reading images and labels, writing PNG files."""
 
 import struct
 import zlib
@@ -24,7 +24,7 @@ def as_tensor(rgb: np.ndarray) -> torch.Tensor:
 
 
 def png_by_hand(path: Path, rows: list[bytes], width: int, bits: int, color: int) -> Path:
-    """A PNG put together byte by byte, for the kinds that Pillow does not write."""
+    """A PNG put together byte by byte, for the types that Pillow does not write."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -35,7 +35,7 @@ def png_by_hand(path: Path, rows: list[bytes], width: int, bits: int, color: int
     return path
 
 
-# --- pictures -------------------------------------------------------------------------------------------------------
+# --- images -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ending", ["png", "tif", "bmp"])
@@ -62,9 +62,9 @@ def test_a_one_bit_file_is_black_and_white(tmp_path):
 
 
 def test_a_palette_file_has_its_colours(tmp_path):
-    picture = Image.fromarray(RGB).quantize(8)
-    assert picture.mode == "P"
-    picture.save(tmp_path / "a.png")
+    opened = Image.fromarray(RGB).quantize(8)
+    assert opened.mode == "P"
+    opened.save(tmp_path / "a.png")
     assert torch.equal(read_image(tmp_path / "a.png"), as_tensor(RGB))
 
 
@@ -76,13 +76,13 @@ def test_16_bit_gray_is_scaled_by_65535(tmp_path, ending):
     assert torch.equal(read_image(tmp_path / f"a.{ending}"), expected)
 
 
-def test_big_endian_16_bit_gray_is_the_same_picture(tmp_path):
+def test_big_endian_16_bit_gray_is_the_same_image(tmp_path):
     # Baseline TIFF, "MM" = big-endian: one strip of 1x2 16-bit pixels at byte 8, then the directory.
     tags = [(256, 3, 2), (257, 3, 1), (258, 3, 16), (259, 3, 1), (262, 3, 1), (273, 4, 8), (278, 3, 1), (279, 4, 4)]
     directory = struct.pack(">H", len(tags))
-    for tag, kind, value in tags:
-        directory += struct.pack(">HHI", tag, kind, 1) + (
-            struct.pack(">HH", value, 0) if kind == 3 else struct.pack(">I", value)
+    for tag, field_type, value in tags:
+        directory += struct.pack(">HHI", tag, field_type, 1) + (
+            struct.pack(">HH", value, 0) if field_type == 3 else struct.pack(">I", value)
         )
     pixels = struct.pack(">HH", 1, 65535)
     (tmp_path / "a.tif").write_bytes(b"MM\0*" + struct.pack(">I", 12) + pixels + directory + b"\0" * 4)
@@ -110,9 +110,9 @@ def test_transparent_pixels_lie_over_white(tmp_path):
 def test_a_colour_key_and_a_transparent_palette_entry_lie_over_white(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "key.png", transparency=(0, 255, 0))
     assert read_image(tmp_path / "key.png")[:, 0].T.tolist() == [[1, 0, 0], [1, 1, 1], [0, 0, 1]]
-    picture = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P")
-    picture.putpalette([255, 0, 0, 0, 255, 0])
-    picture.save(tmp_path / "palette.png", transparency=1)
+    opened = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P")
+    opened.putpalette([255, 0, 0, 0, 255, 0])
+    opened.save(tmp_path / "palette.png", transparency=1)
     assert read_image(tmp_path / "palette.png")[:, 0].T.tolist() == [[1, 0, 0], [1, 1, 1]]
 
 
@@ -140,7 +140,7 @@ def test_any_page_of_a_stack_can_be_read(tmp_path):
                 read(tmp_path / "stack.tif", page=page)
 
 
-def test_a_file_of_one_picture_has_one_page(tmp_path):
+def test_a_file_of_one_image_has_one_page(tmp_path):
     write_png(tmp_path / "a.png", GRAY)
     assert images.count_pages(tmp_path / "a.png") == 1
     with pytest.raises(ValueError, match=r"no page 1; its pages are 0\.\.0"):
@@ -154,7 +154,7 @@ def test_a_16_bit_stack_keeps_its_bits_on_every_page(tmp_path):
     assert read_image(tmp_path / "stack.tif").unique().tolist() == pytest.approx([256 / 65535])
 
 
-# Where row 0 and column 0 of the stored pixels belong in the upright picture, from the EXIF standard, as arrays.
+# Where row 0 and column 0 of the stored pixels belong in the upright image, from the EXIF standard, as arrays.
 STORED = {
     1: lambda upright: upright,  # top, left
     2: lambda upright: upright[:, ::-1],  # top, right
@@ -208,9 +208,9 @@ def test_labels_are_the_stored_ids(tmp_path):
 
 def test_labels_of_a_palette_file_are_indices_and_not_colours(tmp_path):
     ids = np.array([[0, 1], [2, 1]], np.uint8)
-    picture = Image.fromarray(ids).convert("P")
-    picture.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200])
-    picture.save(tmp_path / "a.png")
+    opened = Image.fromarray(ids).convert("P")
+    opened.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200])
+    opened.save(tmp_path / "a.png")
     assert read_labels(tmp_path / "a.png").tolist() == ids.tolist()
 
 
@@ -258,9 +258,9 @@ def test_a_missing_file_is_named(tmp_path, read):
 
 @pytest.mark.parametrize("read", [read_image, read_labels])
 @pytest.mark.parametrize("content", [b"", b"hello, this is text"])
-def test_a_file_that_is_no_picture_is_named(tmp_path, read, content):
+def test_a_file_that_is_no_image_is_named(tmp_path, read, content):
     (tmp_path / "notes.png").write_bytes(content)
-    with pytest.raises(ValueError, match=r"notes\.png is not a picture.*convert"):
+    with pytest.raises(ValueError, match=r"notes\.png is not an image.*convert"):
         read(tmp_path / "notes.png")
 
 
@@ -274,7 +274,7 @@ def test_a_truncated_png_is_named(tmp_path, read):
         read(tmp_path / "half.png")
 
 
-def test_a_folder_is_no_picture(tmp_path):
+def test_a_folder_is_no_image(tmp_path):
     with pytest.raises(ValueError, match="cannot be read"):
         read_image(tmp_path)
 
@@ -300,7 +300,7 @@ def test_a_damaged_file_gives_pixels_or_an_error_with_its_name(tmp_path, monkeyp
         assert image.shape[0] == 3 and image.min() >= 0 and image.max() <= 1
 
 
-def test_a_picture_too_large_to_decode_safely_is_named(tmp_path, monkeypatch):
+def test_an_image_too_large_to_decode_safely_is_named(tmp_path, monkeypatch):
     Image.fromarray(np.zeros((10, 10), np.uint8)).save(tmp_path / "huge.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
     with pytest.raises(ValueError, match=r"huge\.png claims more pixels than are safe"):
@@ -326,7 +326,7 @@ def test_a_label_map_survives_a_round_trip_as_a_tensor(tmp_path):
 @pytest.mark.parametrize(
     "array, name, message",
     [
-        (GRAY.astype(np.float32), "a.png", "uint8, got float32"),
+        (GRAY.astype(np.float32), "a.png", "uint8, or a label map from uint16, got float32"),
         (np.zeros((2, 2, 4), np.uint8), "a.png", r"\(H, W, 3\), got \(2, 2, 4\)"),
         (np.zeros((0, 4), np.uint8), "a.png", r"got \(0, 4\)"),
         (GRAY, "a.jpg", r"ends in \.png"),
@@ -375,3 +375,18 @@ def test_a_finished_file_has_the_usual_permissions(tmp_path):
     with atomic_path(tmp_path / "private") as beside:
         beside.touch(mode=0o600)
     assert (tmp_path / "private").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_a_label_map_of_16_bits_comes_back_as_it_was_written(tmp_path):
+    ids = np.array([[0, 255, 256], [65535, 1, 300]], np.uint16)
+    write_png(tmp_path / "ids.png", ids)
+    assert read_labels(tmp_path / "ids.png").tolist() == ids.tolist()
+    with pytest.raises(ValueError, match=r"label map from uint16, got uint16 of shape \(2, 3, 3\)"):
+        write_png(tmp_path / "rgb.png", np.stack([ids] * 3, 2))
+
+
+def test_no_transparent_pixel_is_brighter_than_white(tmp_path):
+    levels = np.arange(256, dtype=np.uint8)
+    rgba = np.stack([np.broadcast_to(levels[:, None], (256, 256))] * 3 + [np.broadcast_to(levels, (256, 256))], 2)
+    Image.fromarray(np.ascontiguousarray(rgba)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").max() == 1

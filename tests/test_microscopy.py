@@ -9,20 +9,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from seglib.data.microscopy import BorderWeights, RandomElastic, RandomRightAngle, Stretch, elastic_transform
+from seglib.data.microscopy import BorderWeights, PercentileRescale, RandomD4, RandomElastic, elastic_transform
 from seglib.ops.masks import masks_to_boxes
 from seglib.types import Instances, Sample
 
 
 def ramp(height: int, width: int) -> Sample:
-    """A picture that says where each of its pixels came from: red is x, green is y, both at pixel centres."""
+    """An image that says where each of its pixels came from: red is x, green is y, both at pixel centres."""
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     image = torch.stack([x / width, y / height, torch.ones(height, width)])
     return Sample(image, "ramp", semantic=torch.zeros(height, width, dtype=torch.int64))
 
 
 def shifts(sample: Sample) -> tuple[torch.Tensor, torch.Tensor]:
-    """How far each pixel was moved, (2, H, W), and which came from inside the picture, (H, W)."""
+    """How far each pixel was moved, (2, H, W), and which came from inside the image, (H, W)."""
     height, width = sample.semantic.shape
     start = ramp(height, width).image[:2]
     scale = torch.tensor([width, height]).view(2, 1, 1)
@@ -46,7 +46,7 @@ def test_displacements_have_the_standard_deviation_asked_for():
     assert torch.stack(found).std().item() == pytest.approx(5.0, rel=0.14)
 
 
-def test_the_displacement_is_smooth_across_the_picture():
+def test_the_displacement_is_smooth_across_the_image():
     torch.manual_seed(3)
     moved, inside = shifts(RandomElastic(std=5.0)(ramp(128, 128)))
     assert moved[:, inside].abs().max() > 3
@@ -75,7 +75,7 @@ def test_what_comes_from_outside_is_black_and_void():
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 9), (9, 2)])
-def test_the_smallest_pictures_bend_too(height, width):
+def test_the_smallest_images_are_deformed_too(height, width):
     assert RandomElastic()(ramp(height, width)).image.shape == (3, height, width)
 
 
@@ -92,14 +92,14 @@ def test_no_deviation_is_no_change():
     assert RandomElastic(std=0)(sample) is sample
 
 
-# --- right angles ---------------------------------------------------------------------------------------------------
+# --- the group D4 ---------------------------------------------------------------------------------------------------
 
 
 def test_all_eight_ways_to_lay_a_slide_come_up_equally_often():
     torch.manual_seed(0)
     corners = torch.tensor([[1, 2], [3, 4]])
     sample = Sample(torch.zeros(3, 2, 2), "a", semantic=corners)
-    seen = [tuple(RandomRightAngle()(sample).semantic.flatten().tolist()) for _ in range(400)]
+    seen = [tuple(RandomD4()(sample).semantic.flatten().tolist()) for _ in range(400)]
     assert len(set(seen)) == 8
     # 50 of each expected, with a standard deviation of 6.6; four times that.
     assert all(24 < seen.count(way) < 76 for way in set(seen))
@@ -112,7 +112,7 @@ def test_a_quarter_turn_swaps_height_and_width_of_everything():
     masks = torch.zeros(1, 4, 6, dtype=torch.bool)
     masks[0, 0, 1:3] = True
     sample = replace(ramp(4, 6), instances=Instances(masks, torch.tensor([0]), masks_to_boxes(masks)))
-    turned = next(t for t in (RandomRightAngle()(sample) for _ in range(50)) if t.image.shape == (3, 6, 4))
+    turned = next(t for t in (RandomD4()(sample) for _ in range(50)) if t.image.shape == (3, 6, 4))
     assert turned.semantic.shape == (6, 4) and turned.instances.masks.shape == (1, 6, 4)
     assert torch.equal(turned.instances.boxes, masks_to_boxes(turned.instances.masks))
     assert turned.instances.masks.sum() == 2
@@ -121,7 +121,7 @@ def test_a_quarter_turn_swaps_height_and_width_of_everything():
 # --- the recipe -----------------------------------------------------------------------------------------------------
 
 
-def test_the_recipe_gives_crops_of_one_size_from_pictures_of_any():
+def test_the_recipe_gives_crops_of_one_size_from_images_of_any():
     for height, width in [(40, 50), (20, 70), (8, 8)]:
         sample = elastic_transform((24, 32))(ramp(height, width))
         assert sample.image.shape == (3, 24, 32) and sample.semantic.shape == (24, 32)
@@ -170,7 +170,7 @@ def test_the_gap_between_two_cells_weighs_most():
     assert 1 < weight[3, 5] <= 11  # 1 + w0 at most
 
 
-def test_a_picture_without_cells_weighs_one_everywhere():
+def test_an_image_without_cells_weighs_one_everywhere():
     sample = two_cells()
     none = replace(sample, instances=sample.instances[:0])
     assert BorderWeights()(none).pixel_weight.tolist() == torch.ones(8, 12).tolist()
@@ -184,31 +184,31 @@ def test_border_weights_need_instances():
 # --- grey levels ----------------------------------------------------------------------------------------------------
 
 
-def test_a_12_bit_picture_in_16_bits_fills_the_range():
+def test_a_12_bit_image_in_16_bits_fills_the_range():
     values = torch.linspace(0, 4095, 64 * 64).view(64, 64) / 65535
-    stretched = Stretch()(Sample(values.expand(3, -1, -1), "dark")).image
+    rescaled = PercentileRescale()(Sample(values.expand(3, -1, -1), "dark")).image
     assert values.max() < 0.07
-    assert stretched.min() == 0 and stretched.max() == 1
+    assert rescaled.min() == 0 and rescaled.max() == 1
     # The 0.5th and the 99.5th percentile of a ramp become 0 and 1, so its middle stays in the middle; two ranks off.
-    assert stretched.median().item() == pytest.approx(0.5, abs=2 / (64 * 64))
+    assert rescaled.median().item() == pytest.approx(0.5, abs=2 / (64 * 64))
 
 
 def test_percentiles_are_those_of_all_pixels():
     image = torch.arange(101.0).view(1, 1, 101).expand(3, 1, 101) / 100
-    stretched = Stretch(10, 90)(Sample(image, "ramp")).image
+    rescaled = PercentileRescale(10, 90)(Sample(image, "ramp")).image
     # 3 x 101 sorted values: the 10th percentile is rank 30 (value 0.10), the 90th is rank 272 (value 0.90).
-    assert stretched[0, 0, [0, 10, 50, 90, 100]].tolist() == pytest.approx([0, 0, 0.5, 1, 1])
+    assert rescaled[0, 0, [0, 10, 50, 90, 100]].tolist() == pytest.approx([0, 0, 0.5, 1, 1])
 
 
 def test_a_few_bright_spots_on_black_do_not_vanish():
     image = torch.zeros(3, 100, 100)
     image[:, 5, 5] = 0.25
-    assert Stretch()(Sample(image, "spot")).image[:, 5, 5].tolist() == [1, 1, 1]
+    assert PercentileRescale()(Sample(image, "spot")).image[:, 5, 5].tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5])
-def test_a_picture_of_one_value_becomes_black_and_not_nan(value):
-    assert Stretch()(Sample(torch.full((3, 4, 4), value), "flat")).image.unique().tolist() == [0]
+def test_an_image_of_one_value_becomes_black_and_not_nan(value):
+    assert PercentileRescale()(Sample(torch.full((3, 4, 4), value), "flat")).image.unique().tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -218,8 +218,8 @@ def test_a_picture_of_one_value_becomes_black_and_not_nan(value):
         (lambda: RandomElastic(grid=1), "at least 2 points a side, got 1"),
         (lambda: elastic_transform(0), "size must be"),
         (lambda: elastic_transform(8, light=2), r"light must be in \[0, 1\], got 2"),
-        (lambda: Stretch(99, 1), r"0 <= low < high <= 100, got \(99, 1\)"),
-        (lambda: Stretch(-1, 50), r"got \(-1, 50\)"),
+        (lambda: PercentileRescale(99, 1), r"0 <= low < high <= 100, got \(99, 1\)"),
+        (lambda: PercentileRescale(-1, 50), r"got \(-1, 50\)"),
     ],
 )
 def test_arguments_out_of_range_are_refused_with_their_value(make, message):

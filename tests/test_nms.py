@@ -70,6 +70,12 @@ def test_soft_nms_by_hand():
     assert kept.tolist() == [1, 2]
 
 
+def test_soft_nms_takes_every_box_once_even_those_without_a_score():
+    kept, scores = soft_nms(CROWD[:3], torch.tensor([0.0, 0.5, 0.0]), threshold=0.0)
+    assert sorted(kept.tolist()) == [0, 1, 2] and kept[0] == 1
+    assert scores.tolist() == [0.5, 0, 0]
+
+
 def test_soft_nms_tends_to_greedy_nms():
     for boxes, scores, _, _ in cases(50):
         hard = nms(boxes, scores, 0.0)

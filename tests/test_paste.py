@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from seglib.ops import paste
-from seglib.ops.paste import paste_masks, paste_probs
+from seglib.ops.paste import MaskGrids, paste_masks, paste_probs
 
 SIZE = (40, 56)
 
@@ -79,3 +79,17 @@ def test_bad_arguments():
         paste_masks(torch.ones(1, 28, 28), torch.zeros(1, 4), SIZE, threshold=0)
     with pytest.raises(ValueError, match=r"got \(2, 28, 28\) and \(1, 4\)"):
         paste_masks(torch.ones(2, 28, 28), torch.zeros(1, 4), SIZE)
+    with pytest.raises(ValueError, match=r"got \(2, 28, 28\) and \(1, 4\)"):
+        MaskGrids(torch.ones(2, 28, 28), torch.zeros(1, 4), SIZE)
+
+
+@pytest.mark.parametrize("rounded", [True, False])
+def test_grids_are_pasted_when_asked_for(rounded):
+    probs, boxes = case(3)
+    grids = MaskGrids(probs, boxes, SIZE, rounded=rounded, threshold=0.4)
+    want = paste_masks(probs, boxes, SIZE, threshold=0.4, rounded=rounded)
+    assert want.any() and torch.equal(grids.dense(), want)
+    picked = grids[torch.tensor([3, 0])]
+    assert len(picked) == 2 and picked.probs.shape == (2, 28, 28) and torch.equal(picked.dense(), want[[3, 0]])
+    assert torch.equal(grids[1:3].dense(), want[1:3])
+    assert grids._map(lambda t: t.to("meta")).dense().shape == (5, *SIZE)

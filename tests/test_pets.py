@@ -12,7 +12,7 @@ from seglib.data.pets import BORDER, CATEGORIES, OxfordPets
 from seglib.types import check_categories
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "oxford-pets-mini"
-needs_files = pytest.mark.skipif(not REAL.is_dir(), reason=f"the pet photos are not at {REAL}")
+needs_files = pytest.mark.skipif(not REAL.is_dir(), reason=f"the pet images are not at {REAL}")
 
 TRIMAP = np.array([[1, 1, 3, 2], [1, 3, 2, 2], [3, 2, 2, 2]], np.uint8)
 TRAINVAL = [f"Birman_{n}" for n in range(1, 11)] + [f"pug_{n}" for n in (3, 20, 100, 101, 9)]
@@ -20,7 +20,7 @@ TRAINVAL = [f"Birman_{n}" for n in range(1, 11)] + [f"pug_{n}" for n in (3, 20, 
 
 @pytest.fixture
 def root(tmp_path):
-    """15 made photos of two breeds in trainval, one in test."""
+    """15 synthetic images of two breeds in trainval, one in test."""
     folder = tmp_path / "oxford-iiit-pet"
     for name in [*TRAINVAL, "pug_7"]:
         path = folder / "images" / f"{name}.jpg"
@@ -80,23 +80,23 @@ def test_the_root_may_be_the_folder_itself_or_the_one_around_it(root, below):
 
 
 @pytest.mark.parametrize("mode", ["P", "L", "RGBA", "CMYK"])
-def test_photos_in_odd_modes_become_rgb(root, mode):
+def test_images_in_odd_modes_become_rgb(root, mode):
     path = root / "oxford-iiit-pet" / "images" / "pug_7.jpg"
-    picture = Image.new("RGB", (4, 3), (90, 60, 30)).convert(mode)
+    opened = Image.new("RGB", (4, 3), (90, 60, 30)).convert(mode)
     # The real set has PNG and GIF files that are called .jpg.
-    picture.save(path, format="JPEG" if mode in ("L", "CMYK") else "PNG")
+    opened.save(path, format="JPEG" if mode in ("L", "CMYK") else "PNG")
     image = OxfordPets(root, "test")[0].image
     assert image.shape == (3, 3, 4) and 0 < image.mean() < 1
 
 
 def test_palette_trimaps_are_read_by_index(root):
-    picture = Image.fromarray(TRIMAP).convert("P")
-    picture.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
-    picture.save(root / "oxford-iiit-pet" / "annotations" / "trimaps" / "pug_7.png")
+    opened = Image.fromarray(TRIMAP).convert("P")
+    opened.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
+    opened.save(root / "oxford-iiit-pet" / "annotations" / "trimaps" / "pug_7.png")
     assert OxfordPets(root, "test")[0].semantic.tolist() == [[0, 0, 255, 1], [0, 255, 1, 1], [255, 1, 1, 1]]
 
 
-def test_photos_are_not_turned_because_their_trimaps_are_not(root):
+def test_images_are_not_turned_because_their_trimaps_are_not(root):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (4, 3)).save(root / "oxford-iiit-pet" / "images" / "pug_7.jpg", exif=exif)
@@ -133,7 +133,7 @@ def test_a_listed_file_that_is_missing_is_named(root):
 @pytest.mark.parametrize("text", ["", "# nothing\n\n"])
 def test_an_empty_list_is_named(root, text):
     (root / "oxford-iiit-pet" / "annotations" / "test.txt").write_text(text)
-    with pytest.raises(ValueError, match=r"test\.txt has no photo for the split 'test'"):
+    with pytest.raises(ValueError, match=r"test\.txt has no image for the split 'test'"):
         OxfordPets(root, "test")
 
 
@@ -144,7 +144,7 @@ def test_a_label_that_no_trimap_has_is_named(root):
 
 
 @needs_files
-def test_the_real_photos_show_pets():
+def test_the_real_images_show_pets():
     sizes = {split: len(OxfordPets(REAL, split)) for split in ("train", "val", "trainval", "test")}
     assert sizes["train"] + sizes["val"] == sizes["trainval"] and sizes["val"] == sizes["trainval"] // 5
     assert not set(ids(OxfordPets(REAL, "trainval"))) & set(ids(OxfordPets(REAL, "test")))
@@ -156,12 +156,12 @@ def test_the_real_photos_show_pets():
         shares += torch.bincount(sample.semantic.flatten(), minlength=256) / sample.semantic.numel()
     shares /= shares.sum()
     assert shares[2:255].sum() == 0
-    # Facts of the data set: the pet fills about a third of the picture and the band about an eighth.
+    # Facts of the data set: the pet fills about a third of the image and the band about an eighth.
     assert 0.2 < shares[0] < 0.45 and 0.4 < shares[1] < 0.7 and 0.05 < shares[255] < 0.2
 
 
 @needs_files
-def test_real_pets_are_in_the_middle_of_the_picture():
+def test_real_pets_are_in_the_middle_of_the_image():
     dataset = OxfordPets(REAL, "test", size=(60, 60))
     pets = torch.stack([dataset[i].semantic == 0 for i in range(0, 60, 3)]).float().mean(0)  # (60, 60)
     assert pets[20:40, 20:40].mean() > 3 * pets[[0, -1]].mean()

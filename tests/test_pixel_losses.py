@@ -301,6 +301,13 @@ def test_ohem_counts_labelled_pixels_only_and_keeps_ties():
     assert (gradient[0, 0] == -0.5 / 4).all()
 
 
+def test_a_pixel_at_the_threshold_is_easy():
+    even = torch.zeros(1, 2, 1, 1, dtype=torch.float64)  # p = exp(−log 2), which is ½ exactly
+    target = torch.zeros(1, 1, 1, dtype=torch.long)
+    assert ohem_cross_entropy(even, target, threshold=0.5, min_kept=0) == 0
+    assert float(ohem_cross_entropy(even, target, threshold=0.500001, min_kept=0)) == pytest.approx(math.log(2))
+
+
 def test_ohem_keeps_a_sixteenth_by_default():
     logits, target = torch.randn(2, 3, 16, 16), torch.randint(3, (2, 16, 16))
     target[0, :2] = 255  # 480 labelled pixels

@@ -1,12 +1,15 @@
 """From raw outputs to predictions at the photo's own size."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from seglib.models.zoo import build
-from seglib.postprocess.semantic import fit_short_side, predict_semantic, semantic_from_logits
+from seglib.ops.geometry import NATIVE, Geometry
+from seglib.postprocess.semantic import predict_semantic, semantic_from_logits
 from seglib.types import Semantic
 
 
@@ -42,16 +45,16 @@ def test_half_precision_logits_give_float32_probabilities():
 
 
 def test_a_photo_at_its_own_size_goes_to_the_model_unchanged():
-    for short_side in (None, 12):
+    for geometry in (NATIVE, Geometry("shorter", 12)):
         model = Bright()
-        result = predict_semantic(model, photo(), short_side=short_side)
+        result = predict_semantic(model, photo(), geometry=geometry)
         assert torch.equal(model.seen[0][0], photo())
         assert torch.equal(result.labels, (photo()[0] > 0.5).long())
 
 
 def test_a_resized_photo_is_answered_at_its_own_size():
     model = Bright()
-    result = predict_semantic(model, photo(), short_side=6)
+    result = predict_semantic(model, photo(), geometry=Geometry("shorter", 6))
     assert model.seen[0].shape == (1, 3, 6, 10)
     assert result.labels.shape == (12, 20)
     assert result.probs.shape == (2, 12, 20)
@@ -62,27 +65,21 @@ def test_a_resized_photo_is_answered_at_its_own_size():
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 300))
 def test_the_shorter_side_gets_the_length_asked_for_and_the_other_keeps_the_ratio(height, width, short):
-    new = fit_short_side(height, width, short)
+    new = Geometry("shorter", short).model_size((height, width))
     assert min(new) == short
     assert max(new) == pytest.approx(short * max(height, width) / min(height, width), abs=0.5)
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 8, 8), (8, 8), (1, 8, 8), (8, 8, 3), (3, 0, 8)])
+@pytest.mark.parametrize("shape", [(1, 3, 8, 8), (8, 8), (3, 0, 8)])
 def test_an_image_of_another_shape_is_refused(shape):
     with pytest.raises(ValueError, match="expected one image"):
         predict_semantic(Bright(), torch.zeros(shape))
 
 
-@pytest.mark.parametrize("short_side", [0, -3])
-def test_a_short_side_that_is_not_positive_is_refused(short_side):
-    with pytest.raises(ValueError, match=f"short_side must be a positive number of pixels, got {short_side}"):
-        predict_semantic(Bright(), photo(), short_side=short_side)
-
-
-@pytest.mark.parametrize("short_side", [None, 6])
-def test_values_of_0_to_255_are_refused_at_any_size(short_side):
+@pytest.mark.parametrize("geometry", [NATIVE, Geometry("shorter", 6)], ids=["native", "shorter"])
+def test_values_of_0_to_255_are_refused_at_any_size(geometry):
     with pytest.raises(ValueError, match="255"):
-        predict_semantic(build("fcn_tiny", 2), 255 * photo(), short_side=short_side)
+        predict_semantic(build("fcn_tiny", num_classes=2), 255 * photo(), geometry=geometry)
 
 
 class Halves:
@@ -107,7 +104,7 @@ class Sized:
 
 
 def test_one_scale_and_no_mirror_is_the_models_own_answer():
-    model = build("fcn_tiny", 3)
+    model = build("fcn_tiny", num_classes=3)
     image = torch.rand(3, 40, 56)
     plain = model.predict(image[None])[0]
     result = predict_semantic(model, image, scales=(1,), flip=False)
@@ -144,7 +141,7 @@ def test_a_model_that_does_not_care_for_left_and_right_answers_as_without_the_mi
 def test_every_view_is_resized_from_the_photo_with_centres_at_half_pixels():
     model = Bright()
     ramp = ((torch.arange(16) + 0.5) / 16).expand(3, 8, 16)  # linear in x, so every good resizing is the same ramp
-    predict_semantic(model, ramp, short_side=4, scales=(0.5, 1, 2), flip=True)
+    predict_semantic(model, ramp, geometry=Geometry("shorter", 4), scales=(0.5, 1, 2), flip=True)
     assert [tuple(seen.shape[-2:]) for seen in model.seen] == [(2, 4)] * 2 + [(4, 8)] * 2 + [(8, 16)] * 2
     assert torch.equal(model.seen[4][0], ramp)  # at its own size, not by way of a smaller one
     for straight, mirrored in zip(model.seen[::2], model.seen[1::2], strict=True):
@@ -164,3 +161,35 @@ def test_a_scale_that_leaves_less_than_a_pixel_keeps_one():
     model = Bright()
     assert predict_semantic(model, photo(), scales=(0.001,)).labels.shape == (12, 20)
     assert model.seen[0].shape == (1, 3, 1, 1)
+
+
+def detections(boxes, image_size):
+    """An output of a Mask R-CNN whose detections are these boxes, one an image, each filled by its object."""
+    model = build("mask_rcnn_tiny", num_classes=1)
+    with torch.no_grad():
+        out = model.eval()(torch.rand(len(boxes), 3, *image_size))
+    boxes, ones = torch.tensor(boxes)[:, None], torch.ones(len(boxes), 1)
+    grids = torch.full((len(boxes), 1, 28, 28), 9.0)
+    return model, replace(out, boxes=boxes, labels=ones.long() - 1, scores=ones, mask_logits=grids)
+
+
+def test_detections_come_back_at_the_output_size_x_scaled_as_the_width_and_y_as_the_height():
+    model, out = detections([[2.0, 1, 12, 6], [4.0, 2, 6, 14]], (16, 16))
+    sizes, output_sizes = [(8, 16), (16, 8)], [(24, 32), (8, 32)]  # y · 3 and x · 2; y · ½ and x · 4
+    wide, high = model.postprocess(out, sizes, output_sizes)
+    assert wide.boxes.tolist() == [[4, 3, 24, 18]] and high.boxes.tolist() == [[16, 1, 24, 7]]
+    assert (wide.size, high.size) == ((24, 32), (8, 32))
+    inside = torch.zeros(24, 32, dtype=torch.bool)
+    inside[3:18, 4:24] = True
+    assert torch.equal(wide.masks[0], inside)
+    assert high.masks.sum() == 6 * 8
+    assert [found.boxes.tolist() for found in model.postprocess(out, sizes)] == [[[2, 1, 12, 6]], [[4, 2, 6, 14]]]
+
+
+def test_no_detection_reaches_into_the_padding_of_its_image():
+    # the second image is 8 pixels wide and 16 high in a batch of 16 x 16; the third's box lies in its padding alone
+    model, out = detections([[2.0, 1, 14, 12], [2.0, 1, 14, 12], [9.0, 1, 14, 12]], (16, 16))
+    found = model.postprocess(out, [(16, 16), (16, 8), (16, 8)])
+    assert [f.boxes.tolist() for f in found] == [[[2, 1, 14, 12]], [[2, 1, 8, 12]], []]
+    assert [tuple(f.masks.shape) for f in found] == [(1, 16, 16), (1, 16, 8), (0, 16, 8)]
+    assert [int(f.masks.sum()) for f in found] == [12 * 11, 6 * 11, 0]

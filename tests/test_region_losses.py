@@ -39,6 +39,15 @@ def test_tversky_worked_by_hand(impl):
     assert float(loss) == pytest.approx(1 - (1.75 / (1.75 + 0.15 + 0.175) + 1.5 / (1.5 + 0.075 + 0.35)) / 2)
 
 
+@pytest.mark.parametrize("sure", [0.3, 0.7, 2.0, 5.0])
+def test_rounding_of_large_sums_gives_no_false_positives(sure):
+    # every pixel is of class 0 and no other class is in the target: FP is 0, the difference of two sums of p_0
+    logits = torch.zeros(1, 2, 128, 128)
+    logits[:, 0] = sure
+    loss = tversky_loss(logits, torch.zeros(1, 128, 128, dtype=torch.long), alpha=1.0, beta=0.0, smooth=0.0)
+    assert 0 <= float(loss) < 1e-5  # 1e-5: float32 sums of 16384 numbers, in two orders
+
+
 @every_impl
 def test_per_sample_counts_within_every_image_worked_by_hand(impl):
     # The two labelled pixels as two images. Image 0 has class 0 alone, with Dice 2·¾ / (¾ + 1) = 6/7, image 1 class 1

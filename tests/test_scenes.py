@@ -115,7 +115,7 @@ def test_a_box_covers_its_border_pixels_by_their_exact_share():
     assert canvas.image[:, [0, 1, 3, 4]].max() == 0
 
 
-def test_shapes_cover_their_area_and_a_twin_is_a_mirror_image():
+def test_shapes_cover_their_area_and_a_twin_is_a_reflection():
     canvas = blank(64, 64)
     canvas.ellipse(32, 32, 20, 12, (1.0, 1.0, 1.0), 1)
     assert canvas.image[0].sum() == pytest.approx(np.pi * 20 * 12, rel=0.02)  # the edge is first order in distance
@@ -128,7 +128,7 @@ def test_shapes_cover_their_area_and_a_twin_is_a_mirror_image():
     assert canvas.owner[30].tolist().count(1) in (8, 9, 10)  # two strokes 4 pixels thick, slightly slanted
 
 
-def test_a_shape_outside_the_picture_changes_nothing():
+def test_a_shape_outside_the_image_changes_nothing():
     canvas = blank()
     canvas.box(-5, -5, -2, -2, (1.0, 1.0, 1.0), 1)
     canvas.ellipse(40, 4, 3, 3, (1.0, 1.0, 1.0), 1)
@@ -219,10 +219,10 @@ def test_instances_range_from_large_to_a_few_pixels_and_touch():
         sample = make_scene(1, index)
         assert sample.instances is not None and sample.panoptic is not None
         areas += sample.instances.masks.flatten(1).sum(1).tolist()
-        kinds = {s.id: s.category_id for s in sample.panoptic.segments if s.isthing}
+        classes = {s.id: s.category_id for s in sample.panoptic.segments if s.isthing}
         left, right = sample.panoptic.map[:, :-1].flatten().tolist(), sample.panoptic.map[:, 1:].flatten().tolist()
-        pairs = {(a, b) for a, b in zip(left, right, strict=True) if a != b and a in kinds and b in kinds}
-        touching += any(kinds[a] == kinds[b] for a, b in pairs)
+        pairs = {(a, b) for a, b in zip(left, right, strict=True) if a != b and a in classes and b in classes}
+        touching += any(classes[a] == classes[b] for a, b in pairs)
     assert min(areas) < 12 and max(areas) > 1500
     assert touching >= 12  # two neighbours of one class in at least every other scene
 

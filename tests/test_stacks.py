@@ -53,10 +53,10 @@ def load(root, images="image", labels="label", **keywords):
     return SegmentationStack(root / images, root / labels, TABLE, **{"remap": BINARY} | keywords)
 
 
-KINDS = [("image", "label"), ("volume.tif", "labels.tif"), ("volume.tif", "label"), ("image", "labels.tif")]
+LAYOUTS = [("image", "label"), ("volume.tif", "labels.tif"), ("volume.tif", "label"), ("image", "labels.tif")]
 
 
-@pytest.mark.parametrize(("images", "labels"), KINDS)
+@pytest.mark.parametrize(("images", "labels"), LAYOUTS)
 def test_slices_come_in_z_order_from_files_and_from_pages(root, images, labels):
     dataset = load(root, images, labels)
     assert len(dataset) == DEPTH
@@ -72,7 +72,7 @@ def test_ids_find_a_slice_again(root):
     assert [s.id for s in load(root, "volume.tif", "labels.tif", slices=[9, 10])] == ["volume-009", "volume-010"]
 
 
-@pytest.mark.parametrize(("images", "labels"), KINDS)
+@pytest.mark.parametrize(("images", "labels"), LAYOUTS)
 def test_some_slices_are_chosen_by_position(root, images, labels):
     dataset = load(root, images, labels, slices=range(4, 8))
     assert [int((s.semantic == 0).sum()) for s in dataset] == [4, 5, 6, 7]
@@ -155,9 +155,9 @@ def test_a_stack_that_is_not_there_is_named(root, images):
         load(root, images)
 
 
-def test_a_file_that_is_no_picture_is_named(root):
+def test_a_file_that_is_no_image_is_named(root):
     (root / "volume.tif").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"volume\.tif is not a picture"):
+    with pytest.raises(ValueError, match=r"volume\.tif is not an image"):
         load(root, "volume.tif", "labels.tif")
 
 
@@ -197,8 +197,8 @@ def test_shares_that_make_no_blocks_are_refused(depth, shares, message):
 # --- ISBI 2012 ------------------------------------------------------------------------------------------------------
 
 
-def make_isbi(folder: Path, kind: str) -> None:
-    if kind == "pages":
+def make_isbi(folder: Path, layout: str) -> None:
+    if layout == "pages":
         write_pages(folder / "train-volume.tif", [gray(z % 20) for z in range(30)])
         write_pages(folder / "train-labels.tif", [mask(z % 12) for z in range(30)])
     else:
@@ -207,10 +207,10 @@ def make_isbi(folder: Path, kind: str) -> None:
             write_png(folder / "label" / f"{z}.png", mask(z % 12))
 
 
-@pytest.mark.parametrize("kind", ["pages", "files"])
+@pytest.mark.parametrize("layout", ["pages", "files"])
 @pytest.mark.parametrize("below", ["", "train", "membrane/train"])
-def test_both_layouts_of_isbi_are_found_and_split_by_blocks(tmp_path, kind, below):
-    make_isbi(tmp_path / below, kind)
+def test_both_layouts_of_isbi_are_found_and_split_by_blocks(tmp_path, layout, below):
+    make_isbi(tmp_path / below, layout)
     counts = {split: [int((s.semantic == 0).sum()) for s in ISBI2012(tmp_path, split)] for split in BLOCKS}
     assert counts["train"] == [z % 12 for z in range(20)]
     assert counts["val"] == [z % 12 for z in range(20, 24)]
@@ -226,7 +226,7 @@ def test_isbi_that_is_missing_or_asked_for_wrongly_is_named(tmp_path):
 
 
 @needs_files
-def test_real_membranes_are_dark_thin_and_a_fifth_of_the_picture():
+def test_real_membranes_are_dark_thin_and_a_fifth_of_the_image():
     for split, slices in BLOCKS.items():
         dataset = ISBI2012(REAL, split)
         assert [s.id for s in dataset] == [str(z) for z in slices]

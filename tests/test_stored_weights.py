@@ -8,7 +8,6 @@ import pytest
 from seglib.book.pretrained import stored_model, stored_weights
 from seglib.book.results import PROVENANCE
 from seglib.data.catalog import build_dataset
-from seglib.models.zoo import find
 from seglib.train import TASKS, evaluate
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "chapters" / "weights"
@@ -28,7 +27,7 @@ def test_stored_weights_are_small_and_say_how_they_were_made(name):
     assert path.stat().st_size <= 3 * 2**20
     beside = json.loads(path.with_suffix(".json").read_text())
     assert set(PROVENANCE) <= set(beside)
-    score = TASKS[find(metadata["model"]).task].score
+    score = TASKS[metadata["task"]].score
     assert beside[f"val_{score}"] == pytest.approx(metadata["scores"][score], abs=1e-4)  # rounded to four digits
 
 
@@ -36,11 +35,11 @@ def test_stored_weights_are_small_and_say_how_they_were_made(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_stored_weights_hold_their_score_on_pictures_that_chose_nothing(name):
     path, metadata = stored_weights(name)
-    root, size = ROOTS.get(metadata["data"]), metadata.get("size")
+    root, size = ROOTS.get(metadata["data"]), metadata.get("data_size")
     if root is not None and not root.exists():
         pytest.skip(f"the data in ../shared/data/{root.name} are not here")
     beside = json.loads(path.with_suffix(".json").read_text())
-    task = TASKS[find(metadata["model"]).task]
+    task = TASKS[metadata["task"]]
     test = build_dataset(metadata["data"], root, "test", size=tuple(size) if size else None, keep=(task.needs,))
     scores = evaluate(stored_model(name), test, task(test.categories))
     assert scores[task.score] == pytest.approx(beside["scores"][task.score], abs=0.01)

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from seglib.losses.pixel import cross_entropy
+from seglib.postprocess.semantic import semantic_from_logits
 from seglib.train import Interrupted, SemanticTask, TrainConfig, evaluate, fit
 from seglib.train.checkpoint import read_progress
 from seglib.train.log import read_log
-from seglib.train.optim import build_optimizer, lr_factor, parameter_groups
 from seglib.train.sampling import SeededDataset, StreamBatches, mix_seed
-from seglib.types import Category, DenseOutput, Sample, Semantic
+from seglib.types import Category, DenseOutput, Sample
 from seglib.weights import load_weights, read_metadata
 
 CATEGORIES = (Category(0, "bright", True, (230, 159, 0)), Category(1, "dark", False, (0, 114, 178)))
@@ -61,18 +61,21 @@ class Net(nn.Module):
         ]
         self.layers = nn.Sequential(*(m for m in layers if norm or not isinstance(m, nn.BatchNorm2d | nn.Dropout)))
 
-    def forward(self, images, targets=None):
+    def forward(self, images, targets=None, sizes=None):
         return DenseOutput(self.layers(images))
 
     def loss(self, out, targets):
         return {"pixel": cross_entropy(out.logits, targets.semantic)}
 
-    def predict(self, images):
+    def postprocess(self, out, sizes, output_sizes=None):
+        return semantic_from_logits(out.logits, sizes, output_sizes)
+
+    def predict(self, images, sizes=None, output_sizes=None):
         training = self.training
         self.eval()
-        probs = self(images).logits.softmax(1)
+        out = self(images)
         self.train(training)
-        return [Semantic(p.argmax(0), p) for p in probs]
+        return self.postprocess(out, sizes, output_sizes)
 
 
 def net(seed=0, **keywords):
@@ -82,36 +85,6 @@ def net(seed=0, **keywords):
 
 CONFIG = TrainConfig(steps=12, batch_size=4, lr=0.02, save_every=5, precision="no", workers=0)
 TASK = SemanticTask(CATEGORIES)
-
-
-# Schedules and parameter groups
-
-
-def test_poly_schedule_by_hand():
-    # warm-up over 2 steps: 1/3, 2/3; then (1 - t)^0.9 with t = 0, 1/2 of the remaining 2 steps
-    assert [lr_factor(s, 4, warmup=2) for s in range(4)] == pytest.approx([1 / 3, 2 / 3, 1, 0.5**0.9])
-
-
-def test_cosine_schedule_is_half_way_down_in_the_middle():
-    assert lr_factor(5, 10, schedule="cosine") == pytest.approx(0.5)
-
-
-@given(st.integers(1, 500), st.integers(0, 50), st.sampled_from(["poly", "cosine", "constant"]))
-def test_the_factor_stays_in_0_1_and_never_rises_after_the_warm_up(steps, warmup, schedule):
-    factors = [lr_factor(s, steps, warmup=warmup, schedule=schedule) for s in range(steps)]
-    assert all(0 <= f <= 1 for f in factors)
-    tail = factors[warmup:]
-    assert tail == sorted(tail, reverse=True)
-
-
-def test_biases_and_norms_have_no_weight_decay():
-    groups = parameter_groups(net(), 0.1)
-    assert [(g["weight_decay"], sorted(p.ndim for p in g["params"])) for g in groups] == [(0.1, [4, 4]), (0.0, [1] * 4)]
-
-
-def test_a_frozen_model_is_refused():
-    with pytest.raises(ValueError, match="no trainable parameter"):
-        build_optimizer(net().requires_grad_(False), lr=0.1, weight_decay=0)
 
 
 @pytest.mark.parametrize(
@@ -324,7 +297,7 @@ def test_the_precision_of_one_run_does_not_stay_with_the_model():
 
 def test_a_score_that_is_nan_gives_way_to_any_number(tmp_path):
     class Turns(SemanticTask):
-        values = iter((float("nan"), 0.3, float("nan"), 0.2))
+        values = iter((0.9, float("nan"), 0.3, float("nan"), 0.2))  # the first is of the batch scored before step 1
 
         def evaluator(self):
             evaluator = super().evaluator()
@@ -348,6 +321,46 @@ def test_a_signal_to_the_whole_process_group_leaves_the_workers_alive_until_the_
     with pytest.raises(Interrupted, match="stopped after step 4"):
         fit(net(), Squares(), task=TASK, config=config, out=tmp_path, on_step=stop)
     assert read_progress(tmp_path / "state.safetensors")["step"] == 4
+
+
+class Failing(SemanticTask):
+    """Can't score from the n-th time on."""
+
+    def __init__(self, working):
+        super().__init__(CATEGORIES)
+        self.working = working
+
+    def evaluator(self):
+        self.working -= 1
+        if self.working < 0:
+            raise ImportError("scoring needs a package that is not there")
+        return super().evaluator()
+
+
+def test_what_scoring_needs_is_checked_before_the_first_step(tmp_path):
+    steps = []
+    with pytest.raises(ImportError, match="package that is not there"):
+        fit(net(), Squares(), Squares(4), task=Failing(0), config=CONFIG, on_step=lambda s, *_: steps.append(s))
+    assert steps == []
+
+
+def test_a_scoring_that_fails_leaves_the_state_from_which_the_run_ends_as_it_would_have(tmp_path):
+    config = dataclasses.replace(CONFIG, eval_every=6)
+    whole = fit(net(), Squares(), Squares(6), task=TASK, config=config)
+    with pytest.raises(ImportError):
+        fit(net(), Squares(), Squares(6), task=Failing(1), config=config, out=tmp_path)
+    assert read_progress(tmp_path / "state.safetensors")["step"] == 6
+    model = net(seed=5)
+    resumed = fit(model, Squares(), Squares(6), task=TASK, config=config, out=tmp_path, resume=True)
+    assert resumed.losses == whole.losses
+    assert list(resumed.scores) == [6, 12]
+    assert read_metadata(tmp_path / "weights.safetensors")["geometry"]["mode"] == "native"
+
+
+def test_scoring_before_the_first_step_changes_no_number():
+    alone = fit(net(), Squares(), None, task=TASK, config=CONFIG)
+    scored = fit(net(), Squares(), Squares(6), task=TASK, config=CONFIG)
+    assert scored.losses == alone.losses
 
 
 def test_weights_are_no_state_to_resume_from(tmp_path):

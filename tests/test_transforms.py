@@ -12,27 +12,28 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from seglib.data.microscopy import RandomElastic, RandomRightAngle, elastic_transform
+from seglib.data.microscopy import RandomD4, RandomElastic, elastic_transform
 from seglib.data.transforms import (
     Joint,
     Keep,
     RandomScale,
     Resize,
+    ResizeToGeometry,
     eval_transform,
-    resize_image,
-    resize_labels,
     train_transform,
 )
+from seglib.ops.geometry import Geometry
 from seglib.ops.masks import masks_to_boxes
+from seglib.ops.resize import resize_image, resize_labels
 from seglib.types import Instances, Panoptic, Sample, Segment
 
 FLIP = Joint(v2.RandomHorizontalFlip(1.0))
 
 
 def blocks(height: int, width: int, seed: int = 0, side: int = 8) -> Sample:
-    """A picture of square blocks, one class each. The colour says the class (id 0 is brightness 0.1, and so on), and so
+    """An image of square blocks, one class each. The colour says the class (id 0 is brightness 0.1, and so on), and so
     does the weight (id 0 is 1/4). Every third block is an object, and black never occurs, so that it stands for what
-    comes from outside.
+    comes from outside. Two regions overlap: the classes below 5 and the even ones.
     """
     generator = torch.Generator().manual_seed(seed)
     rows, columns = -(-height // side), -(-width // side)
@@ -50,8 +51,13 @@ def blocks(height: int, width: int, seed: int = 0, side: int = 8) -> Sample:
         semantic=semantic,
         instances=Instances(masks, classes[list(things)], masks_to_boxes(masks)),
         panoptic=Panoptic((block + 1).to(torch.int32), segments),
+        regions=regions_of(semantic),
         pixel_weight=(semantic + 1) / 4,
     )
+
+
+def regions_of(semantic: torch.Tensor) -> torch.Tensor:
+    return torch.stack([semantic < 5, semantic % 2 == 0]).to(torch.uint8).masked_fill(semantic == 255, 255)  # (2, H, W)
 
 
 GEOMETRY = {
@@ -67,7 +73,7 @@ GEOMETRY = {
     "box crop": Joint(v2.RandomIoUCrop()),  # needs boxes
     "torchvision's elastic": Joint(v2.ElasticTransform(alpha=15.0, sigma=2.0)),  # about 0.6 pixels
     "elastic": RandomElastic(std=3.0),
-    "right angle": RandomRightAngle(),
+    "D4": RandomD4(),
     "microscopy": elastic_transform((24, 31), std=3.0, light=0),
 }
 any_transform = st.sampled_from(sorted(GEOMETRY))
@@ -101,9 +107,12 @@ def test_all_annotations_follow_the_same_geometry(name, height, width, seed):
     assert after.semantic.shape == after.panoptic.map.shape == after.instances.masks.shape[1:] == size
     assert after.pixel_weight.shape == size
 
-    # A pixel's weight comes from where its label does, and is 0 outside the picture.
+    # A pixel's weight comes from where its label does, and is 0 outside the image.
     assert torch.equal(after.pixel_weight, torch.where(after.semantic == 255, 0, after.semantic + 1) / 4)
     assert after.pixel_weight.dtype == torch.float32
+
+    # Regions come from there too, and are void outside the image.
+    assert torch.equal(after.regions, regions_of(after.semantic)) and after.regions.dtype == torch.uint8
 
     # Panoptic and semantic agree pixel by pixel, areas are counted, no segment is listed without a pixel.
     expected = torch.full(size, 255)
@@ -141,7 +150,7 @@ def test_an_elastic_deformation_looks_labels_up_where_it_samples_the_image(elast
     torch.manual_seed(0)
     after = elastic(Sample(image, "ramp", semantic=labels))
     source = after.image[0] * size[axis]
-    # Near the border the picture is mixed with what lies outside, or the ramp is flat.
+    # Near the border the image is mixed with what lies outside, or the ramp is flat.
     inner = (after.image[1] > 1 - 1e-6) & (source > 0.51) & (source < size[axis] - 0.51)
     assert inner.float().mean() > 0.8
     assert (source - labels - 0.5)[inner].abs().max() > 5  # pixels: it does bend
@@ -226,7 +235,7 @@ def test_labels_are_not_shifted_against_the_image(old, new):
     ramp = (torch.arange(old) + 0.5) / old  # (W,)
     source = resize_image(ramp.expand(3, 1, old), (1, new))[0, 0] * old  # (W',)
     label = resize_labels(torch.arange(old)[None], (1, new))[0]
-    inner = slice(new // 8 + 2, -(new // 8) - 2)  # the border of the picture bends the ramp
+    inner = slice(new // 8 + 2, -(new // 8) - 2)  # the border of the image bends the ramp
     # A pixel's centre is at most half a pixel from the place looked up; 1e-3 for rounding.
     assert ((label + 0.5 - source)[inner].abs() <= 0.5 + 1e-3).all()
 
@@ -281,7 +290,7 @@ def test_a_crop_larger_than_the_image_is_padded_with_void():
     assert not after.instances.masks[:, outside].any()
 
 
-def test_a_padded_picture_lies_anywhere_in_the_crop():
+def test_a_padded_image_lies_anywhere_in_the_crop():
     torch.manual_seed(0)
     crop = train_transform(8, scale=(1, 1), flip=0, color=0)
     tops = [int((crop(blocks(5, 8)).semantic[:, 0] == 255).int().argmin()) for _ in range(50)]
@@ -296,7 +305,7 @@ def test_class_0_and_class_254_survive_next_to_padding():
     assert sorted(after.semantic.unique().tolist()) == [0, 254, 255]
 
 
-def test_a_flip_mirrors_pixels_and_boxes():
+def test_a_flip_reflects_pixels_and_boxes():
     sample = blocks(8, 24)
     after = FLIP(sample)
     assert torch.equal(after.image, sample.image.flip(-1))
@@ -319,7 +328,7 @@ def test_flipping_twice_changes_nothing(height, width, seed):
 
 def test_colour_jitter_changes_the_image_alone_and_stays_in_range():
     sample = blocks(16, 16)
-    loose = replace(sample.instances, boxes=sample.instances.boxes + 0.25)  # boxes that are not tight stay as they are
+    loose = sample.instances.replace(boxes=sample.instances.boxes + 0.25)  # boxes that are not tight stay as they are
     sample = replace(sample, instances=loose)
     torch.manual_seed(0)
     after = train_transform(16, scale=(1, 1), flip=0, color=1)(sample)
@@ -338,8 +347,8 @@ def test_every_random_part_of_the_training_transform_is_used():
     # A third of the zooms is below 1 and pads; 67 expected of 200, the standard deviation is 7.
     assert 40 < padded < 95
     # Without zoom and crop what is left is the flip: 100 expected of 200, the standard deviation is 7.
-    mirrored = [train_transform(32, scale=(1, 1), color=0)(sample).semantic for _ in range(200)]
-    assert 70 < sum(torch.equal(m, sample.semantic.flip(-1)) for m in mirrored) < 130
+    flipped = [train_transform(32, scale=(1, 1), color=0)(sample).semantic for _ in range(200)]
+    assert 70 < sum(torch.equal(m, sample.semantic.flip(-1)) for m in flipped) < 130
 
 
 def test_the_zoom_lies_in_its_range():
@@ -391,3 +400,68 @@ def test_transforms_can_be_pickled(transform):
 def test_arguments_out_of_range_are_refused_with_their_value(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# --- regions, other channels, the size that a model wants -------------------------------------------------------------
+
+
+def test_keep_leaves_the_weights_where_regions_stay():
+    kept = Keep("regions")(blocks(8, 8))
+    assert kept.regions is not None and kept.pixel_weight is not None
+    assert kept.semantic is None and kept.instances is None and kept.panoptic is None
+    assert Keep("instances")(blocks(8, 8)).regions is None
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("name", sorted(set(GEOMETRY) - {"torchvision's elastic"}))
+def test_images_of_any_number_of_channels_move_as_rgb_does(name, channels):
+    rgb = blocks(24, 40)
+    many = replace(rgb, image=rgb.image[:1].expand(channels, -1, -1).clone() * 100)  # in other units, too
+    torch.manual_seed(0)
+    expected = GEOMETRY[name](rgb)
+    torch.manual_seed(0)
+    moved = GEOMETRY[name](many)
+    assert torch.equal(moved.semantic, expected.semantic)
+    # float32 resolves 1e-5 at values of 100, and interpolation adds a few of them up
+    assert torch.allclose(moved.image[-1], expected.image[0] * 100, rtol=0, atol=1e-4)
+    assert moved.image.shape[0] == channels
+
+
+@pytest.mark.parametrize("transform", [train_transform(8), elastic_transform(8)])
+@pytest.mark.parametrize(
+    ("channels", "factor", "seen"), [(4, 1, r"4 channels in \[0"), (3, 1000, r"\[-?0\.?\d*, \d{3}")]
+)
+def test_jitter_refuses_the_images_that_it_would_spoil(transform, channels, factor, seen):
+    image = torch.linspace(0, 1, 64).view(8, 8).expand(channels, -1, -1).clone() * factor
+    with pytest.raises(ValueError, match=f"jitter of colours is for RGB and grey images.*{seen}.*turn it off"):
+        transform(Sample(image, "odd"))
+
+
+def test_grey_images_are_jittered():
+    grey = Sample(torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0)), "grey")
+    torch.manual_seed(0)
+    assert not torch.equal(train_transform(8, scale=(1, 1), flip=0)(grey).image, grey.image)
+
+
+@pytest.mark.parametrize(
+    ("geometry", "size"),
+    [
+        (Geometry(), (24, 40)),
+        (Geometry("shorter", 12), (12, 20)),
+        (Geometry("shorter", 48, longest=60), (36, 60)),
+        (Geometry("square", 16), (16, 16)),
+        (Geometry("letterbox", 20), (12, 20)),
+    ],
+)
+def test_a_sample_is_resized_to_what_the_model_wants(geometry, size):
+    before = blocks(24, 40)
+    after = ResizeToGeometry(geometry)(before)
+    assert torch.equal(after.image, geometry(before.image)) and after.image.shape[1:] == size
+    assert torch.equal(after.semantic, resize_labels(before.semantic, size))
+    assert after.instances.masks.shape[1:] == size
+
+
+def test_the_geometry_decides_about_the_filter():
+    stripes = Sample((torch.arange(40) % 2).float().expand(3, 40, 40).clone(), "stripes")
+    smooth, sharp = (ResizeToGeometry(Geometry("square", 8, antialias=on))(stripes).image for on in (True, False))
+    assert (smooth - 0.5).abs().max() < 0.2 < (smooth - sharp).abs().max()

@@ -60,7 +60,7 @@ def test_no_instances_are_instances_too():
 def test_moving_a_batch_moves_every_tensor_and_nothing_else():
     panoptic = Panoptic(torch.zeros(4, 5, dtype=torch.int32), [Segment(1, 0, True, 3)])
     targets = Targets(torch.zeros(1, 4, 5), [instances()], [panoptic], torch.ones(1, 4, 5))
-    moved = Batch(torch.zeros(1, 3, 4, 5), targets, ["a"], [(4, 5)]).to("meta")
+    moved = Batch(torch.zeros(1, 3, 4, 5), targets, ["a"], [(4, 5)], [(4, 5)]).to("meta")
     tensors = [moved.images, moved.targets.semantic, moved.targets.instances[0].masks, moved.targets.panoptic[0].map]
     tensors.append(moved.targets.pixel_weight)
     assert all(t.device.type == "meta" for t in tensors)

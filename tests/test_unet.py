@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from seglib.models.unet import PaperUNet, UNet, mirror, unet_paper, unet_tiny
+from seglib.models.unet import PaperUNet, UNet, reflect_pad, unet_paper, unet_tiny
 from seglib.types import Targets
 
 
@@ -90,7 +90,7 @@ def test_a_pixel_reads_the_mirror_image_beyond_the_border():
         there = model(images).logits
         # a pixel reads up to 15 pixels further than the margin, to the end of a pooled block; a multiple of 16 keeps
         # the poolings in their places
-        wide = mirror(images, (112, 112, 112, 112))
+        wide = reflect_pad(images, (112, 112, 112, 112))
         inside = model(wide).logits[..., 112:172, 112:172]
     assert there.std() > 1e-2
     torch.testing.assert_close(there, inside, rtol=1e-6, atol=1e-6)  # logits are cast to float32
@@ -99,13 +99,13 @@ def test_a_pixel_reads_the_mirror_image_beyond_the_border():
 @pytest.mark.parametrize("rim", [(0, 0, 0, 0), (3, 4, 5, 6), (1, 0, 0, 7)])
 def test_mirror_equals_torchs_reflection_where_that_exists(rim):
     x = torch.rand(2, 3, 9, 8)
-    assert torch.equal(mirror(x, rim), F.pad(x, rim, mode="reflect"))
+    assert torch.equal(reflect_pad(x, rim), F.pad(x, rim, mode="reflect"))
 
 
 def test_mirror_goes_there_and_back_as_often_as_needed():
     x = torch.tensor([1.0, 2.0, 3.0]).view(1, 1, 1, 3)
-    assert mirror(x, (4, 5, 0, 2))[0, 0].tolist() == [[1, 2, 3, 2, 1, 2, 3, 2, 1, 2, 3, 2]] * 3
-    assert mirror(x[..., :1], (2, 1, 0, 0)).flatten().tolist() == [1, 1, 1, 1]
+    assert reflect_pad(x, (4, 5, 0, 2))[0, 0].tolist() == [[1, 2, 3, 2, 1, 2, 3, 2, 1, 2, 3, 2]] * 3
+    assert reflect_pad(x[..., :1], (2, 1, 0, 0)).flatten().tolist() == [1, 1, 1, 1]
 
 
 def test_weights_start_with_the_papers_deviation():

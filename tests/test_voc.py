@@ -17,14 +17,14 @@ PALETTE = [channel for i in range(256) for channel in voc_color(i)]
 def write_palette(path, ids):
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.array(ids, np.uint8)
-    picture = Image.frombytes("P", pixels.shape[::-1], pixels.tobytes())
-    picture.putpalette(PALETTE)
-    picture.save(path)
+    opened = Image.frombytes("P", pixels.shape[::-1], pixels.tobytes())
+    opened.putpalette(PALETTE)
+    opened.save(path)
 
 
 @pytest.fixture
 def root(tmp_path):
-    """Two made photos in train, one in val."""
+    """Two synthetic images in train, one in val."""
     folder = tmp_path / "VOCdevkit" / "VOC2012"
     for split, names in {"train": ["2007_000042", "2007_000032"], "val": ["2007_000033"]}.items():
         for name in names:
@@ -103,7 +103,7 @@ def test_a_missing_voc_root_says_where_to_get_it(root):
         VOC2012(root / "nowhere")
 
 
-def test_a_missing_voc_photo_and_an_empty_list_are_named(root):
+def test_a_missing_voc_image_and_an_empty_list_are_named(root):
     folder = root / "VOCdevkit" / "VOC2012"
     (folder / "JPEGImages" / "2007_000032.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of 4 files do not exist \(.*2007_000032\.jpg\)"):

@@ -11,10 +11,10 @@ from torchvision.models import VGG16_Weights
 from torchvision.models.segmentation import FCN_ResNet50_Weights, fcn_resnet50
 
 from seglib.data.voc import VOC_ORDER, voc_color
-from seglib.layers.pretrained import published
+from seglib.layers.pretrained import load_pretrained
 from seglib.models.zoo import build
 from seglib.types import Category, check_categories
-from seglib.weights import ORIGINS, convert, load_weights, mismatch, read_metadata, read_published, save_weights
+from seglib.weights import ORIGINS, convert, load_weights, mismatch, read_metadata, read_origin, save_weights
 from seglib.weights.load import read_checkpoint
 from seglib.weights.torchvision import rename_segmentation
 
@@ -180,7 +180,7 @@ def test_an_unknown_origin_gets_close_names():
     with pytest.raises(ValueError, match="did you mean torchvision:fcn_resnet50"):
         convert("torchvision:fcn_resnet5", {})
     with pytest.raises(ValueError, match="known are torchvision:fcn_resnet50"):
-        read_published("elsewhere")
+        read_origin("elsewhere")
 
 
 def test_offline_the_error_names_the_file_to_fetch(monkeypatch):
@@ -189,7 +189,7 @@ def test_offline_the_error_names_the_file_to_fetch(monkeypatch):
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
     with pytest.raises(FileNotFoundError, match=r"no route to host.*fetch https://.*fcn_resnet50_coco.*\.pth"):
-        read_published("torchvision:fcn_resnet50")
+        read_origin("torchvision:fcn_resnet50")
 
 
 def test_published_weights_are_read_without_unpickling_and_with_their_hash_checked(monkeypatch):
@@ -200,7 +200,7 @@ def test_published_weights_are_read_without_unpickling_and_with_their_hash_check
         return {"weight": torch.ones(1)}
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
-    assert set(published(VGG16_Weights.IMAGENET1K_V1)) == {"weight"}
+    assert set(load_pretrained(VGG16_Weights.IMAGENET1K_V1)) == {"weight"}
     assert asked["weights_only"] is True and asked["check_hash"] is True
 
 
@@ -214,8 +214,8 @@ def test_converted_weights_say_what_they_are(reference):
     name, state, facts = convert("torchvision:fcn_resnet50", reference)
     assert name == facts["model"] == "fcn_resnet50"
     assert facts["origin"] == "torchvision:fcn_resnet50"
-    assert facts["arguments"] == {"aux": True} and facts["num_classes"] == 21
-    model = build(name, facts["num_classes"], **facts["arguments"])
+    assert facts["arguments"] == {"num_classes": 21, "aux": True}
+    model = build(name, **facts["arguments"])
     assert mismatch(model, state) == ""
 
 
@@ -238,7 +238,7 @@ def test_the_auxiliary_head_may_be_absent(reference):
     state = {k: v for k, v in reference.items() if not k.startswith("aux_classifier.")}
     name, converted, facts = convert("torchvision:fcn_resnet50", state)
     assert facts["arguments"] == {"aux": False}
-    assert mismatch(build(name, 21, aux=False), converted) == ""
+    assert mismatch(build(name, num_classes=21, aux=False), converted) == ""
 
 
 def test_both_heads_have_their_classes_reordered(reference):
@@ -272,7 +272,7 @@ def test_weights_of_another_number_of_classes_are_not_converted_but_can_be_renam
     state = {k: v[:4] if ".4." in k and k.startswith(("cl", "aux")) else v for k, v in reference.items()}
     with pytest.raises(ValueError, match=r"21 classes, head.4.weight has 4; .* rename_segmentation"):
         convert("torchvision:fcn_resnet50", state)
-    assert mismatch(build("fcn_resnet50", 4), rename_segmentation(state)) == ""
+    assert mismatch(build("fcn_resnet50", num_classes=4), rename_segmentation(state)) == ""
 
 
 def test_every_origin_leads_to_a_model_of_the_zoo():

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from seglib.book.results import stored_file
-from seglib.models.zoo import build
-from seglib.weights import load_weights, read_metadata
+from seglib.models.base import Model
+from seglib.weights import load_model, read_metadata
 
 
-def stored_model(name: str) -> nn.Module:
+def stored_model(name: str) -> Model:
     """A tiny system of the zoo with its stored weights, in evaluation mode on the CPU.
 
     Args:
@@ -21,10 +19,7 @@ def stored_model(name: str) -> nn.Module:
     Raises:
         ValueError: when no weights of that name are stored.
     """
-    path, metadata = stored_weights(name)
-    model = build(metadata["model"], metadata["num_classes"], **metadata.get("arguments", {}))
-    load_weights(model, path)
-    return model.eval()
+    return load_model(stored_file(f"weights/{name}.safetensors"))
 
 
 def stored_weights(name: str) -> tuple[Path, dict[str, Any]]:

@@ -21,11 +21,16 @@ _HOME = {
     "SegmentationFolder": "folders",
     "SegmentationStack": "stacks",
     "VOC2012": "voc",
+    "check_labels_of_split": "checks",
     "coco_results": "coco",
+    "count_labels": "checks",
     "elastic_transform": "microscopy",
     "eval_transform": "transforms",
+    "labels_to_files": "class_tables",
     "make_scene": "scenes",
+    "match_categories": "class_tables",
     "read_image": "images",
+    "read_image_ids": "coco",
     "read_labels": "images",
     "train_transform": "transforms",
     "write_coco_results": "coco",
@@ -34,9 +39,14 @@ _HOME = {
 
 if TYPE_CHECKING:
     from seglib.data.camvid import CamVid as CamVid
+    from seglib.data.checks import check_labels_of_split as check_labels_of_split
+    from seglib.data.checks import count_labels as count_labels
     from seglib.data.cityscapes import Cityscapes as Cityscapes
+    from seglib.data.class_tables import labels_to_files as labels_to_files
+    from seglib.data.class_tables import match_categories as match_categories
     from seglib.data.coco import CocoInstances as CocoInstances
     from seglib.data.coco import coco_results as coco_results
+    from seglib.data.coco import read_image_ids as read_image_ids
     from seglib.data.coco import write_coco_results as write_coco_results
     from seglib.data.copy_paste import CopyPaste as CopyPaste
     from seglib.data.dsb import DSB2018 as DSB2018

@@ -42,7 +42,7 @@ class Canvas:
     def window(self, x0: float, y0: float, x1: float, y1: float, twin: float | None = None) -> Window | None:
         """The pixels that the box touches, half a pixel of smooth edge included; ``None`` outside the image.
 
-        With ``twin`` the box grows to hold its mirror image about that column as well.
+        With ``twin`` the box grows to hold its reflection about that column as well.
         """
         if twin is not None:
             x0, x1 = min(x0, 2 * twin - x1), max(x1, 2 * twin - x0)

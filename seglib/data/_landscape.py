@@ -1,6 +1,6 @@
 """The plan of a landscape: its light, horizon, mountains, roads and water.
 
-A plan holds fractions of the picture, (u, v) with v downwards, so one composition serves every size. On the ground,
+A plan holds fractions of the image, (u, v) with v downwards, so one composition serves every size. On the ground,
 the depth t goes from 0 at the horizon to 1 at the bottom edge; perspective makes a length proportional to t.
 """
 
@@ -175,24 +175,24 @@ def _plan_roads(draws: Draws, horizon: float, share: float) -> tuple[Band, ...]:
     away = Receding(horizon, draws(0.25, 0.75), draws(0.1, 0.9), draws(-0.9, 0.9), draws(0.14, 0.30))
     below = draws(0.22, 0.56) * (1 - horizon)
     across = Crossing(horizon + below, draws(-0.12, 0.12), draws(-0.25, 0.25), below * draws(0.14, 0.24))
-    kind, present = draws(), draws() < 0.88 * share
+    layout, present = draws(), draws() < 0.88 * share
     if not present:
         return ()
-    return (away,) if kind < 0.5 else (across,) if kind < 0.85 else (away, across)
+    return (away,) if layout < 0.5 else (across,) if layout < 0.85 else (away, across)
 
 
 def _plan_water(draws: Draws, horizon: float, share: float, lake: bool) -> Band | None:
     ground = 1 - horizon
-    kind, present = draws(), draws() < 0.6 * share
-    kind = kind if lake else 0.3 + 0.7 * kind
+    shape, present = draws(), draws() < 0.6 * share
+    shape = shape if lake else 0.3 + 0.7 * shape
     a, b, c, d = draws.many(4)
     if not present:
         return None
-    if kind < 0.3:  # a lake, from the horizon to a shore
+    if shape < 0.3:  # a lake, from the horizon to a shore
         half = ground * (0.06 + 0.12 * a)
         return Crossing(horizon + half - 0.01, 0.10 * (b - 0.5), 0.3 * (c - 0.5), half)
-    if kind < 0.55:
+    if shape < 0.55:
         return Pond(0.1 + 0.8 * a, horizon + ground * (0.3 + 0.4 * b), 0.16 + 0.2 * c, ground * (0.09 + 0.09 * d))
-    if kind < 0.8:  # a winding river
+    if shape < 0.8:  # a winding river
         return Receding(horizon, 0.15 + 0.7 * a, -0.2 + 1.4 * b, 2.4 * (c - 0.5), 0.16 + 0.16 * d)
     return Crossing(horizon + ground * (0.35 + 0.4 * a), 0.3 * (b - 0.5), 0.4 * (c - 0.5), ground * (0.06 + 0.06 * d))

@@ -19,17 +19,17 @@ class Thing:
     """One object of the plan: its class, its foot (or, in the sky, its centre) as fractions, its own numbers.
 
     Attributes:
-        kind: the category id.
+        category: the category id.
         u: the column, as a fraction of the width.
         v: the row, as a fraction of the height.
-        depth: 0 at the horizon, 1 at the bottom of the picture. In the sky: half the thing's width, as a fraction of
-            the picture's shorter side.
+        depth: 0 at the horizon, 1 at the bottom of the image. In the sky: half the thing's width, as a fraction of
+            the image's shorter side.
         r: eight numbers in [0, 1).
         blend: share of the land's own colours mixed into the thing's, which makes it harder to tell apart.
         along: for cars, whether the road leads away from the viewer (they show their front or back).
     """
 
-    kind: int
+    category: int
     u: float
     v: float
     depth: float
@@ -46,7 +46,7 @@ def plan_things(key: int, land: Land, difficulty: float, share: dict[str, float]
         land: what they stand on.
         difficulty: in [0, 1]: more of them, in colours nearer to those of the land.
         share: class name → multiplier of how many there are.
-        wide: width over the shorter side; wide pictures hold more.
+        wide: width over the shorter side; wide images hold more.
 
     Returns:
         At most 200 things.
@@ -65,7 +65,7 @@ def plan_things(key: int, land: Land, difficulty: float, share: dict[str, float]
     for stream, (name, planner) in enumerate(planners):
         things += planner(Draws(key, 100 + stream), land, crowd * share[name], 0.75 * difficulty)
     order = {BALLOON: 0, BIRD: 2}
-    return sorted(things[:_MOST], key=lambda thing: (order.get(thing.kind, 1), thing.v))
+    return sorted(things[:_MOST], key=lambda thing: (order.get(thing.category, 1), thing.v))
 
 
 def _count(draws: Draws, expected: float) -> int:
@@ -85,9 +85,9 @@ def _ground(
     return None
 
 
-def _thing(draws: Draws, land: Land, kind: int, u: float, t: float, blend: float, along: bool = False) -> Thing:
+def _thing(draws: Draws, land: Land, category: int, u: float, t: float, blend: float, along: bool = False) -> Thing:
     v = land.horizon + t * (1 - land.horizon)
-    return Thing(kind, u, v, t, draws.many(8), blend * draws() * draws(), along)
+    return Thing(category, u, v, t, draws.many(8), blend * draws() * draws(), along)
 
 
 def _houses(draws: Draws, land: Land, crowd: float, blend: float) -> list[Thing]:
@@ -118,7 +118,7 @@ def _trees(draws: Draws, land: Land, crowd: float, blend: float) -> list[Thing]:
             if land.on_water(u, v) or land.on_road(u, v, 0.01):
                 continue
             own = draws.many(8)
-            alike = (*own[:2], first.r[2], first.r[3], first.r[4], *own[5:])  # a grove is of one kind
+            alike = (*own[:2], first.r[2], first.r[3], first.r[4], *own[5:])  # a grove is of one species
             things.append(Thing(TREE, u, v, t, alike, blend * draws() * draws()))
     return things
 
@@ -161,7 +161,7 @@ def _lamps(draws: Draws, land: Land, crowd: float, blend: float) -> list[Thing]:
         side = 1.0 if draws() < 0.5 else -1.0
         count, phase = _count(draws, draws(1.0, 4.0) * crowd), draws()
         for n in range(count):
-            if isinstance(road, Receding):  # evenly along the road: nearer ones are further apart in the picture
+            if isinstance(road, Receding):  # evenly along the road: nearer ones are further apart in the image
                 t = 0.95 / (1.0 + (n + phase) * 0.75)
                 u = road.centre(t) + side * (road.half * t * 1.15 + 0.01)
             else:

@@ -97,7 +97,7 @@ def draw_grass(canvas: Canvas, land: Land, key: int, tag: int) -> None:
 
 
 def draw_water(canvas: Canvas, land: Land, key: int, tag: int) -> None:
-    """Water mirrors the picture above the horizon, broken by ripples, with a darker bank."""
+    """Water reflects the image above the horizon, broken by ripples, with a darker bank."""
     if land.water is None:
         return
     height, short = canvas.height, canvas.short
@@ -107,9 +107,9 @@ def draw_water(canvas: Canvas, land: Land, key: int, tag: int) -> None:
     distance = land.water.distance(canvas.x * (1 / canvas.width), y * (1 / height), canvas.width, height)
     distance = distance + canvas.grain[window] * (0.006 * short)
     t = (y * (1 / height) - land.horizon) * (1 / (1 - land.horizon))
-    mirrored = np.maximum(first - 1 - np.arange(height - first) * first // (height - first), 0)
+    reflected = np.maximum(first - 1 - np.arange(height - first) * first // (height - first), 0)
     ripple = smooth_noise(key, 40, (9 / (t[:, 0] + 0.2)).astype(np.float32), canvas.x[0] * (9 / short))
-    paint = canvas.image[:, mirrored]  # (3, h, W)
+    paint = canvas.image[:, reflected]  # (3, h, W)
     paint *= 0.80 + ripple * 0.10
     tint = planes(land.lit(rgb(58, 112, 140)))
     paint += (tint - paint) * (0.25 + 0.25 * t)

@@ -53,10 +53,10 @@ class Spot:
 
 def draw_shadow(canvas: Canvas, land: Land, thing: Thing, s: Spot) -> None:
     """A soft ellipse on the ground, away from the sun. Shadows are drawn before all things and own no pixel."""
-    foot, reach = _SHADOWS[thing.kind]
-    if thing.kind == CAR and not thing.along:
+    foot, reach = _SHADOWS[thing.category]
+    if thing.category == CAR and not thing.along:
         foot = 2.5
-    if thing.kind == TREE:
+    if thing.category == TREE:
         foot, reach = foot * (0.6 + 0.6 * thing.r[1]), reach * (0.6 + 0.6 * thing.r[0])
     length = abs(land.sun) * reach * s.k * 0.5
     x = s.x - length if land.sun > 0 else s.x + length

@@ -5,7 +5,7 @@ with 11 classes. Loaded from its official layout (the folder ``CamVid`` of the r
 
     CamVid/
       train.txt  val.txt  test.txt      lines "/SegNet/CamVid/train/X.png /SegNet/CamVid/trainannot/X.png"
-      train/     val/     test/         photos
+      train/     val/     test/         images
       trainannot/ valannot/ testannot/  index PNGs with the same names
 
 The files number the classes from sky to bicyclist. Here things come first, then stuff, so the ids change:

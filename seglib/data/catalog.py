@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from torchvision.transforms import v2
 
 from seglib.data import camvid, cityscapes, coco, dsb, isbi, pets, scenes, voc
 from seglib.data.folders import SegmentationFolder
 from seglib.data.microscopy import elastic_transform
-from seglib.data.transforms import train_transform
+from seglib.data.transforms import ResizeToGeometry, Transform, train_transform
+from seglib.ops.geometry import Geometry
 from seglib.types import VOID, Category, Sample, check_categories
 
 
 class SegmentationDataset(Protocol):
     """A map-style dataset of samples with its class table."""
 
-    categories: tuple[Category, ...]
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """The class table."""
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """The ``(H, W)`` of all pictures before augmentation; ``None`` where each keeps its own."""
+        """The ``(H, W)`` of all images before augmentation; ``None`` where each keeps its own."""
+
+    @property
+    def file_ids(self) -> tuple[int | None, ...]:
+        """Category id → id in the files; ``None`` for a class that the files don't have."""
+
+    @property
+    def void_id(self) -> int | None:
+        """The id of void in the files; ``None`` where they have none."""
 
     def __len__(self) -> int: ...
 
@@ -29,77 +43,118 @@ class SegmentationDataset(Protocol):
 
 
 Size = tuple[int, int]
-Names = tuple[str, ...]
-Builder = Callable[[Path | None, str, Size | None, bool, Names], SegmentationDataset]
 
 SCENES_LENGTH = {"train": 2000, "val": 200, "test": 200}
 
+RESIZES = frozenset({"scenes", "camvid", "pets", "folder"})
+"""The datasets that are resized on reading. The others keep their pixels: what a model sees is its geometry's."""
 
-def _scenes(root: Path | None, split: str, size: Size | None, augment: bool, keep: Names) -> SegmentationDataset:
-    _check_split(split)
-    size = size or (128, 128)
+
+@dataclass(frozen=True)
+class _Request:
+    """The arguments of :func:`build_dataset` but its name."""
+
+    root: Path | None
+    split: str
+    size: Size | None
+    augment: bool
+    keep: tuple[str, ...]
+    geometry: Geometry | None
+
+    def folder(self, name: str) -> Path:
+        """The root, which this dataset needs."""
+        if self.root is None:
+            raise ValueError(f"dataset {name!r} lies in a folder: pass --root FOLDER")
+        return self.root
+
+    def check_split(self) -> None:
+        """Raise unless the split is one of the usual three."""
+        if self.split not in SCENES_LENGTH:
+            raise ValueError(f"split {self.split!r} is unknown; choose one of {', '.join(SCENES_LENGTH)}")
+
+    def crop(self, default: Size) -> Size:
+        """The crop to train on: ``size``, else the square that the model wants, else the dataset's default."""
+        if self.size is None and self.geometry is not None and self.geometry.mode in ("square", "letterbox"):
+            side = self.geometry.size
+            assert side is not None  # a geometry of these modes has one
+            return side, side
+        return self.size or default
+
+    def augmented(self, transform: Transform) -> Transform | None:
+        """The transform of training, on samples at the size at which the model wants to see them."""
+        if not self.augment:
+            return None
+        return transform if self.geometry is None else v2.Compose([ResizeToGeometry(self.geometry), transform])
+
+
+Builder = Callable[[_Request], SegmentationDataset]
+
+
+def _scenes(ask: _Request) -> SegmentationDataset:
+    ask.check_split()
+    size = ask.size or (128, 128)
     # scenes vary in scale by themselves, so the crop only jitters it; masks one pixel wide would break in zooming
-    scale = (1.0, 1.0) if "instances" in keep else (0.8, 1.25)
-    transform = train_transform(size, scale=scale, color=0.2, keep=keep) if augment else None
-    return scenes.Scenes(SCENES_LENGTH[split], split=split, size=size, transform=transform)
+    scale = (1.0, 1.0) if "instances" in ask.keep else (0.8, 1.25)
+    transform = train_transform(size, scale=scale, color=0.2, keep=ask.keep) if ask.augment else None
+    return scenes.Scenes(SCENES_LENGTH[ask.split], split=ask.split, size=size, transform=transform)
 
 
-def _camvid(root: Path | None, split: str, size: Size | None, augment: bool, keep: Names) -> SegmentationDataset:
-    size = size or (360, 480)
-    transform = train_transform(size, scale=(0.5, 2.0)) if augment else None
-    return camvid.CamVid(_needed(root, "camvid"), split, size=size, transform=transform)
+def _camvid(ask: _Request) -> SegmentationDataset:
+    size = ask.size or (360, 480)
+    transform = train_transform(size, scale=(0.5, 2.0)) if ask.augment else None
+    return camvid.CamVid(ask.folder("camvid"), ask.split, size=size, transform=transform)
 
 
-def _pets(root: Path | None, split: str, size: Size | None, augment: bool, keep: Names) -> SegmentationDataset:
-    size = size or (256, 256)
-    # the animal fills the picture: a strong zoom would show fur alone
-    transform = train_transform(size, scale=(0.75, 1.5)) if augment else None
-    return pets.OxfordPets(_needed(root, "pets"), split, size=size, transform=transform)
+def _pets(ask: _Request) -> SegmentationDataset:
+    size = ask.size or (256, 256)
+    # the animal fills the image: a strong zoom would show fur alone
+    transform = train_transform(size, scale=(0.75, 1.5)) if ask.augment else None
+    return pets.OxfordPets(ask.folder("pets"), ask.split, size=size, transform=transform)
 
 
-def _voc(root: Path | None, split: str, size: Size | None, augment: bool, keep: Names) -> SegmentationDataset:
-    transform = train_transform(size or (512, 512), scale=(0.5, 2.0)) if augment else None
-    return voc.VOC2012(_needed(root, "voc"), split, transform=transform)
+def _voc(ask: _Request) -> SegmentationDataset:
+    transform = ask.augmented(train_transform(ask.crop((512, 512)), scale=(0.5, 2.0)))
+    return voc.VOC2012(ask.folder("voc"), ask.split, transform=transform)
 
 
-def _cityscapes(root: Path | None, split: str, size: Size | None, augment: bool, keep: Names) -> SegmentationDataset:
-    transform = train_transform(size or (512, 1024), scale=(0.5, 2.0)) if augment else None
-    return cityscapes.Cityscapes(_needed(root, "cityscapes"), split, transform=transform)
+def _cityscapes(ask: _Request) -> SegmentationDataset:
+    transform = ask.augmented(train_transform(ask.crop((512, 1024)), scale=(0.5, 2.0)))
+    return cityscapes.Cityscapes(ask.folder("cityscapes"), ask.split, transform=transform)
 
 
-def _isbi(root: Path | None, split: str, size: Size | None, augment: bool, keep: Names) -> SegmentationDataset:
-    transform = elastic_transform(size or (256, 256)) if augment else None
-    return isbi.ISBI2012(_needed(root, "isbi"), split, transform=transform)
+def _isbi(ask: _Request) -> SegmentationDataset:
+    transform = ask.augmented(elastic_transform(ask.crop((256, 256))))
+    return isbi.ISBI2012(ask.folder("isbi"), ask.split, transform=transform)
 
 
-def _folder(root: Path | None, split: str, size: Size | None, augment: bool, keep: Names) -> SegmentationDataset:
-    root = _needed(root, "folder")
-    _check_split(split)
+def _folder(ask: _Request) -> SegmentationDataset:
+    root = ask.folder("folder")
+    ask.check_split()
     if not root.is_dir():
         raise FileNotFoundError(
             f"{root} is no folder; pass --root with one that holds categories.json, train, val, test"
         )
     table, remap = read_class_table(root / "categories.json")
-    if augment and size is None:
+    if ask.augment and ask.size is None:
         raise ValueError("training on your own folder needs --size HEIGHTxWIDTH: batches are crops of one size")
-    transform = train_transform(size) if augment and size else None
-    images, labels = root / split / "images", root / split / "labels"
-    return SegmentationFolder(images, labels, table, remap=remap, size=size, transform=transform)
+    transform = train_transform(ask.size) if ask.augment and ask.size else None
+    images, labels = root / ask.split / "images", root / ask.split / "labels"
+    return SegmentationFolder(images, labels, table, remap=remap, size=ask.size, transform=transform)
 
 
-def _coco(root: Path | None, split: str, size: Size | None, augment: bool, keep: Names) -> SegmentationDataset:
-    root = _needed(root, "coco")
-    if split not in ("train", "val"):
-        raise ValueError(f"split {split!r} of coco has no public labels; choose train or val")
-    transform = train_transform(size or (512, 512), scale=(0.5, 2.0)) if augment else None
-    file = root / "annotations" / f"instances_{split}2017.json"
-    return coco.CocoInstances(file, root / f"{split}2017", crowds=not augment, transform=transform)
+def _coco(ask: _Request) -> SegmentationDataset:
+    root = ask.folder("coco")
+    if ask.split not in ("train", "val"):
+        raise ValueError(f"split {ask.split!r} of coco has no public labels; choose train or val")
+    transform = ask.augmented(train_transform(ask.crop((512, 512)), scale=(0.5, 2.0)))
+    file = root / "annotations" / f"instances_{ask.split}2017.json"
+    return coco.CocoInstances(file, root / f"{ask.split}2017", crowds=not ask.augment, transform=transform)
 
 
-def _dsb(root: Path | None, split: str, size: Size | None, augment: bool, keep: Names) -> SegmentationDataset:
+def _dsb(ask: _Request) -> SegmentationDataset:
     # displacements in proportion to the paper's 10 pixels in 512
-    transform = elastic_transform(size or (256, 256), std=5.0) if augment else None
-    return dsb.DSB2018(_needed(root, "dsb2018"), split, transform=transform)
+    transform = ask.augmented(elastic_transform(ask.crop((256, 256)), std=5.0))
+    return dsb.DSB2018(ask.folder("dsb2018"), ask.split, transform=transform)
 
 
 DATASETS: dict[str, Builder] = {
@@ -114,7 +169,7 @@ DATASETS: dict[str, Builder] = {
     "folder": _folder,
 }
 
-ANNOTATIONS: dict[str, Names] = dict.fromkeys(DATASETS, ("semantic",)) | {
+ANNOTATIONS: dict[str, tuple[str, ...]] = dict.fromkeys(DATASETS, ("semantic",)) | {
     "scenes": ("semantic", "instances", "panoptic"),
     "coco": ("instances",),
     "dsb2018": ("instances",),
@@ -129,22 +184,26 @@ def build_dataset(
     *,
     size: Size | None = None,
     augment: bool = False,
-    keep: Names = ("semantic",),
+    keep: tuple[str, ...] = ("semantic",),
+    geometry: Geometry | None = None,
 ) -> SegmentationDataset:
     """One split of a dataset by name.
 
     Args:
-        name: "scenes" (made, no download), "camvid", "pets", "voc", "cityscapes", "isbi", "coco", "dsb2018", or
+        name: "scenes" (synthetic, no download), "camvid", "pets", "voc", "cityscapes", "isbi", "coco", "dsb2018", or
             "folder": ``root/{split}/{images,labels}`` with ``root/categories.json``.
         root: the dataset's folder; "scenes" needs none. That of "coco" holds ``annotations/instances_train2017.json``,
             ``train2017`` and the same for val.
         split: "train", "val" or "test". The test labels of "voc", "cityscapes" and "coco" are not public.
-        size: (height, width); the dataset's own default when ``None``. Scenes, CamVid, pets and your own folder are
-            resized to it. VOC, Cityscapes, ISBI, COCO and DSB 2018 keep their pixels: it is the crop of training there,
-            and pictures are evaluated whole.
+        size: ``(H, W)``; the dataset's own default when ``None``. Scenes, CamVid, pets and your own folder
+            (:data:`RESIZES`) are resized to it. VOC, Cityscapes, ISBI, COCO and DSB 2018 keep their pixels: it is the
+            crop of training there, and images are evaluated whole.
         augment: whether to add the random crops, flips and colours of training. Crowds of "coco" are then left out.
         keep: the annotations that the caller needs, of "semantic", "instances" and "panoptic". Training carries these
             alone; without augmentation a sample has all that the dataset has.
+        geometry: the size at which the model wants to see an image, for the training of datasets that keep their
+            pixels: samples are resized to it before augmentation, and without ``size`` the crop is its square, if it is
+            one. Datasets that are resized on reading, and evaluation, take no notice of it.
 
     Raises:
         FileNotFoundError: when the root or a file in it is missing.
@@ -159,7 +218,7 @@ def build_dataset(
             f"dataset {name!r} has no {absent[0]} annotations, only {', '.join(ANNOTATIONS[name])};"
             f" datasets with {' and '.join(keep)}: {', '.join(others) or 'none'}"
         )
-    return DATASETS[name](root, split, size, augment, keep)
+    return DATASETS[name](_Request(root, split, size, augment, keep, geometry))
 
 
 def read_class_table(path: Path) -> tuple[tuple[Category, ...], dict[int, int] | None]:
@@ -243,14 +302,3 @@ def _ids(name: str, value: Any) -> list[int]:
             f"the ids of {name!r} are {value!r:.60}; expected a whole number in 0..65535, or a list of them"
         )
     return ids
-
-
-def _check_split(split: str) -> None:
-    if split not in SCENES_LENGTH:
-        raise ValueError(f"split {split!r} is unknown; choose one of {', '.join(SCENES_LENGTH)}")
-
-
-def _needed(root: Path | None, name: str) -> Path:
-    if root is None:
-        raise ValueError(f"dataset {name!r} lies in a folder: pass --root FOLDER")
-    return root

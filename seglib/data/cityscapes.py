@@ -85,7 +85,7 @@ _WHERE = (
 
 
 class Cityscapes(SegmentationFiles):
-    """One split of Cityscapes with its fine labels, in alphabetical order.
+    """One split of Cityscapes with its fine labels, in alphabetical order. Its ``file_ids`` are labelIds.
 
     Args:
         root: the folder that holds ``leftImg8bit`` and ``gtFine``.
@@ -110,7 +110,7 @@ class Cityscapes(SegmentationFiles):
             raise ValueError("the labels of Cityscapes' test split are not public; evaluate on split 'val'")
         if split not in SPLITS:
             raise ValueError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
-        images, labels = (Path(root) / kind / split for kind in ("leftImg8bit", "gtFine"))
+        images, labels = (Path(root) / folder / split for folder in ("leftImg8bit", "gtFine"))
         frames = sorted(images.glob("*/[!.]*_leftImg8bit.png"))
         if not frames:
             raise FileNotFoundError(f"found no frame {images}/CITY/*_leftImg8bit.png; {_WHERE}")

@@ -1,4 +1,4 @@
-"""Objects in COCO's format: one JSON file with images, categories and annotations, and a folder of pictures.
+"""Objects in COCO's format: one JSON file with images, categories and annotations, and a folder of images.
 
 This is the format of COCO itself and the one that most labelling tools export::
 
@@ -18,13 +18,16 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
+from seglib.data.checks import LabelCounts, count_samples
 from seglib.data.images import read_image
 from seglib.data.transforms import Resize, as_pair
 from seglib.data.voc import voc_color
@@ -38,18 +41,18 @@ _KEYS: dict[str, dict[str, Any]] = {
     "categories": {"id": int, "name": str},
     "annotations": {"image_id": int, "category_id": int, "segmentation": list | dict},
 }
-_KINDS = {int: "a whole number", str: "text", list | dict: "a list of polygons or a run-length code"}
+_TYPE_NAMES = {int: "a whole number", str: "text", list | dict: "a list of polygons or a run-length code"}
 
 
 class CocoInstances(Dataset[Sample]):
-    """Photos with their objects from a COCO instances file, in the order of its ``images``.
+    """Images with their objects from a COCO instances file, in the order of its ``images``.
 
     The ids of COCO's categories have gaps (1..90 for 80 classes). Here they are contiguous from 0, in ascending order
     of the file's ids; all are things, in Pascal VOC's colours. ``id`` of a sample is COCO's image id as text.
 
     The file is read and checked once, and masks are drawn when a sample is read. What is kept in memory is about the
     size of the JSON file, in one block that the workers of a ``DataLoader`` share; reading it takes several times that.
-    Two kinds of annotations are left out: those whose polygons all have fewer than 3 points (pycocotools would take
+    Two sorts of annotations are left out: those whose polygons all have fewer than 3 points (pycocotools would take
     four numbers for a box), and those whose mask has no pixel.
 
     Args:
@@ -58,23 +61,25 @@ class CocoInstances(Dataset[Sample]):
         crowds: whether to keep the annotations with ``iscrowd`` 1. The evaluation needs them, because a detection
             inside a crowd is no mistake; training leaves them out.
         keep_empty: whether to keep images without an object; a crowd alone is none. Evaluation needs them too.
-        upright: ``True`` turns photos by their EXIF orientation, for annotations that were drawn on the turned photo.
+        upright: ``True`` applies the EXIF orientation of photos, for annotations that were drawn on them upright.
         size: ``(H, W)`` to resize to on reading: the image antialiased bilinear, the masks nearest.
         transform: applied to the sample last.
 
     Attributes:
         categories: the class table.
         image_ids: COCO's id of each image, in order.
-        category_ids: category id → COCO's id: for writing results.
-        file_ids: COCO's id → category id, the inverse.
+        file_ids: category id → COCO's id: for writing results.
+        void_id: ``None``; this format has no void.
         size: the ``(H, W)`` that all samples are resized to, or ``None`` where each has its own.
 
     Raises:
         FileNotFoundError: at once, when the JSON file or an image is missing.
         ValueError: at once, when the file isn't in COCO's format (the message names the entry), has no image or only
-            annotations without masks. When a sample is read: for a photo of another size than the file says, or a
+            annotations without masks. When a sample is read: for an image of another size than the file says, or a
             malformed run-length code.
     """
+
+    void_id: int | None = None
 
     def __init__(
         self,
@@ -91,12 +96,12 @@ class CocoInstances(Dataset[Sample]):
         content = _read(self._path)
         try:
             names = {row["id"]: row["name"] for row in _unique(content["categories"], "category")}
-            self.category_ids = tuple(sorted(names))
-            self.file_ids = {stored: i for i, stored in enumerate(self.category_ids)}
+            self.file_ids: tuple[int | None, ...] = tuple(sorted(names))
+            labels = {stored: i for i, stored in enumerate(sorted(names))}  # COCO's id → category id
             self.categories = check_categories(
-                [Category(i, names[stored], True, voc_color(i + 1)) for i, stored in enumerate(self.category_ids)]
+                [Category(i, names[stored], True, voc_color(i + 1)) for stored, i in labels.items()]
             )
-            entries = _index(content, self.file_ids, crowds)
+            entries, self._tally = _index(content, labels, crowds)
         except ValueError as error:
             raise ValueError(f"{self._path}: {error}") from error
         if not keep_empty:
@@ -140,16 +145,32 @@ class CocoInstances(Dataset[Sample]):
             sample = self._resize(sample)
         return sample if self._transform is None else self._transform(sample)
 
+    def count_labels(self, needs: str, indices: Sequence[int]) -> LabelCounts:
+        """What :func:`seglib.data.checks.count_labels` asks for: the objects of the whole file, not only at indices."""
+        if needs != "instances":
+            return count_samples((self[i] for i in indices), needs, len(self.categories), len(self))
+        tally = self._tally
+        return LabelCounts(
+            needs,
+            classes=tuple(tally.objects[c.id] for c in self.categories),
+            images_seen=len(self),
+            images=len(self),
+            crowds=tally.crowds,
+            without_mask=tally.without_mask,
+        )
+
 
 def coco_results(
-    predictions: Sequence[Instances], image_ids: Sequence[int | str], category_ids: Sequence[int]
+    predictions: Sequence[Instances], image_ids: Sequence[int | str], file_ids: Sequence[int | None]
 ) -> list[dict[str, Any]]:
     """Predictions in COCO's format for results, which its evaluation server and ``COCO.loadRes`` take.
 
     Args:
         predictions: one for each image, with scores, at the size of the image.
-        image_ids: COCO's id of each image, or the ids of its samples: ``Batch.ids``.
-        category_ids: category id → COCO's id: :attr:`CocoInstances.category_ids`.
+        image_ids: the id of each image in the ground truth's file, from :attr:`CocoInstances.image_ids` or
+            :func:`read_image_ids`. They are written as they are.
+        file_ids: category id → COCO's id: :attr:`CocoInstances.file_ids`. Objects of a class whose id is ``None``,
+            which the ground truth's file doesn't have, are left out.
 
     Returns:
         One dict for each object, with ``image_id``, ``category_id``, ``bbox`` as ``[x, y, width, height]`` in pixels,
@@ -165,22 +186,23 @@ def coco_results(
     for image_id, found in zip(image_ids, predictions, strict=True):
         if found.scores is None:
             raise ValueError(f"the predictions for image {image_id} have no scores; results need one for each object")
-        if bad := [k for k in found.labels.tolist() if not 0 <= k < len(category_ids)]:
+        if bad := [k for k in found.labels.tolist() if not 0 <= k < len(file_ids)]:
             raise ValueError(
-                f"label {bad[0]} in image {image_id} is not in 0..{len(category_ids) - 1}; pass the category_ids of the"
-                " data set that the model was trained on"
+                f"label {bad[0]} in image {image_id} is not in 0..{len(file_ids) - 1}; pass the file_ids of the data"
+                " set that the model was trained on"
             )
         boxes = torch.cat([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], 1)  # (N, 4) xywh
         parts = (found.labels.tolist(), boxes.tolist(), found.scores.tolist(), encode_rle(found.masks))
         results += [
             {
-                "image_id": int(image_id),
-                "category_id": category_ids[k],
+                "image_id": image_id,
+                "category_id": file_ids[k],
                 "bbox": box,
                 "score": score,
                 "segmentation": rle,
             }
             for k, box, score, rle in zip(*parts, strict=True)
+            if file_ids[k] is not None
         ]
     return results
 
@@ -189,6 +211,66 @@ def write_coco_results(path: str | os.PathLike[str], results: list[dict[str, Any
     """Write what :func:`coco_results` returns as JSON. The file appears whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(results), encoding="utf-8")
+
+
+class ImageIds:
+    """The image ids of a COCO file, found by path; :func:`read_image_ids` reads them.
+
+    Args:
+        file_names: the ``file_name`` of each image → its id.
+    """
+
+    def __init__(self, file_names: dict[str, int]) -> None:
+        self._owners: dict[str, dict[str, int]] = {}  # a tail of file_name → the file_names that end in it, with ids
+        for name, image_id in file_names.items():
+            for tail in _tails(name):
+                self._owners.setdefault(tail, {})[name] = image_id
+
+    def __getitem__(self, path: str | os.PathLike[str]) -> int:
+        """The id of the image whose ``file_name`` and this path end alike: in ``a/1.png``, else in ``1.png``.
+
+        Raises:
+            ValueError: when no image has this name, or when several have.
+        """
+        tail = next((tail for tail in _tails(os.fspath(path)) if tail in self._owners), None)
+        if tail is None:
+            raise ValueError(f"{path} is none of the images of the file of ids; pass the file that lists it")
+        owners = self._owners[tail]
+        if len(owners) > 1 and tail not in owners:
+            names = ", ".join(list(owners)[:3])
+            raise ValueError(
+                f"{path} could be any of {len(owners)} images of the file of ids ({names}); pass a path that ends in"
+                " one of these"
+            )
+        return owners[tail] if tail in owners else next(iter(owners.values()))
+
+
+def read_image_ids(path: str | os.PathLike[str]) -> ImageIds:
+    """The image ids of a COCO file, by which results are scored: ``read_image_ids("val.json")["images/street.png"]``.
+
+    Args:
+        path: a JSON file with the list ``images``; annotations are not needed.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the file has no list of images with ``id`` and ``file_name``, or one of them stands twice.
+    """
+    content = _read(Path(path), {"images": {key: _KEYS["images"][key] for key in ("id", "file_name")}})
+    file_names: dict[str, int] = {}
+    try:
+        for row in _unique(content["images"], "image"):
+            if row["file_name"] in file_names:
+                raise ValueError(f"file_name {row['file_name']!r} stands twice; give every image its own")
+            file_names[row["file_name"]] = row["id"]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return ImageIds(file_names)
+
+
+def _tails(path: str) -> list[str]:
+    """The path without its first parts, longest first: a/b/c, b/c, c."""
+    parts = PurePosixPath(path.replace("\\", "/")).parts
+    return ["/".join(parts[i:]) for i in range(len(parts))]
 
 
 class _Packed:
@@ -208,7 +290,7 @@ class _Packed:
         return json.loads(self._bytes[start:end].numpy().tobytes())
 
 
-def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
+def _read(path: Path, required: dict[str, dict[str, Any]] = _KEYS) -> dict[str, list[dict[str, Any]]]:
     """The content of the file, after checking that every entry has its keys."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; pass a COCO instances file, such as instances_val2017.json")
@@ -216,18 +298,18 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
         content = json.loads(path.read_bytes())
     except ValueError as error:  # no JSON, or not even text
         raise ValueError(f"{path} is no JSON file ({error}); pass a COCO instances file") from error
-    for part, keys in _KEYS.items():
+    for part, keys in required.items():
         rows = content.get(part) if isinstance(content, dict) else None
         if not isinstance(rows, list):
             raise ValueError(
                 f"{path} has no list {part!r}; pass a COCO instances file, with images, categories and annotations"
             )
         for n, row in enumerate(rows):
-            for key, kind in keys.items():
+            for key, wanted in keys.items():
                 value = row.get(key) if isinstance(row, dict) else None
-                if not isinstance(value, kind) or isinstance(value, bool):
+                if not isinstance(value, wanted) or isinstance(value, bool):
                     seen = f"no {key}" if value is None else f"the {key} {value!r:.60}"
-                    raise ValueError(f"{path}: entry {n} of {part!r} has {seen}; expected {_KINDS[kind]}")
+                    raise ValueError(f"{path}: entry {n} of {part!r} has {seen}; expected {_TYPE_NAMES[wanted]}")
     return content
 
 
@@ -241,19 +323,31 @@ def _unique(rows: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _index(content: dict[str, list[dict[str, Any]]], file_ids: dict[int, int], crowds: bool) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Tally:
+    """The annotations of a file: objects with a mask by category id, crowds, and those without a mask."""
+
+    objects: Counter[int]
+    crowds: int
+    without_mask: int
+
+
+def _index(
+    content: dict[str, list[dict[str, Any]]], labels: dict[int, int], crowds: bool
+) -> tuple[list[dict[str, Any]], _Tally]:
     """For each image its row and ``objects``: (category id, iscrowd, segmentation) of all that have a mask."""
     entries: dict[int, dict[str, Any]] = {}
     for row in _unique(content["images"], "image"):
         if min(row["height"], row["width"]) < 1:
             raise ValueError(
-                f"image {row['id']} is {row['height']} x {row['width']}; write the height and width of the picture"
+                f"image {row['id']} is {row['height']} x {row['width']}; write the height and width of the image"
             )
         entries[row["id"]] = {key: row[key] for key in _KEYS["images"]} | {"objects": []}
-    degenerate = 0
+    objects: Counter[int] = Counter()
+    degenerate = crowded = 0
     for n, row in enumerate(content["annotations"]):
         name = f"annotation {row['id']}" if "id" in row else f"entry {n} of 'annotations'"
-        entry, category = entries.get(row["image_id"]), file_ids.get(row["category_id"])
+        entry, category = entries.get(row["image_id"]), labels.get(row["category_id"])
         if entry is None:
             raise ValueError(f"{name} has image_id {row['image_id']}, which is not in 'images'; add it or remove both")
         if category is None:
@@ -267,11 +361,16 @@ def _index(content: dict[str, list[dict[str, Any]]], file_ids: dict[int, int], c
             raise ValueError(f"{name}: {error}") from error
         if segmentation is None:
             degenerate += 1
-        elif crowds or not crowd:
+            continue
+        if crowd:
+            crowded += 1
+        else:
+            objects[category] += 1
+        if crowds or not crowd:
             entry["objects"].append((category, bool(crowd), segmentation))
     if degenerate and degenerate == len(content["annotations"]):
         raise ValueError("no annotation has a mask; this format needs polygons or run-length codes, not boxes alone")
-    return list(entries.values())
+    return list(entries.values()), _Tally(objects, crowded, degenerate)
 
 
 def _checked(segmentation: Any, height: int, width: int) -> list[list[float]] | dict[str, Any] | None:

@@ -3,75 +3,89 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seglib.types import VOID, Batch, Panoptic, Sample, Targets
+from seglib.types import VOID, Batch, Panoptic, Sample, Size, Targets
 
 
 def collate(samples: Sequence[Sample], *, multiple: int = 1) -> Batch:
-    """Stack samples into a batch, padded on the right and at the bottom to the largest height and width.
+    """Stack samples into a batch, padded at the end of each axis to the largest size.
 
-    Padding is void: image 0, semantic 255, panoptic 0, masks False, weights 0. Boxes stay valid because the origin
-    doesn't move. A kind of annotation that no sample has is ``None`` in the targets.
+    Padding is void: image 0, semantic 255, panoptic 0, masks False, regions 255, weights 0. A model that gets the
+    batch's ``sizes`` fills the padding of images anew after it has normalised them. Boxes stay valid because the origin
+    doesn't move. An annotation that no sample has is ``None`` in the targets.
 
     Args:
-        samples: at least one.
-        multiple: the padded height and width are rounded up to a multiple of this (a model's stride, for example).
+        samples: at least one, of images ``(C, H, W)`` or of volumes ``(C, D, H, W)``.
+        multiple: the padded size is rounded up to a multiple of this (a model's stride, for example).
 
     Returns:
-        A :class:`~seglib.types.Batch` whose ``sizes`` are the heights and widths before padding.
+        A :class:`~seglib.types.Batch` whose ``sizes`` are the sizes of the images before padding, and whose
+        ``output_sizes`` are those of their annotations.
 
     Raises:
-        ValueError: when there are no samples, when only some have a kind of annotation, when an annotation isn't as
-            large as its image, or when ``multiple`` is below 1.
+        ValueError: when there are no samples, when images differ in channels or dimensions, when only some have an
+            annotation or a spacing, when an annotation isn't as large as its image, or when ``multiple`` is below 1.
     """
     if not samples:
         raise ValueError("a batch needs at least one sample, got none; is the dataset empty?")
     if multiple < 1:
         raise ValueError(f"multiple must be at least 1, got {multiple}")
-    sizes = [_size(s) for s in samples]
-    height, width = (-(-max(side) // multiple) * multiple for side in zip(*sizes, strict=True))
+    _check_channels(samples)
+    sizes: list[Size] = [tuple(s.image.shape[1:]) for s in samples]
+    output_sizes = [_output_size(s) for s in samples]
+    canvas, output_canvas = _largest(sizes, multiple), _largest(output_sizes, multiple)
 
-    def pad(x: Tensor, fill: int) -> Tensor:
-        missing = (0, width - x.shape[-1], 0, height - x.shape[-2])
-        return F.pad(x, missing, value=fill) if any(missing) else x  # (..., height, width)
-
+    semantic, instances = _all_or_none(samples, "semantic"), _all_or_none(samples, "instances")
+    panoptic, regions = _all_or_none(samples, "panoptic"), _all_or_none(samples, "regions")
+    weights = _all_or_none(samples, "pixel_weight")
     targets = Targets(
-        semantic=torch.stack([pad(m, VOID) for m in maps])  # (B, H, W)
-        if (maps := _all_or_none(samples, "semantic"))
-        else None,
-        instances=[replace(i, masks=pad(i.masks, 0)) for i in instances]
-        if (instances := _all_or_none(samples, "instances"))
-        else None,
-        panoptic=[Panoptic(pad(p.map, 0), p.segments) for p in panoptics]
-        if (panoptics := _all_or_none(samples, "panoptic"))
-        else None,
-        pixel_weight=torch.stack([pad(w, 0) for w in weights])  # (B, H, W)
-        if (weights := _all_or_none(samples, "pixel_weight"))
-        else None,
+        semantic=semantic and torch.stack([_pad(m, output_canvas, VOID) for m in semantic]),  # (B, H, W)
+        instances=instances and [i.replace(masks=_pad(i.masks, output_canvas, 0)) for i in instances],
+        panoptic=panoptic and [Panoptic(_pad(p.map, output_canvas, 0), p.segments) for p in panoptic],
+        regions=regions and torch.stack([_pad(r, output_canvas, VOID) for r in regions]),  # (B, K, H, W)
+        pixel_weight=weights and torch.stack([_pad(w, output_canvas, 0) for w in weights]),  # (B, H, W)
     )
-    images = torch.stack([pad(s.image, 0) for s in samples])  # (B, 3, H, W)
-    return Batch(images, targets, [s.id for s in samples], sizes)
+    images = torch.stack([_pad(s.image, canvas, 0) for s in samples])  # (B, C, H, W)
+    spacing = _all_or_none(samples, "spacing")
+    return Batch(images, targets, [s.id for s in samples], sizes, output_sizes, spacing)
 
 
-def _size(sample: Sample) -> tuple[int, int]:
-    """Height and width of a sample, after checking that its annotations have them too."""
-    size = (sample.image.shape[-2], sample.image.shape[-1])
-    annotations = {
-        "semantic map": sample.semantic,
-        "masks": None if sample.instances is None else sample.instances.masks,
-        "panoptic map": None if sample.panoptic is None else sample.panoptic.map,
-        "pixel_weight": sample.pixel_weight,
+def _largest(sizes: Sequence[Size], multiple: int) -> Size:
+    """The largest extent along each axis, rounded up to a multiple."""
+    return tuple(-(-max(side) // multiple) * multiple for side in zip(*sizes, strict=True))
+
+
+def _pad(x: Tensor, size: Size, fill: int) -> Tensor:
+    """``(…, *size)``, filled at the end of each axis."""
+    missing = [m for new, old in zip(reversed(size), reversed(x.shape), strict=False) for m in (0, new - old)]
+    return F.pad(x, missing, value=fill) if any(missing) else x
+
+
+def _check_channels(samples: Sequence[Sample]) -> None:
+    seen = {(s.image.ndim, s.image.shape[0]): s for s in samples}
+    if len(seen) > 1:
+        shapes = ", ".join(f"{s.id!r} is {tuple(s.image.shape)}" for s in seen.values())
+        raise ValueError(f"images of one batch have the same channels and dimensions, but {shapes}; convert them alike")
+
+
+def _output_size(sample: Sample) -> Size:
+    """The size of a sample's annotations, after checking that all have it."""
+    size = tuple(sample.output_size or sample.image.shape[1:])
+    annotations: dict[str, Size | None] = {
+        "semantic map": None if sample.semantic is None else tuple(sample.semantic.shape),
+        "masks": None if sample.instances is None else sample.instances.size,
+        "panoptic map": None if sample.panoptic is None else tuple(sample.panoptic.map.shape),
+        "regions": None if sample.regions is None else tuple(sample.regions.shape[1:]),
+        "pixel_weight": None if sample.pixel_weight is None else tuple(sample.pixel_weight.shape),
     }
     for name, value in annotations.items():
-        if value is not None and tuple(value.shape[-2:]) != size:
+        if value is not None and value != size:
             raise ValueError(
-                f"sample {sample.id!r}: the {name} is {tuple(value.shape[-2:])} and the image {size} (H, W);"
-                " transform both together"
+                f"sample {sample.id!r}: the {name} is {value} and the image {size} (H, W); transform both together"
             )
     return size
 

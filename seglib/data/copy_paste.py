@@ -1,11 +1,11 @@
-"""Copy-paste: objects of one picture are pasted into another, so that every object meets new neighbours.
+"""Copy-paste: objects of one image are pasted into another, so that every object meets new neighbours.
 
 Source: Ghiasi et al., "Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation", CVPR 2021.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from seglib.data.checks import LabelCounts, count_images
 from seglib.data.transforms import move_maps
 from seglib.types import Instances, Panoptic, Sample
 
@@ -43,11 +44,11 @@ class CopyPaste(Dataset[Sample]):
 
     Attributes:
         categories: the class table of ``dataset``.
-        size: as that of ``dataset``.
+        size: the ``(H, W)`` of all samples of ``dataset``, or ``None`` where each has its own.
 
     Raises:
-        ValueError: at once, for a probability outside [0, 1] or an empty dataset. When a sample is read: as
-            :func:`paste`.
+        ValueError: at once, for a probability outside [0, 1] or an empty dataset. When a sample is read: what
+            :func:`paste` raises.
     """
 
     def __init__(
@@ -64,6 +65,16 @@ class CopyPaste(Dataset[Sample]):
         self.categories, self.size = dataset.categories, dataset.size
         self._dataset, self._probability, self._transform = dataset, probability, transform
 
+    @property
+    def file_ids(self) -> tuple[int | None, ...]:
+        """Category id → id in the files of ``dataset``; ``None`` for a class that they don't have."""
+        return self._dataset.file_ids
+
+    @property
+    def void_id(self) -> int | None:
+        """The id of void in the files of ``dataset``; ``None`` where they have none."""
+        return self._dataset.void_id
+
     def __len__(self) -> int:
         return len(self._dataset)
 
@@ -74,35 +85,41 @@ class CopyPaste(Dataset[Sample]):
             sample = paste(sample, _lay(_some_objects(source), (sample.image.shape[1], sample.image.shape[2])))
         return sample if self._transform is None else self._transform(sample)
 
+    def count_labels(self, needs: str, indices: Sequence[int]) -> LabelCounts:
+        """What :func:`seglib.data.checks.count_labels` asks for, of the samples without what is pasted."""
+        return count_images(self._dataset, needs, indices)
+
 
 def paste(sample: Sample, source: Sample) -> Sample:
     """Paste all objects of ``source`` over ``sample``.
 
     A pasted pixel brings everything along that ``source`` has there: its colour and, where the samples have them, its
-    semantic label, its panoptic segment (under a new id) and its weight. What lies below loses these pixels: boxes and
-    areas are measured again, and objects and segments that are covered whole are dropped.
+    semantic label, its regions, its panoptic segment (under a new id) and its weight. What lies below loses these
+    pixels: boxes and areas are measured again, and objects and segments that are covered whole are dropped.
 
     Args:
         sample: what is pasted on; its objects come first in the result.
-        source: of the same size, with the same kinds of annotations.
+        source: what is pasted, of the same size and with the same annotations.
 
     Returns:
         A new sample with the id of ``sample``; neither input is changed.
 
     Raises:
-        ValueError: when one has no instances, when the sizes differ, or when only one has a semantic map, a panoptic
-            map or weights.
+        ValueError: when one has no instances, when the sizes differ, or when only one has a semantic map, regions, a
+            panoptic map or weights.
     """
     _check_pair(sample, source)
     assert sample.instances is not None and source.instances is not None
     top = source.instances.masks.any(0)  # (H, W), the pixels that are pasted
-    image = torch.where(top, source.image, sample.image)  # (3, H, W)
+    image = torch.where(top, source.image, sample.image)  # (C, H, W)
     below = move_maps(sample, image, lambda maps, fill: maps.masked_fill(top, fill))
     above = move_maps(source, image, lambda maps, fill: maps.masked_fill(~top, fill))
     assert below.instances is not None and above.instances is not None
-    merged = replace(below, instances=_both(below.instances, above.instances))
+    merged = replace(below, instances=Instances.cat([below.instances, above.instances]))
     if below.semantic is not None and above.semantic is not None:
         merged = replace(merged, semantic=torch.where(top, above.semantic, below.semantic))
+    if below.regions is not None and above.regions is not None:
+        merged = replace(merged, regions=torch.where(top, above.regions, below.regions))
     if below.pixel_weight is not None and above.pixel_weight is not None:
         merged = replace(merged, pixel_weight=torch.where(top, above.pixel_weight, below.pixel_weight))
     if below.panoptic is not None and above.panoptic is not None:
@@ -111,20 +128,6 @@ def paste(sample: Sample, source: Sample) -> Sample:
         renamed = [replace(s, id=s.id + free) for s in above.panoptic.segments]
         merged = replace(merged, panoptic=Panoptic(ids, below.panoptic.segments + renamed))
     return merged
-
-
-def _both(below: Instances, above: Instances) -> Instances:
-    """The objects of both, in this order."""
-    iscrowd = None
-    if below.iscrowd is not None or above.iscrowd is not None:
-        flags = [
-            torch.zeros_like(i.labels, dtype=torch.bool) if i.iscrowd is None else i.iscrowd for i in (below, above)
-        ]
-        iscrowd = torch.cat(flags)
-    masks, labels, boxes = (
-        torch.cat([getattr(i, name) for i in (below, above)]) for name in ("masks", "labels", "boxes")
-    )
-    return Instances(masks, labels, boxes, iscrowd=iscrowd)
 
 
 def _some_objects(sample: Sample) -> Sample:
@@ -164,7 +167,7 @@ def _check_pair(sample: Sample, source: Sample) -> None:
             f"samples {sample.id!r} and {source.id!r} are {tuple(sample.image.shape[1:])} and"
             f" {tuple(source.image.shape[1:])} (H, W); crop or resize both to one size"
         )
-    for name in ("semantic", "panoptic", "pixel_weight"):
+    for name in ("semantic", "regions", "panoptic", "pixel_weight"):
         if (getattr(sample, name) is None) != (getattr(source, name) is None):
             raise ValueError(
                 f"only one of the samples {sample.id!r} and {source.id!r} has {name}; give both the same annotations,"

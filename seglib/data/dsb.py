@@ -1,7 +1,7 @@
 """The nuclei of the Data Science Bowl 2018: cells under many microscopes, each nucleus outlined by hand.
 
-Two layouts are known. :class:`DSB2018` reads the subset of fluorescence pictures that StarDist made of it, where one
-file holds all nuclei of a picture::
+Two layouts are known. :class:`DSB2018` reads the subset of fluorescence images that StarDist made of it, where one
+file holds all nuclei of an image::
 
     dsb2018/
       train/ test/
@@ -13,10 +13,10 @@ file holds all nuclei of a picture::
     stage1_train/X/images/X.png     RGBA
     stage1_train/X/masks/*.png      0 and 255
 
-StarDist's subset was made from ``stage1_train``, so the same pictures are in both: train and test on one of them only.
+StarDist's subset was made from ``stage1_train``, so the same images are in both: train and test on one of them only.
 
-Many pictures are crops of one field of view. Nothing in their names says which, so no split can keep a field together,
-and scores on a held-out part are somewhat optimistic.
+Many images are crops of one field of view. Nothing in their names says which, so no split can keep a field together,
+and scores on a part of them are somewhat optimistic.
 
 Source: Caicedo et al., "Nucleus segmentation across imaging experiments: the 2018 Data Science Bowl", Nature Methods
 2019 (BBBC038v1); StarDist's subset: Schmidt et al., "Cell Detection with Star-Convex Polygons", MICCAI 2018.
@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from seglib.data.checks import LabelCounts, count_samples
 from seglib.data.folders import files_by_stem
 from seglib.data.images import read_image, read_labels
 from seglib.data.transforms import Resize, as_pair
@@ -50,9 +51,11 @@ _WHERE_KAGGLE = "stage1_train.zip is at https://bbbc.broadinstitute.org/BBBC038"
 
 
 class _Nuclei(Dataset[Sample]):
-    """What both layouts share: a picture has a name and a file, and its masks come from :meth:`_masks`."""
+    """What both layouts share: an image has a name and a file, and its masks come from :meth:`_masks`."""
 
     categories: tuple[Category, ...] = CATEGORIES
+    file_ids: tuple[int | None, ...] = (0,)
+    void_id: int | None = None
 
     def __init__(
         self,
@@ -79,17 +82,28 @@ class _Nuclei(Dataset[Sample]):
             sample = self._resize(sample)
         return sample if self._transform is None else self._transform(sample)
 
+    def count_labels(self, needs: str, indices: Sequence[int]) -> LabelCounts:
+        """What :func:`seglib.data.checks.count_labels` asks for, without reading images."""
+        if needs != "instances":
+            return count_samples((self[i] for i in indices), needs, len(self.categories), len(self))
+        nuclei = sum(self._count(self.ids[i]) for i in indices)
+        return LabelCounts(needs, (nuclei,), images_seen=len(indices), images=len(self))
+
+    def _count(self, name: str) -> int:
+        """The number of nuclei of one image."""
+        raise NotImplementedError
+
     def _masks(self, name: str, size: tuple[int, int]) -> Tensor:
-        """The masks ``(N, H, W)`` of one picture, each with a pixel, no pixel in two."""
+        """The masks ``(N, H, W)`` of one image, each with a pixel, no pixel in two."""
         raise NotImplementedError
 
 
 class DSB2018(_Nuclei):
     """One split of the nuclei as label maps, in StarDist's layout, ordered by name.
 
-    There is no official list for validation. Here a picture of the folder ``train`` is in ``val`` when the CRC-32 of
-    its name is divisible by 6, and in ``train`` otherwise. So about a sixth is held out, and a picture stays on its
-    side when others are added or removed. Pictures keep their sizes (256 x 256, 360 x 360 and others): give ``size``
+    There is no official list for validation. Here an image of the folder ``train`` is in ``val`` when the CRC-32 of
+    its name is divisible by 6, and in ``train`` otherwise. So about a sixth is in ``val``, and an image stays on its
+    side when others are added or removed. Images keep their sizes (256 x 256, 360 x 360 and others): give ``size``
     or a transform that crops to have batches of one size.
 
     Args:
@@ -100,12 +114,14 @@ class DSB2018(_Nuclei):
 
     Attributes:
         categories: the class table, :data:`CATEGORIES`.
-        ids: the names of the pictures, in order.
+        ids: the names of the images, in order.
         size: the ``(H, W)`` that all samples are resized to, or ``None`` where each has its own.
+        file_ids: category id → id in results: 0 for the only class; the files number nuclei, not classes.
+        void_id: ``None``; nothing is void.
 
     Raises:
         FileNotFoundError: when the folder of the split is missing.
-        ValueError: for an unknown split, an image without its label map or the reverse, or a split without a picture.
+        ValueError: for an unknown split, an image without its label map or the reverse, or a split without an image.
             When a sample is read: for an image and labels of different sizes.
     """
 
@@ -130,9 +146,9 @@ class DSB2018(_Nuclei):
                 f"{folder} has {alone[0]} in only one of images and masks ({len(alone)} such names); {_WHERE}"
             )
         if split in ("train", "val"):
-            images = {name: path for name, path in images.items() if _held_out(name) == (split == "val")}
+            images = {name: path for name, path in images.items() if _in_val(name) == (split == "val")}
         if not images:
-            raise ValueError(f"{folder} has too few pictures: none is in the split {split!r}; use 'trainval'")
+            raise ValueError(f"{folder} has too few images: none is in the split {split!r}; use 'trainval'")
         super().__init__(images, size, transform)
 
     def _masks(self, name: str, size: tuple[int, int]) -> Tensor:
@@ -140,6 +156,9 @@ class DSB2018(_Nuclei):
         _check_size(self._label_maps[name], tuple(labels.shape), size)
         nuclei = labels.unique()  # sorted; ids may have gaps
         return labels == nuclei[nuclei > 0, None, None]  # (N, H, W)
+
+    def _count(self, name: str) -> int:
+        return int(read_labels(self._label_maps[name]).unique().count_nonzero())
 
 
 class DSB2018Kaggle(_Nuclei):
@@ -149,21 +168,23 @@ class DSB2018Kaggle(_Nuclei):
     the smallest of them, which needs it most; among masks of one size, to the first by file name. A mask that has no
     pixel left is dropped. So every pixel has one owner, as in a label map.
 
-    There is no official split: ``ids`` says which pictures are taken.
+    There is no official split: ``ids`` says which images are taken.
 
     Args:
         root: the folder ``stage1_train``, or the one around it.
-        ids: the names of the pictures to take, in this order; ``None`` takes all, ordered by name.
+        ids: the names of the images to take, in this order; ``None`` takes all, ordered by name.
         size: ``(H, W)`` to resize to on reading: the image antialiased bilinear, the masks nearest.
         transform: applied to the sample last.
 
     Attributes:
         categories: the class table, :data:`CATEGORIES`.
-        ids: the names of the pictures, in order.
+        ids: the names of the images, in order.
         size: the ``(H, W)`` that all samples are resized to, or ``None`` where each has its own.
+        file_ids: category id → id in results: 0 for the only class; the files number nuclei, not classes.
+        void_id: ``None``; nothing is void.
 
     Raises:
-        FileNotFoundError: when there is no picture below the root, or one has no file ``images/X.png``.
+        FileNotFoundError: when there is no image below the root, or one has no file ``images/X.png``.
         ValueError: for ``ids`` that are unknown or none. When a sample is read: for an image and a mask of different
             sizes.
     """
@@ -180,7 +201,7 @@ class DSB2018Kaggle(_Nuclei):
         self._root = inner if inner.is_dir() else Path(root)
         names = sorted(path.parent.name for path in self._root.glob("*/masks"))
         if not names:
-            raise FileNotFoundError(f"found no picture X with a folder X/masks in {self._root}; {_WHERE_KAGGLE}")
+            raise FileNotFoundError(f"found no image X with a folder X/masks in {self._root}; {_WHERE_KAGGLE}")
         if ids is not None:
             if not ids or not set(ids) <= set(names):
                 wrong = sorted(set(ids) - set(names))[:5]
@@ -189,7 +210,7 @@ class DSB2018Kaggle(_Nuclei):
         images = {name: self._root / name / "images" / f"{name}.png" for name in names}
         if missing := [str(path) for path in images.values() if not path.is_file()]:
             raise FileNotFoundError(
-                f"{len(missing)} of {len(names)} pictures do not exist ({', '.join(missing[:5])}); {_WHERE_KAGGLE}"
+                f"{len(missing)} of {len(names)} images do not exist ({', '.join(missing[:5])}); {_WHERE_KAGGLE}"
             )
         super().__init__(images, size, transform)
 
@@ -206,8 +227,11 @@ class DSB2018Kaggle(_Nuclei):
         masks[order] &= owner == torch.arange(len(masks))[:, None, None]
         return masks[masks.flatten(1).any(1)]
 
+    def _count(self, name: str) -> int:
+        return len(list((self._root / name / "masks").glob("*.png")))
 
-def _held_out(name: str) -> bool:
+
+def _in_val(name: str) -> bool:
     return crc32(name.encode()) % 6 == 0
 
 

@@ -1,4 +1,4 @@
-"""Your own data: a folder of photos and a folder of label maps with the same names."""
+"""Your own data: a folder of images and a folder of label maps with the same names."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from seglib.data.checks import LabelCounts, count_samples
 from seglib.data.images import read_image, read_labels
-from seglib.data.transforms import resize_image, resize_labels
+from seglib.ops.resize import resize_image, resize_labels
 from seglib.types import VOID, Category, Sample, check_categories
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
@@ -23,7 +24,7 @@ _UNKNOWN = -1
 
 
 class SegmentationFiles(Dataset[Sample]):
-    """Photos and their label maps, given as pairs of files. Read when asked for, in the given order.
+    """Images and their label maps, given as pairs of files. Read when asked for, in the given order.
 
     Args:
         pairs: ``(image, labels)`` paths; the stem of the image is the sample's id.
@@ -33,7 +34,7 @@ class SegmentationFiles(Dataset[Sample]):
             id of the files except ``void``: an unnamed one is an error, because an id that slips through would be taken
             for another class. Without it, file ids are category ids. Masks that store a binary answer as 0 and 255 need
             one, ``{0: 1, 255: 0}`` for example: left alone, their 255 is void.
-        upright: ``False`` leaves photos unturned by their EXIF orientation, where the labels were drawn that way.
+        upright: ``False`` ignores the EXIF orientation of photos, where the labels were drawn that way.
         size: ``(H, W)`` to resize to on reading: the image antialiased bilinear, the labels nearest.
         transform: applied to the sample last.
 
@@ -41,6 +42,8 @@ class SegmentationFiles(Dataset[Sample]):
         categories: the class table.
         pairs: the paths, in order.
         size: the ``(H, W)`` that all samples are resized to, or ``None`` where each has its own.
+        file_ids: category id → id in the files, the first where several go to one category; ``None`` where none does.
+        void_id: the first id of void in the files; ``None`` when no id is void.
 
     Raises:
         FileNotFoundError: at once, when any file is missing.
@@ -62,7 +65,12 @@ class SegmentationFiles(Dataset[Sample]):
         self.categories = check_categories(categories)
         self.pairs = [(Path(image), Path(labels)) for image, labels in pairs]
         self._void, self._remap = void, remap
-        self._table = _lookup_table(len(self.categories), void, remap)  # (largest known id + 2,)
+        meaning = _meaning(len(self.categories), void, remap)
+        self._table = torch.full((max(meaning) + 2,), _UNKNOWN)  # of each file id; the last entry is of all larger ones
+        self._table[list(meaning)] = torch.tensor(list(meaning.values()))
+        first = {category: stored for stored, category in reversed(meaning.items())}
+        self.file_ids = tuple(first.get(c.id) for c in self.categories)
+        self.void_id = void if void is not None else first.get(VOID)
         self._upright = upright
         if size is not None and (isinstance(size, int) or len(size) != 2 or min(size) < 1):
             raise ValueError(f"size must be (height, width), both at least 1, got {size!r}")
@@ -82,19 +90,48 @@ class SegmentationFiles(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         image_path, labels_path = self.pairs[index]
-        image_page, page = (0, 0) if self._pages is None else self._pages[index]
-        image = read_image(image_path, page=image_page, upright=self._upright)  # (3, H, W)
-        stored = read_labels(labels_path, page=page)  # (H, W)
-        if stored.shape != image.shape[1:]:
-            self._raise_sizes(tuple(image.shape[1:]), tuple(stored.shape), image_path, labels_path)
-        # Ids beyond the table fall on its last entry, which is unknown.
-        labels = self._table[stored.clamp(max=len(self._table) - 1)]  # (H, W)
-        if (labels == _UNKNOWN).any():
-            self._raise_unknown(stored, labels, labels_path, page)
+        page = 0 if self._pages is None else self._pages[index][0]
+        image = read_image(image_path, page=page, upright=self._upright)  # (3, H, W)
+        _, labels = self._read_labels(index)  # (H, W)
+        if labels.shape != image.shape[1:]:
+            self._raise_sizes(tuple(image.shape[1:]), tuple(labels.shape), image_path, labels_path)
         if self.size is not None:
             image, labels = resize_image(image, self.size), resize_labels(labels, self.size)
         sample = Sample(image, self._id(index), semantic=labels)
         return sample if self._transform is None else self._transform(sample)
+
+    def count_labels(self, needs: str, indices: Sequence[int]) -> LabelCounts:
+        """What :func:`seglib.data.checks.count_labels` asks for, from the label files alone, as they are stored."""
+        if needs != "semantic":
+            return count_samples((self[i] for i in indices), needs, len(self.categories), len(self))
+        of_category = torch.zeros(VOID + 1, dtype=torch.int64)
+        of_stored = torch.zeros(len(self._table), dtype=torch.int64)  # ids beyond the table have been refused
+        for i in indices:
+            stored, labels = self._read_labels(i)
+            of_category += torch.bincount(labels.flatten(), minlength=len(of_category))
+            of_stored += torch.bincount(stored.flatten(), minlength=len(of_stored))
+        values = [] if self._remap is not None else of_stored.nonzero().flatten().tolist()
+        return LabelCounts(
+            needs,
+            classes=tuple(of_category[: len(self.categories)].tolist()),
+            images_seen=len(indices),
+            images=len(self),
+            pixels=int(of_category.sum()),
+            void=int(of_category[VOID]),
+            class_values=tuple(v for v in values if self._table[v] != VOID),
+            void_values=tuple(v for v in values if self._table[v] == VOID),
+        )
+
+    def _read_labels(self, index: int) -> tuple[Tensor, Tensor]:
+        """The label map of a sample as it is stored and as category ids, both ``(H, W)``."""
+        path = self.pairs[index][1]
+        page = 0 if self._pages is None else self._pages[index][1]
+        stored = read_labels(path, page=page)  # (H, W)
+        # Ids beyond the table fall on its last entry, which is unknown.
+        labels = self._table[stored.clamp(max=len(self._table) - 1)]  # (H, W)
+        if (labels == _UNKNOWN).any():
+            self._raise_unknown(stored, labels, path, page)
+        return stored, labels
 
     def _id(self, index: int) -> str:
         return self.pairs[index][0].stem
@@ -142,10 +179,10 @@ class SegmentationFolder(SegmentationFiles):
         images: the folder of images.
         labels: the folder of label maps (.png).
         categories: the class table.
-        void: as in :class:`SegmentationFiles`, like the arguments that follow.
-        remap: file id → category id.
-        upright: whether photos are turned by their EXIF orientation.
-        size: ``(H, W)`` to resize to on reading.
+        void: the id that the *files* use for void; it becomes 255. ``None`` means 255, unless ``remap`` names 255.
+        remap: file id → category id (or 255 for void), of every id in the files; ``None`` where they are the same.
+        upright: ``False`` ignores the EXIF orientation of photos, where the labels were drawn that way.
+        size: ``(H, W)`` to resize to on reading: the image antialiased bilinear, the labels nearest.
         transform: applied to the sample last.
 
     Raises:
@@ -208,8 +245,8 @@ def files_by_stem(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
     return found
 
 
-def _lookup_table(num_classes: int, void: int | None, remap: Mapping[int, int] | None) -> Tensor:
-    """File id → category id, 255 = void, -1 = unknown; the last entry stands for all larger ids. int64 (ids + 1,)."""
+def _meaning(num_classes: int, void: int | None, remap: Mapping[int, int] | None) -> dict[int, int]:
+    """Every known file id → its category id, or 255 for void."""
     if not 0 < num_classes <= VOID:
         raise ValueError(f"a class table has 1 to {VOID} classes ({VOID} itself is void), got {num_classes}")
     mapping = {i: i for i in range(num_classes)} if remap is None else dict(remap)
@@ -227,9 +264,7 @@ def _lookup_table(num_classes: int, void: int | None, remap: Mapping[int, int] |
             f"file id {void} is void and also class {mapping[void]}; pass the id that the files use for void, or a"
             " remap that names the file ids of the classes"
         )
-    table = torch.full((max(mapping) + 2,), _UNKNOWN)
-    table[list(mapping)] = torch.tensor(list(mapping.values()))
-    return table
+    return mapping
 
 
 def natural_key(name: str) -> tuple[str | int, ...]:

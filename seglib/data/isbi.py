@@ -42,7 +42,7 @@ class ISBI2012(SegmentationStack):
         root: the folder that holds the two TIFF files or the folders ``image`` and ``label``, or the one around
             ``train`` or ``membrane/train``.
         split: "train", "val" or "test".
-        size: ``(H, W)`` to resize to on reading.
+        size: ``(H, W)`` to resize to on reading: the image antialiased bilinear, the labels nearest.
         transform: applied to the sample last.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Augmentation for microscopy: no side is up, tissue bends, and what lies between touching cells counts most.
+"""Augmentation for microscopy: no side is up, tissue deforms, and what lies between touching cells counts most.
 
-This is the recipe of U-Net, which learned from 30 pictures. The transforms are ``Sample -> Sample`` and obey the rules
+This is the recipe of U-Net, which learned from 30 images. The transforms are ``Sample -> Sample`` and obey the rules
 of :mod:`seglib.data.transforms`.
 
 Source: Ronneberger, Fischer and Brox, "U-Net", MICCAI 2015, sections 3 and 3.1.
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from seglib.data.transforms import Joint, Keep, Transform, as_pair, move_maps
+from seglib.data.transforms import ColorJitter, Joint, Keep, Transform, as_pair, move_maps
 from seglib.ops.borders import border_weights
 from seglib.types import Sample
 
@@ -29,15 +29,15 @@ def elastic_transform(
     light: float = 0.2,
     keep: Sequence[str] | None = None,
 ) -> Transform:
-    """U-Net's augmentation: any of the 8 turns and mirror images, elastic deformation, a random crop, other lighting.
+    """U-Net's augmentation: rotations by 90 degrees and flips, elastic deformation, a random crop, other lighting.
 
     Args:
-        size: the crop ``(H, W)``, or one number for a square. Where the picture is smaller it is padded with void.
-        std: of the random displacements in pixels, as in :class:`RandomElastic`; 0 turns the deformation off.
-        grid: how many displacements a side, as in :class:`RandomElastic`.
+        size: the crop ``(H, W)``, or one number for a square. Where the image is smaller it is padded with void.
+        std: standard deviation of the random displacements, in pixels; 0 turns the deformation off.
+        grid: number of displacement vectors along each side, at least 2.
         light: strength of the jitter of brightness and contrast, in [0, 1]: each factor is drawn from
-            [1 - light, 1 + light]; 0 turns it off.
-        keep: the annotations to carry along, as in :func:`seglib.data.transforms.train_transform`.
+            [1 - light, 1 + light]; 0 turns it off, as images that are neither RGB nor grey in [0, 1] need.
+        keep: the annotations to carry along, e.g. ``("semantic",)``; ``None`` keeps all.
 
     Raises:
         ValueError: for an argument outside its range.
@@ -45,44 +45,45 @@ def elastic_transform(
     if not 0 <= light <= 1:
         raise ValueError(f"light must be in [0, 1], got {light}")
     steps: list[Transform] = [] if keep is None else [Keep(*keep)]
-    steps += [RandomRightAngle(), RandomElastic(std, grid)]
+    steps += [RandomD4(), RandomElastic(std, grid)]
     crop = v2.RandomCrop(list(as_pair(size)), pad_if_needed=True)
-    steps.append(Joint(v2.Compose([crop, v2.ColorJitter(brightness=light, contrast=light)])))
+    steps.append(Joint(v2.Compose([crop, ColorJitter(light, light)] if light else [crop])))
     return v2.Compose(steps)
 
 
-class RandomRightAngle:
-    """A turn by 0, 90, 180 or 270 degrees and, half of the time, a mirror image: all 8 ways to lay down a slide.
+class RandomD4:
+    """One of the 8 symmetries of the square (the dihedral group D4), drawn uniformly: all ways to lay down a slide.
 
-    Turned by 90 degrees, a sample of H x W becomes one of W x H.
+    They are the rotations by 0, 90, 180 and 270 degrees, each with and without a horizontal flip. Rotated by 90
+    degrees, a sample of H x W becomes one of W x H.
     """
 
     def __call__(self, sample: Sample) -> Sample:
-        """The turned sample."""
-        turns, mirror = divmod(int(torch.randint(8, ())), 2)
+        """The rotated, perhaps flipped sample."""
+        turns, flip = divmod(int(torch.randint(8, ())), 2)
 
         def turn(maps: Tensor, _: int = 0) -> Tensor:
             turned = maps.rot90(turns, (-2, -1))  # (..., H, W) or (..., W, H)
-            return (turned.flip(-1) if mirror else turned).contiguous()
+            return (turned.flip(-1) if flip else turned).contiguous()
 
         return move_maps(sample, turn(sample.image), turn)
 
 
 class RandomElastic:
-    """Bend the picture smoothly, as soft tissue bends.
+    """Elastic deformation: the image is displaced smoothly, as soft tissue deforms.
 
-    Displacement vectors are drawn at the points of a coarse ``grid`` x ``grid`` over the whole picture, from a normal
+    Displacement vectors are drawn at the points of a coarse ``grid`` x ``grid`` over the whole image, from a normal
     distribution, and every pixel's is interpolated between them (bicubic). The image is then sampled bilinearly, the
     labels at the same points (nearest).
 
     ``v2.ElasticTransform`` of torchvision, which :class:`seglib.data.transforms.Joint` takes too, is another method
     (Simard et al., "Best practices for convolutional neural networks", 2003): one uniformly drawn vector for *every*
     pixel, smoothed by a Gaussian of ``sigma`` pixels and scaled by ``alpha``. It makes wobbles of the size of ``sigma``
-    instead of slow bends across the picture, and is slower.
+    instead of slow deformations across the image, and is slower.
 
     Args:
-        std: standard deviation of the displacements, in pixels. The paper's 10 are for pictures of 512 x 512.
-        grid: points a side, at least 2; the outer ones lie on the border of the picture.
+        std: standard deviation of the displacements, in pixels. The paper's 10 are for images of 512 x 512.
+        grid: points a side, at least 2; the outer ones lie on the border of the image.
 
     Raises:
         ValueError: for a negative ``std`` or a ``grid`` below 2.
@@ -98,7 +99,7 @@ class RandomElastic:
         self._std, self._grid = std, grid
 
     def __call__(self, sample: Sample) -> Sample:
-        """The bent sample."""
+        """The deformed sample."""
         if self._std == 0:
             return sample
         height, width = sample.image.shape[1:]
@@ -112,7 +113,7 @@ class RandomElastic:
         image = F.grid_sample(sample.image[None], places, padding_mode="border", align_corners=False)[0]
         return move_maps(
             sample,
-            image.clamp_(0, 1).masked_fill_(outside, 0),  # the weights of bilinear sampling sum to 1 up to rounding
+            image.clamp_(*sample.image.aminmax()).masked_fill_(outside, 0),  # bilinear weights sum to 1 up to rounding
             lambda maps, fill: maps.flatten(-2)[..., source].masked_fill_(outside, fill),
         )
 
@@ -150,12 +151,12 @@ class BorderWeights:
         return replace(sample, pixel_weight=1 + weight)
 
 
-class Stretch:
-    """Spread the grey levels of a picture: two percentiles of its values become 0 and 1, what lies beyond is clipped.
+class PercentileRescale:
+    """Rescale the intensities of an image: two percentiles of its values become 0 and 1, what lies beyond is clipped.
 
-    For microscopes that store 12 bits in 16-bit files, which look black, and for exposures that differ from picture to
-    picture. All channels are stretched alike. Where both percentiles are one value, the smallest and the largest value
-    stand for them; a picture of one value becomes 0.
+    For microscopes that store 12 bits in 16-bit files, which look black, and for exposures that differ from image to
+    image. All channels are rescaled alike. Where both percentiles are one value, the smallest and the largest value
+    stand for them; an image of one value becomes 0.
 
     Use it in training and evaluation alike: a model has to see the same range in both.
 
@@ -169,12 +170,12 @@ class Stretch:
 
     def __init__(self, low: float = 0.5, high: float = 99.5) -> None:
         if not 0 <= low < high <= 100:
-            raise ValueError(f"stretch needs percentiles 0 <= low < high <= 100, got ({low}, {high})")
+            raise ValueError(f"rescaling needs percentiles 0 <= low < high <= 100, got ({low}, {high})")
         self._low, self._high = low, high
 
     def __call__(self, sample: Sample) -> Sample:
-        """The sample with the image stretched."""
-        values = sample.image.flatten().sort().values  # (3·H·W,); torch.quantile takes at most 2^24 values
+        """The sample with the image rescaled."""
+        values = sample.image.flatten().sort().values  # (C·H·W,); torch.quantile takes at most 2^24 values
         last = len(values) - 1
         low, high = values[round(self._low / 100 * last)], values[round(self._high / 100 * last)]
         if high == low:  # a few bright spots on black, or nothing at all

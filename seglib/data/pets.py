@@ -1,15 +1,15 @@
-"""Oxford-IIIT Pet: photos of cats and dogs of 37 breeds, with a trimap of the animal.
+"""Oxford-IIIT Pet: images of cats and dogs of 37 breeds, with a trimap of the animal.
 
-7,349 photos with trimaps: 3,680 in the official list trainval and 3,669 in test. Loaded from the official layout::
+7,349 images with trimaps: 3,680 in the official list trainval and 3,669 in test. Loaded from the official layout::
 
     oxford-iiit-pet/
       images/                 X.jpg
       annotations/
-        trainval.txt test.txt lines "X class species breed", X is the name of a photo
+        trainval.txt test.txt lines "X class species breed", X is the name of an image
         trimaps/              X.png: 1 = pet, 2 = background, 3 = the band between them, and what was left open
 
 There is no official list for validation. Here ``val`` is the last fifth of every breed in trainval, by the numbers in
-the names, and ``train`` is the rest. Neighbouring numbers often show one animal, so a block keeps its photos together;
+the names, and ``train`` is the rest. Neighbouring numbers often show one animal, so a block keeps its images together;
 the official test list doesn't.
 
 Source: Parkhi, Vedaldi, Zisserman and Jawahar, "Cats and Dogs", CVPR 2012.
@@ -52,7 +52,7 @@ class OxfordPets(SegmentationFiles):
         split: "train", "val", "trainval" or "test".
         border: what the band around the animal is. "void" leaves it out of loss and score; "class" makes it the third
             class, :data:`BORDER`.
-        size: ``(H, W)`` to resize to on reading; the photos have many sizes.
+        size: ``(H, W)`` to resize to on reading; the files have many sizes.
         transform: applied to the sample last.
 
     Raises:
@@ -102,5 +102,5 @@ def _read_list(root: Path, split: str) -> tuple[Path, list[str]]:
             kept += breed[first:] if split == "val" else breed[:first]
         names = kept
     if not names:
-        raise ValueError(f"{folder / file} has no photo for the split {split!r}; {_WHERE}")
+        raise ValueError(f"{folder / file} has no image for the split {split!r}; {_WHERE}")
     return folder, names

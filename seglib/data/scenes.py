@@ -1,13 +1,13 @@
-"""Made landscapes with every annotation: the 2D dataset on which the systems of the book are trained and compared.
+"""Synthetic landscapes with every annotation: the 2D dataset on which the systems of the book are trained and compared.
 
-Each scene is a pure function of ``(seed, index)``: a plan in fractions of the picture (light, horizon, roads, water,
+Each scene is a pure function of ``(seed, index)``: a plan in fractions of the image (light, horizon, roads, water,
 where every thing stands), then its drawing, back to front, then what a camera does to it (blur, noise, a smudge on the
 lens). Every pixel has one owner, so the semantic, instance and panoptic annotations agree by construction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from seglib.data._noise import Draws, Floats, hashed, scene_key, smooth_noise
 from seglib.data._plan import BALLOON, BIRD, Thing, plan_things
 from seglib.data._scenery import draw_grass, draw_peaks, draw_roads, draw_sky, draw_water
 from seglib.data._things import DRAW, Spot, draw_shadow
+from seglib.data.checks import LabelCounts, count_samples
 from seglib.types import VOID, Category, Instances, Panoptic, Sample, Segment, check_categories
 
 # The colours keep apart, in normal vision and in the three common colour deficiencies, by at least 25 units of CIELAB.
@@ -81,7 +82,9 @@ def make_scene(
 
 
 class Scenes(Dataset[Sample]):
-    """A map-style dataset of made scenes. Item i is ``make_scene(3 * seed + split, i)``: splits never share a scene.
+    """A map-style dataset of synthetic scenes.
+
+    Item i is ``make_scene(3 * seed + split, i)``, so splits never share a scene.
 
     With ``cache`` every scene is kept after its first use, packed to 4 bytes a pixel (64 KiB at 128 × 128, so 1000
     scenes take 64 MiB). A copy sent to another process starts empty; workers of a ``DataLoader`` keep their own cache
@@ -92,16 +95,24 @@ class Scenes(Dataset[Sample]):
         split: ``"train"``, ``"val"`` or ``"test"``.
         seed: another seed gives other scenes in every split.
         size: height and width in pixels, or one number for a square.
-        difficulty: in [0, 1], see ``make_scene``.
-        balance: class name → relative frequency, see ``make_scene``.
+        difficulty: from 0 (clear, colourful) to 1 (noise, haze, crowds, camouflage).
+        balance: class name → how many times as often it occurs, up to 10 (0 removes it).
         transform: applied to every sample, each time it is read.
         cache: keep drawn scenes in memory.
+
+    Attributes:
+        categories: the class table, :data:`CATEGORIES`.
+        file_ids: category id → id in files; there are none, so the ids stay as they are.
+        void_id: 255.
+        size: the ``(H, W)`` of all scenes.
 
     Raises:
         ValueError: on a value out of its range, an unknown split or an unknown class name.
     """
 
     categories = CATEGORIES
+    file_ids: tuple[int | None, ...] = tuple(c.id for c in CATEGORIES)
+    void_id: int | None = VOID
 
     def __init__(
         self,
@@ -133,14 +144,25 @@ class Scenes(Dataset[Sample]):
         if not -self._length <= index < self._length:
             raise IndexError(f"scene {index} is out of range: this split has {self._length}")
         index = int(index) % self._length
+        sample = _annotate(self._packed(index), f"{self._split}-{self._seed}-{index}")
+        return self._transform(sample) if self._transform else sample
+
+    def count_labels(self, needs: str, indices: Sequence[int]) -> LabelCounts:
+        """What :func:`seglib.data.checks.count_labels` asks for, in 32 scenes at most, before their transform.
+
+        Even balloons, the rarest class, are in four scenes of ten; that 32 have none is one chance in ten million.
+        """
+        drawn = (_annotate(self._packed(i), str(i)) for i in indices[:32])
+        return count_samples(drawn, needs, len(CATEGORIES), len(self))
+
+    def _packed(self, index: int) -> Packed:
         packed = self._cache.get(index) if self._cache is not None else None
         if packed is None:
             key = scene_key(self._seed, index)
             packed = _draw(key, self._height, self._width, self._difficulty, self._share)
             if self._cache is not None:
                 self._cache[index] = packed
-        sample = _annotate(packed, f"{self._split}-{self._seed}-{index}")
-        return self._transform(sample) if self._transform else sample
+        return packed
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": None if self._cache is None else {}}
@@ -182,12 +204,12 @@ def _draw(key: int, height: int, width: int, difficulty: float, share: dict[str,
     draw_roads(canvas, land, road)
     spots = [_spot(thing, land, height, width, _FIRST_THING + n) for n, thing in enumerate(things)]
     for thing, spot in zip(things, spots, strict=True):
-        if thing.kind not in (BALLOON, BIRD):
+        if thing.category not in (BALLOON, BIRD):
             draw_shadow(canvas, land, thing, spot)
     for thing, spot in zip(things, spots, strict=True):
-        DRAW[thing.kind](canvas, land, thing, spot)
+        DRAW[thing.category](canvas, land, thing, spot)
     image = _expose(canvas, land, key, difficulty)
-    categories = (VOID, *range(_STUFF, len(CATEGORIES)), *(thing.kind for thing in things))
+    categories = (VOID, *range(_STUFF, len(CATEGORIES)), *(thing.category for thing in things))
     area = np.bincount(canvas.owner.ravel(), minlength=len(categories))
     area[_FIRST_THING:][area[_FIRST_THING:] < _SMALLEST] = 0
     kept = np.where(area > 0, np.arange(len(categories)), 0).astype(np.uint8)
@@ -197,7 +219,7 @@ def _draw(key: int, height: int, width: int, difficulty: float, share: dict[str,
 def _spot(thing: Thing, land: Land, height: int, width: int, tag: int) -> Spot:
     """Pixels per metre follow from perspective; things in the sky carry their own size."""
     short = min(height, width)
-    if thing.kind in (BALLOON, BIRD):
+    if thing.category in (BALLOON, BIRD):
         k = thing.depth * short
     else:
         k = short * (thing.v - land.horizon) / land.camera

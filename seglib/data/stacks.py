@@ -1,4 +1,4 @@
-"""Stacks of slices, as microscopes make them: folders of numbered pictures, or TIFF files with many pages.
+"""Stacks of slices, as microscopes make them: folders of numbered images, or TIFF files with many pages.
 
 Neighbouring slices show nearly the same, so a stack is split into blocks along z and never at random: with slice 7 in
 training, a score on slice 8 would tell little. :func:`z_blocks` makes the blocks.
@@ -48,9 +48,9 @@ class SegmentationStack(SegmentationFiles):
             differ.
         categories: the class table.
         slices: which slices, as positions in the stack from 0: ``range(20)``; ``None`` takes all. See :func:`z_blocks`.
-        void: as in :class:`seglib.data.folders.SegmentationFiles`, like the arguments that follow.
-        remap: file id → category id; masks of 0 and 255 need one.
-        size: ``(H, W)`` to resize to on reading.
+        void: the id that the *files* use for void; it becomes 255. ``None`` means 255, unless ``remap`` names 255.
+        remap: file id → category id (or 255 for void), of every id in the files; masks of 0 and 255 need one.
+        size: ``(H, W)`` to resize to on reading: the image antialiased bilinear, the labels nearest.
         transform: applied to the sample last.
 
     Raises:
@@ -72,15 +72,16 @@ class SegmentationStack(SegmentationFiles):
         size: tuple[int, int] | None = None,
         transform: Callable[[Sample], Sample] | None = None,
     ) -> None:
-        pictures = _slices(Path(images), IMAGE_ENDINGS)
-        maps = _slices(Path(labels), (*LABEL_ENDINGS, *TIFF_ENDINGS))
-        _check_pairs(Path(images), Path(labels), list(pictures), list(maps))
-        slices = range(len(pictures)) if slices is None else slices
-        if len(slices) == 0 or not 0 <= min(slices) <= max(slices) < len(pictures):
-            raise ValueError(f"slices is {slices!r}; choose some of 0..{len(pictures) - 1}, which {images} has")
-        stack = list(zip(pictures.values(), maps.values(), strict=True))  # ((file, page), (file, page)) a slice
+        image_slices = _slices(Path(images), IMAGE_ENDINGS)
+        label_slices = _slices(Path(labels), (*LABEL_ENDINGS, *TIFF_ENDINGS))
+        _check_pairs(Path(images), Path(labels), list(image_slices), list(label_slices))
+        slices = range(len(image_slices)) if slices is None else slices
+        if len(slices) == 0 or not 0 <= min(slices) <= max(slices) < len(image_slices):
+            raise ValueError(f"slices is {slices!r}; choose some of 0..{len(image_slices) - 1}, which {images} has")
+        # ((file, page) of the image, (file, page) of its labels) for each slice
+        stack = list(zip(image_slices.values(), label_slices.values(), strict=True))
         chosen = [stack[z] for z in slices]
-        pairs = [(picture, label) for (picture, _), (label, _) in chosen]
+        pairs = [(image, label) for (image, _), (label, _) in chosen]
         super().__init__(pairs, categories, void=void, remap=remap, size=size, transform=transform)
         self._pages = [(page, label_page) for (_, page), (_, label_page) in chosen]
         self._paged = Path(images).is_file()
@@ -109,11 +110,11 @@ def _slices(path: Path, endings: tuple[str, ...]) -> _Slices:
     return dict(sorted(found.items()))
 
 
-def _check_pairs(images: Path, labels: Path, pictures: list[int], maps: list[int]) -> None:
-    counts = f"{images} has {len(pictures)} slices and {labels} has {len(maps)}"
-    if len(pictures) != len(maps):
+def _check_pairs(images: Path, labels: Path, image_numbers: list[int], label_numbers: list[int]) -> None:
+    counts = f"{images} has {len(image_numbers)} slices and {labels} has {len(label_numbers)}"
+    if len(image_numbers) != len(label_numbers):
         raise ValueError(f"{counts}; every slice needs its labels")
     # Pages are counted from 0, names perhaps from 1, so only names are compared.
-    alone = sorted(set(pictures) ^ set(maps))
+    alone = sorted(set(image_numbers) ^ set(label_numbers))
     if alone and images.is_dir() and labels.is_dir():
         raise ValueError(f"{counts}, but slice {alone[0]} is in one of them only; give both the same numbers")

@@ -4,12 +4,13 @@ A transform is a callable ``Sample -> Sample``. They are chained with torchvisio
 of torchvision v2 becomes one through :class:`Joint`. Three rules hold for all of them:
 
 - Labels are looked up (nearest), never interpolated: halfway between class 2 and class 6 there is no class 4.
-- What a crop or rotation brings in from outside the picture is void: 255 in the semantic map, 0 in the panoptic map,
-  False in masks, 0 in the weights of pixels; the image is black there.
+- What a crop or rotation brings in from outside the image is void: 255 in the semantic map and in regions, 0 in the
+  panoptic map, False in masks, 0 in the weights of pixels; the image is 0 there.
 - Boxes, areas and lists follow the maps: boxes are measured again on the masks, areas on the panoptic map, and objects
   or segments without a pixel left are dropped.
 
-All randomness comes from torch's global generator, so ``torch.manual_seed`` alone decides the result.
+Images have any number of channels; jitter of colours is for RGB and grey images alone. All randomness comes from
+torch's global generator, so ``torch.manual_seed`` alone decides the result.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from seglib.ops.geometry import Geometry
 from seglib.ops.masks import masks_to_boxes
+from seglib.ops.resize import resize_image, resize_labels
 from seglib.types import VOID, Instances, Panoptic, Sample
 
 Transform = Callable[[Sample], Sample]
@@ -43,9 +45,9 @@ def train_transform(
     Args:
         size: the crop ``(H, W)``, or one number for a square. Where the scaled image is smaller it is padded with void.
         scale: the range of the random zoom relative to the input, drawn uniformly; ``(1, 1)`` turns it off.
-        flip: probability of a mirror image, in [0, 1].
+        flip: probability of a horizontal flip, in [0, 1].
         color: strength of the jitter of brightness, contrast and saturation, in [0, 1]: each factor is drawn from
-            [1 - color, 1 + color]; 0 turns it off.
+            [1 - color, 1 + color]; 0 turns it off, as images that are neither RGB nor grey in [0, 1] need.
         keep: the annotations to carry along, e.g. ``("semantic",)``; the others are removed first, which saves their
             time. ``None`` keeps all.
 
@@ -61,7 +63,7 @@ def train_transform(
     size = as_pair(size)
     joint: list[Callable[..., Any]] = [v2.RandomCrop(list(size), pad_if_needed=True), v2.RandomHorizontalFlip(flip)]
     if color:
-        joint.append(v2.ColorJitter(brightness=color, contrast=color, saturation=color))
+        joint.append(ColorJitter(color, color, color))
     # One Joint around them all: the annotations are measured again once, not three times.
     steps.append(Joint(v2.Compose(joint)))
     return v2.Compose(steps)
@@ -71,8 +73,8 @@ def eval_transform(size: int | tuple[int, int] | None = None, *, keep: Sequence[
     """What evaluation needs: nothing random, and no resizing unless ``size`` asks for it.
 
     Args:
-        size: as in :class:`Resize`; ``None`` leaves the image as it is (models take any size).
-        keep: as in :func:`train_transform`.
+        size: ``(H, W)``, or one number for the shorter side; ``None`` leaves the image as it is (models take any size).
+        keep: the annotations to carry along, e.g. ``("semantic",)``; ``None`` keeps all.
     """
     steps: list[Transform] = [] if keep is None else [Keep(*keep)]
     if size is not None:
@@ -83,16 +85,19 @@ def eval_transform(size: int | tuple[int, int] | None = None, *, keep: Sequence[
 class Keep:
     """Keep only the named annotations and set the others to ``None``.
 
-    The weights of pixels stay where a semantic map stays, whose loss they belong to.
+    The weights of pixels stay where a semantic map or regions stay, whose loss they belong to.
+
+    Args:
+        names: some of "semantic", "instances", "panoptic" and "regions".
     """
 
-    _ALL = ("semantic", "instances", "panoptic")
+    _ALL = ("semantic", "instances", "panoptic", "regions")
 
     def __init__(self, *names: str) -> None:
         if unknown := [n for n in names if n not in self._ALL]:
             raise ValueError(f"annotation {unknown[0]!r} is unknown; choose from {', '.join(self._ALL)}")
         self._dropped = {n: None for n in self._ALL if n not in names}
-        if "semantic" not in names:
+        if "semantic" not in names and "regions" not in names:
             self._dropped["pixel_weight"] = None
 
     def __call__(self, sample: Sample) -> Sample:
@@ -104,12 +109,12 @@ class Resize:
     """Resize a sample: the image antialiased bilinear, labels nearest.
 
     Args:
-        size: ``(H, W)``, or one number for the shorter side, which keeps the shape of the picture.
+        size: ``(H, W)``, or one number for the shorter side, which keeps the aspect ratio.
     """
 
     def __init__(self, size: int | tuple[int, int]) -> None:
-        self._size = size
-        as_pair(size)
+        pair = as_pair(size)
+        self._size = pair[0] if isinstance(size, int) else pair
 
     def __call__(self, sample: Sample) -> Sample:
         """The resized sample."""
@@ -119,6 +124,55 @@ class Resize:
             factor = size / min(height, width)
             size = (round(height * factor), round(width * factor))
         return _resize(sample, size)
+
+
+class ResizeToGeometry:
+    """Resize a sample, image and annotations, to the size at which a model wants to see it: for training.
+
+    Evaluation leaves the annotations as they are and brings the model's results back to their size instead.
+
+    Args:
+        geometry: the model's.
+    """
+
+    def __init__(self, geometry: Geometry) -> None:
+        self._geometry = geometry
+
+    def __call__(self, sample: Sample) -> Sample:
+        """The resized sample."""
+        size = self._geometry.model_size(tuple(sample.image.shape[1:]))
+        return _resize(sample, (size[0], size[1]), antialias=self._geometry.antialias)
+
+
+class ColorJitter(v2.ColorJitter):
+    """torchvision's jitter of brightness, contrast and saturation, which refuses what it would spoil.
+
+    It is defined for RGB and grey images in [0, 1] and clips to that range: Hounsfield units would become black and
+    white.
+
+    Args:
+        brightness: each factor is drawn from [1 - brightness, 1 + brightness].
+        contrast: each factor is drawn from [1 - contrast, 1 + contrast].
+        saturation: each factor is drawn from [1 - saturation, 1 + saturation].
+    """
+
+    def __init__(self, brightness: float, contrast: float, saturation: float = 0.0) -> None:
+        super().__init__(brightness=brightness, contrast=contrast, saturation=saturation)
+
+    def check_inputs(self, flat_inputs: list[Any]) -> None:
+        """Called by torchvision before each use.
+
+        Raises:
+            ValueError: for an image of other than 1 or 3 channels, or with values outside [0, 1] by more than filters
+                overshoot, half the range (as a model's normalisation allows).
+        """
+        for image in (x for x in flat_inputs if isinstance(x, tv_tensors.Image)):
+            channels, (low, high) = image.shape[0], (v.item() for v in image.aminmax())
+            if channels not in (1, 3) or low < -0.5 or high > 1.5:
+                raise ValueError(
+                    f"jitter of colours is for RGB and grey images in [0, 1], got {channels} channels in"
+                    f" [{low:.4g}, {high:.4g}]; turn it off (color=0, or light=0 for microscopy)"
+                )
 
 
 class RandomScale:
@@ -143,9 +197,9 @@ class Joint:
     """Any transform of ``torchvision.transforms.v2``, applied to the image and its annotations together.
 
     The annotations go in as ``tv_tensors`` (``Mask`` and ``BoundingBoxes``). Transforms of torchvision fill with 0 by
-    default, which is right for every map here: the semantic map goes in as ``255 - label``, so that 0 means void for it
-    too. Leave ``fill`` of the transform at 0 therefore. For a change of size prefer :class:`Resize`: torchvision looks
-    up masks half an output pixel off the image.
+    default, which is right for every map here: the semantic map and regions go in as ``255 - label``, so that 0 means
+    void for them too. Leave ``fill`` of the transform at 0 therefore. For a change of size prefer :class:`Resize`:
+    torchvision looks up masks half an output pixel off the image.
 
     Args:
         transform: for example ``v2.RandomPerspective()`` or a ``v2.Compose`` of several.
@@ -156,9 +210,11 @@ class Joint:
 
     def __call__(self, sample: Sample) -> Sample:
         """The transformed sample."""
-        tree: dict[str, Any] = {"image": tv_tensors.Image(sample.image)}  # (3, H, W)
+        tree: dict[str, Any] = {"image": tv_tensors.Image(sample.image)}  # (C, H, W)
         if sample.semantic is not None:
             tree["semantic"] = tv_tensors.Mask(VOID - sample.semantic)  # (H, W), 0 = void
+        if sample.regions is not None:
+            tree["regions"] = tv_tensors.Mask(VOID - sample.regions)  # (K, H, W), 0 = void
         if sample.panoptic is not None:
             tree["panoptic"] = tv_tensors.Mask(sample.panoptic.map)  # (H, W), 0 = void
         if sample.pixel_weight is not None:
@@ -169,48 +225,8 @@ class Joint:
             tree["boxes"] = tv_tensors.BoundingBoxes(sample.instances.boxes, format="XYXY", canvas_size=canvas)
         out = self._transform(tree)
         moved = {k: v.as_subclass(Tensor) for k, v in out.items() if k != "boxes" and v is not tree[k]}
-        if "semantic" in moved:
-            moved["semantic"] = VOID - moved["semantic"]
+        moved |= {name: VOID - moved[name] for name in ("semantic", "regions") if name in moved}
         return _rebuild(sample, **moved)
-
-
-def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """The image at another size, bilinear with antialiasing.
-
-    Args:
-        image: ``(3, H, W)`` float in [0, 1].
-        size: the new ``(H, W)``.
-
-    Returns:
-        ``(3, *size)`` in [0, 1].
-    """
-    if tuple(image.shape[1:]) == tuple(size):
-        return image
-    out = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]  # (3, H', W')
-    return out.clamp_(0, 1)  # the weights sum to 1 only up to rounding
-
-
-def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Label maps or masks at another size: an output pixel takes the label of the input pixel that its centre lies in.
-
-    Row i of H' reads row ``floor((i + 0.5) * H / H')``. These are the same half-pixel centres as in
-    :func:`resize_image`, so image and labels stay aligned.
-
-    Args:
-        labels: ``(..., H, W)`` of any type.
-        size: the new ``(H, W)``.
-
-    Returns:
-        ``(..., *size)`` of the same type.
-    """
-    if tuple(labels.shape[-2:]) == tuple(size):
-        return labels
-    # In integers, because (i + 0.5) * H / H' in floats may fall just short of a whole number.
-    rows, columns = (
-        (2 * torch.arange(new, device=labels.device) + 1) * old // (2 * new)
-        for old, new in zip(labels.shape[-2:], size, strict=True)
-    )
-    return labels.index_select(-2, rows).index_select(-1, columns)
 
 
 def move_maps(sample: Sample, image: Tensor, move: Callable[[Tensor, int], Tensor]) -> Sample:
@@ -218,8 +234,8 @@ def move_maps(sample: Sample, image: Tensor, move: Callable[[Tensor, int], Tenso
 
     Args:
         sample: the sample before.
-        image: ``(3, H', W')``, already moved.
-        move: gets each map ``(..., H, W)`` and the value that it has outside the picture, and returns the map
+        image: ``(C, H', W')``, already moved.
+        move: gets each map ``(..., H, W)`` and the value that it has outside the image, and returns the map
             ``(..., H', W')``. It must look pixels up and not mix them.
 
     Returns:
@@ -228,6 +244,8 @@ def move_maps(sample: Sample, image: Tensor, move: Callable[[Tensor, int], Tenso
     moved = {}
     if sample.semantic is not None:
         moved["semantic"] = move(sample.semantic, VOID)
+    if sample.regions is not None:
+        moved["regions"] = move(sample.regions, VOID)
     if sample.instances is not None:
         moved["masks"] = move(sample.instances.masks, 0)
     if sample.panoptic is not None:
@@ -237,28 +255,16 @@ def move_maps(sample: Sample, image: Tensor, move: Callable[[Tensor, int], Tenso
     return _rebuild(sample, image=image, **moved)
 
 
-def _resize(sample: Sample, size: tuple[int, int]) -> Sample:
-    if tuple(sample.image.shape[1:]) == tuple(size):
+def _resize(sample: Sample, size: tuple[int, int], *, antialias: bool = True) -> Sample:
+    if tuple(sample.image.shape[1:]) == size:
         return sample
-    return move_maps(sample, resize_image(sample.image, size), lambda labels, _: resize_labels(labels, size))
+    image = resize_image(sample.image, size, antialias=antialias)  # (C, *size)
+    return move_maps(sample, image, lambda labels, _: resize_labels(labels, size))
 
 
-def _rebuild(
-    sample: Sample,
-    image: Tensor | None = None,
-    semantic: Tensor | None = None,
-    masks: Tensor | None = None,
-    panoptic: Tensor | None = None,
-    pixel_weight: Tensor | None = None,
-) -> Sample:
+def _rebuild(sample: Sample, *, masks: Tensor | None = None, panoptic: Tensor | None = None, **dense: Tensor) -> Sample:
     """The sample with the given tensors exchanged and everything that depends on them measured again."""
-    changed: dict[str, Any] = {}
-    if image is not None:
-        changed["image"] = image
-    if semantic is not None:
-        changed["semantic"] = semantic
-    if pixel_weight is not None:
-        changed["pixel_weight"] = pixel_weight
+    changed: dict[str, Any] = dict(dense)  # image, semantic, regions, pixel_weight: nothing depends on them
     if masks is not None:
         assert sample.instances is not None
         changed["instances"] = _with_masks(sample.instances, masks)
@@ -270,7 +276,7 @@ def _rebuild(
 
 def _with_masks(instances: Instances, masks: Tensor) -> Instances:
     """The instances with new masks (N, H, W): boxes measured again, those without a pixel dropped."""
-    moved = replace(instances, masks=masks, boxes=masks_to_boxes(masks))
+    moved = instances.replace(masks=masks, boxes=masks_to_boxes(masks))
     visible = moved.boxes[:, 2] > 0  # (N,)
     return moved if bool(visible.all()) else moved[visible]
 

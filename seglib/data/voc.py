@@ -1,13 +1,13 @@
-"""Pascal VOC 2012: photos with 20 kinds of objects and background, the classic benchmark of semantic segmentation.
+"""Pascal VOC 2012: images with 20 classes of objects and background, the classic benchmark of semantic segmentation.
 
-1,464 train and 1,449 val photos with labels. Loaded from the official layout::
+1,464 train and 1,449 val images with labels. Loaded from the official layout::
 
     VOCdevkit/VOC2012/
       JPEGImages/              X.jpg
       SegmentationClass/       X.png: palette PNGs, 0 = background, 1..20 = objects, 255 = void (borders, hard objects)
       ImageSets/Segmentation/  train.txt val.txt trainval.txt: a name X a line
 
-The labels of the test split are not public. Papers train on ``trainaug``, 10,582 photos with further labels by
+The labels of the test split are not public. Papers train on ``trainaug``, 10,582 images with further labels by
 Hariharan et al. (SBD). If you have them in ``SegmentationClassAug/``, with a list ``trainaug.txt``, it is a split here.
 
 The files put background first. Here things come first, then stuff, so background is class 20: ``VOC_ORDER``.
@@ -67,7 +67,7 @@ class VOC2012(SegmentationFiles):
     Args:
         root: the folder ``VOC2012``, ``VOCdevkit`` or the one around that.
         split: "train", "val", "trainval", or "trainaug" where its labels are.
-        size: ``(H, W)`` to resize to on reading; the photos have many sizes, up to 500 pixels a side.
+        size: ``(H, W)`` to resize to on reading; the files have many sizes, up to 500 pixels a side.
         transform: applied to the sample last.
 
     Raises:

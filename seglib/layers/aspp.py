@@ -1,14 +1,16 @@
-"""Atrous spatial pyramid pooling: one map looked at with several dilations side by side, and as a whole."""
+"""Atrous spatial pyramid pooling: convolutions of several dilations and a mean over the map, side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import Conv2dNormActivation
 
-from seglib.layers.conv import conv_norm_relu, separable_conv_norm_relu
+from seglib.layers.conv import separable_conv_norm_activation
 
 
 class _BatchNormOfImages(nn.BatchNorm2d):
@@ -55,18 +57,17 @@ class ASPP(nn.Module):
     Submodules keep torchvision's names (``convs``, ``project``), so weights move by prefix.
 
     Args:
-        channels: C.
+        channels: C, channels of the input.
         width: D, channels of every branch and of the output.
-        rates: the dilations.
+        rates: dilations of the 3×3 branches, one branch each.
         separable: use atrous separable convolutions in the dilated branches.
-        dropout: after the projection.
+        dropout: probability that an output is dropped in training.
 
     Raises:
         ValueError: without rates, or for a rate below 1.
 
     Source: Chen, Papandreou, Schroff, Adam, "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017,
-    section 3.3. The paper concatenates all branches; here the projection of the pooled one is added instead, which is
-    the same sum without a map that repeats one value.
+    section 3.3.
     """
 
     def __init__(
@@ -81,22 +82,41 @@ class ASPP(nn.Module):
         super().__init__()
         if not rates or min(rates) < 1:
             raise ValueError(f"ASPP needs dilation rates of at least 1, got {tuple(rates)}")
-        dilated = separable_conv_norm_relu if separable else _dilated
-        self.convs = nn.ModuleList([conv_norm_relu(channels, width)])
+        dilated = separable_conv_norm_activation if separable else Conv2dNormActivation
+        self.convs = nn.ModuleList([Conv2dNormActivation(channels, width, 1)])
         self.convs.extend(dilated(channels, width, dilation=rate) for rate in rates)
         self.convs.append(image_pooling(channels, width))
-        self.project = nn.Sequential(*conv_norm_relu(len(self.convs) * width, width), nn.Dropout(dropout))
+        self.project = nn.Sequential(*Conv2dNormActivation(len(self.convs) * width, width, 1), nn.Dropout(dropout))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, h, w)`` → ``(B, D, h, w)``."""
-        *branches, pooling = self.convs
-        local = torch.cat([branch(x) for branch in branches], 1)  # (B, (R + 1) D, h, w)
-        whole = pooling(x)  # (B, D, 1, 1)
-        mix: Tensor = self.project[0].weight  # type: ignore[assignment]  # (D, (R + 2) D, 1, 1)
-        of_local, of_whole = mix.split([local.shape[1], whole.shape[1]], 1)
-        x = F.conv2d(local, of_local) + F.conv2d(whole, of_whole)  # (B, D, h, w) + (B, D, 1, 1)
-        return self.project[1:](x)
+    def forward(self, x: Tensor, *, impl: Literal["fast", "reference"] = "fast") -> Tensor:
+        """``(B, C, h, w)`` → ``(B, D, h, w)``.
+
+        Args:
+            x: the map.
+            impl: ``"reference"`` concatenates all branches, ``"fast"`` never repeats the pooled one over the map.
+                Equal to rounding.
+
+        Raises:
+            ValueError: for an unknown ``impl``.
+        """
+        if impl not in ("fast", "reference"):
+            raise ValueError(f"impl is 'fast' or 'reference', got {impl!r}")
+        *convs, pooling = self.convs
+        branches = [conv(x) for conv in convs]  # R + 1 of (B, D, h, w)
+        pooled = pooling(x)  # (B, D, 1, 1)
+        if impl == "reference":
+            return self.project(torch.cat([*branches, pooled.expand_as(branches[0])], 1))
+        weight: Tensor = self.project[0].weight  # type: ignore[assignment]  # torch types it as Tensor or Module
+        return self.project[1:](_project_split(weight, torch.cat(branches, 1), pooled))
 
 
-def _dilated(channels_in: int, channels_out: int, dilation: int) -> nn.Sequential:
-    return conv_norm_relu(channels_in, channels_out, 3, dilation)
+def _project_split(weight: Tensor, local: Tensor, pooled: Tensor) -> Tensor:
+    """The 1×1 convolution of ``local`` beside ``pooled`` repeated over the map, as a sum of two convolutions.
+
+    Args:
+        weight: ``(D, C + P, 1, 1)``.
+        local: ``(B, C, h, w)``.
+        pooled: ``(B, P, 1, 1)``: its convolution is one value per channel and image, which is added to all cells.
+    """
+    for_local, for_pooled = weight.split([local.shape[1], pooled.shape[1]], 1)
+    return F.conv2d(local, for_local) + F.conv2d(pooled, for_pooled)  # (B, D, h, w) + (B, D, 1, 1)

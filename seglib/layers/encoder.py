@@ -15,12 +15,12 @@ class Encoder(Protocol):
     Attributes:
         channels: channels of each map, by its name (``c3``, …), finest first.
         grids: where each map's cells lie in the image.
-        divisor: height and width that it takes must be multiples of this.
+        size_divisibility: height and width of its input must be multiples of this.
     """
 
     channels: dict[str, int]
     grids: dict[str, Grid]
-    divisor: int
+    size_divisibility: int
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Normalised images ``(B, 3, H, W)`` → the maps."""
+        """Normalised images ``(B, C, H, W)`` → the maps, by name."""

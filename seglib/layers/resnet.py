@@ -10,7 +10,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from seglib.layers.frozen import freeze_norms
 from seglib.layers.grid import Grid
-from seglib.layers.pretrained import published
+from seglib.layers.pretrained import check_in_channels, load_pretrained, repeat_input_channels
 
 RESNETS = {
     "resnet18": (tv.resnet18, tv.ResNet18_Weights.IMAGENET1K_V1),
@@ -24,6 +24,7 @@ RESNETS = {
 def resnet_encoder(
     name: str,
     *,
+    in_channels: int = 3,
     output_stride: int = 32,
     multi_grid: Sequence[int] | None = None,
     first_keeps: bool = True,
@@ -35,23 +36,32 @@ def resnet_encoder(
 
     Args:
         name: a key of :data:`RESNETS`.
-        output_stride: of c5; 16 and 8 dilate the last stages, see :func:`dilate`.
-        multi_grid: see :func:`dilate`.
-        first_keeps: see :func:`dilate`.
+        in_channels: channels of the images.
+        output_stride: stride of c5: 32, or 16 or 8 with the last stages dilated by :func:`dilate`.
+        multi_grid: factors on the dilations of the last stage, as in :func:`dilate`.
+        first_keeps: whether a convolution that lost its stride keeps the dilation before it, as in :func:`dilate`.
         stride_in_1x1: bottlenecks stride in their first convolution, of 1×1, as in the paper (He et al. 2016) and in
             the weights of its authors, which Detectron2 starts from; torchvision strides in the 3×3 one.
         frozen_norm: batch norms don't learn, see :func:`~seglib.layers.frozen.freeze_norms`.
-        pretrained: start from torchvision's ImageNet weights.
+        pretrained: start from torchvision's ImageNet weights. For other images than RGB the first kernel's mean over
+            the three colours is repeated and rescaled, so that the response to grey stays
+            (:func:`~seglib.layers.pretrained.repeat_input_channels`).
 
     Raises:
-        ValueError: for an unknown name or as :func:`dilate`.
+        ValueError: for an unknown name, without channels, or as :func:`dilate`.
     """
+    check_in_channels(in_channels)
     if name not in RESNETS:
         raise ValueError(f"no ResNet is called {name!r}; choose one of {', '.join(RESNETS)}")
     build, weights = RESNETS[name]
     resnet = build()
+    if in_channels != 3:
+        resnet.conv1 = nn.Conv2d(in_channels, resnet.conv1.out_channels, 7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")
     if pretrained:
-        resnet.load_state_dict(published(weights))
+        state = load_pretrained(weights)
+        state["conv1.weight"] = repeat_input_channels(state["conv1.weight"], in_channels)
+        resnet.load_state_dict(state)
     dilate(resnet, output_stride, multi_grid=multi_grid, first_keeps=first_keeps)
     if stride_in_1x1:
         for block in (m for m in resnet.modules() if isinstance(m, Bottleneck)):
@@ -70,8 +80,8 @@ def dilate(
     (the atrous algorithm; Chen et al., "Rethinking Atrous Convolution", 2017, section 3.1).
 
     Args:
-        resnet: of any depth, with basic blocks or bottlenecks.
-        output_stride: of the last map: 32 (nothing changes), 16 or 8.
+        resnet: a network of any depth, with basic blocks or bottlenecks.
+        output_stride: stride of the last map: 32 (nothing changes), 16 or 8.
         multi_grid: factors on the dilation of the blocks of the last stage, such as (1, 2, 4) (section 3.2.2), used
             again from the start where the stage has more blocks. ``None`` is 1 for all.
         first_keeps: whether the convolution that strode keeps the dilation of the stage before it, as the algorithm
@@ -111,15 +121,15 @@ class ResNetEncoder(nn.Module):
     Submodules keep torchvision's names (``conv1``, ``bn1``, ``layer1`` … ``layer4``), so weights move by prefix.
 
     Args:
-        resnet: from torchvision, with any depth, and dilated stages if wanted.
+        resnet: a network of torchvision's, of any depth, with or without dilated stages.
 
     Attributes:
         channels: channels of each map, by its name.
         grids: where each map's cells lie in the image; their ``stride`` is 2, 4, 8, 16, 32 without dilation.
-        divisor: height and width of the images must be multiples of this; any will do.
+        size_divisibility: height and width of the images must be multiples of this; 1, any will do.
     """
 
-    divisor = 1
+    size_divisibility = 1
 
     def __init__(self, resnet: ResNet) -> None:
         super().__init__()
@@ -136,7 +146,7 @@ class ResNetEncoder(nn.Module):
             self.channels[level] = [m for m in block.modules() if isinstance(m, nn.Conv2d)][-1].out_channels
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """``(B, 3, H, W)`` normalised images → the maps ``c1`` … ``c5``, ``(B, C, ⌈H / stride⌉, ⌈W / stride⌉)``."""
+        """``(B, C, H, W)`` normalised images → the maps ``c1`` … ``c5``, ``(B, C, ⌈H / stride⌉, ⌈W / stride⌉)``."""
         c1 = self.relu(self.bn1(self.conv1(images)))
         c2 = self.layer1(self.maxpool(c1))
         c3 = self.layer2(c2)

@@ -1,4 +1,4 @@
-"""The second stage of Mask R-CNN: what is in a region, where exactly is its box, and which of its pixels belong to it.
+"""The second stage of Mask R-CNN: what is in an RoI, where exactly is its box, and which of its pixels belong to it.
 
 Source: He et al., "Mask R-CNN", ICCV 2017, figure 4 right; box head: Lin et al., "Feature Pyramid Networks", CVPR 2017.
 """
@@ -8,8 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import Conv2dNormActivation
 
-from seglib.layers.conv import conv_norm_relu
+
+IMPLEMENTATIONS = ("fast", "reference")
 
 
 class BoxHead(nn.Module):
@@ -17,19 +19,17 @@ class BoxHead(nn.Module):
 
     ::
 
-        region (R, C, P, P) ── [3×3]* ── flatten ── fc, relu ── [fc, relu] ──┬── K + 1 logits, background last
-                                                                            └── 4 deltas for each class
-
-    The first layer takes the numbers of a region cell by cell, not channel by channel as in published weights;
-    :func:`cells_first` turns one order into the other.
+        patch (R, C, P, P) ── [3×3]* ── flatten ── fc, relu ── [fc, relu] ──┬── K + 1 logits, background last
+                                                                           └── 4 deltas for each class
 
     Args:
-        channels: of the pyramid.
+        channels: channels of the pyramid's levels.
         num_classes: K, without background.
-        size: P of the pooled regions.
+        size: P, the side of a pooled patch.
         hidden: width of the fully connected layers.
-        depth: how many there are.
-        convs: 3×3 convolutions before them, with batch norm: 0 in the paper, 4 in torchvision's second version.
+        depth: the number of fully connected layers.
+        convs: 3×3 convolutions before the fully connected layers, with batch norm: 0 in the paper, 4 in torchvision's
+            second version.
         class_agnostic: one box for all classes instead of one for each.
 
     Raises:
@@ -50,7 +50,7 @@ class BoxHead(nn.Module):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}; background isn't counted")
-        self.convs = nn.Sequential(*(conv_norm_relu(channels, channels, 3) for _ in range(convs)))
+        self.convs = nn.Sequential(*(Conv2dNormActivation(channels, channels, 3) for _ in range(convs)))
         layers: list[nn.Module] = []
         for i in range(depth):
             layers += [nn.Linear(channels * size * size if i == 0 else hidden, hidden), nn.ReLU(inplace=True)]
@@ -61,10 +61,9 @@ class BoxHead(nn.Module):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:
-        """Regions ``(R, C, P, P)`` → logits ``(R, K + 1)``, deltas ``(R, K, 4)`` or, class-agnostic, ``(R, 1, 4)``."""
-        cells = self.convs(regions).permute(0, 2, 3, 1)  # (R, P, P, C): as RoIAlign leaves them in memory, no copy
-        x = self.fc(cells.flatten(1))  # (R, hidden)
+    def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Patches ``(R, C, P, P)`` → logits ``(R, K + 1)``, deltas ``(R, K, 4)`` or, class-agnostic, ``(R, 1, 4)``."""
+        x = self.fc(self.convs(patches).flatten(1))  # (R, hidden)
         return self.logits(x), self.deltas(x).unflatten(1, (-1, 4))
 
 
@@ -74,11 +73,11 @@ class MaskHead(nn.Module):
     The class is decided by the box head, so classes don't compete for a pixel: each mask has a sigmoid of its own.
 
     Args:
-        channels: of the pyramid.
-        num_classes: K.
+        channels: channels of the pyramid's levels.
+        num_classes: K, without background.
         hidden: channels of the head.
-        depth: how many 3×3 convolutions.
-        norm: batch norm behind each, as in torchvision's second version.
+        depth: the number of 3×3 convolutions.
+        norm: batch norm behind each 3×3 convolution, as in torchvision's second version.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class MaskHead(nn.Module):
         for i in range(depth):
             before = channels if i == 0 else hidden
             if norm:
-                convs.append(conv_norm_relu(before, hidden, 3))
+                convs.append(Conv2dNormActivation(before, hidden, 3))
             else:
                 convs += [nn.Conv2d(before, hidden, 3, padding=1), nn.ReLU(inplace=True)]
         self.convs = nn.Sequential(*convs)
@@ -101,21 +100,35 @@ class MaskHead(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, regions: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The masks of regions as logits.
+    def forward(self, patches: Tensor, labels: Tensor | None = None, *, impl: str = "fast") -> Tensor:
+        """The masks of RoIs as logits.
 
         Args:
-            regions: ``(R, C, P, P)``.
-            labels: ``(R,)`` int64, the class of which each region's mask is wanted. Only these are computed.
+            patches: ``(R, C, P, P)``.
+            labels: ``(R,)`` int64, the class of which each RoI's mask is wanted; ``None`` gives those of all classes.
+            impl: with labels, "reference" computes all classes and picks one; "fast", the default, computes that one
+                in a quarter of the memory.
 
         Returns:
-            ``(R, 2P, 2P)``, or without labels those of all classes, ``(R, K, 2P, 2P)``.
+            ``(R, 2P, 2P)``, or without labels ``(R, K, 2P, 2P)``.
+
+        Raises:
+            ValueError: for an unknown ``impl``.
         """
-        x = self.convs(regions)  # (R, hidden, P, P)
-        if labels is None:
-            return self.predict(F.relu(self.upsample(x), inplace=True))
-        # Each of the four pixels that the transposed convolution makes of a cell is a linear map of that cell. One
-        # after the other, they take a quarter of the memory, and what they are multiplied with is one class's weights.
+        if impl not in IMPLEMENTATIONS:
+            raise ValueError(f"impl {impl!r} is unknown; choose one of {', '.join(IMPLEMENTATIONS)}")
+        x = self.convs(patches)  # (R, hidden, P, P)
+        if labels is not None and impl == "fast":
+            return self._of_class(x, labels)
+        masks = self.predict(F.relu(self.upsample(x), inplace=True))  # (R, K, 2P, 2P)
+        return masks if labels is None else masks[torch.arange(len(labels), device=labels.device), labels]
+
+    def _of_class(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Transposed and 1×1 convolution of ``(R, hidden, P, P)``, for one class of each RoI alone.
+
+        Each of the four pixels that the transposed convolution makes of a cell is a linear map of that cell. One after
+        the other, they take a quarter of the memory, and what they are multiplied with is one class's weights.
+        """
         size = x.shape[-1]
         cells = x.permute(0, 2, 3, 1).flatten(1, 2)  # (R, P·P, hidden)
         kernel = self.predict.weight[labels, :, 0]  # (R, hidden, 1)
@@ -126,8 +139,3 @@ class MaskHead(nn.Module):
         ]  # four of (R, P·P, 1)
         masks = torch.cat(pixels, 2).view(-1, size, size, 2, 2).transpose(2, 3)  # (R, P, 2, P, 2)
         return masks.reshape(-1, 2 * size, 2 * size) + self.predict.bias[labels, None, None]  # type: ignore[index]
-
-
-def cells_first(weight: Tensor, size: int) -> Tensor:
-    """The weights ``(hidden, C·P·P)`` of a layer on flattened regions, for regions that are flattened as (P, P, C)."""
-    return weight.unflatten(1, (-1, size, size)).permute(0, 2, 3, 1).flatten(1)

@@ -19,9 +19,9 @@ class RPNHead(nn.Module):
     """3×3 convolutions and two 1×1 ones, the same for every level.
 
     Args:
-        channels: of the pyramid.
-        anchors: A, per cell.
-        depth: of the 3×3 convolutions: 1 in the paper, 2 in torchvision's second version.
+        channels: channels of the pyramid's levels.
+        anchors: A, the anchors of one cell.
+        depth: the number of 3×3 convolutions: 1 in the paper, 2 in torchvision's second version.
     """
 
     def __init__(self, channels: int, anchors: int = 3, *, depth: int = 1) -> None:
@@ -55,47 +55,47 @@ def propose(
     logits: Sequence[Tensor],
     deltas: Sequence[Tensor],
     anchors: Sequence[Tensor],
-    size: Sequence[int],
+    size: Sequence[int] | Tensor,
     *,
-    before_nms: int = 1000,
-    after_nms: int = 1000,
+    pre_nms_top_k: int = 1000,
+    post_nms_top_k: int = 1000,
     threshold: float = 0.7,
-    smallest: float = 0.0,
+    min_size: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """The boxes that are most likely objects: the best of each level, moved by their deltas, without near-duplicates.
 
     No gradient passes: the second stage takes the proposals as given.
 
     Args:
-        logits: of each level, ``(B, N_i)``.
-        deltas: of each level, ``(B, N_i, 4)``.
-        anchors: of each level, ``(N_i, 4)``.
-        size: ``(H, W)`` of the image; boxes are cut at its borders.
-        before_nms: how many of each level go into NMS.
-        after_nms: P, how many of all levels come out at most.
+        logits: the objectness of each level's anchors, ``(B, N_i)``.
+        deltas: the box deltas of each level's anchors, ``(B, N_i, 4)``.
+        anchors: the anchors of each level, ``(N_i, 4)``.
+        size: ``(H, W)`` of the images, or a tensor ``(B, 2)`` of each one's; boxes are cut at its borders.
+        pre_nms_top_k: how many of each level go into NMS.
+        post_nms_top_k: P, how many of all levels come out at most.
         threshold: IoU above which NMS, within a level, drops a box.
-        smallest: boxes with a side of at most this many pixels are dropped.
+        min_size: boxes with a side of at most this many pixels are dropped.
 
     Returns:
-        ``(B, P, 4)`` boxes by falling score and their logits ``(B, P)``. Where there are fewer than P, boxes of zeros
-        with the logit −inf fill up. P is smaller than ``after_nms`` only when there are fewer candidates.
+        ``(B, P, 4)`` boxes by falling score and their logits ``(B, P)``. Where there are fewer than P, padding of zeros
+        with the logit −inf follows. P is smaller than ``post_nms_top_k`` only when there are fewer candidates.
     """
     best, boxes, groups = [], [], []
     batch = logits[0].shape[0]
     image = torch.arange(batch, device=logits[0].device)[:, None]  # (B, 1)
     for i, (score, delta, anchor) in enumerate(zip(logits, deltas, anchors, strict=True)):
-        top, index = at_least_float32(score).topk(min(before_nms, score.shape[1]))  # (B, k)
+        top, index = at_least_float32(score).topk(min(pre_nms_top_k, score.shape[1]))  # (B, k)
         moved = decode_boxes(delta.gather(1, index[..., None].expand(-1, -1, 4)), anchor[index])  # (B, k, 4)
         best.append(top)
         boxes.append(moved)
         groups.append((image * len(logits) + i).expand_as(top))
     scores, box, group = torch.cat(best, 1), clip_boxes(torch.cat(boxes, 1), size), torch.cat(groups, 1)  # (B, T, …)
-    solid = (box[..., 2:] - box[..., :2] > smallest).all(-1)  # (B, T), false for NaN
+    solid = (box[..., 2:] - box[..., :2] > min_size).all(-1)  # (B, T), false for NaN
     scores = torch.where(solid, scores, -torch.inf)
     kept = batched_nms(box.flatten(0, 1), scores.flatten(), group.flatten(), threshold)  # (M,)
     survives = torch.zeros_like(scores, dtype=torch.bool).flatten()
     survives[kept] = True
     scores = torch.where(survives.view_as(scores), scores, -torch.inf)
-    scores, index = scores.topk(min(after_nms, scores.shape[1]))  # (B, P)
+    scores, index = scores.topk(min(post_nms_top_k, scores.shape[1]))  # (B, P)
     box = box.gather(1, index[..., None].expand(-1, -1, 4))
     return torch.where(scores[..., None] > -torch.inf, box, 0), scores

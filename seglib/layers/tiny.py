@@ -10,10 +10,11 @@ from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation
 
 from seglib.layers.grid import Grid
+from seglib.layers.pretrained import check_in_channels
 
 TINY_MEAN = (0.5, 0.5, 0.5)
 TINY_STD = (0.25, 0.25, 0.25)
-"""No statistics of a dataset: the tiny encoder is trained on made pictures that spread over the whole range."""
+"""No statistics of a dataset: the tiny encoder is trained on synthetic scenes that spread over the whole range."""
 
 
 class ResidualBlock(nn.Module):
@@ -56,29 +57,35 @@ class TinyEncoder(nn.Module):
     Args:
         widths: channels of c1 to c5.
         depths: residual blocks at c2 to c5.
-        output_stride: of c5: 32, 16 or 8.
+        in_channels: channels of the images.
+        output_stride: stride of c5: 32, 16 or 8.
+
+    Raises:
+        ValueError: for another output stride, another number of widths or depths, or without channels.
 
     Attributes:
         channels: channels of each map, by its name.
         grids: where each map's cells lie in the image.
-        divisor: height and width of the images must be multiples of this.
+        size_divisibility: height and width of the images must be multiples of this.
     """
 
-    divisor = 32
+    size_divisibility = 32
 
     def __init__(
         self,
         widths: Sequence[int] = (24, 48, 64, 96, 96),
         depths: Sequence[int] = (1, 1, 1, 1),
         *,
+        in_channels: int = 3,
         output_stride: int = 32,
     ) -> None:
         super().__init__()
+        check_in_channels(in_channels)
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
         if len(widths) != 5 or len(depths) != 4:
             raise ValueError(f"expected 5 widths and 4 depths, got {tuple(widths)} and {tuple(depths)}")
-        self.stem = Conv2dNormActivation(3, widths[0], 4, stride=2, padding=1)
+        self.stem = Conv2dNormActivation(in_channels, widths[0], 4, stride=2, padding=1)
         self.down = nn.ModuleList()
         self.blocks = nn.ModuleList()
         stride, dilation = 2, 1
@@ -103,7 +110,7 @@ class TinyEncoder(nn.Module):
             self.grids[name] = grid = grid.through(down)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """``(B, 3, H, W)`` normalised images → the maps ``c1`` … ``c5``, ``(B, channels, H / stride, W / stride)``."""
+        """``(B, C, H, W)`` normalised images → the maps ``c1`` … ``c5``, ``(B, channels, H / stride, W / stride)``."""
         x = self.stem(images)  # (B, 24, H/2, W/2)
         maps = {"c1": x}
         for name, down, blocks in zip(("c2", "c3", "c4", "c5"), self.down, self.blocks, strict=True):

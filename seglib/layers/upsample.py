@@ -38,7 +38,7 @@ def bilinear_kernel(channels_in: int, channels_out: int, size: int) -> Tensor:
 
 
 class BilinearUpsample(nn.ConvTranspose2d):
-    """A learnable transposed convolution that enlarges a map f times and starts as bilinear interpolation.
+    """A learnable transposed convolution that upsamples a map f times and starts as bilinear interpolation.
 
     With the default kernel and padding the output has f times the input's size, and at the start it equals
     ``F.interpolate(x, scale_factor=f, mode="bilinear", align_corners=False)`` except on the outermost ``⌊f / 2⌋`` rows
@@ -46,10 +46,10 @@ class BilinearUpsample(nn.ConvTranspose2d):
     ``interpolate`` times the weight of the cells that exist, (f + 1) / 2f on the outermost row for even f.
 
     Args:
-        channels: C, of input and output.
-        factor: f, the enlargement.
-        kernel_size: 2f or 2f − 1; by default the one of f's parity (2f for even, 2f − 1 for odd f), which the default
-            padding needs.
+        channels: C, channels of input and output.
+        factor: f, the upsampling factor.
+        kernel_size: side of the kernel, 2f or 2f − 1; by default the one of f's parity (2f for even, 2f − 1 for
+            odd f), which the default padding needs.
         padding: rows and columns cut off on every side; by default what leaves f times the input's size.
 
     Shape: ``(B, C, h, w)`` → ``(B, C, f·h, f·w)``, or ``(h − 1)·f + kernel_size − 2·padding`` in general.

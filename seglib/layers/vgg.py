@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torchvision import models as tv
 
 from seglib.layers.grid import Grid
-from seglib.layers.pretrained import published
+from seglib.layers.pretrained import check_in_channels, load_pretrained, repeat_input_channels
 
 
 def convolutionalize(linear: nn.Linear, in_channels: int, kernel: int) -> nn.Conv2d:
@@ -47,24 +47,33 @@ class VGG16Encoder(nn.Module):
     The maps are ``c3`` (pool3), ``c4`` (pool4) and ``c5`` (fc7).
 
     Args:
+        in_channels: channels of the images.
         hidden: channels of fc6 and fc7.
-        dropout: after each of the two.
-        pretrained: start from torchvision's ImageNet weights, those of fc6 and fc7 included.
+        dropout: probability that a channel of fc6 or fc7 is dropped in training.
+        pretrained: start from torchvision's ImageNet weights, those of fc6 and fc7 included. For other images than RGB
+            the first kernel's mean over the three colours is repeated and rescaled, so that the response to grey stays
+            (:func:`~seglib.layers.pretrained.repeat_input_channels`).
 
     Raises:
-        ValueError: when ``pretrained`` is asked for with another width than 4096.
+        ValueError: without channels, or when ``pretrained`` is asked for with another width than 4096.
     """
 
-    divisor = 1  # the padding makes room for any size
+    size_divisibility = 1  # the padding makes room for any size
 
-    def __init__(self, *, hidden: int = 4096, dropout: float = 0.5, pretrained: bool = False) -> None:
+    def __init__(
+        self, *, in_channels: int = 3, hidden: int = 4096, dropout: float = 0.5, pretrained: bool = False
+    ) -> None:
         super().__init__()
+        check_in_channels(in_channels)
         if pretrained and hidden != 4096:
             raise ValueError(f"the published fc6 and fc7 have 4096 channels, hidden is {hidden}; leave it at 4096")
         with torch.device("meta"):  # the structure without memory: the classifier alone would take half a gigabyte
             vgg = tv.vgg16()
+            vgg.features[0] = nn.Conv2d(in_channels, 64, 3, padding=1)
         if pretrained:
-            vgg.load_state_dict(published(tv.VGG16_Weights.IMAGENET1K_V1), assign=True)
+            state = load_pretrained(tv.VGG16_Weights.IMAGENET1K_V1)
+            state["features.0.weight"] = repeat_input_channels(state["features.0.weight"], in_channels)
+            vgg.load_state_dict(state, assign=True)
             self.fc6 = convolutionalize(vgg.classifier[0], 512, 7)
             self.fc7 = convolutionalize(vgg.classifier[3], hidden, 1)
         else:
@@ -92,7 +101,7 @@ class VGG16Encoder(nn.Module):
         self.grids = {"c3": pool3, "c4": pool4, "c5": pool4.through([*self.to_pool5, self.fc6, self.fc7])}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """``(B, 3, H, W)`` normalised images → the maps ``c3``, ``c4``, ``c5``, which cover the image and a margin."""
+        """``(B, C, H, W)`` normalised images → the maps ``c3``, ``c4``, ``c5``, which cover the image and a margin."""
         pool3 = self.to_pool3(images)  # (B, 256, ⌈(H + 198) / 8⌉, …)
         pool4 = self.to_pool4(pool3)  # (B, 512, ⌈(H + 198) / 16⌉, …)
         pool5 = self.to_pool5(pool4)  # (B, 512, ⌈(H + 198) / 32⌉, …)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -11,21 +13,23 @@ IGNORE = -2
 """The match of a box between the thresholds: neither object nor background."""
 
 
-def match_boxes(iou: Tensor, *, high: float, low: float, rescue: bool = False) -> Tensor:
-    """The object that each box stands for, by IoU.
+def match_boxes(
+    iou: Tensor, *, foreground_iou: float, background_iou: float, allow_low_quality_matches: bool = False
+) -> Tensor:
+    """The object that each box stands for, by two thresholds on the IoU.
 
-    A box whose best IoU is at least ``high`` takes that object, one below ``low`` is background, between them it is
-    left out. An object that no box reaches would be lost: ``rescue`` also gives the boxes with the highest IoU that an
-    object has to the object that these boxes overlap most, as the published detectors do. (There, an object that
-    touches no box at all makes every box a match; here it stays without one.)
+    A box whose best IoU is at least the foreground threshold takes that object, one below the background threshold is
+    background, and one between them is left out. An object that no box reaches would be lost: low-quality matches also
+    give the boxes with the highest IoU that an object has to the object that these boxes overlap most, as the published
+    detectors do. (There, an object that touches no box at all makes every box a match; here it stays without one.)
 
     Source: Ren et al., "Faster R-CNN", section 3.1.2.
 
     Args:
         iou: ``(M, N)`` of M objects with N boxes. M may be 0.
-        high: in (0, 1].
-        low: in [0, high].
-        rescue: see above.
+        foreground_iou: threshold from which a box takes an object, in (0, 1].
+        background_iou: threshold below which a box is background, in [0, foreground_iou].
+        allow_low_quality_matches: give every object that touches a box its best boxes, however low their IoU.
 
     Returns:
         ``(N,)`` int64: the index of the object, −1 for background, −2 for boxes to ignore.
@@ -33,35 +37,45 @@ def match_boxes(iou: Tensor, *, high: float, low: float, rescue: bool = False) -
     Raises:
         ValueError: when the thresholds are out of range.
     """
-    if not 0 <= low <= high <= 1 or high == 0:
-        raise ValueError(f"matching needs 0 <= low <= high <= 1 and high > 0, got low {low} and high {high}")
+    if not 0 <= background_iou <= foreground_iou <= 1 or foreground_iou == 0:
+        raise ValueError(
+            "matching needs 0 <= background_iou <= foreground_iou <= 1 and foreground_iou > 0, got background_iou "
+            f"{background_iou} and foreground_iou {foreground_iou}"
+        )
     objects, count = iou.shape
     if objects == 0:
         return torch.full((count,), BACKGROUND, device=iou.device)
     best, index = iou.max(0)  # (N,)
-    matches = torch.where(best >= high, index, torch.where(best < low, BACKGROUND, IGNORE))
-    if rescue:
+    matches = torch.where(best >= foreground_iou, index, torch.where(best < background_iou, BACKGROUND, IGNORE))
+    if allow_low_quality_matches:
         highest = iou.amax(1, keepdim=True)  # (M, 1)
         lifted = ((iou == highest) & (highest > 0)).any(0)  # (N,)
         matches = torch.where(lifted, index, matches)
     return matches
 
 
-def sample_balanced(matches: Tensor, count: int, positive: float) -> Tensor:
-    """A random choice of at most ``count`` boxes of which at most the share ``positive`` are objects.
+class Sampler(Protocol):
+    """Which boxes of one image a loss looks at; :func:`sample_balanced` is one. Called for image after image."""
 
-    Where objects are too few, background fills up. Draws from torch's generator.
+    def __call__(self, matches: Tensor, batch_size: int, positive_fraction: float) -> Tensor:
+        """Matches ``(N,)`` of :func:`match_boxes` → indices ``(S,)`` int64 of at most ``batch_size`` boxes."""
+
+
+def sample_balanced(matches: Tensor, batch_size: int, positive_fraction: float) -> Tensor:
+    """A random choice of boxes, of which no more than a fraction is foreground.
+
+    Where foreground is too little, background takes its place. Draws from torch's generator.
 
     Args:
         matches: ``(N,)`` of :func:`match_boxes`.
-        count: at least 1.
-        positive: in [0, 1].
+        batch_size: the most boxes that are chosen, at least 1.
+        positive_fraction: the largest share of them that is foreground, in [0, 1].
 
     Returns:
-        ``(S,)`` int64 indices: first those of objects, then background.
+        ``(S,)`` int64 indices: first foreground, then background.
     """
-    objects, background = (matches >= 0).nonzero()[:, 0], (matches == BACKGROUND).nonzero()[:, 0]
-    take = min(int(count * positive), len(objects))
-    objects = objects[torch.randperm(len(objects), device=matches.device)[:take]]
-    background = background[torch.randperm(len(background), device=matches.device)[: count - take]]
-    return torch.cat([objects, background])
+    foreground, background = (matches >= 0).nonzero()[:, 0], (matches == BACKGROUND).nonzero()[:, 0]
+    take = min(int(batch_size * positive_fraction), len(foreground))
+    foreground = foreground[torch.randperm(len(foreground), device=matches.device)[:take]]
+    background = background[torch.randperm(len(background), device=matches.device)[: batch_size - take]]
+    return torch.cat([foreground, background])

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from seglib.losses.box import giou_loss, smooth_l1
 from seglib.ops.boxes import decode_boxes, encode_boxes
-from seglib.ops.roi import roi_align
+from seglib.ops.roi import align_masks
 
 BOX_LOSSES = ("smooth_l1", "giou")
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -19,59 +19,59 @@ BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
 def rpn_loss(
-    objectness: Tensor, deltas: Tensor, anchors: Tensor, boxes: Tensor, is_object: Tensor, *, beta: float = 0.0
+    objectness: Tensor, deltas: Tensor, anchors: Tensor, boxes: Tensor, foreground: Tensor, *, beta: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Is an object there, and where: both divided by the number of sampled anchors, objects or not.
+    """Is an object there, and where: both divided by the number of sampled anchors, foreground or not.
 
     Args:
         objectness: ``(S,)`` logits of the sampled anchors of the whole batch.
-        deltas: ``(S, 4)``.
-        anchors: ``(S, 4)``.
-        boxes: ``(S, 4)`` of the matched object; unused where there is none.
-        is_object: ``(S,)`` bool.
-        beta: of :func:`~seglib.losses.box.smooth_l1`.
+        deltas: ``(S, 4)`` predicted for these anchors.
+        anchors: ``(S, 4)`` xyxy.
+        boxes: ``(S, 4)`` xyxy of the object that each anchor is matched with; unused where there is none.
+        foreground: ``(S,)`` bool, whether an anchor is matched with an object.
+        beta: where the pieces of :func:`~seglib.losses.box.smooth_l1` meet; 0 is L1.
 
     Returns:
         Two scalars, 0 without samples.
     """
     count = max(1, len(objectness))
-    target = encode_boxes(boxes[is_object], anchors[is_object])
-    found = F.binary_cross_entropy_with_logits(objectness, is_object.to(objectness.dtype), reduction="sum")
-    return found / count, smooth_l1(deltas[is_object], target, beta) / count
+    target = encode_boxes(boxes[foreground], anchors[foreground])
+    found = F.binary_cross_entropy_with_logits(objectness, foreground.to(objectness.dtype), reduction="sum")
+    return found / count, smooth_l1(deltas[foreground], target, beta) / count
 
 
-def region_loss(
+def roi_loss(
     logits: Tensor,
     deltas: Tensor,
-    regions: Tensor,
+    rois: Tensor,
     labels: Tensor,
     boxes: Tensor,
     *,
     beta: float = 0.0,
-    kind: str = "smooth_l1",
+    box_loss: str = "smooth_l1",
 ) -> tuple[Tensor, Tensor]:
-    """Which class is it, and where: both divided by the number of sampled regions, objects or not.
+    """Which class is it, and where: both divided by the number of sampled RoIs, foreground or not.
 
     Args:
         logits: ``(S, K + 1)``, background last.
         deltas: ``(S, K, 4)``, of which only those of the object's class are trained; or ``(S, 1, 4)``.
-        regions: ``(S, 4)``.
+        rois: ``(S, 4)`` xyxy.
         labels: ``(S,)`` int64, K for background.
-        boxes: ``(S, 4)`` of the matched object; unused for background.
-        beta: of :func:`~seglib.losses.box.smooth_l1`.
-        kind: "smooth_l1" compares deltas, "giou" the decoded boxes.
+        boxes: ``(S, 4)`` xyxy of the object that each RoI is matched with; unused for background.
+        beta: where the pieces of :func:`~seglib.losses.box.smooth_l1` meet; 0 is L1.
+        box_loss: "smooth_l1" compares deltas, "giou" the decoded boxes.
 
     Returns:
         Two scalars, 0 without samples.
     """
     count = max(1, len(logits))
     classes = F.cross_entropy(logits, labels, reduction="sum") / count
-    chosen = (labels < logits.shape[1] - 1).nonzero()[:, 0]  # (F,)
+    chosen = (labels < logits.shape[1] - 1).nonzero()[:, 0]  # (F,) foreground
     own = labels[chosen] if deltas.shape[1] > 1 else torch.zeros_like(chosen)
     moved = deltas[chosen, own]  # (F, 4)
-    if kind == "giou":
-        return classes, giou_loss(decode_boxes(moved, regions[chosen], BOX_WEIGHTS), boxes[chosen]) / count
-    target = encode_boxes(boxes[chosen], regions[chosen], BOX_WEIGHTS)
+    if box_loss == "giou":
+        return classes, giou_loss(decode_boxes(moved, rois[chosen], BOX_WEIGHTS), boxes[chosen]) / count
+    target = encode_boxes(boxes[chosen], rois[chosen], BOX_WEIGHTS)
     return classes, smooth_l1(moved, target, beta) / count
 
 
@@ -88,21 +88,18 @@ def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def mask_targets(masks: Tensor, matches: Tensor, boxes: Tensor, size: int, *, aligned: bool, binary: bool) -> Tensor:
-    """What the mask of each region should be: the object's mask, cut out by the region and resized as features are.
+    """What the mask of each RoI should be: the object's mask, cut out by the RoI and resized as features are.
 
     Args:
         masks: ``(G, H, W)`` bool of all objects.
-        matches: ``(N,)`` int64, the object that each region stands for.
-        boxes: ``(N, 4)`` of the regions.
-        size: M.
-        aligned: see :func:`~seglib.ops.roi.roi_align`.
+        matches: ``(N,)`` int64, the object that each RoI is matched with.
+        boxes: ``(N, 4)`` xyxy of the RoIs.
+        size: M, the side of a target in cells.
+        aligned: whether pixel i lies at i + ½, see :func:`~seglib.ops.roi.roi_align`.
         binary: threshold at ½, as Detectron2 does; otherwise shares of cells, as torchvision does.
 
     Returns:
         ``(N, M, M)`` of the boxes' type.
     """
-    if len(matches) == 0:
-        return boxes.new_zeros(0, size, size)
-    objects = masks[:, None].to(boxes.dtype)  # (G, 1, H, W)
-    cut = roi_align(objects, boxes, matches, size, strides=1.0, sampling_ratio=0, aligned=aligned)[:, 0]
+    cut = align_masks(masks, matches, boxes, size, aligned=aligned)
     return (cut >= 0.5).to(cut.dtype) if binary else cut

@@ -61,7 +61,7 @@ class AveragePrecision:
         >>> masks[0, :4], masks[1, 6:] = True, True
         >>> target = Instances(masks, labels=torch.tensor([0, 1]), boxes=masks_to_boxes(masks))
         >>> metric = AveragePrecision(2)
-        >>> metric.update(replace(target[:1], scores=torch.tensor([0.9])), target)
+        >>> metric.update(target[:1].replace(scores=torch.tensor([0.9])), target)
         >>> round(metric.compute().ap, 6)
         0.5
     """

@@ -5,6 +5,8 @@ Letters in shape comments: D detections, G objects, T IoU thresholds, A ranges o
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -58,6 +60,8 @@ def match(
     iscrowd: np.ndarray,
     ignored: np.ndarray,
     thresholds: np.ndarray = IOU_THRESHOLDS,
+    *,
+    impl: Literal["fast", "reference"] = "fast",
 ) -> tuple[np.ndarray, np.ndarray]:
     """COCO's matching of the detections of one image, for all its classes, thresholds and ranges of area at once.
 
@@ -71,13 +75,62 @@ def match(
         labels: ``(G,)`` class ids of the objects.
         iscrowd: ``(G,)`` bool.
         ignored: ``(G, A)`` bool: crowds and what lies outside a range of area.
-        thresholds: ``(T,)``.
+        thresholds: ``(T,)`` IoU from which a pair may match.
+        impl: ``"reference"``, the loops over classes, thresholds, ranges of area and detections; ``"fast"``, arrays.
 
     Returns:
         Two ``(D, A, T)`` bools: where a detection has matched at all, and where an object that counts.
+
+    Raises:
+        ValueError: for an unknown ``impl``.
     """
-    found = np.zeros((2, len(iou), ignored.shape[1], len(thresholds)), bool)
     wanted = np.minimum(thresholds, LARGEST_THRESHOLD)  # (T,)
+    if impl == "reference":
+        return _match_by_loops(iou, detected, labels, iscrowd, ignored, wanted)
+    if impl == "fast":
+        return _match_by_turns(iou, detected, labels, iscrowd, ignored, wanted)
+    raise ValueError(f"impl is 'fast' or 'reference', got {impl!r}")
+
+
+def _match_by_loops(
+    iou: np.ndarray,
+    detected: np.ndarray,
+    labels: np.ndarray,
+    iscrowd: np.ndarray,
+    ignored: np.ndarray,
+    wanted: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """COCO's rules as they are told: one class, threshold and range of area at a time, one detection after another."""
+    matched = np.zeros((len(iou), ignored.shape[1], len(wanted)), bool)  # (D, A, T)
+    hit = matched.copy()
+    for label in np.unique(detected):
+        detections, objects = np.flatnonzero(detected == label), np.flatnonzero(labels == label)
+        for t, threshold in enumerate(wanted):
+            for a in range(ignored.shape[1]):
+                free = set(objects)
+                for d in detections:  # best score first
+                    possible = [g for g in objects if g in free and iou[d, g] >= threshold]
+                    counting = [g for g in possible if not ignored[g, a]]
+                    best = max(counting or possible, key=lambda g: (iou[d, g], g), default=None)
+                    if best is None:
+                        continue
+                    matched[d, a, t] = True
+                    hit[d, a, t] = not ignored[best, a]
+                    if not iscrowd[best]:
+                        free.remove(best)
+    return matched, hit
+
+
+def _match_by_turns(
+    iou: np.ndarray,
+    detected: np.ndarray,
+    labels: np.ndarray,
+    iscrowd: np.ndarray,
+    ignored: np.ndarray,
+    wanted: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same for all classes, thresholds and ranges of area at once: the n-th detections of all classes together."""
+    found = np.zeros((2, len(iou), ignored.shape[1], len(wanted)), bool)
     iou = np.where(detected[:, None] == labels, iou, -1.0)  # (D, G)
     rows = np.flatnonzero((iou >= wanted.min()).any(1))  # the C detections that could match
     if not len(rows):

@@ -15,6 +15,9 @@ from seglib.types import Instances
 Kind = Literal["masks", "boxes"]
 """What overlaps are computed of."""
 
+CHUNK = 2**24
+"""Pixels of packed masks that are unpacked at once: 16 MB as bool, and 64 MB while they are pasted."""
+
 
 class CocoObjects:
     """N objects of one image, checked, as arrays on the CPU. Masks stay packed: nothing is drawn.
@@ -81,7 +84,11 @@ class CocoObjects:
         """
         regions: list[RLE] | np.ndarray
         if kind == "masks":
-            regions = encode_rle(instances.masks)
+            height, width = instances.size
+            step = max(1, CHUNK // max(1, height * width))
+            regions = []
+            for begin in range(0, len(instances), step):  # packed masks are unpacked a few at a time
+                regions += encode_rle(instances[begin : begin + step].masks)
         else:
             corners = instances.boxes.detach().double().cpu().numpy()  # (N, 4)
             regions = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)

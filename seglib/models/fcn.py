@@ -28,17 +28,19 @@ c5 has stride 8 already, and a head of two convolutions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from seglib.layers.encoder import Encoder
 from seglib.layers.grid import Grid
-from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize, pad_to_multiple
-from seglib.layers.resnet import ResNetEncoder, resnet_encoder
+from seglib.layers.normalize import Normalize, pad_to_multiple
+from seglib.layers.resnet import resnet_encoder
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
 from seglib.layers.upsample import BilinearUpsample
 from seglib.layers.vgg import VGG16Encoder, convolutionalize
-from seglib.models.semantic import SemanticModel, enlarge, two_layer_head
-from seglib.types import DenseOutput, Targets
+from seglib.models.semantic import SemanticModel, two_layer_head, upsample
+from seglib.types import DenseOutput, Size, Targets
 
 __all__ = [
     "FCN", "DilatedFCN", "convolutionalize", "fcn", "fcn8s", "fcn16s", "fcn32s",
@@ -58,8 +60,8 @@ class FCN(SemanticModel):
         encoder: gives the maps.
         num_classes: K.
         stride: of the finest map that is scored, e.g. 32, 16 or 8 for FCN-32s, -16s, -8s.
-        mean: of the images' channels.
-        std: of the images' channels.
+        overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
+        normalize: what is done to images first; ImageNet's mean and standard deviation when not given.
 
     Attributes:
         levels: the scored maps, coarsest first.
@@ -76,14 +78,14 @@ class FCN(SemanticModel):
         num_classes: int,
         *,
         stride: int,
-        mean: tuple[float, ...] = IMAGENET_MEAN,
-        std: tuple[float, ...] = IMAGENET_STD,
+        overlapping: bool = False,
+        normalize: Normalize | None = None,
     ) -> None:
-        super().__init__(num_classes)
+        super().__init__(num_classes, overlapping=overlapping)
         strides = {int(grid.stride): level for level, grid in encoder.grids.items()}
         if stride not in strides:
             raise ValueError(f"stride must be that of one of the encoder's maps, {sorted(strides)}; got {stride}")
-        self.normalize = Normalize(mean, std)
+        self.normalize = normalize or Normalize()
         self.encoder = encoder
         self.levels = [level for level, grid in reversed(encoder.grids.items()) if grid.stride >= stride]  # c5, c4, …
         self.score = nn.ModuleDict({level: _zero_score(encoder.channels[level], num_classes) for level in self.levels})
@@ -99,12 +101,15 @@ class FCN(SemanticModel):
             self.crops[level] = crop = int(grid.cells_to(target))
             grid = target if crop > 0 else grid  # the sum begins where the later of the two begins
 
-    def forward(self, images: Tensor, targets: Targets | None = None) -> DenseOutput:
+    def forward(
+        self, images: Tensor, targets: Targets | None = None, sizes: Sequence[Size] | None = None
+    ) -> DenseOutput:
         """Class scores of every pixel.
 
         Args:
-            images: ``(B, 3, H, W)`` float in [0, 1], any H and W.
+            images: ``(B, C, H, W)`` float in the range that the normalisation declares, any H and W.
             targets: not used; every model takes them.
+            sizes: the true ``(H, W)`` of each image in a padded batch; ``None`` when all fill it.
 
         Returns:
             Logits ``(B, K, H, W)`` float32.
@@ -113,7 +118,7 @@ class FCN(SemanticModel):
             ValueError: when the images have another number of channels or are integers.
         """
         height, width = images.shape[-2:]
-        maps = self.encoder(pad_to_multiple(self.normalize(images), self.encoder.divisor))
+        maps = self.encoder(pad_to_multiple(self.normalize(images, sizes), self.encoder.size_divisibility))
         deepest, *finer = self.levels
         score = self.score[deepest](maps[deepest])  # (B, K, H/32, W/32)
         for level in finer:
@@ -162,24 +167,38 @@ class DilatedFCN(SemanticModel):
         num_classes: K.
         aux: add the auxiliary head. It is computed in every mode and weighs 0.5 in the loss.
         dropout: in both heads.
+        overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
+        normalize: what is done to images first; ImageNet's mean and standard deviation when not given.
 
     Raises:
         ValueError: when ``num_classes`` is out of range.
     """
 
-    def __init__(self, encoder: ResNetEncoder, num_classes: int, *, aux: bool = True, dropout: float = 0.1) -> None:
-        super().__init__(num_classes)
-        self.normalize = Normalize()
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_classes: int,
+        *,
+        aux: bool = True,
+        dropout: float = 0.1,
+        overlapping: bool = False,
+        normalize: Normalize | None = None,
+    ) -> None:
+        super().__init__(num_classes, overlapping=overlapping)
+        self.normalize = normalize or Normalize()
         self.encoder = encoder
         self.head = two_layer_head(encoder.channels["c5"], num_classes, dropout)
         self.aux_head = two_layer_head(encoder.channels["c4"], num_classes, dropout) if aux else None
 
-    def forward(self, images: Tensor, targets: Targets | None = None) -> DenseOutput:
+    def forward(
+        self, images: Tensor, targets: Targets | None = None, sizes: Sequence[Size] | None = None
+    ) -> DenseOutput:
         """Class scores of every pixel.
 
         Args:
-            images: ``(B, 3, H, W)`` float in [0, 1], any H and W.
+            images: ``(B, C, H, W)`` float in the range that the normalisation declares, any H and W.
             targets: not used; every model takes them.
+            sizes: the true ``(H, W)`` of each image in a padded batch; ``None`` when all fill it.
 
         Returns:
             Logits ``(B, K, H, W)`` float32, and those of the auxiliary head if there is one.
@@ -188,66 +207,149 @@ class DilatedFCN(SemanticModel):
             ValueError: when the images have another number of channels or are integers.
         """
         size = images.shape[-2:]
-        maps = self.encoder(self.normalize(images))
-        logits = enlarge(self.head(maps["c5"]), size)  # (B, K, H/8, W/8) → (B, K, H, W)
-        aux = None if self.aux_head is None else enlarge(self.aux_head(maps["c4"]), size)
+        maps = self.encoder(self.normalize(images, sizes))
+        logits = upsample(self.head(maps["c5"]), size)  # (B, K, H/8, W/8) → (B, K, H, W)
+        aux = () if self.aux_head is None else (upsample(self.aux_head(maps["c4"]), size),)
         return DenseOutput(logits, aux)
 
 
-def fcn32s(num_classes: int, *, hidden: int = 4096, dropout: float = 0.5, pretrained: bool = False) -> FCN:
-    """The paper's FCN-32s on VGG-16: no skips. Keywords as in :class:`VGG16Encoder`."""
-    return FCN(VGG16Encoder(hidden=hidden, dropout=dropout, pretrained=pretrained), num_classes, stride=32)
+def fcn32s(
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    overlapping: bool = False,
+    hidden: int = 4096,
+    dropout: float = 0.5,
+    pretrained: bool = False,
+) -> FCN:
+    """The paper's FCN-32s on VGG-16: no skips.
+
+    Args:
+        num_classes: K.
+        in_channels: channels of the images.
+        overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
+        hidden: channels of fc6 and fc7.
+        dropout: probability that a channel of fc6 or fc7 is dropped in training.
+        pretrained: start from torchvision's ImageNet weights, those of fc6 and fc7 included.
+
+    Raises:
+        ValueError: when ``pretrained`` is asked for with another width than 4096.
+    """
+    return _on_vgg(32, num_classes, in_channels, overlapping, hidden, dropout, pretrained)
 
 
-def fcn16s(num_classes: int, *, hidden: int = 4096, dropout: float = 0.5, pretrained: bool = False) -> FCN:
-    """The paper's FCN-16s on VGG-16: one skip, from pool4. Keywords as in :class:`VGG16Encoder`."""
-    return FCN(VGG16Encoder(hidden=hidden, dropout=dropout, pretrained=pretrained), num_classes, stride=16)
+def fcn16s(
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    overlapping: bool = False,
+    hidden: int = 4096,
+    dropout: float = 0.5,
+    pretrained: bool = False,
+) -> FCN:
+    """The paper's FCN-16s on VGG-16: one skip, from pool4. Keywords as in :func:`fcn32s`."""
+    return _on_vgg(16, num_classes, in_channels, overlapping, hidden, dropout, pretrained)
 
 
-def fcn8s(num_classes: int, *, hidden: int = 4096, dropout: float = 0.5, pretrained: bool = False) -> FCN:
-    """The paper's FCN-8s on VGG-16: skips from pool4 and pool3. Keywords as in :class:`VGG16Encoder`."""
-    return FCN(VGG16Encoder(hidden=hidden, dropout=dropout, pretrained=pretrained), num_classes, stride=8)
+def fcn8s(
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    overlapping: bool = False,
+    hidden: int = 4096,
+    dropout: float = 0.5,
+    pretrained: bool = False,
+) -> FCN:
+    """The paper's FCN-8s on VGG-16: skips from pool4 and pool3. Keywords as in :func:`fcn32s`."""
+    return _on_vgg(8, num_classes, in_channels, overlapping, hidden, dropout, pretrained)
 
 
-def fcn_resnet18(num_classes: int, *, stride: int = 8, pretrained: bool = False) -> FCN:
+def _on_vgg(
+    stride: int, num_classes: int, in_channels: int, overlapping: bool, hidden: int, dropout: float, pretrained: bool
+) -> FCN:
+    encoder = VGG16Encoder(in_channels=in_channels, hidden=hidden, dropout=dropout, pretrained=pretrained)
+    normalize = Normalize.for_channels(in_channels)
+    return FCN(encoder, num_classes, stride=stride, overlapping=overlapping, normalize=normalize)
+
+
+def fcn_resnet18(
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    overlapping: bool = False,
+    stride: int = 8,
+    pretrained: bool = False,
+) -> FCN:
     """The skip form on torchvision's ResNet-18, which batch norm lets train from scratch.
 
     Args:
         num_classes: K.
+        in_channels: channels of the images.
+        overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
         stride: of the finest map that is scored: 32, 16, 8, 4 or 2.
         pretrained: start from torchvision's ImageNet weights.
     """
-    return FCN(resnet_encoder("resnet18", pretrained=pretrained), num_classes, stride=stride)
+    encoder = resnet_encoder("resnet18", in_channels=in_channels, pretrained=pretrained)
+    normalize = Normalize.for_channels(in_channels)
+    return FCN(encoder, num_classes, stride=stride, overlapping=overlapping, normalize=normalize)
 
 
 fcn = fcn_resnet18
 """The FCN to start with on your own data."""
 
 
-def fcn_resnet50(num_classes: int, *, aux: bool = True, dropout: float = 0.1, pretrained: bool = False) -> DilatedFCN:
+def fcn_resnet50(
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    overlapping: bool = False,
+    aux: bool = True,
+    dropout: float = 0.1,
+    pretrained: bool = False,
+) -> DilatedFCN:
     """The ``fcn_resnet50`` of torchvision, whose published weights ``seglib convert`` turns into its own.
 
     Args:
         num_classes: K.
+        in_channels: channels of the images.
+        overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
         aux: add the auxiliary head.
         dropout: in the heads.
         pretrained: start the encoder from torchvision's ImageNet weights.
     """
-    encoder = resnet_encoder("resnet50", output_stride=8, pretrained=pretrained)
-    return DilatedFCN(encoder, num_classes, aux=aux, dropout=dropout)
+    return _dilated("resnet50", num_classes, in_channels, overlapping, aux, dropout, pretrained)
 
 
-def fcn_resnet101(num_classes: int, *, aux: bool = True, dropout: float = 0.1, pretrained: bool = False) -> DilatedFCN:
+def fcn_resnet101(
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    overlapping: bool = False,
+    aux: bool = True,
+    dropout: float = 0.1,
+    pretrained: bool = False,
+) -> DilatedFCN:
     """The ``fcn_resnet101`` of torchvision. Keywords as in :func:`fcn_resnet50`."""
-    encoder = resnet_encoder("resnet101", output_stride=8, pretrained=pretrained)
-    return DilatedFCN(encoder, num_classes, aux=aux, dropout=dropout)
+    return _dilated("resnet101", num_classes, in_channels, overlapping, aux, dropout, pretrained)
 
 
-def fcn_tiny(num_classes: int, *, stride: int = 4) -> FCN:
-    """The skip form on the tiny encoder: learns the made scenes on two CPU cores in about a minute.
+def _dilated(
+    name: str, num_classes: int, in_channels: int, overlapping: bool, aux: bool, dropout: float, pretrained: bool
+) -> DilatedFCN:
+    encoder = resnet_encoder(name, in_channels=in_channels, output_stride=8, pretrained=pretrained)
+    normalize = Normalize.for_channels(in_channels)
+    return DilatedFCN(encoder, num_classes, aux=aux, dropout=dropout, overlapping=overlapping, normalize=normalize)
+
+
+def fcn_tiny(num_classes: int, *, in_channels: int = 3, overlapping: bool = False, stride: int = 4) -> FCN:
+    """The skip form on the tiny encoder: learns the synthetic scenes on two CPU cores in about a minute.
 
     Args:
         num_classes: K.
+        in_channels: channels of the images.
+        overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
         stride: of the finest map that is scored: 32, 16, 8, 4 or 2. At 4, things of a few pixels survive.
     """
-    return FCN(TinyEncoder(), num_classes, stride=stride, mean=TINY_MEAN, std=TINY_STD)
+    encoder = TinyEncoder(in_channels=in_channels)
+    normalize = Normalize.for_channels(in_channels, TINY_MEAN, TINY_STD)
+    return FCN(encoder, num_classes, stride=stride, overlapping=overlapping, normalize=normalize)

@@ -1,6 +1,6 @@
 """Mask R-CNN (He, Gkioxari, Dollár, Girshick, "Mask R-CNN", ICCV 2017) on a feature pyramid.
 
-A first stage proposes boxes that may hold an object of any kind. A second one looks at each proposal through a small
+A first stage proposes boxes that may hold an object of any class. A second one looks at each proposal through a small
 patch of features that RoIAlign cuts out, says which class it is, corrects the box, and draws a mask in it.
 
 ::
@@ -12,10 +12,13 @@ patch of features that RoIAlign cuts out, says which class it is, corrects the b
       │ RPN: 3 anchors per cell ─► objectness, deltas ─► best of each level, NMS ─► proposals (B, P, 4)
       │                                                                               │ with targets: a sample, 1 : 3
       ▼                                                                               ▼
-    p2 … p5 ── RoIAlign 7×7 ── box head ─► K + 1 class logits, K × 4 deltas ◄── regions (B, R, 4)
-      │                                          │ softmax, decode, NMS per class; with targets: the objects sampled
+    p2 … p5 ── RoIAlign 7×7 ── box head ─► K + 1 class logits, K × 4 deltas ◄─── RoIs (B, R, 4)
+      │                                          │ softmax, decode, NMS per class; with targets: the foreground RoIs
       │                                          ▼
       └─────── RoIAlign 14×14 ── mask head ◄── boxes (B, D, 4) ─► mask logits (B, D, 28, 28) of each box's class
+                                                                                      │ postprocess: boxes to the
+                                                                                      ▼ output's size, sigmoid
+                                                                     instances, whose masks are pasted when asked for
 """
 
 from __future__ import annotations
@@ -25,61 +28,62 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seglib.layers.anchors import Anchors
 from seglib.layers.encoder import Encoder
-from seglib.layers.fpn import FPN
+from seglib.layers.fpn import FPN, TopPool
 from seglib.layers.frozen import freeze
-from seglib.layers.inference import evaluating
-from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize, check_range, pad_to_multiple
+from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize, pad_to_multiple
 from seglib.layers.resnet import resnet_encoder
 from seglib.layers.roi_heads import BoxHead, MaskHead
 from seglib.layers.rpn import RPNHead, propose
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
-from seglib.losses.assign import BACKGROUND, IGNORE, match_boxes, sample_balanced
-from seglib.losses.two_stage import BOX_WEIGHTS, mask_loss, mask_targets, region_loss, rpn_loss
+from seglib.losses.assign import BACKGROUND, IGNORE, match_boxes
+from seglib.losses.two_stage import BOX_WEIGHTS, mask_loss, mask_targets, roi_loss, rpn_loss
+from seglib.models.base import Model
 from seglib.models.two_stage import (
     DetectionSettings,
     MaskRCNNOutput,
-    RegionSettings,
+    ObjectTable,
+    RoISettings,
     RPNSettings,
     check_sampled,
-    join,
-    objects_first,
+    foreground_rois,
     objects_of,
-    occupied,
-    paste_detections,
-    rows_of,
-    sample_regions,
-    spread,
+    sample_rois,
 )
-from seglib.ops.boxes import box_iou, decode_boxes
+from seglib.ops.boxes import box_iou, clip_boxes, decode_boxes
+from seglib.ops.paste import MaskGrids
 from seglib.ops.precision import at_least_float32
+from seglib.ops.ragged import filled_slots, to_slots
 from seglib.ops.roi import roi_align, roi_levels, roi_pool
 from seglib.postprocess.instance import detect
-from seglib.types import Instances, Targets
+from seglib.types import Instances, Size, Targets
 
 
-class MaskRCNN(nn.Module):
+class MaskRCNN(Model):
     """Boxes, classes and masks of countable objects.
 
     Args:
-        encoder: gives the maps.
-        num_classes: K, the kinds of things; background is none of them.
-        levels: the encoder's maps that the pyramid is built on, finest first.
-        fpn: builds p2, p3, … from these.
+        encoder: the backbone, whose maps the pyramid is built on.
+        num_classes: K, the number of classes of things, without background.
+        levels: names of the encoder's maps that the pyramid is built on, finest first.
+        fpn: builds p2, p3, … from these maps.
         rpn_head: scores the anchors.
-        box_head: classifies regions.
+        box_head: classifies RoIs and refines their boxes.
         mask_head: draws masks.
-        anchors: of the pyramid's levels.
-        rpn: see :class:`~seglib.models.two_stage.RPNSettings`.
-        regions: see :class:`~seglib.models.two_stage.RegionSettings`.
-        detections: see :class:`~seglib.models.two_stage.DetectionSettings`.
-        mean: of the images' channels.
-        std: of the images' channels.
-        padding: what follows on an image whose sides are no multiple of the coarsest stride: "constant", the mean
-            colour, as published weights know it, or "replicate", its last row and column.
+        anchors: the anchors of every level of the pyramid.
+        rpn: how proposals are trained and made.
+        roi: how RoIs are trained and pooled.
+        detections: what counts as a detection.
+        mean: per-channel mean used for normalisation, (C,).
+        std: per-channel standard deviation used for normalisation, (C,).
+        padding: what fills an image up to the size of its batch and to a multiple of the coarsest stride: "constant",
+            the mean colour, as published weights know it, or "replicate", its last row and column.
+
+    Raises:
+        ValueError: for an unknown padding.
     """
 
     def __init__(
@@ -94,7 +98,7 @@ class MaskRCNN(nn.Module):
         mask_head: MaskHead,
         anchors: Anchors,
         rpn: RPNSettings,
-        regions: RegionSettings,
+        roi: RoISettings,
         detections: DetectionSettings,
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
@@ -108,45 +112,52 @@ class MaskRCNN(nn.Module):
         self.encoder = encoder
         self.levels = tuple(levels)
         self.fpn, self.rpn_head, self.box_head, self.mask_head = fpn, rpn_head, box_head, mask_head
-        self.anchors, self.rpn, self.regions, self.detections = anchors, rpn, regions, detections
-        self.divisor = max(encoder.divisor, anchors.strides[len(self.levels) - 1])
+        self.anchors, self.rpn, self.roi, self.detections = anchors, rpn, roi, detections
+        self.size_divisibility = max(encoder.size_divisibility, anchors.strides[len(self.levels) - 1])
 
-    def forward(self, images: Tensor, targets: Targets | None = None) -> MaskRCNNOutput:
+    def forward(
+        self, images: Tensor, targets: Targets | None = None, sizes: Sequence[Size] | None = None
+    ) -> MaskRCNNOutput:
         """All stages. With targets the second one sees a sample of the proposals, as training wants it.
 
         Args:
             images: ``(B, 3, H, W)`` float in [0, 1], any H and W.
-            targets: with ``instances``. Crowds are left out.
+            targets: annotations with ``instances``. Crowds are left out.
+            sizes: the true ``(H, W)`` of each image: what lies beyond is padding, and no box reaches there. ``None``
+                when every image fills the batch.
 
         Raises:
             ValueError: when images or targets are malformed; the message names the first bad box or label.
         """
-        size = (images.shape[-2], images.shape[-1])
+        full = (images.shape[-2], images.shape[-1])
+        limits = torch.tensor([full] * len(images) if sizes is None else list(sizes), device=images.device)  # (B, 2)
         objects = None if targets is None else objects_of(targets, self.num_classes)
-        pyramid = self.pyramid(images)
+        pyramid = self.pyramid(images, sizes)
         objectness, deltas = self.rpn_head(pyramid)
         anchors = self.anchors([p.shape[-2:] for p in pyramid], images.device)
-        s, which = self.rpn, 0 if targets is None else 1
+        s, train = self.rpn, objects is not None
         proposals, proposal_scores = propose(
-            objectness, deltas, anchors, size,
-            before_nms=s.before_nms[which], after_nms=s.after_nms[which], threshold=s.nms, smallest=s.smallest,
+            objectness, deltas, anchors, limits,
+            pre_nms_top_k=s.pre_nms_top_k_train if train else s.pre_nms_top_k_test,
+            post_nms_top_k=s.post_nms_top_k_train if train else s.post_nms_top_k_test,
+            threshold=s.nms, min_size=s.min_size,
         )  # fmt: skip
         if objects is None:
-            regions, matches = proposals, torch.where(proposal_scores > -torch.inf, BACKGROUND, IGNORE)
+            rois, matches = proposals, torch.where(proposal_scores > -torch.inf, BACKGROUND, IGNORE)
         else:
-            regions, matches = sample_regions(proposals, proposal_scores, objects, self.regions)
-        class_logits, box_deltas = self._classify(pyramid, regions, matches > IGNORE)
+            rois, matches = sample_rois(proposals, proposal_scores, objects, self.roi)
+        class_logits, box_deltas = self._classify(pyramid, rois, matches > IGNORE)
         if objects is None:
-            boxes, labels, scores = self._detect(class_logits, box_deltas, regions, matches > IGNORE, size)
+            boxes, labels, scores = self._detect(class_logits, box_deltas, rois, matches > IGNORE, limits)
         else:
-            boxes, labels, scores = objects_first(regions, matches, objects, self.regions)
+            boxes, labels, scores = foreground_rois(rois, matches, objects, self.roi.max_foreground)
         return MaskRCNNOutput(
-            anchors=torch.cat(anchors)[None].expand(len(images), -1, -1),
+            anchors=torch.cat(anchors),
             objectness=at_least_float32(torch.cat(objectness, 1)),
             anchor_deltas=at_least_float32(torch.cat(deltas, 1)),
             proposals=proposals,
             proposal_scores=proposal_scores,
-            regions=regions,
+            rois=rois,
             matches=matches,
             class_logits=class_logits,
             box_deltas=box_deltas,
@@ -154,81 +165,83 @@ class MaskRCNN(nn.Module):
             labels=labels,
             scores=scores,
             mask_logits=self._draw(pyramid, boxes, labels, scores > 0),
+            sizes=limits,
         )
 
     def loss(self, out: MaskRCNNOutput, targets: Targets) -> dict[str, Tensor]:
         """The five losses of the paper, each with weight 1: objectness, anchor, class, box and mask.
 
         Args:
-            out: of ``forward`` with the same targets.
-            targets: with ``instances``.
+            out: an output that was made with the same targets.
+            targets: annotations with ``instances``.
 
         Raises:
             ValueError: when the targets are malformed, or ``out`` was made without them.
         """
         objects = objects_of(targets, self.num_classes)
         check_sampled(out.matches, objects)
-        picked, matches = zip(*(self._sample_anchors(out.anchors[0], o.boxes) for o in objects), strict=True)
+        table = ObjectTable.of(objects)
+
+        picked, matches = zip(*(self._sample_anchors(out.anchors, o.boxes) for o in objects), strict=True)
         image = torch.cat([torch.full_like(p, i) for i, p in enumerate(picked)])  # (S,)
         index, match = torch.cat(picked), torch.cat(matches)  # (S,)
-        table, first = join(objects)  # all objects of the batch, and where those of an image begin
-        boxes = rows_of(table.boxes, first[image] + match, match >= 0)
         objectness, anchor = rpn_loss(
-            out.objectness[image, index], out.anchor_deltas[image, index], out.anchors[0, index], boxes, match >= 0,
-            beta=self.rpn.beta,
+            out.objectness[image, index], out.anchor_deltas[image, index], out.anchors[index],
+            table.matched(image, match)[0], match >= 0, beta=self.rpn.beta,
         )  # fmt: skip
 
         image, slot = (out.matches > IGNORE).nonzero().unbind(1)  # (S,)
         match = out.matches[image, slot]
-        row = first[image] + match
-        labels = torch.where(match >= 0, rows_of(table.labels, row, match >= 0), self.num_classes)
-        boxes = rows_of(table.boxes, row, match >= 0)
-        classes, box = region_loss(
-            out.class_logits[image, slot], out.box_deltas[image, slot], out.regions[image, slot], labels, boxes,
-            beta=self.regions.beta, kind=self.regions.box_loss,
+        boxes, labels = table.matched(image, match)
+        classes, box = roi_loss(
+            out.class_logits[image, slot], out.box_deltas[image, slot], out.rois[image, slot],
+            torch.where(match >= 0, labels, self.num_classes), boxes, beta=self.roi.beta, box_loss=self.roi.box_loss,
         )  # fmt: skip
 
-        image, slot = (out.matches[:, : out.mask_logits.shape[1]] >= 0).nonzero().unbind(1)  # (N,) objects come first
-        target = mask_targets(
-            table.masks, first[image] + out.matches[image, slot], out.boxes[image, slot], out.mask_logits.shape[-1],
-            aligned=self.regions.aligned, binary=self.regions.binary_masks,
-        )  # fmt: skip
-        mask = mask_loss(out.mask_logits[image, slot], target)
+        foreground = out.matches[:, : out.mask_logits.shape[1]] >= 0  # (B, D)
+        target = [
+            mask_targets(
+                o.masks[:, :height, :width], match[kept], boxes[kept], out.mask_logits.shape[-1],
+                aligned=self.roi.aligned, binary=self.roi.binary_masks,
+            )
+            for o, match, boxes, kept, (height, width) in zip(
+                objects, out.matches[:, : foreground.shape[1]], out.boxes, foreground, out.sizes.tolist(), strict=True
+            )
+        ]  # fmt: skip
+        mask = mask_loss(out.mask_logits[foreground], torch.cat(target))
         return {"objectness": objectness, "anchor": anchor, "class": classes, "box": box, "mask": mask}
 
-    def predict(self, images: Tensor, size: Sequence[int] | None = None) -> list[Instances]:
-        """The objects in each image by falling score, in evaluation mode; the model's own mode comes back afterwards.
+    def postprocess(
+        self, out: MaskRCNNOutput, sizes: Sequence[Size], output_sizes: Sequence[Size] | None = None
+    ) -> list[Instances]:
+        """The detections of each image by falling score. Masks stay grids until they are asked for.
 
         Args:
-            images: ``(B, 3, H, W)`` float in [0, 1].
-            size: ``(H, W)`` of the masks when it isn't that of the images; boxes are scaled alike.
-
-        Raises:
-            ValueError: when the images are no float images in [0, 1].
+            out: an output that was made without targets, with the same sizes.
+            sizes: the true ``(H, W)`` of each image.
+            output_sizes: the ``(H, W)`` in which boxes and masks are wanted; ``None`` for those of the images.
         """
-        if images.ndim == 4 and images.is_floating_point():
-            check_range(images)
-        if images.ndim == 4 and images.shape[0] == 0:
-            return []
-        with evaluating(self):
-            out = self(images)
-        height, width = images.shape[-2:]
-        new_height, new_width = (height, width) if size is None else size
-        scale = out.boxes.new_tensor([new_width / width, new_height / height] * 2)
-        return self.instances(replace(out, boxes=out.boxes * scale), (new_height, new_width))
+        found = []
+        wanted = sizes if output_sizes is None else output_sizes
+        for i, ((height, width), size) in enumerate(zip(sizes, wanted, strict=True)):
+            new_height, new_width = size
+            scale = out.boxes.new_tensor([new_width / width, new_height / height] * 2)
+            boxes = clip_boxes(out.boxes[i] * scale, size)  # (D, 4)
+            kept = (out.scores[i] > 0) & (boxes[:, 2:] > boxes[:, :2]).all(1)  # (D,)
+            probs = out.mask_logits[i][kept].sigmoid()  # (N, M, M)
+            grids = MaskGrids(probs, boxes[kept], (new_height, new_width), self.detections.rounded_paste)
+            found.append(Instances(grids, out.labels[i][kept], boxes[kept], out.scores[i][kept]))
+        return found
 
-    def instances(self, out: MaskRCNNOutput, size: Sequence[int]) -> list[Instances]:
-        """The detections of an output made without targets, each mask pasted into an image of ``size`` (H, W)."""
-        return paste_detections(out, size, rounded=self.detections.rounded_paste)
-
-    def pyramid(self, images: Tensor) -> list[Tensor]:
+    def pyramid(self, images: Tensor, sizes: Sequence[Size] | None = None) -> list[Tensor]:
         """``(B, 3, H, W)`` images in [0, 1] → the levels p2, p3, …, ``(B, C, H/4, W/4)``, …"""
-        maps = self.encoder(pad_to_multiple(self.normalize(images), self.divisor, self.padding))
+        x = self.normalize(images, sizes, self.padding)
+        maps = self.encoder(pad_to_multiple(x, self.size_divisibility, self.padding))
         return self.fpn([maps[level] for level in self.levels])
 
     def pool(self, pyramid: Sequence[Tensor], boxes: Tensor, images: Tensor, size: int) -> Tensor:
         """The patch of each box ``(R, 4)``, from the level that suits its size: ``(R, C, size, size)``."""
-        s, used = self.regions, len(self.levels)
+        s, used = self.roi, len(self.levels)
         levels = roi_levels(boxes, used, canonical_size=s.canonical_size)
         if s.pooling == "pool":
             return roi_pool(pyramid[:used], boxes, images, size, strides=self.anchors.strides[:used], levels=levels)
@@ -240,31 +253,37 @@ class MaskRCNN(nn.Module):
     def _sample_anchors(self, anchors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """The anchors ``(S,)`` that the loss looks at and the object ``(S,)`` of each, −1 for none."""
         s = self.rpn
-        matches = match_boxes(box_iou(boxes, anchors), high=s.high, low=s.low, rescue=True)  # (A,)
-        picked = sample_balanced(matches, s.sample, s.positive)
+        matches = match_boxes(
+            box_iou(boxes, anchors), foreground_iou=s.foreground_iou, background_iou=s.background_iou,
+            allow_low_quality_matches=True,
+        )  # (A,)  # fmt: skip
+        picked = s.sampler(matches, s.batch_size_per_image, s.positive_fraction)
         return picked, matches[picked]
 
-    def _classify(self, pyramid: Sequence[Tensor], regions: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits ``(B, R, K + 1)`` and box deltas ``(B, R, K or 1, 4)`` of the regions."""
-        image, slot = occupied(valid)  # (N,)
-        patches = self.pool(pyramid, regions[image, slot], image, self.regions.box_size)
+    def _classify(self, pyramid: Sequence[Tensor], rois: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits ``(B, R, K + 1)`` and box deltas ``(B, R, K or 1, 4)`` of the RoIs."""
+        image, slot = filled_slots(valid)  # (N,)
+        patches = self.pool(pyramid, rois[image, slot], image, self.roi.box_size)
         logits, deltas = self.box_head(patches)
-        return spread(logits, valid, image, slot), spread(deltas, valid, image, slot)
+        return to_slots(logits, valid, image, slot), to_slots(deltas, valid, image, slot)
 
     def _detect(
-        self, logits: Tensor, deltas: Tensor, regions: Tensor, valid: Tensor, size: tuple[int, int]
+        self, logits: Tensor, deltas: Tensor, rois: Tensor, valid: Tensor, limits: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes ``(B, D, 4)``, labels ``(B, D)`` and scores ``(B, D)`` of the detections."""
         s = self.detections
         scores = logits.detach().softmax(-1)[..., :-1] * valid[..., None]  # (B, R, K)
-        boxes = decode_boxes(deltas.detach(), regions[:, :, None], BOX_WEIGHTS)  # (B, R, K or 1, 4)
-        return detect(boxes, scores, size, threshold=s.threshold, nms=s.nms, count=s.count, smallest=s.smallest)
+        boxes = decode_boxes(deltas.detach(), rois[:, :, None], BOX_WEIGHTS)  # (B, R, K or 1, 4)
+        return detect(
+            boxes, scores, limits,
+            threshold=s.threshold, nms=s.nms, max_detections=s.max_detections, min_size=s.min_size,
+        )  # fmt: skip
 
     def _draw(self, pyramid: Sequence[Tensor], boxes: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         """Mask logits ``(B, D, M, M)`` of each box's class."""
-        image, slot = occupied(valid)  # (N,)
-        patches = self.pool(pyramid, boxes[image, slot], image, self.regions.mask_size)
-        return spread(self.mask_head(patches, labels[image, slot]), valid, image, slot)
+        image, slot = filled_slots(valid)  # (N,)
+        patches = self.pool(pyramid, boxes[image, slot], image, self.roi.mask_size)
+        return to_slots(self.mask_head(patches, labels[image, slot]), valid, image, slot)
 
 
 CONVENTIONS = ("detectron2", "torchvision")
@@ -275,8 +294,8 @@ def mask_rcnn_resnet50_fpn(num_classes: int, **keywords: Any) -> MaskRCNN:
     """Mask R-CNN on ResNet-50-FPN, whose published weights ``seglib convert`` turns into its own.
 
     Args:
-        num_classes: K, the kinds of things.
-        **keywords: of :func:`mask_rcnn_fpn`.
+        num_classes: K, the number of classes of things, without background.
+        **keywords: further keywords of :func:`mask_rcnn_fpn`.
     """
     return mask_rcnn_fpn("resnet50", num_classes, **keywords)
 
@@ -296,20 +315,20 @@ def mask_rcnn_resnet50_fpn_v2(num_classes: int, *, pretrained: bool = False) -> 
     Source: Li et al., "Benchmarking Detection Transfer Learning with Vision Transformers", 2021, section 2.
 
     Args:
-        num_classes: K, the kinds of things.
+        num_classes: K, the number of classes of things, without background.
         pretrained: start the encoder from torchvision's ImageNet weights.
     """
     encoder = resnet_encoder("resnet50", pretrained=pretrained)
     return MaskRCNN(
         encoder,
         num_classes,
-        fpn=FPN([encoder.channels[c] for c in ("c2", "c3", "c4", "c5")], norm=True),
+        fpn=FPN([encoder.channels[c] for c in ("c2", "c3", "c4", "c5")], top_block=TopPool(), norm=True),
         rpn_head=RPNHead(256, depth=2),
         box_head=BoxHead(256, num_classes, convs=4, depth=1),
         mask_head=MaskHead(256, num_classes, norm=True),
         anchors=Anchors(rounded=True),
-        rpn=RPNSettings(smallest=1e-3, after_nms=(1000, 2000), beta=1 / 9),
-        regions=_TORCHVISION_REGIONS,
+        rpn=_TORCHVISION_RPN,
+        roi=_TORCHVISION_ROI,
         detections=_TORCHVISION_DETECTIONS,
     )
 
@@ -330,55 +349,59 @@ def mask_rcnn_fpn(
 
     Args:
         encoder: "resnet18", "resnet34", "resnet50" or "resnet101".
-        num_classes: K, the kinds of things.
+        num_classes: K, the number of classes of things, without background.
         pretrained: start the encoder from torchvision's ImageNet weights.
         frozen: keep the encoder's batch norms, its first convolution and its first stage as they are; ``None`` does so
             when it is pretrained, as the paper does. From scratch they must learn.
-        class_agnostic: one box for all classes of a region instead of one for each.
-        box_loss: of the second stage, "smooth_l1" or "giou".
+        class_agnostic: one box for all classes of an RoI instead of one for each.
+        box_loss: the box loss of the second stage, "smooth_l1" or "giou".
         conventions: whose details to follow, "detectron2" or "torchvision".
-        stride_in_1x1: see :func:`~seglib.layers.resnet.resnet_encoder`.
-        sampling_ratio: of RoIAlign; Detectron2's models were trained with 0, torchvision's with 2.
+        stride_in_1x1: whether a bottleneck's stride lies in its first convolution, as in Detectron2's ResNets.
+        sampling_ratio: samples of RoIAlign per bin along each axis; Detectron2's models were trained with 0, as many
+            as cells, torchvision's with 2.
 
     Raises:
         ValueError: for an unknown encoder, loss or convention.
     """
     if conventions not in CONVENTIONS:
         raise ValueError(f"conventions {conventions!r} are unknown; choose one of {', '.join(CONVENTIONS)}")
-    theirs = conventions == "torchvision"
     frozen = pretrained if frozen is None else frozen
     net = resnet_encoder(encoder, stride_in_1x1=stride_in_1x1, frozen_norm=frozen, pretrained=pretrained)
     if frozen:
         freeze(net.conv1)
         freeze(net.layer1)
-    regions = _TORCHVISION_REGIONS if theirs else RegionSettings()
+    if conventions == "torchvision":
+        rpn, roi, detections = _TORCHVISION_RPN, _TORCHVISION_ROI, _TORCHVISION_DETECTIONS
+    else:
+        rpn, roi, detections = RPNSettings(), RoISettings(), DetectionSettings()
     return MaskRCNN(
         net,
         num_classes,
-        fpn=FPN([net.channels[c] for c in ("c2", "c3", "c4", "c5")]),
+        fpn=FPN([net.channels[c] for c in ("c2", "c3", "c4", "c5")], top_block=TopPool()),
         rpn_head=RPNHead(256),
         box_head=BoxHead(256, num_classes, class_agnostic=class_agnostic),
         mask_head=MaskHead(256, num_classes),
-        anchors=Anchors(rounded=theirs),
-        rpn=RPNSettings(smallest=1e-3, after_nms=(1000, 2000), beta=1 / 9) if theirs else RPNSettings(),
-        regions=replace(regions, box_loss=box_loss, sampling_ratio=sampling_ratio),
-        detections=_TORCHVISION_DETECTIONS if theirs else DetectionSettings(),
+        anchors=Anchors(rounded=conventions == "torchvision"),
+        rpn=rpn,
+        roi=replace(roi, box_loss=box_loss, sampling_ratio=sampling_ratio),
+        detections=detections,
     )
 
 
-_TORCHVISION_REGIONS = RegionSettings(aligned=False, beta=1 / 9, binary_masks=False)
-_TORCHVISION_DETECTIONS = DetectionSettings(smallest=1e-2, rounded_paste=True)
+_TORCHVISION_RPN = RPNSettings(min_size=1e-3, post_nms_top_k_train=2000, beta=1 / 9)
+_TORCHVISION_ROI = RoISettings(aligned=False, beta=1 / 9, binary_masks=False)
+_TORCHVISION_DETECTIONS = DetectionSettings(min_size=1e-2, rounded_paste=True)
 
 
 def mask_rcnn_tiny(num_classes: int, *, channels: int = 48, pooling: str = "align") -> MaskRCNN:
-    """Mask R-CNN on the tiny encoder, for the made scenes on two CPU cores.
+    """Mask R-CNN on the tiny encoder, for the synthetic scenes on two CPU cores.
 
     Its pyramid begins at stride 2, because the scenes' things are a few pixels wide; samples and heads are smaller.
 
     Args:
-        num_classes: K, the kinds of things.
-        channels: of the pyramid and of the mask head.
-        pooling: see :class:`~seglib.models.two_stage.RegionSettings`.
+        num_classes: K, the number of classes of things, without background.
+        channels: channels of the pyramid's levels and of the mask head.
+        pooling: how a patch is cut out, "align" (RoIAlign) or "pool" (RoI Pooling).
     """
     encoder = TinyEncoder()
     levels = ("c1", "c2", "c3", "c4", "c5")
@@ -386,13 +409,19 @@ def mask_rcnn_tiny(num_classes: int, *, channels: int = 48, pooling: str = "alig
         encoder,
         num_classes,
         levels=levels,
-        fpn=FPN([encoder.channels[c] for c in levels], channels, extra=False, norm=True),
+        fpn=FPN([encoder.channels[c] for c in levels], channels, norm=True),
         rpn_head=RPNHead(channels),
         box_head=BoxHead(channels, num_classes, hidden=128, depth=1),
         mask_head=MaskHead(channels, num_classes, hidden=channels, depth=2),
         anchors=Anchors(sizes=((6,), (12,), (24,), (48,), (96,)), strides=(2, 4, 8, 16, 32), offset=0.5),
-        rpn=RPNSettings(sample=128, before_nms=(200, 200), after_nms=(100, 100)),
-        regions=RegionSettings(sample=64, canonical_size=112, pooling=pooling),
+        rpn=RPNSettings(
+            batch_size_per_image=128,
+            pre_nms_top_k_train=200,
+            pre_nms_top_k_test=200,
+            post_nms_top_k_train=100,
+            post_nms_top_k_test=100,
+        ),
+        roi=RoISettings(batch_size_per_image=64, canonical_size=112, pooling=pooling),
         detections=DetectionSettings(),
         mean=TINY_MEAN,
         std=TINY_STD,

@@ -2,86 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seglib.layers.inference import evaluating
-from seglib.layers.normalize import check_range
 from seglib.losses.pixel import cross_entropy
-from seglib.postprocess.semantic import semantic_from_logits
-from seglib.types import VOID, DenseOutput, Semantic, Targets
+from seglib.losses.regions import sigmoid_cross_entropy_dice
+from seglib.models.base import Model
+from seglib.ops.resize import resize_labels
+from seglib.postprocess.semantic import regions_from_logits, semantic_from_logits
+from seglib.types import VOID, DenseOutput, Regions, Semantic, Size, Targets
 
 AUX_WEIGHT = 0.5
 """The auxiliary head's share of the loss, as in torchvision's reference training."""
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
+Criterion = Callable[..., Tensor]
 """Logits ``(B, K, H, W)`` and labels ``(B, H, W)``, 255 is void → a scalar."""
 
 
-class SemanticModel(nn.Module):
+class SemanticModel(Model):
     """The methods of every semantic model. A subclass adds ``forward``, which returns a ``DenseOutput``.
 
     Args:
         num_classes: K.
+        overlapping: the classes are regions that may overlap, each with a sigmoid of its own, instead of one softmax
+            over classes that exclude each other. One class alone is then possible.
 
     Attributes:
         criterion: the loss. Set another one of ``seglib.losses`` before training: ``model.criterion = dice_loss``.
+        aux_weights: the share of each auxiliary output in the loss.
 
     Raises:
         ValueError: when ``num_classes`` is out of range.
     """
 
     criterion: Criterion
+    aux_weights: tuple[float, ...] = (AUX_WEIGHT,)
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, *, overlapping: bool = False) -> None:
         super().__init__()
-        if not 2 <= num_classes <= VOID:
+        fewest = 1 if overlapping else 2
+        if not fewest <= num_classes <= VOID:
             raise ValueError(
-                f"num_classes must be 2..{VOID}, got {num_classes}; one kind of object makes 2 classes, it and the rest"
+                f"num_classes must be {fewest}..{VOID}, got {num_classes}; one kind of object makes 2 classes, it and "
+                "the rest, or 1 with overlapping=True"
             )
-        self.num_classes = num_classes
-        self.criterion = cross_entropy
+        self.num_classes, self.overlapping = num_classes, overlapping
+        self.criterion = sigmoid_cross_entropy_dice if overlapping else cross_entropy
 
     def loss(self, out: DenseOutput, targets: Targets) -> dict[str, Tensor]:
-        """The criterion over the pixels that are not void, and the weighted one of the auxiliary head, if any.
+        """The criterion over the pixels that are not void, and the weighted one of auxiliary outputs, if any.
+
+        An auxiliary output of another size than the labels is compared with labels of its size, looked up at the
+        centres of its cells.
 
         Args:
             out: of ``forward``.
-            targets: with ``semantic``, ``(B, H, W)`` int64, 255 is void. ``pixel_weight``, where there is one, weighs
-                the pixels of the cross-entropy.
+            targets: with ``semantic``, ``(B, H, W)`` int64, 255 is void; of overlapping classes with ``regions``.
+                ``pixel_weight``, where there is one, weighs the pixels of the cross-entropy.
 
         Raises:
-            ValueError: when the targets have no semantic labels, or pixel weights and the criterion has no use for
+            ValueError: when the targets have no labels of the kind, or pixel weights and the criterion has no use for
                 them.
         """
-        if targets.semantic is None:
-            raise ValueError("the targets have no `semantic` labels; train on a dataset whose samples carry them")
-        weights = {} if targets.pixel_weight is None else {"pixel_weight": targets.pixel_weight}
-        if weights and self.criterion is not cross_entropy:
+        name = "regions" if self.overlapping else "semantic"
+        labels = targets.regions if self.overlapping else targets.semantic
+        if labels is None:
+            raise ValueError(f"the targets have no `{name}` labels; train on a dataset whose samples carry them")
+        weight = targets.pixel_weight
+        if weight is not None and self.criterion is not cross_entropy:
             raise ValueError(
                 "the targets have pixel weights, which only cross_entropy takes; "
                 "leave the transform BorderWeights out, or set model.criterion = cross_entropy"
             )
-        losses = {"semantic": self.criterion(out.logits, targets.semantic, **weights)}
-        if out.aux is not None:
-            losses["aux"] = AUX_WEIGHT * self.criterion(out.aux, targets.semantic, **weights)
+        losses = {name: self._compare(out.logits, labels, weight)}
+        if out.aux:
+            parts = zip(self.aux_weights, out.aux, strict=True)
+            losses["aux"] = sum(share * self._compare(aux, labels, weight) for share, aux in parts)  # type: ignore[assignment]  # not empty
         return losses
 
-    def predict(self, images: Tensor) -> list[Semantic]:
-        """Labels and probabilities of each image, in evaluation mode; the model's own mode comes back afterwards.
+    def _compare(self, logits: Tensor, labels: Tensor, weight: Tensor | None) -> Tensor:
+        size = logits.shape[2:]
+        labels = resize_labels(labels, size)
+        if weight is None:
+            return self.criterion(logits, labels)
+        return self.criterion(logits, labels, pixel_weight=resize_labels(weight, size))
+
+    def postprocess(
+        self, out: DenseOutput, sizes: Sequence[Size], output_sizes: Sequence[Size] | None = None
+    ) -> list[Semantic] | list[Regions]:
+        """Labels and probabilities of each image; of overlapping classes masks and probabilities.
 
         Args:
-            images: ``(B, 3, H, W)`` float in [0, 1].
-
-        Raises:
-            ValueError: when the images have another shape, type or range.
+            out: of ``forward``.
+            sizes: the true ``(H, W)`` of each image; what lies beyond is padding and is cut off.
+            output_sizes: the ``(H, W)`` in which results are wanted; probabilities are resized to it.
         """
-        check_range(images)
-        with evaluating(self):
-            return semantic_from_logits(self(images).logits)
+        finish = regions_from_logits if self.overlapping else semantic_from_logits
+        return finish(out.logits, sizes, output_sizes)
 
 
 def two_layer_head(channels: int, num_classes: int, dropout: float = 0.1) -> nn.Sequential:
@@ -96,6 +115,6 @@ def two_layer_head(channels: int, num_classes: int, dropout: float = 0.1) -> nn.
     )
 
 
-def enlarge(scores: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """Scores ``(B, K, h, w)`` at the image's ``size``, bilinear with half-pixel centres, in float32."""
-    return F.interpolate(scores.float(), size=size, mode="bilinear", align_corners=False)  # (B, K, H, W)
+def upsample(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Logits ``(B, K, h, w)`` at the image's ``size``, bilinear with half-pixel centres, in float32."""
+    return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=False)  # (B, K, H, W)

@@ -1,4 +1,4 @@
-"""What the stages of a two-stage detector are told, what they give, and how regions become a batch."""
+"""What the stages of a two-stage detector are told, what they give, and which proposals it trains on."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seglib.losses.assign import IGNORE, match_boxes, sample_balanced
+from seglib.losses.assign import IGNORE, Sampler, match_boxes, sample_balanced
 from seglib.losses.two_stage import BOX_LOSSES
 from seglib.ops.boxes import box_iou, check_boxes
-from seglib.ops.paste import paste_masks
-from seglib.ops.precision import at_least_float32
+from seglib.ops.ragged import first_rows, pad_lists, take_rows
 from seglib.types import Instances, Targets
 
 
@@ -21,50 +20,57 @@ class RPNSettings:
     """How proposals are trained and made.
 
     Attributes:
-        high: IoU from which an anchor is an object.
-        low: IoU below which it is background.
-        sample: anchors of an image that the loss looks at.
-        positive: the largest share of objects among them.
-        before_nms: the best anchors of each level that go into NMS (without targets, with targets).
-        after_nms: proposals of an image (without targets, with targets).
+        foreground_iou: threshold from which an anchor is an object.
+        background_iou: threshold below which an anchor is background; between both it is ignored.
+        batch_size_per_image: anchors of an image that the loss looks at.
+        positive_fraction: the largest share of foreground among these anchors.
+        pre_nms_top_k_train: with targets, the best anchors of each level that go into NMS.
+        pre_nms_top_k_test: without targets, the best anchors of each level that go into NMS.
+        post_nms_top_k_train: with targets, proposals of an image.
+        post_nms_top_k_test: without targets, proposals of an image.
         nms: IoU above which NMS drops a proposal.
-        smallest: proposals with a side of at most this many pixels are dropped.
-        beta: of the smooth L1 loss; 0 is L1.
+        min_size: proposals with a side of at most this many pixels are dropped.
+        beta: where the pieces of the smooth L1 loss meet; 0 is L1.
+        sampler: chooses the anchors that the loss looks at.
     """
 
-    high: float = 0.7
-    low: float = 0.3
-    sample: int = 256
-    positive: float = 0.5
-    before_nms: tuple[int, int] = (1000, 2000)
-    after_nms: tuple[int, int] = (1000, 1000)
+    foreground_iou: float = 0.7
+    background_iou: float = 0.3
+    batch_size_per_image: int = 256
+    positive_fraction: float = 0.5
+    pre_nms_top_k_train: int = 2000
+    pre_nms_top_k_test: int = 1000
+    post_nms_top_k_train: int = 1000
+    post_nms_top_k_test: int = 1000
     nms: float = 0.7
-    smallest: float = 0.0
+    min_size: float = 0.0
     beta: float = 0.0
+    sampler: Sampler = sample_balanced
 
 
 @dataclass(frozen=True)
-class RegionSettings:
-    """How regions are trained and pooled.
+class RoISettings:
+    """How RoIs are trained and pooled.
 
     Attributes:
-        match: IoU from which a proposal is an object; below it is background.
-        sample: regions of an image that the box head is trained on.
-        positive: the largest share of objects among them.
+        foreground_iou: threshold from which a proposal is an object; below it is background.
+        batch_size_per_image: RoIs of an image that the box head is trained on.
+        positive_fraction: the largest share of foreground among these RoIs.
         box_size: cells along a side of the box head's patch.
         mask_size: cells along a side of the mask head's patch; its masks have twice as many.
         pooling: how a patch is cut out, "align" (RoIAlign) or "pool" (RoI Pooling, to see what it costs).
-        sampling_ratio: of RoIAlign, 0 takes as many samples as cells.
-        aligned: of RoIAlign.
-        canonical_size: of a box, in pixels, that is served by the third level of the pyramid.
-        beta: of the smooth L1 loss; 0 is L1.
+        sampling_ratio: samples of RoIAlign per bin along each axis; 0 takes as many as cells.
+        aligned: whether RoIAlign places cell i at i + ½, see :func:`~seglib.ops.roi.roi_align`.
+        canonical_size: the side of a square box, in pixels, that is served by the third level of the pyramid.
+        beta: where the pieces of the smooth L1 loss meet; 0 is L1.
         box_loss: "smooth_l1" or "giou".
-        binary_masks: mask targets are thresholded at ½ after they were cut out.
+        binary_masks: whether mask targets are thresholded at ½ after they were cut out.
+        sampler: chooses the RoIs that the heads are trained on.
     """
 
-    match: float = 0.5
-    sample: int = 512
-    positive: float = 0.25
+    foreground_iou: float = 0.5
+    batch_size_per_image: int = 512
+    positive_fraction: float = 0.25
     box_size: int = 7
     mask_size: int = 14
     pooling: str = "align"
@@ -74,12 +80,18 @@ class RegionSettings:
     beta: float = 0.0
     box_loss: str = "smooth_l1"
     binary_masks: bool = True
+    sampler: Sampler = sample_balanced
 
     def __post_init__(self) -> None:
         if self.pooling not in ("align", "pool"):
             raise ValueError(f'pooling is "align" or "pool", got {self.pooling!r}')
         if self.box_loss not in BOX_LOSSES:
             raise ValueError(f"box_loss {self.box_loss!r} is unknown; choose one of {', '.join(BOX_LOSSES)}")
+
+    @property
+    def max_foreground(self) -> int:
+        """The most foreground RoIs of an image that are trained on: those that the mask head sees."""
+        return int(self.batch_size_per_image * self.positive_fraction)
 
 
 @dataclass(frozen=True)
@@ -89,37 +101,38 @@ class DetectionSettings:
     Attributes:
         threshold: scores must exceed it.
         nms: IoU above which NMS, within a class, drops a box.
-        count: detections of an image at most.
-        smallest: boxes with a side of at most this many pixels are dropped.
-        rounded_paste: masks are put into whole pixels, see :func:`~seglib.ops.paste.paste_probs`.
+        max_detections: detections of an image at most.
+        min_size: boxes with a side of at most this many pixels are dropped.
+        rounded_paste: whether masks are stretched over whole pixels, see :func:`~seglib.ops.paste.paste_probs`.
     """
 
     threshold: float = 0.05
     nms: float = 0.5
-    count: int = 100
-    smallest: float = 0.0
+    max_detections: int = 100
+    min_size: float = 0.0
     rounded_paste: bool = False
 
 
 @dataclass(frozen=True)
 class MaskRCNNOutput:
-    """Every stage of Mask R-CNN for a batch. What an image lacks is filled up with zeros.
+    """Every stage of Mask R-CNN for a batch. Padding, where an image has less than others, is zeros.
 
     Attributes:
-        anchors: ``(B, A, 4)`` of all levels, finest first; the same for every image.
+        anchors: ``(A, 4)`` of all levels, finest first; the same for every image.
         objectness: ``(B, A)`` logits.
         anchor_deltas: ``(B, A, 4)``.
         proposals: ``(B, P, 4)`` by falling score.
-        proposal_scores: ``(B, P)`` logits, −inf for what only fills up.
-        regions: ``(B, R, 4)`` that the box head saw: the proposals, or with targets a sample of them, objects first.
-        matches: ``(B, R)`` int64: the index of the object that a region stands for, −1 for background (and for all
-            regions without targets), −2 for what only fills up.
+        proposal_scores: ``(B, P)`` logits, −inf for padding.
+        rois: ``(B, R, 4)`` that the box head saw: the proposals, or with targets a sample of them, foreground first.
+        matches: ``(B, R)`` int64: the index of the object that an RoI stands for, −1 for background (and for all
+            RoIs without targets), −2 for padding.
         class_logits: ``(B, R, K + 1)``, background last.
         box_deltas: ``(B, R, K, 4)``, or ``(B, R, 1, 4)`` class-agnostic.
-        boxes: ``(B, D, 4)`` in which masks were drawn: the detections, or with targets the regions that are objects.
+        boxes: ``(B, D, 4)`` in which masks were drawn: the detections, or with targets the foreground RoIs.
         labels: ``(B, D)`` int64 classes of these boxes.
-        scores: ``(B, D)`` in [0, 1], 0 for what only fills up; with targets 1 for all others.
+        scores: ``(B, D)`` in [0, 1], 0 for padding; with targets 1 for all others.
         mask_logits: ``(B, D, M, M)`` of each box's class.
+        sizes: ``(B, 2)`` int64, the true height and width of each image.
     """
 
     anchors: Tensor
@@ -127,7 +140,7 @@ class MaskRCNNOutput:
     anchor_deltas: Tensor
     proposals: Tensor
     proposal_scores: Tensor
-    regions: Tensor
+    rois: Tensor
     matches: Tensor
     class_logits: Tensor
     box_deltas: Tensor
@@ -135,6 +148,7 @@ class MaskRCNNOutput:
     labels: Tensor
     scores: Tensor
     mask_logits: Tensor
+    sizes: Tensor
 
 
 torch.export.register_dataclass(MaskRCNNOutput, serialized_type_name="seglib.MaskRCNNOutput")
@@ -148,7 +162,8 @@ def objects_of(targets: Targets, num_classes: int) -> list[Instances]:
     """
     if targets.instances is None:
         raise ValueError("the targets have no `instances`; train on a dataset whose samples carry them")
-    objects = [i if i.iscrowd is None else i[~i.iscrowd] for i in targets.instances]
+    # picking copies masks, so images without a crowd stay as they are
+    objects = [i[~i.iscrowd] if i.iscrowd is not None and i.iscrowd.any() else i for i in targets.instances]
     for image, found in enumerate(objects):
         check_boxes(found.boxes, f"boxes of image {image}")
         if len(found) and not 0 <= int(found.labels.min()) <= int(found.labels.max()) < num_classes:
@@ -160,37 +175,50 @@ def objects_of(targets: Targets, num_classes: int) -> list[Instances]:
 
 
 @torch.no_grad()
-def sample_regions(
-    proposals: Tensor, scores: Tensor, objects: list[Instances], s: RegionSettings
+def sample_rois(
+    proposals: Tensor, scores: Tensor, objects: Sequence[Instances], s: RoISettings
 ) -> tuple[Tensor, Tensor]:
-    """Regions ``(B, R, 4)`` to train on and their matches ``(B, R)``. The objects themselves are candidates too.
+    """RoIs ``(B, R, 4)`` to train on and their matches ``(B, R)``, foreground first.
+
+    The objects' own boxes are candidates too, before the proposals.
 
     Args:
         proposals: ``(B, P, 4)``.
-        scores: ``(B, P)``, −inf for what only fills up.
-        objects: of each image.
-        s: IoU, number and shares of the sample.
-    """
-    chosen = []
-    for boxes, score, found in zip(proposals, scores, objects, strict=True):
-        candidates = torch.cat([found.boxes.to(boxes.dtype), boxes[score > -torch.inf]])  # (N, 4)
-        matches = match_boxes(box_iou(found.boxes.to(boxes.dtype), candidates), high=s.match, low=s.match)
-        picked = sample_balanced(matches, s.sample, s.positive)
-        chosen.append((candidates[picked], matches[picked]))
-    # how many there can be, not how many there are: the shape depends on neither weights nor chance
-    most = min(s.sample, proposals.shape[1] + max(len(o) for o in objects))
-    regions = proposals.new_zeros(len(chosen), most, 4)
-    filled = torch.full((len(chosen), most), IGNORE, device=proposals.device)
-    for i, (boxes, matches) in enumerate(chosen):
-        regions[i, : len(boxes)], filled[i, : len(boxes)] = boxes, matches
-    return regions, filled
-
-
-def check_sampled(matches: Tensor, objects: list[Instances]) -> None:
-    """Check that regions were sampled with these objects, of which each image then has one at least.
+        scores: ``(B, P)``, −inf for padding.
+        objects: the objects of each image.
+        s: IoU, number, shares and sampler.
 
     Raises:
-        ValueError: when the output was made without targets, or with others: all its regions would pass for background.
+        ValueError: when the sampler chooses more RoIs, or more foreground, than the settings allow.
+    """
+    chosen, matched = [], []
+    for image, found in enumerate(objects):
+        boxes = found.boxes.to(proposals.dtype)
+        candidates = torch.cat([boxes, proposals[image, scores[image] > -torch.inf]])  # (N, 4)
+        matches = match_boxes(
+            box_iou(boxes, candidates), foreground_iou=s.foreground_iou, background_iou=s.foreground_iou
+        )
+        picked = s.sampler(matches, s.batch_size_per_image, s.positive_fraction)
+        picked = picked[(matches[picked] < 0).int().argsort(stable=True)]  # foreground first
+        foreground = int((matches[picked] >= 0).sum())
+        if len(picked) > s.batch_size_per_image or foreground > s.max_foreground:
+            raise ValueError(
+                f"the sampler chose {len(picked)} RoIs of image {image}, {foreground} of them foreground; the settings "
+                f"allow {s.batch_size_per_image} and {s.max_foreground}: raise batch_size_per_image or "
+                "positive_fraction"
+            )
+        chosen.append(candidates[picked])
+        matched.append(matches[picked])
+    # how many there can be, not how many there are: the shape depends on neither weights nor chance
+    most = min(s.batch_size_per_image, proposals.shape[1] + max(len(o) for o in objects))
+    return pad_lists(chosen, most), pad_lists(matched, most, IGNORE)
+
+
+def check_sampled(matches: Tensor, objects: Sequence[Instances]) -> None:
+    """Check that RoIs were sampled with these objects, of which each image then has one at least.
+
+    Raises:
+        ValueError: when the output was made without targets, or with others: all its RoIs would pass for background.
     """
     found = [bool(m) for m in (matches >= 0).any(1)]
     if found != [len(o) > 0 for o in objects]:
@@ -200,69 +228,50 @@ def check_sampled(matches: Tensor, objects: list[Instances]) -> None:
         )
 
 
-def occupied(valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Image and slot, ``(N,)`` each, of what is valid in a batch ``(B, R)``: what only fills up costs nothing.
+@dataclass(frozen=True)
+class ObjectTable:
+    """The boxes and labels of all objects of a batch, packed; masks stay where they are.
 
-    A compiler gets all slots, so that no size depends on data; :func:`spread` puts zeros into the others.
+    Attributes:
+        boxes: ``(G, 4)`` xyxy.
+        labels: ``(G,)`` int64.
+        first: ``(B,)`` int64, the row of each image's first object.
     """
-    if not torch.compiler.is_compiling():
-        return valid.nonzero().unbind(1)  # type: ignore[return-value]
-    batch, count = valid.shape
-    slot = torch.arange(count, device=valid.device)
-    image = torch.arange(batch, device=valid.device)
-    return image[:, None].expand(batch, count).flatten(), slot.repeat(batch)
+
+    boxes: Tensor
+    labels: Tensor
+    first: Tensor
+
+    @classmethod
+    def of(cls, objects: Sequence[Instances]) -> ObjectTable:
+        """The table of the objects of each image."""
+        first = first_rows([len(o) for o in objects], objects[0].boxes.device)
+        return cls(torch.cat([o.boxes for o in objects]), torch.cat([o.labels for o in objects]), first)
+
+    def matched(self, image: Tensor, matches: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes ``(…, 4)`` and labels ``(…)`` of the objects that stand behind matches, zeros where there is none.
+
+        Args:
+            image: the image of each match, of a shape that broadcasts with ``matches``.
+            matches: ``(…)`` int64, the index of an object within its image; negative for none.
+        """
+        row, valid = self.first[image] + matches, matches >= 0
+        return take_rows(self.boxes, row, valid), take_rows(self.labels, row, valid)
 
 
-def spread(values: Tensor, valid: Tensor, image: Tensor, slot: Tensor) -> Tensor:
-    """Rows ``(N, …)`` put at their places of a batch ``(B, R, …)``, zeros where it isn't valid."""
-    values = at_least_float32(values)
-    out = values.new_zeros(*valid.shape, *values.shape[1:]).index_put((image, slot), values)
-    if torch.compiler.is_compiling():
-        out = out.masked_fill(~valid.view(*valid.shape, *(1,) * (values.ndim - 1)), 0)
-    return out
-
-
-def objects_first(
-    regions: Tensor, matches: Tensor, objects: list[Instances], s: RegionSettings
+def foreground_rois(
+    rois: Tensor, matches: Tensor, objects: Sequence[Instances], most: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of sampled regions those that are objects: boxes ``(B, D, 4)``, labels ``(B, D)``, and 1 as their score."""
-    count = min(int(s.sample * s.positive), matches.shape[1])
-    regions, matches = regions[:, :count], matches[:, :count]
-    table, first = join(objects)
-    valid = matches >= 0
-    labels = rows_of(table.labels, first[:, None] + matches, valid)
-    return regions * valid[..., None], labels * valid, valid.to(regions.dtype)
-
-
-def paste_detections(out: MaskRCNNOutput, size: Sequence[int], *, rounded: bool) -> list[Instances]:
-    """The detections of each image by falling score, masks and boxes in images of ``size``.
+    """Of sampled RoIs the foreground: boxes ``(B, D, 4)``, labels ``(B, D)``, and 1 as their score ``(B, D)``.
 
     Args:
-        out: made without targets.
-        size: ``(H, W)`` of the images.
-        rounded: see :func:`~seglib.ops.paste.paste_probs`.
+        rois: ``(B, R, 4)``, foreground first.
+        matches: ``(B, R)`` of these RoIs.
+        objects: the objects of each image.
+        most: D, at most R.
     """
-    found = []
-    for boxes, labels, scores, logits in zip(out.boxes, out.labels, out.scores, out.mask_logits, strict=True):
-        kept = scores > 0  # (D,)
-        masks = paste_masks(logits[kept].sigmoid(), boxes[kept], size, rounded=rounded)  # (N, H, W)
-        found.append(Instances(masks, labels[kept], boxes[kept], scores[kept]))
-    return found
-
-
-def join(objects: list[Instances]) -> tuple[Instances, Tensor]:
-    """The objects of all images in one, and the index of each image's first."""
-    counts = torch.tensor([len(o) for o in objects], device=objects[0].boxes.device)
-    joined = Instances(
-        torch.cat([o.masks for o in objects]),
-        torch.cat([o.labels for o in objects]),
-        torch.cat([o.boxes for o in objects]),
-    )
-    return joined, counts.cumsum(0) - counts
-
-
-def rows_of(values: Tensor, index: Tensor, valid: Tensor) -> Tensor:
-    """``values[index]`` where valid; elsewhere some row, or zeros when there is none."""
-    if len(values) == 0:
-        return values.new_zeros(*index.shape, *values.shape[1:])
-    return values[torch.where(valid, index, 0)]
+    matches = matches[:, :most]
+    foreground = matches >= 0
+    image = torch.arange(len(matches), device=matches.device)[:, None]  # (B, 1)
+    labels = ObjectTable.of(objects).matched(image, matches)[1]
+    return rois[:, :most] * foreground[..., None], labels, foreground.to(rois.dtype)

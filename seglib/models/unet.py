@@ -31,18 +31,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import Conv2dNormActivation
 
-from seglib.layers.conv import conv_norm_relu
 from seglib.layers.encoder import Encoder
 from seglib.layers.inference import evaluating
-from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize, crop_to, pad_to_multiple
+from seglib.layers.normalize import Normalize, pad_to_multiple
 from seglib.layers.resnet import resnet_encoder
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
-from seglib.models.semantic import SemanticModel, enlarge
-from seglib.types import DenseOutput, Targets
+from seglib.models.semantic import SemanticModel, upsample
+from seglib.ops.resize import crop_to
+from seglib.types import DenseOutput, Size, Targets
 
 __all__ = [
-    "PaperUNet", "UNet", "mirror", "unet", "unet_paper", "unet_resnet34", "unet_resnet50", "unet_tiny",
+    "PaperUNet", "UNet", "reflect_pad", "unet", "unet_paper", "unet_resnet34", "unet_resnet50", "unet_tiny",
 ]  # fmt: skip
 
 
@@ -53,11 +54,11 @@ class UNet(SemanticModel):
         encoder: gives ``c1`` … ``c5`` with strides 2 … 32. Larger divisors than 32 are not needed: images are padded.
         num_classes: K.
         widths: channels behind each doubling: to strides 16, 8, 4, 2, and 1. With four widths the scores are made at
-            stride 2 and enlarged, which saves most of the decoder's time.
+            stride 2 and upsampled, which saves most of the decoder's time.
         skips: concatenate the encoder's maps. Without them the decoder has c5 alone, to measure what skips bring.
         kernel: of the convolution that scores.
-        mean: of the images' channels.
-        std: of the images' channels.
+        overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
+        normalize: what is done to images first; ImageNet's mean and standard deviation when not given.
 
     Raises:
         ValueError: when ``num_classes`` is out of range or there are not four or five widths.
@@ -73,13 +74,13 @@ class UNet(SemanticModel):
         widths: Sequence[int] = (256, 128, 64, 32, 16),
         skips: bool = True,
         kernel: int = 3,
-        mean: tuple[float, ...] = IMAGENET_MEAN,
-        std: tuple[float, ...] = IMAGENET_STD,
+        overlapping: bool = False,
+        normalize: Normalize | None = None,
     ) -> None:
-        super().__init__(num_classes)
+        super().__init__(num_classes, overlapping=overlapping)
         if len(widths) not in (4, 5):
             raise ValueError(f"expected 4 or 5 widths, for strides 16, 8, 4, 2 (and 1), got {tuple(widths)}")
-        self.normalize = Normalize(mean, std)
+        self.normalize = normalize or Normalize()
         self.encoder = encoder
         self.levels = [*(("c4", "c3", "c2", "c1") if skips else (None,) * 4), None][: len(widths)]
         below = [encoder.channels["c5"], *widths]
@@ -87,12 +88,15 @@ class UNet(SemanticModel):
         self.decoder = nn.ModuleList(_Up(*channels) for channels in zip(below[:-1], beside, widths, strict=True))
         self.score = nn.Conv2d(widths[-1], num_classes, kernel, padding=kernel // 2)
 
-    def forward(self, images: Tensor, targets: Targets | None = None) -> DenseOutput:
+    def forward(
+        self, images: Tensor, targets: Targets | None = None, sizes: Sequence[Size] | None = None
+    ) -> DenseOutput:
         """Class scores of every pixel.
 
         Args:
-            images: ``(B, 3, H, W)`` float in [0, 1], any H and W.
+            images: ``(B, C, H, W)`` float in the range that the normalisation declares, any H and W.
             targets: not used; every model takes them.
+            sizes: the true ``(H, W)`` of each image in a padded batch; ``None`` when all fill it.
 
         Returns:
             Logits ``(B, K, H, W)`` float32.
@@ -100,14 +104,14 @@ class UNet(SemanticModel):
         Raises:
             ValueError: when the images have another number of channels or are integers.
         """
-        padded = pad_to_multiple(self.normalize(images), math.lcm(32, self.encoder.divisor))  # (B, 3, H', W')
+        padded = pad_to_multiple(self.normalize(images, sizes), math.lcm(32, self.encoder.size_divisibility))
         maps = self.encoder(padded)
         x = maps["c5"]  # (B, C5, H'/32, W'/32)
         for level, up in zip(self.levels, self.decoder, strict=True):
             x = up(x, maps[level] if level else None)  # twice the size
         logits = self.score(x)  # (B, K, H', W') or half of that
         if logits.shape[-2:] != padded.shape[-2:]:
-            logits = enlarge(logits, padded.shape[-2:])
+            logits = upsample(logits, padded.shape[-2:])
         return DenseOutput(crop_to(logits, images.shape[-2:]).float())
 
 
@@ -119,8 +123,8 @@ class _Up(nn.Module):
 
     def __init__(self, channels: int, skip: int, width: int) -> None:
         super().__init__()
-        self.conv1 = conv_norm_relu(channels + skip, width, 3)
-        self.conv2 = conv_norm_relu(width, width, 3)
+        self.conv1 = Conv2dNormActivation(channels + skip, width, 3)
+        self.conv2 = Conv2dNormActivation(width, width, 3)
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")  # (B, C, 2h, 2w)
@@ -146,8 +150,9 @@ class PaperUNet(SemanticModel):
         width: channels of the first level, 64 in the paper.
         depth: poolings, 4 in the paper.
         dropout: at the bottom and one level above; 0.5 is common, the paper names no number.
-        mean: of the images' channels.
-        std: of the images' channels.
+        overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
+        normalize: what is done to images first; a mean of ½ and a standard deviation of ¼ when not given. Its number of
+            channels is that of the images.
 
     Attributes:
         margin: pixels that an answer is smaller than its input, on each side: 92 for a depth of 4.
@@ -164,17 +169,19 @@ class PaperUNet(SemanticModel):
         width: int = 64,
         depth: int = 4,
         dropout: float = 0.5,
-        mean: tuple[float, ...] = TINY_MEAN,
-        std: tuple[float, ...] = TINY_STD,
+        overlapping: bool = False,
+        normalize: Normalize | None = None,
     ) -> None:
-        super().__init__(num_classes)
+        super().__init__(num_classes, overlapping=overlapping)
         if width < 1 or depth < 1:
             raise ValueError(f"width and depth must be at least 1, got {width} and {depth}")
-        self.normalize = Normalize(mean, std)
+        self.normalize = normalize or Normalize(TINY_MEAN, TINY_STD)
         self.depth = depth
         self.margin, self.size_rest = _sizes(depth)
         widths = [width * 2**level for level in range(depth + 1)]
-        self.down = nn.ModuleList(_two_convs(a, b) for a, b in zip([3, *widths[:-1]], widths, strict=True))
+        self.down = nn.ModuleList(
+            _two_convs(a, b) for a, b in zip([len(self.normalize.mean), *widths[:-1]], widths, strict=True)
+        )
         self.dropout = nn.Dropout(dropout)
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * w, w, 2, stride=2) for w in reversed(widths[:-1]))
         self.merge = nn.ModuleList(_two_convs(2 * w, w) for w in reversed(widths[:-1]))
@@ -184,12 +191,15 @@ class PaperUNet(SemanticModel):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
-    def forward(self, images: Tensor, targets: Targets | None = None) -> DenseOutput:
+    def forward(
+        self, images: Tensor, targets: Targets | None = None, sizes: Sequence[Size] | None = None
+    ) -> DenseOutput:
         """Class scores of every pixel; what lies beyond the picture is its mirror image.
 
         Args:
-            images: ``(B, 3, H, W)`` float in [0, 1], any H and W.
+            images: ``(B, C, H, W)`` float in the range that the normalisation declares, any H and W.
             targets: not used; every model takes them.
+            sizes: the true ``(H, W)`` of each image in a padded batch; ``None`` when all fill it.
 
         Returns:
             Logits ``(B, K, H, W)`` float32.
@@ -200,7 +210,7 @@ class PaperUNet(SemanticModel):
         height, width = images.shape[-2:]
         below, right = self._too_few(height), self._too_few(width)
         m = self.margin
-        window = mirror(self.normalize(images), (m, m + right, m, m + below))  # (B, 3, H' + 2m, W' + 2m)
+        window = reflect_pad(self.normalize(images, sizes), (m, m + right, m, m + below))  # (B, C, H' + 2m, W' + 2m)
         return DenseOutput(self.valid(window)[..., :height, :width].float())
 
     def valid(self, window: Tensor) -> Tensor:
@@ -258,7 +268,7 @@ class PaperUNet(SemanticModel):
         m, reach = self.margin, tile + 2 * self.margin
         rows, columns = range(0, height, step), range(0, width, step)
         below, right = max(0, rows[-1] + tile - height), max(0, columns[-1] + tile - width)
-        window = mirror(self.normalize(images), (m, m + right, m, m + below))
+        window = reflect_pad(self.normalize(images), (m, m + right, m, m + below))
         out = images.new_empty((len(images), self.num_classes, height, width), dtype=torch.float32)
         with evaluating(self):
             for top in rows:
@@ -282,7 +292,7 @@ def _sizes(depth: int) -> tuple[int, int]:
     return lost // 2, (rest - lost) % 2**depth
 
 
-def mirror(x: Tensor, rim: tuple[int, int, int, int]) -> Tensor:
+def reflect_pad(x: Tensor, rim: tuple[int, int, int, int]) -> Tensor:
     """Append the mirror image on each side, as often as needed; the outermost pixel is not repeated.
 
     ``torch.nn.functional.pad`` in its mode "reflect", but for rims of any width.
@@ -316,36 +326,75 @@ def _two_convs(channels_in: int, channels_out: int) -> nn.Sequential:
     )
 
 
-def unet_resnet34(num_classes: int, *, pretrained: bool = False) -> UNet:
+def unet_resnet34(
+    num_classes: int, *, in_channels: int = 3, overlapping: bool = False, pretrained: bool = False
+) -> UNet:
     """The U-Net of segmentation_models.pytorch on ResNet-34, whose weights ``seglib convert`` takes.
 
     Args:
         num_classes: K.
+        in_channels: channels of the images.
+        overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
         pretrained: start the encoder from torchvision's ImageNet weights.
     """
-    return UNet(resnet_encoder("resnet34", pretrained=pretrained), num_classes)
+    return _on_resnet("resnet34", num_classes, in_channels, overlapping, pretrained)
 
 
-def unet_resnet50(num_classes: int, *, pretrained: bool = False) -> UNet:
-    """As :func:`unet_resnet34`, on ResNet-50."""
-    return UNet(resnet_encoder("resnet50", pretrained=pretrained), num_classes)
+def unet_resnet50(
+    num_classes: int, *, in_channels: int = 3, overlapping: bool = False, pretrained: bool = False
+) -> UNet:
+    """The U-Net of segmentation_models.pytorch on ResNet-50. Keywords as in :func:`unet_resnet34`."""
+    return _on_resnet("resnet50", num_classes, in_channels, overlapping, pretrained)
+
+
+def _on_resnet(name: str, num_classes: int, in_channels: int, overlapping: bool, pretrained: bool) -> UNet:
+    encoder = resnet_encoder(name, in_channels=in_channels, pretrained=pretrained)
+    return UNet(encoder, num_classes, overlapping=overlapping, normalize=Normalize.for_channels(in_channels))
 
 
 unet = unet_resnet34
 """The U-Net to start with on your own data."""
 
 
-def unet_paper(num_classes: int, *, width: int = 64, depth: int = 4, dropout: float = 0.5) -> PaperUNet:
-    """The paper's network. Keywords as in :class:`PaperUNet`."""
-    return PaperUNet(num_classes, width=width, depth=depth, dropout=dropout)
-
-
-def unet_tiny(num_classes: int, *, skips: bool = True) -> UNet:
-    """The form in use on the tiny encoder: learns the made scenes on two CPU cores in about a minute and a half.
+def unet_paper(
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    overlapping: bool = False,
+    width: int = 64,
+    depth: int = 4,
+    dropout: float = 0.5,
+) -> PaperUNet:
+    """The paper's network.
 
     Args:
         num_classes: K.
+        in_channels: channels of the images; the paper's, of cells, have one.
+        overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
+        width: channels of the first level.
+        depth: poolings.
+        dropout: at the bottom and one level above.
+    """
+    normalize = Normalize.for_channels(in_channels, TINY_MEAN, TINY_STD)
+    return PaperUNet(
+        num_classes, width=width, depth=depth, dropout=dropout, overlapping=overlapping, normalize=normalize
+    )
+
+
+def unet_tiny(num_classes: int, *, in_channels: int = 3, overlapping: bool = False, skips: bool = True) -> UNet:
+    """The form in use on the tiny encoder: learns the synthetic scenes on two CPU cores in about a minute and a half.
+
+    Args:
+        num_classes: K.
+        in_channels: channels of the images.
+        overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
         skips: concatenate the encoder's maps.
     """
-    widths = (64, 48, 32, 24)
-    return UNet(TinyEncoder(), num_classes, widths=widths, skips=skips, mean=TINY_MEAN, std=TINY_STD)
+    return UNet(
+        TinyEncoder(in_channels=in_channels),
+        num_classes,
+        widths=(64, 48, 32, 24),
+        skips=skips,
+        overlapping=overlapping,
+        normalize=Normalize.for_channels(in_channels, TINY_MEAN, TINY_STD),
+    )

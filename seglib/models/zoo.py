@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import nn
+    from seglib.models.base import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,66 +18,63 @@ class Entry:
     """One model of the zoo.
 
     Attributes:
-        path: ``module:function`` of its builder, called as ``builder(num_classes, **keywords)``.
-        task: what it predicts, e.g. ``semantic``.
+        path: ``module:function`` of its builder, called with keywords alone.
+        tasks: the names of the tasks that it serves, its usual one first.
         summary: one line for people.
     """
 
     path: str
-    task: str
+    tasks: tuple[str, ...]
     summary: str
 
-    def builder(self) -> Callable[..., nn.Module]:
+    def builder(self) -> Callable[..., Model]:
         """The builder function."""
         module, name = self.path.split(":")
         return getattr(importlib.import_module(module), name)
 
 
+DENSE = ("semantic", "regions")
+INSTANCE = ("instance",)
+
 MODELS: dict[str, Entry] = {
-    "fcn": Entry("seglib.models.fcn:fcn", "semantic", "FCN-8s on ResNet-18: the one to start with"),
-    "fcn_tiny": Entry("seglib.models.fcn:fcn_tiny", "semantic", "FCN with skips on the tiny encoder, for CPUs"),
-    "fcn_resnet18": Entry("seglib.models.fcn:fcn_resnet18", "semantic", "FCN-8s on ResNet-18"),
-    "fcn_resnet50": Entry("seglib.models.fcn:fcn_resnet50", "semantic", "torchvision's FCN on a dilated ResNet-50"),
-    "fcn_resnet101": Entry("seglib.models.fcn:fcn_resnet101", "semantic", "torchvision's FCN on a dilated ResNet-101"),
-    "fcn32s": Entry("seglib.models.fcn:fcn32s", "semantic", "the paper's FCN-32s on VGG-16"),
-    "fcn16s": Entry("seglib.models.fcn:fcn16s", "semantic", "the paper's FCN-16s on VGG-16"),
-    "fcn8s": Entry("seglib.models.fcn:fcn8s", "semantic", "the paper's FCN-8s on VGG-16"),
-    "unet": Entry("seglib.models.unet:unet", "semantic", "U-Net on ResNet-34: the one to start with"),
-    "unet_tiny": Entry("seglib.models.unet:unet_tiny", "semantic", "U-Net on the tiny encoder, for CPUs"),
-    "unet_resnet34": Entry("seglib.models.unet:unet_resnet34", "semantic", "U-Net on ResNet-34, as in smp"),
-    "unet_resnet50": Entry("seglib.models.unet:unet_resnet50", "semantic", "U-Net on ResNet-50, as in smp"),
-    "unet_paper": Entry("seglib.models.unet:unet_paper", "semantic", "the paper's U-Net, valid convolutions"),
-    "deeplab": Entry("seglib.models.deeplab:deeplab", "semantic", "DeepLab v3+ on ResNet-50: the one to start with"),
-    "deeplab_tiny": Entry(
-        "seglib.models.deeplab:deeplab_tiny", "semantic", "DeepLab v3+ on the tiny encoder, for CPUs"
-    ),
+    "fcn": Entry("seglib.models.fcn:fcn", DENSE, "FCN-8s on ResNet-18: the one to start with"),
+    "fcn_tiny": Entry("seglib.models.fcn:fcn_tiny", DENSE, "FCN with skips on the tiny encoder, for CPUs"),
+    "fcn_resnet18": Entry("seglib.models.fcn:fcn_resnet18", DENSE, "FCN-8s on ResNet-18"),
+    "fcn_resnet50": Entry("seglib.models.fcn:fcn_resnet50", DENSE, "torchvision's FCN on a dilated ResNet-50"),
+    "fcn_resnet101": Entry("seglib.models.fcn:fcn_resnet101", DENSE, "torchvision's FCN on a dilated ResNet-101"),
+    "fcn32s": Entry("seglib.models.fcn:fcn32s", DENSE, "the paper's FCN-32s on VGG-16"),
+    "fcn16s": Entry("seglib.models.fcn:fcn16s", DENSE, "the paper's FCN-16s on VGG-16"),
+    "fcn8s": Entry("seglib.models.fcn:fcn8s", DENSE, "the paper's FCN-8s on VGG-16"),
+    "unet": Entry("seglib.models.unet:unet", DENSE, "U-Net on ResNet-34: the one to start with"),
+    "unet_tiny": Entry("seglib.models.unet:unet_tiny", DENSE, "U-Net on the tiny encoder, for CPUs"),
+    "unet_resnet34": Entry("seglib.models.unet:unet_resnet34", DENSE, "U-Net on ResNet-34, as in smp"),
+    "unet_resnet50": Entry("seglib.models.unet:unet_resnet50", DENSE, "U-Net on ResNet-50, as in smp"),
+    "unet_paper": Entry("seglib.models.unet:unet_paper", DENSE, "the paper's U-Net, valid convolutions"),
+    "deeplab": Entry("seglib.models.deeplab:deeplab", DENSE, "DeepLab v3+ on ResNet-50: the one to start with"),
+    "deeplab_tiny": Entry("seglib.models.deeplab:deeplab_tiny", DENSE, "DeepLab v3+ on the tiny encoder, for CPUs"),
     "deeplabv3_resnet50": Entry(
-        "seglib.models.deeplab:deeplabv3_resnet50", "semantic", "torchvision's DeepLab v3 on ResNet-50"
+        "seglib.models.deeplab:deeplabv3_resnet50", DENSE, "torchvision's DeepLab v3 on ResNet-50"
     ),
     "deeplabv3_resnet101": Entry(
-        "seglib.models.deeplab:deeplabv3_resnet101", "semantic", "torchvision's DeepLab v3 on ResNet-101"
+        "seglib.models.deeplab:deeplabv3_resnet101", DENSE, "torchvision's DeepLab v3 on ResNet-101"
     ),
-    "deeplabv3plus_resnet34": Entry(
-        "seglib.models.deeplab:deeplabv3plus_resnet34", "semantic", "DeepLab v3+ on ResNet-34"
-    ),
-    "deeplabv3plus_resnet50": Entry(
-        "seglib.models.deeplab:deeplabv3plus_resnet50", "semantic", "DeepLab v3+ on ResNet-50"
-    ),
+    "deeplabv3plus_resnet34": Entry("seglib.models.deeplab:deeplabv3plus_resnet34", DENSE, "DeepLab v3+ on ResNet-34"),
+    "deeplabv3plus_resnet50": Entry("seglib.models.deeplab:deeplabv3plus_resnet50", DENSE, "DeepLab v3+ on ResNet-50"),
     "deeplabv3plus_resnet101": Entry(
-        "seglib.models.deeplab:deeplabv3plus_resnet101", "semantic", "DeepLab v3+ on ResNet-101"
+        "seglib.models.deeplab:deeplabv3plus_resnet101", DENSE, "DeepLab v3+ on ResNet-101"
     ),
-    "mask_rcnn": Entry("seglib.models.mask_rcnn:mask_rcnn", "instance", "Mask R-CNN on ResNet-50: to start with"),
+    "mask_rcnn": Entry("seglib.models.mask_rcnn:mask_rcnn", INSTANCE, "Mask R-CNN on ResNet-50: to start with"),
     "mask_rcnn_tiny": Entry(
-        "seglib.models.mask_rcnn:mask_rcnn_tiny", "instance", "Mask R-CNN on the tiny encoder, for CPUs"
+        "seglib.models.mask_rcnn:mask_rcnn_tiny", INSTANCE, "Mask R-CNN on the tiny encoder, for CPUs"
     ),
     "mask_rcnn_resnet50_fpn": Entry(
-        "seglib.models.mask_rcnn:mask_rcnn_resnet50_fpn", "instance", "Mask R-CNN on ResNet-50"
+        "seglib.models.mask_rcnn:mask_rcnn_resnet50_fpn", INSTANCE, "Mask R-CNN on ResNet-50"
     ),
     "mask_rcnn_resnet101_fpn": Entry(
-        "seglib.models.mask_rcnn:mask_rcnn_resnet101_fpn", "instance", "Mask R-CNN on ResNet-101"
+        "seglib.models.mask_rcnn:mask_rcnn_resnet101_fpn", INSTANCE, "Mask R-CNN on ResNet-101"
     ),
     "mask_rcnn_resnet50_fpn_v2": Entry(
-        "seglib.models.mask_rcnn:mask_rcnn_resnet50_fpn_v2", "instance", "torchvision's second Mask R-CNN"
+        "seglib.models.mask_rcnn:mask_rcnn_resnet50_fpn_v2", INSTANCE, "torchvision's second Mask R-CNN"
     ),
 }
 
@@ -94,15 +92,32 @@ def find(name: str) -> Entry:
     return MODELS[name]
 
 
-def build(name: str, num_classes: int, **keywords: Any) -> nn.Module:
-    """The model ``name`` for K classes, with the weights it starts from.
+def build(name: str, **arguments: Any) -> Model:
+    """The model ``name``, with the weights that it starts from.
 
     Args:
         name: a key of :data:`MODELS`.
-        num_classes: K.
-        **keywords: of the model's builder.
+        **arguments: of the model's builder: ``num_classes`` for most. A weights file stores all of them, so that
+            :func:`seglib.weights.load_model` can build the model again.
 
     Raises:
         ValueError: when the name is unknown or the builder refuses its arguments.
     """
-    return find(name).builder()(num_classes, **keywords)
+    builder = find(name).builder()
+    try:
+        inspect.signature(builder).bind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{name} can't be built from {sorted(arguments)}: {error}") from error
+    return builder(**arguments)
+
+
+def check_task(name: str, task: str | None = None) -> str:
+    """The task that a model is used for: ``task`` if it serves that one, its usual one when none is asked for.
+
+    Raises:
+        ValueError: when the model is unknown or doesn't serve the task.
+    """
+    tasks = find(name).tasks
+    if task is not None and task not in tasks:
+        raise ValueError(f"{name} serves {' and '.join(tasks)}, not {task!r}; choose another model or task")
+    return task or tasks[0]

@@ -127,12 +127,23 @@ def decode_boxes(deltas: Tensor, anchors: Tensor, weights: Sequence[float] = (1.
     return torch.cat([centre - half, centre + half], -1)
 
 
-def clip_boxes(boxes: Tensor, size: Sequence[int]) -> Tensor:
-    """Boxes ``(…, 4)`` cut at the borders of an image of ``size`` (H, W); one that lies outside gets no area."""
-    height, width = size
-    x = boxes[..., 0::2].clamp(0, width)  # (…, 2)
-    y = boxes[..., 1::2].clamp(0, height)
-    return torch.stack([x, y], -1).flatten(-2)  # (…, 4)
+def clip_boxes(boxes: Tensor, size: Sequence[int] | Tensor) -> Tensor:
+    """Boxes cut at the borders of their image; one that lies outside gets no area.
+
+    Args:
+        boxes: ``(…, 4)``, or of a batch ``(B, …, 4)``.
+        size: ``(H, W)`` of the image, or a tensor ``(B, 2)`` with the height and width of each image of the batch.
+
+    Returns:
+        Boxes of the same shape.
+    """
+    if isinstance(size, Tensor):
+        of_each = size.to(boxes.dtype).view(len(size), *(1,) * (boxes.ndim - 2), 2)  # (B, 1, …, 2)
+        limit = of_each.flip(-1)  # width, height
+    else:
+        limit = boxes.new_tensor([size[1], size[0]])
+    corners = torch.minimum(boxes.unflatten(-1, (2, 2)).clamp(min=0), limit[..., None, :])  # (…, 2, 2)
+    return corners.flatten(-2)
 
 
 def _inter_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

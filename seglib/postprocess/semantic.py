@@ -1,16 +1,17 @@
-"""From a photo of any size to a label map: resize, predict, resize back; over several scales and the mirror image."""
+"""From an image of any size to a label map: resize, predict, resize back; over several scales and flipped views."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from seglib.types import Semantic
+from seglib.ops.geometry import NATIVE, Geometry
+from seglib.ops.resize import crop_to, resize_image
+from seglib.types import Regions, Semantic, Size
 
 
 class PredictsSemantic(Protocol):
@@ -20,40 +21,60 @@ class PredictsSemantic(Protocol):
         """``(B, 3, H, W)`` → B predictions."""
 
 
-def semantic_from_logits(logits: Tensor) -> list[Semantic]:
-    """``(B, K, H, W)`` class scores → the most probable class and the softmax probabilities of each image."""
+def semantic_from_logits(
+    logits: Tensor, sizes: Sequence[Size] | None = None, output_sizes: Sequence[Size] | None = None
+) -> list[Semantic]:
+    """The most probable class of every pixel and the softmax probabilities of each image.
+
+    Args:
+        logits: ``(B, K, H, W)`` class scores, or ``(B, K, D, H, W)``.
+        sizes: the true size of each image; what lies beyond is cut off. ``None`` keeps all.
+        output_sizes: the size in which results are wanted; probabilities are resized to it, bilinear.
+    """
     probs = logits.float().softmax(1)  # (B, K, H, W)
-    return [Semantic(label, p) for label, p in zip(probs.argmax(1), probs, strict=True)]
+    if sizes is None and output_sizes is None:
+        return [Semantic(label, p) for label, p in zip(probs.argmax(1), probs, strict=True)]
+    return [Semantic(p.argmax(0), p) for p in _at_output_size(probs, sizes, output_sizes)]
 
 
-def fit_short_side(height: int, width: int, short: int) -> tuple[int, int]:
-    """The (height, width) with the same aspect ratio whose shorter side is ``short`` pixels."""
-    scale = short / min(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
+def regions_from_logits(
+    logits: Tensor, sizes: Sequence[Size] | None = None, output_sizes: Sequence[Size] | None = None
+) -> list[Regions]:
+    """Overlapping regions, each where its sigmoid reaches ½. Arguments as in :func:`semantic_from_logits`."""
+    probs = logits.float().sigmoid()  # (B, K, H, W)
+    return [Regions(p >= 0.5, p) for p in _at_output_size(probs, sizes, output_sizes)]
+
+
+def _at_output_size(
+    probs: Tensor, sizes: Sequence[Size] | None, output_sizes: Sequence[Size] | None
+) -> Iterator[Tensor]:
+    """The probabilities ``(K, H, W)`` of each image without its padding, at the size that is wanted."""
+    full = [tuple(probs.shape[2:])] * len(probs)
+    sizes = full if sizes is None else sizes
+    output_sizes = sizes if output_sizes is None else output_sizes
+    for p, size, wanted in zip(probs, sizes, output_sizes, strict=True):
+        yield resize_image(crop_to(p, size), wanted, antialias=False)
 
 
 def model_sizes(
-    image: Tensor, short_side: int | None, scales: Sequence[float]
+    image: Tensor, geometry: Geometry, scales: Sequence[float]
 ) -> tuple[tuple[int, int], list[tuple[int, int]]]:
     """The (height, width) at which probabilities are averaged, and the one that the model sees at every scale.
 
     Args:
         image: ``(3, H, W)``.
-        short_side: as in :func:`predict_semantic`.
-        scales: as in :func:`predict_semantic`.
+        geometry: how the image is resized for the model.
+        scales: of the views, relative to the size that the geometry gives.
 
     Raises:
-        ValueError: when the image has another shape, ``short_side`` isn't positive, or ``scales`` is empty or holds a
-            number that is not finite and positive.
+        ValueError: when the image has another shape, or ``scales`` is empty or holds a number that is not finite and
+            positive.
     """
-    if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
-        raise ValueError(f"expected one image (3, H, W), got shape {tuple(image.shape)}")
-    if short_side is not None and short_side < 1:
-        raise ValueError(f"short_side must be a positive number of pixels, got {short_side}")
+    if image.ndim != 3 or image.numel() == 0:
+        raise ValueError(f"expected one image (C, H, W), got shape {tuple(image.shape)}")
     if not scales or not all(math.isfinite(s) and s > 0 for s in scales):
         raise ValueError(f"scales must be one or more positive numbers such as (0.5, 1, 1.5), got {tuple(scales)}")
-    height, width = image.shape[-2:]
-    h, w = fit_short_side(height, width, short_side) if short_side else (height, width)
+    h, w = geometry.model_size((image.shape[1], image.shape[2]))
     return (h, w), [(max(1, round(h * s)), max(1, round(w * s))) for s in scales]
 
 
@@ -62,20 +83,20 @@ def predict_semantic(
     model: PredictsSemantic,
     image: Tensor,
     *,
-    short_side: int | None = None,
+    geometry: Geometry = NATIVE,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
 ) -> Semantic:
-    """Predict one photo at the scale the model was trained for, and give the answer at the photo's own size.
+    """Predict one image at the size the model was trained for, and give the answer at the image's own size.
 
-    With several scales, and with ``flip``, the model sees as many views of the photo, and the answer is the mean of
-    their probabilities (Chen et al. 2017, section 4: scales 0.5, 0.75, …, 1.75 and their mirror images)::
+    With several scales, and with ``flip``, the model sees as many views of the image, and the answer is the mean of
+    their probabilities (Chen et al. 2017, section 4: scales 0.5, 0.75, …, 1.75 and their flipped copies)::
 
         P = 1/V · Σ_v  back_v(softmax(logits(view_v)))
 
     Small views have context for large things, large views have pixels for small ones. Every view is resized from the
-    photo itself, and its probabilities to the size that ``short_side`` gives, where they are averaged; the mean is
-    resized to the photo. Each resizing lays pixel centres at half integers (``align_corners=False``). The photo is
+    image itself, and its probabilities to the size that the geometry gives, where they are averaged; the mean is
+    resized to the image. Each resizing lays pixel centres at half integers (``align_corners=False``). The image is
     low-pass filtered where it shrinks, the probabilities are not.
 
     Probabilities, not labels, are resized: between labels there is nothing to interpolate. Probabilities, not logits,
@@ -83,39 +104,32 @@ def predict_semantic(
     is a geometric mean of the probabilities, in which one view can veto a class; DeepLab v2 took the maximum of score
     maps over scales instead (Chen et al., TPAMI 2018).
 
-    The whole picture is predicted at once. For large ones see :func:`~seglib.postprocess.tiles.predict_tiled`.
+    The whole image is predicted at once. For large ones see :func:`~seglib.postprocess.tiles.predict_tiled`.
 
     Args:
         model: any semantic model of the zoo.
         image: ``(3, H, W)`` float32 in [0, 1], on the model's device.
-        short_side: pixels that the shorter side is resized to for the model; ``None`` keeps the photo's size.
-        scales: of the views, relative to that size.
-        flip: also predict every view's mirror image (left and right exchanged).
+        geometry: how the image is resized for the model: ``model.geometry`` is what it was trained for.
+        scales: of the views, relative to the size that the geometry gives.
+        flip: also predict every view flipped left to right.
 
     Returns:
         Labels ``(H, W)`` and probabilities ``(K, H, W)``.
 
     Raises:
-        ValueError: when the image has another shape, ``short_side`` isn't positive, or ``scales`` is empty or holds a
-            number that is not finite and positive.
+        ValueError: when the image has another shape, or ``scales`` is empty or holds a number that is not finite and
+            positive.
     """
-    size, views = model_sizes(image, short_side, scales)
+    size, views = model_sizes(image, geometry, scales)
     total: Tensor | None = None
     for view in views:
-        picture = _resized(image, view, antialias=True)  # (3, h, w)
-        for mirrored in (False, True) if flip else (False,):
-            result = model.predict((picture.flip(-1) if mirrored else picture)[None])[0]
-            probs = _resized(result.probs.flip(-1) if mirrored else result.probs, size)  # (K, h, w)
+        view_image = resize_image(image, view)  # (3, h, w)
+        for flipped in (False, True) if flip else (False,):
+            result = model.predict((view_image.flip(-1) if flipped else view_image)[None])[0]
+            probs = resize_image(result.probs.flip(-1) if flipped else result.probs, size, antialias=False)  # (K, h, w)
             total = probs if total is None else total + probs
     assert total is not None  # there is at least one scale
     if len(views) == 1 and not flip and view == image.shape[-2:]:
         return result  # the model's own answer
-    probs = _resized(total / (len(views) * (1 + flip)), image.shape[-2:])  # (K, H, W)
+    probs = resize_image(total / (len(views) * (1 + flip)), image.shape[-2:], antialias=False)  # (K, H, W)
     return Semantic(probs.argmax(0), probs)
-
-
-def _resized(x: Tensor, size: Sequence[int], antialias: bool = False) -> Tensor:
-    """``(C, H, W)`` → ``(C, *size)``, bilinear; itself where it has that size."""
-    if tuple(x.shape[-2:]) == tuple(size):
-        return x
-    return F.interpolate(x[None], size=tuple(size), mode="bilinear", antialias=antialias)[0]

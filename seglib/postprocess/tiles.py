@@ -1,8 +1,8 @@
-"""Label maps of pictures of any size in bounded memory: overlapping tiles, blended, finished in bands of rows.
+"""Label maps of images of any size in bounded memory: overlapping tiles, blended, finished in bands of rows.
 
 ::
 
-    photo ── resized, strip by strip ─► model scale
+    image ── resized, strip by strip ─► model scale
                                           │ tiles, one at a time; each begins on the model's grid
                                           ▼
     tile   │ context │ ramp up │    whole weight    │ ramp down │ context │
@@ -11,7 +11,7 @@
                                           ▼
                           a band of rows, all its tiles in ─► resized back, 64 rows at a time ─► argmax ─► labels
 
-The probabilities of the whole picture, K·H·W floats, never exist: for 21 classes and 12 million pixels they would
+The probabilities of the whole image, K·H·W floats, never exist: for 21 classes and 12 million pixels they would
 take 1 GB, and as much again for each step that makes new ones. What exists is one band of tiles at model scale.
 """
 
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seglib.ops.geometry import NATIVE, Geometry
 from seglib.postprocess.semantic import PredictsSemantic, model_sizes
 
 TILE = 1024
@@ -41,38 +42,38 @@ def predict_tiled(
     *,
     tile: int | None = None,
     overlap: int | None = None,
-    short_side: int | None = None,
+    geometry: Geometry = NATIVE,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     stride: int = 32,
 ) -> Tensor:
     """The labels of :func:`~seglib.postprocess.semantic.predict_semantic` in bounded memory.
 
-    The picture at model scale is cut into tiles that overlap. Tiles begin at multiples of ``stride``, so that the cells
-    of the model's maps lie where they would lie for the whole picture. Of the overlap, the outer 3/8 of each tile are
+    The image at model scale is cut into tiles that overlap. Tiles begin at multiples of ``stride``, so that the cells
+    of the model's maps lie where they would lie for the whole image. Of the overlap, the outer 3/8 of each tile are
     context only: the model sees them, its answer there is not used. Over the quarter between, one tile's weight falls
-    linearly from 1 to 0 while the other's rises. Borders of the picture are not tapered.
+    linearly from 1 to 0 while the other's rises. Borders of the image are not tapered.
 
     So for a model whose receptive field reaches at most 3/8 of the overlap to each side, the result does not depend on
     the tiles beyond rounding. Where it reaches further, a wide overlap makes little of it: ``fcn_tiny`` reaches up to
-    176 pixels, and of a made 4000×3000 picture it labels 0.004% of the pixels otherwise than in one go with the
+    176 pixels, and of a made 4000×3000 image it labels 0.004% of the pixels otherwise than in one go with the
     defaults, 0.07% with an overlap of 128, and 0.02% with tiles of 512. Two kinds of model are never quite independent
     of the tiles: with pooling over the whole image (DeepLab's image-level branch) a pixel depends on all of its tile,
     so tiles should be large enough to show the scene; and models that stretch their scores to the input's size
-    (``DilatedFCN``) do so differently where the picture is not a multiple of their stride.
+    (``DilatedFCN``) do so differently where the image is not a multiple of their stride.
 
-    Memory, besides the photo: what the model takes for one tile, and K·tile·w floats where w is the picture's width at
+    Memory, besides the image: what the model takes for one tile, and K·tile·w floats where w is the image's width at
     model scale. With scales above 1 the model sees tiles of ``scale · tile`` pixels.
 
     Args:
         model: any semantic model of the zoo.
         image: ``(3, H, W)`` float32 in [0, 1], on the model's device.
         tile: side of the tiles, in pixels at model scale. ``None`` predicts in one go where the model sees at most
-            2 million pixels, and cuts larger pictures into tiles of 1024.
+            2 million pixels, and cuts larger images into tiles of 1024.
         overlap: pixels that neighbours share, at most half a tile; ``None`` is 256, or half a tile if that is less.
-        short_side: as in ``predict_semantic``.
-        scales: as in ``predict_semantic``.
-        flip: as in ``predict_semantic``.
+        geometry: how the image is resized for the model: ``model.geometry`` is what it was trained for.
+        scales: average over views of the image at these scales, relative to the size that the geometry gives.
+        flip: average over every view flipped left to right, too.
         stride: a multiple of the model's stride. 32 is one for every model of the zoo.
 
     Returns:
@@ -83,7 +84,7 @@ def predict_tiled(
             in 0..``tile`` / 2.
     """
     bands = label_bands(
-        model, image, tile=tile, overlap=overlap, short_side=short_side, scales=scales, flip=flip, stride=stride
+        model, image, tile=tile, overlap=overlap, geometry=geometry, scales=scales, flip=flip, stride=stride
     )
     labels = torch.empty(image.shape[-2:], dtype=torch.uint8)
     for first, band in bands:
@@ -98,7 +99,7 @@ def label_bands(
     *,
     tile: int | None = None,
     overlap: int | None = None,
-    short_side: int | None = None,
+    geometry: Geometry = NATIVE,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     stride: int = 32,
@@ -108,7 +109,7 @@ def label_bands(
     Yields:
         The first row, and labels ``(n, W)`` uint8 of that and the following rows.
     """
-    size, views = model_sizes(image, short_side, scales)
+    size, views = model_sizes(image, geometry, scales)
     if tile is None:
         tile = max(*size, 2 * stride) if math.prod(max(size, *views)) <= WHOLE else TILE
     if tile < 2 * stride:
@@ -152,22 +153,22 @@ class _Axis:
             weights[stop - start - self.ramp :] = rise.flip(0)
         return weights
 
-    def region(self, core: tuple[int, int], view: int, mirrored: bool = False) -> tuple[int, int]:
+    def region(self, core: tuple[int, int], view: int, flipped: bool = False) -> tuple[int, int]:
         """The pixels that the model sees for a core, of a view of the whole axis that has ``view`` pixels.
 
-        They hold the core and the margin, and begin on the model's grid. Where the picture ends and there is no margin
+        They hold the core and the margin, and begin on the model's grid. Where the image ends and there is no margin
         they extend on the other side to the size of a tile: more context costs nothing there.
         """
         factor = view / self.size
         reach = self.margin + (view != self.size)  # one more to interpolate from
         start, stop = core[0] * factor - reach, core[1] * factor + reach
-        if mirrored:  # the grid begins at the other end
+        if flipped:  # the grid begins at the other end
             start, stop = view - stop, view - start
         full = self.tile * factor
         start, stop = min(start, view - full), max(stop, max(start, 0) + full)
         first = max(0, math.floor(start / self.stride) * self.stride)
         last = min(view, math.ceil(stop / self.stride) * self.stride)
-        return (view - last, view - first) if mirrored else (first, last)
+        return (view - last, view - first) if flipped else (first, last)
 
 
 def _bands(
@@ -190,11 +191,11 @@ def _bands(
         for across in horizontal.cores:
             weights = vertical.weights(down, image.device)[:, None] * horizontal.weights(across, image.device)  # (n, m)
             for view, rows, strip in zip(views, regions, strips, strict=True):
-                for mirrored in (False, True) if flip else (False,):
-                    left, right = horizontal.region(across, view[1], mirrored)
+                for flipped in (False, True) if flip else (False,):
+                    left, right = horizontal.region(across, view[1], flipped)
                     seen = strip[None, ..., left:right]  # (1, 3, rows, columns)
-                    probs = model.predict(seen.flip(-1) if mirrored else seen)[0].probs
-                    probs = probs.flip(-1) if mirrored else probs  # (K, rows, columns)
+                    probs = model.predict(seen.flip(-1) if flipped else seen)[0].probs
+                    probs = probs.flip(-1) if flipped else probs  # (K, rows, columns)
                     probs = _interpolated(probs, 1, _Taps(view[0], size[0], *down), rows[0])
                     probs = _interpolated(probs, 2, _Taps(view[1], size[1], *across), left)  # (K, n, m)
                     if band is None:
@@ -235,7 +236,7 @@ def _interpolated(x: Tensor, dim: int, taps: _Taps, first: int) -> Tensor:
 def _resized(
     bands: Iterator[tuple[int, Tensor]], source: tuple[int, int], target: tuple[int, int]
 ) -> Iterator[tuple[int, Tensor]]:
-    """The bands of a picture of size ``source`` resized to ``target``, at most 64 rows at a time."""
+    """The bands of a image of size ``source`` resized to ``target``, at most 64 rows at a time."""
     taps = _Taps(source[0], target[0], 0, target[0])
     held, first, done = None, 0, 0  # rows that are still needed, the first of them, target rows that are out
     for start, probs in bands:
@@ -255,7 +256,7 @@ def _strip(image: Tensor, size: tuple[int, int], rows: tuple[int, int]) -> Tenso
     """Some rows of ``F.interpolate(image, size, mode="bilinear", antialias=True)`` ``(3, *size)``, and no others.
 
     A target pixel is a mean of source pixels under a triangle around its centre, whose half-width is one target pixel
-    where the picture shrinks and one source pixel where it grows.
+    where the image shrinks and one source pixel where it grows.
     """
     height, width = image.shape[-2:]
     if size == (height, width):

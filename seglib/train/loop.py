@@ -7,6 +7,9 @@ training step is. A run is a folder:
     log.csv, tensorboard  loss, learning rate and scores over the steps
     state.safetensors     all that is needed to go on exactly where the run stopped
     weights.safetensors   the weights with the best score so far, with their metadata
+
+Before the first step one batch is scored, so that what scoring needs is known to be there. At an evaluation the state
+is saved first, then scored.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from torch.utils.data import DataLoader, Subset
 
 from seglib.data.collate import collate
 from seglib.files import atomic_path
+from seglib.ops.geometry import NATIVE, Geometry
 from seglib.train.checkpoint import (
     check_same_run,
     check_state,
@@ -39,10 +43,10 @@ from seglib.train.checkpoint import (
 )
 from seglib.train.log import RunLog
 from seglib.train.optim import OPTIMIZERS, SCHEDULES, build_optimizer, lr_factor
-from seglib.train.sampling import Samples, SeededDataset, StreamBatches
+from seglib.train.sampling import ResizedFor, Samples, SeededDataset, StreamBatches
 from seglib.train.stopping import Interrupted, all_told, leave_signals_to_the_trainer, told_to_stop
 from seglib.train.tasks import Task
-from seglib.types import Batch
+from seglib.types import Batch, SegmentationModel
 from seglib.weights import save_weights
 
 OnStep = Callable[[int, int, float, float, float], None]
@@ -59,9 +63,13 @@ class TrainConfig:
         lr: base learning rate.
         optimizer: "adamw" or "sgd".
         weight_decay: on kernels and matrices; biases and norm scales have none.
-        schedule: "poly", "cosine" or "constant".
+        lr_multipliers: the share of the base learning rate for the parameters under a name, {"encoder": 0.1} for
+            example; all others have 1.
+        schedule: "poly", "cosine", "multistep" or "constant".
+        milestones: of "multistep", the shares of the run at which the rate falls.
+        gamma: of "multistep", the factor by which it falls at each.
         warmup: steps of linear warm-up.
-        accumulate: batches whose gradients are averaged into one step.
+        accumulate: batches whose gradients are averaged into one step; each batch counts alike, whatever it holds.
         clip: the largest norm of the gradient; 0 switches clipping off.
         precision: "no", "bf16", "fp16", or "auto": bf16 where the GPU has it, else "no".
         ema: decay of a moving average of the weights, e.g. 0.999; 0 switches it off. The average is what is scored and
@@ -78,7 +86,10 @@ class TrainConfig:
     lr: float = 1e-3
     optimizer: str = "adamw"
     weight_decay: float = 1e-4
+    lr_multipliers: dict[str, float] = field(default_factory=dict)
     schedule: str = "poly"
+    milestones: tuple[float, ...] = (2 / 3, 8 / 9)
+    gamma: float = 0.1
     warmup: int = 0
     accumulate: int = 1
     clip: float = 5.0
@@ -99,6 +110,10 @@ class TrainConfig:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive and finite, got {self.lr}")
+        if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
+            raise ValueError(f"milestones are rising shares of the run in (0, 1), got {tuple(self.milestones)}")
+        if not 0 < self.gamma <= 1:
+            raise ValueError(f"gamma is a factor in (0, 1], got {self.gamma}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is a decay in [0, 1), got {self.ema}; 0.999 is usual, 0 switches it off")
         choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": ("auto", "no", "bf16", "fp16")}
@@ -125,7 +140,7 @@ class History:
 
 
 def fit(
-    model: nn.Module,
+    model: SegmentationModel,
     train: Samples,
     val: Samples | None = None,
     *,
@@ -139,10 +154,10 @@ def fit(
     """Train ``model`` in place. Afterwards it is in evaluation mode, on the device on which it was trained.
 
     Args:
-        model: follows the contract of the zoo (``forward``, ``loss``, ``predict``).
+        model: a :class:`~seglib.types.SegmentationModel`.
         train: samples to learn from; their augmentation belongs into the dataset's transform.
-        val: samples to score on, never those of ``train``.
-        task: scores predictions and says which score picks the best weights.
+        val: samples to score on, never those of ``train``. Their images are resized as ``model.geometry`` says.
+        task: computes losses and predictions, and scores these.
         config: how to train.
         out: the run's folder; ``None`` writes nothing.
         resume: go on from the state in ``out`` if there is one. The run ends with the losses that it would have had
@@ -160,6 +175,7 @@ def fit(
         Interrupted: when told to stop; the step in hand ends and the state is saved before. A second Ctrl-C stops at
             once.
     """
+    assert isinstance(model, nn.Module)
     started = time.perf_counter()
     folder = Path(out) if out is not None else None
     AcceleratorState._reset_state()  # else the first run of a process (a notebook, say) decides the precision of all
@@ -183,10 +199,12 @@ def fit(
     # The parts: model, optimiser, moving average, and the stream of batches from the step where the run stands
     if accelerator.device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)  # what cuDNN's tensor-core kernels want
-    optimizer = build_optimizer(model, config.optimizer, lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = build_optimizer(
+        model, config.optimizer, lr=config.lr, weight_decay=config.weight_decay, lr_multipliers=config.lr_multipliers
+    )
     forward_before = model.__dict__.get("forward")
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    forward = torch.compile(wrapped) if config.compile else wrapped
+    trained: Any = _Forward(model, torch.compile(wrapped) if config.compile else wrapped)
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True) if config.ema else None
 
     if progress is not None and state is not None:
@@ -212,7 +230,8 @@ def fit(
             save_state(state, wrapped, optimizer.optimizer, facts, ema=ema, main=accelerator.is_main_process)
 
     def score(step: int, held_out: Samples) -> None:
-        scored = ema.module if ema is not None else model
+        save(step)  # first: a scoring that fails must not cost the run
+        scored: Any = ema.module if ema is not None else model
         scores = evaluate(
             scored, held_out, task, batch_size=config.batch_size, workers=config.workers, accelerator=accelerator
         )
@@ -222,32 +241,48 @@ def fit(
         if history.best is None or math.isnan(history.best) or scores[task.score] > history.best:
             history.best = scores[task.score]
             keep(step, scores)
+        save(step)
+
+    def scores_at(step: int) -> bool:
+        return step == config.steps or bool(config.eval_every and step % config.eval_every == 0)
 
     def keep(step: int, scores: dict[str, Any]) -> None:
         if folder and accelerator.is_main_process:
             facts = {**(metadata or {}), "task": task.name, "step": step, "seed": config.seed, "scores": scores}
             facts["categories"] = [asdict(c) for c in task.categories]
+            facts["geometry"] = _geometry(model).to_json()
             save_weights(ema.module if ema is not None else model, folder / "weights.safetensors", facts)
 
     # closing the stream ends the loading processes, also when an error leaves the loop
     with told_to_stop() as stop, _own_forward(model, forward_before), log, closing(iter(loader)) as batches:
+        if val is not None and start == 0:
+            few: Any = Subset(val, range(min(config.batch_size, len(val))))  # type: ignore[arg-type]  # map-style
+            with torch.random.fork_rng(devices=[]):  # the run draws the numbers that it would draw without
+                evaluate(model, few, task, batch_size=config.batch_size)
+        if val is not None and start > 0 and scores_at(start) and start not in history.scores:
+            score(start, val)  # the run ended between saving and scoring
         wrapped.train()
         pending: list[tuple[int, float, list[str], Tensor]] = []  # losses not read yet: reading waits for the GPU
-        patience = 20 if accelerator.device.type == "cuda" else 1
+        log_interval = 20 if accelerator.device.type == "cuda" else 1
         rate, clock = 0.0, time.perf_counter()
         for step in range(start + 1, config.steps + 1):
-            factor = lr_factor(step - 1, config.steps, warmup=config.warmup, schedule=config.schedule)
+            factor = lr_factor(
+                step - 1,
+                config.steps,
+                warmup=config.warmup,
+                schedule=config.schedule,
+                milestones=config.milestones,
+                gamma=config.gamma,
+            )
             for group in optimizer.param_groups:
-                group["lr"] = config.lr * factor
+                group["lr"] = group["initial_lr"] * factor
 
             total, ids = torch.zeros((), device=accelerator.device), []
             for _ in range(config.accumulate):
                 batch: Batch = next(batches).to(accelerator.device, non_blocking=True)
                 with accelerator.accumulate(wrapped):
                     with accelerator.autocast():
-                        output = forward(batch.images, batch.targets)
-                        losses = model.loss(output, batch.targets)  # type: ignore[operator]
-                        loss = torch.stack(list(losses.values())).sum()
+                        loss = torch.stack(list(task.losses(trained, batch).values())).sum()
                     accelerator.backward(loss)  # divides by `accumulate`
                     if accelerator.sync_gradients and config.clip:
                         accelerator.clip_grad_norm_(wrapped.parameters(), config.clip)
@@ -261,8 +296,7 @@ def fit(
             pending.append((step, config.lr * factor, ids, total))
             told = all_told(stop, accelerator)
             saves = step % config.save_every == 0 or step == config.steps or told
-            scores = step == config.steps or (config.eval_every and step % config.eval_every == 0)
-            if len(pending) >= patience or saves or scores:
+            if len(pending) >= log_interval or saves or scores_at(step):
                 seen = len(pending) * config.batch_size * config.accumulate * accelerator.num_processes
                 means = accelerator.reduce(torch.stack([p[-1] for p in pending]), "mean").tolist()
                 for (past, lr, names, _), value in zip(pending, means, strict=True):
@@ -275,11 +309,11 @@ def fit(
                 per_step = config.batch_size * config.accumulate * accelerator.num_processes
                 left = (config.steps - step) * per_step / rate if rate else 0.0
                 on_step(step, config.steps, next(reversed(history.losses.values())), rate, left)
-            if scores and val is not None:
+            if scores_at(step) and val is not None:
                 score(step, val)
                 wrapped.train()
                 clock = time.perf_counter()
-            if saves:
+            elif saves:
                 save(step)
             if told and step < config.steps:
                 raise Interrupted(
@@ -294,7 +328,7 @@ def fit(
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module,
+    model: SegmentationModel,
     dataset: Samples,
     task: Task,
     *,
@@ -305,9 +339,11 @@ def evaluate(
     """The task's scores of ``model`` on ``dataset``; with several processes each scores its share, and all get the sum.
 
     Args:
-        model: follows the contract of the zoo. It is evaluated where it lies, and its mode is restored afterwards.
+        model: a :class:`~seglib.types.SegmentationModel`. It is evaluated on the device where it is, and its mode is
+            restored afterwards. It sees images as ``model.geometry`` says; results are scored at the size of the
+            annotations.
         dataset: samples with the annotations that the task needs.
-        task: scores predictions.
+        task: makes predictions and scores them.
         batch_size: images at once.
         workers: processes that load data.
         accelerator: of the run, when there is one.
@@ -320,10 +356,11 @@ def evaluate(
     if accelerator is not None and accelerator.num_processes > 1:
         share = range(accelerator.process_index, len(dataset), accelerator.num_processes)
         dataset = Subset(dataset, share)  # type: ignore[arg-type]
+    assert isinstance(model, nn.Module)
     device = next(model.parameters()).device
     evaluator = task.evaluator()
     loader: DataLoader = DataLoader(
-        dataset,  # type: ignore[arg-type]
+        ResizedFor(dataset, _geometry(model)),
         batch_size,
         num_workers=workers,
         collate_fn=collate,
@@ -331,9 +368,27 @@ def evaluate(
     )
     for batch in loader:
         batch = batch.to(device)
-        evaluator.update(model.predict(batch.images), batch)  # type: ignore[operator]
+        evaluator.update(task.predict(model, batch), batch)
     evaluator.synchronize()
     return evaluator.compute()
+
+
+class _Forward:
+    """The model with a ``forward`` that goes through the wrappers (DDP, FSDP, the compiler); all else is its own."""
+
+    def __init__(self, model: SegmentationModel, forward: Any) -> None:
+        self.model, self.forward = model, forward
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        return self.forward(*arguments, **keywords)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+
+def _geometry(model: Any) -> Geometry:
+    """The size at which a model wants to see images; models of other people need not say."""
+    return getattr(model, "geometry", NATIVE)
 
 
 def _precision(name: str) -> str:

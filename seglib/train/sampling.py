@@ -8,11 +8,13 @@ uninterrupted run would have seen, whatever the number of workers.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Protocol
 
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from seglib.ops.geometry import Geometry
 from seglib.types import Sample
 
 _MIX = 0x9E3779B97F4A7C15  # 2**64 divided by the golden ratio: neighbouring keys land far apart
@@ -84,3 +86,25 @@ class SeededDataset(Dataset[Sample]):
             # the CPU's generator alone: torch.manual_seed would also queue a call for CUDA, 1 ms each
             torch.default_generator.manual_seed(mix_seed(self.seed, epoch, index))
             return self.dataset[index]
+
+
+class ResizedFor(Dataset[Sample]):
+    """``dataset`` with its images as a model wants to see them; annotations keep their size, in which results count.
+
+    Args:
+        dataset: samples.
+        geometry: how images are resized.
+    """
+
+    def __init__(self, dataset: Samples, geometry: Geometry) -> None:
+        self.dataset, self.geometry = dataset, geometry
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.dataset[index]
+        image = self.geometry(sample.image)
+        if image is sample.image:
+            return sample
+        return replace(sample, image=image, output_size=sample.output_size or tuple(sample.image.shape[1:]))

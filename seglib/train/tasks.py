@@ -1,57 +1,85 @@
-"""What differs between tasks while a model trains: how predictions are scored, and which score decides."""
+"""What differs between tasks: the model's arguments, its losses, its predictions, and how they are scored.
+
+The training loop, the command line and the chapters call a task and know nothing else of it. A new task is a subclass
+of :class:`Task`; ``train/loop.py`` does not change.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+import torch
+from torch import Tensor
+
 from seglib.metrics.ap import AveragePrecision
 from seglib.metrics.confusion import ConfusionMatrix
-from seglib.types import Batch, Category, Instances, Semantic, check_categories
+from seglib.metrics.overlap import RegionOverlap
+from seglib.ops.resize import crop_to
+from seglib.types import VOID, Batch, Category, Instances, Regions, SegmentationModel, Semantic, check_categories
 
 
 class Evaluator(Protocol):
     """Collects predictions over a dataset and turns them into scores."""
 
     def update(self, predictions: list[Any], batch: Batch) -> None:
-        """Add the predictions of one batch."""
+        """Add the predictions of one batch, made at ``batch.output_sizes``."""
 
-    def synchronize(self) -> None:
+    def synchronize(self) -> Any:
         """Add up what all processes have seen. Does nothing in a single process."""
 
     def compute(self) -> dict[str, Any]:
         """The scores as numbers and dicts of numbers."""
 
 
-class Task(Protocol):
-    """What the trainer needs to know of a task.
+class Task(ABC):
+    """What the training loop needs to know of a task. A subclass names itself and gives an evaluator.
+
+    Args:
+        categories: the class table of the dataset.
 
     Attributes:
-        name: of the task, as in the model zoo.
+        name: of the task, as the model zoo lists it.
         needs: the annotation of samples that it trains and scores on.
         score: the entry of the scores (higher is better) that picks the weights to keep.
         categories: the classes that a model of the task predicts.
+
+    Raises:
+        ValueError: when the class table is invalid.
     """
 
     name: str
     needs: str
     score: str
-    categories: tuple[Category, ...]
 
+    def __init__(self, categories: Sequence[Category]) -> None:
+        self.categories: tuple[Category, ...] = check_categories(categories)
+
+    def model_arguments(self) -> dict[str, Any]:
+        """The arguments of a model's builder that follow from the classes."""
+        return {"num_classes": len(self.categories)}
+
+    def losses(self, model: SegmentationModel, batch: Batch) -> dict[str, Tensor]:
+        """The losses of one batch, already weighted: their sum is what training minimises."""
+        return model.loss(model(batch.images, batch.targets, batch.padded_sizes), batch.targets)
+
+    def predict(self, model: SegmentationModel, batch: Batch) -> list[Any]:
+        """The predictions of one batch, each at the size of its annotations."""
+        return model.predict(batch.images, batch.sizes, batch.output_sizes)
+
+    @abstractmethod
     def evaluator(self) -> Evaluator:
         """A fresh evaluator."""
 
 
-class SemanticTask:
+class SemanticTask(Task):
     """Semantic segmentation: mIoU decides; pixel accuracy, Dice and the IoU of every class are reported beside it."""
 
     name = "semantic"
     needs = "semantic"
     score = "miou"
-
-    def __init__(self, categories: Sequence[Category]) -> None:
-        self.categories = check_categories(categories)
 
     def evaluator(self) -> Evaluator:
         """A fresh evaluator over the task's classes."""
@@ -66,8 +94,8 @@ class _SemanticEvaluator:
     def update(self, predictions: list[Semantic], batch: Batch) -> None:
         if batch.targets.semantic is None:
             raise ValueError("the dataset has no semantic labels; evaluate on one whose samples carry `semantic`")
-        for prediction, target in zip(predictions, batch.targets.semantic, strict=True):
-            self.matrix.update(prediction.labels, target)
+        for prediction, target, size in zip(predictions, batch.targets.semantic, batch.output_sizes, strict=True):
+            self.matrix.update(prediction.labels, crop_to(target, size))
 
     def synchronize(self) -> None:
         self.matrix.synchronize()
@@ -85,14 +113,90 @@ class _SemanticEvaluator:
         }
 
 
-class InstanceTask:
+class RegionTask(Task):
+    """Regions that may overlap, each a union of classes: mean Dice decides; Dice and IoU of each are reported.
+
+    A pixel of an enhancing tumour is also one of the tumour's core and of the whole tumour; a softmax over three
+    exclusive classes would make these regions compete. Void pixels are void for every region.
+
+    Args:
+        categories: the class table of the label maps.
+        regions: name of each region → the names of its classes; ``None`` makes each class a region of its own.
+
+    Raises:
+        ValueError: when there is no region, or a region names no class or an unknown one.
+    """
+
+    name = "regions"
+    needs = "semantic"
+    score = "mean_dice"
+
+    def __init__(self, categories: Sequence[Category], regions: Mapping[str, Sequence[str]] | None = None) -> None:
+        super().__init__(categories)
+        ids = {c.name: c.id for c in self.categories}
+        self.regions = {c.name: (c.name,) for c in self.categories} if regions is None else dict(regions)
+        if not self.regions:
+            raise ValueError("a task of regions needs at least one; name the classes of each")
+        for name, classes in self.regions.items():
+            unknown = [c for c in classes if c not in ids]
+            if unknown or not classes:
+                raise ValueError(f"region {name!r} has the classes {list(classes)}; choose some of {', '.join(ids)}")
+        self._members = [torch.tensor([ids[c] for c in classes]) for classes in self.regions.values()]
+
+    def model_arguments(self) -> dict[str, Any]:
+        """One sigmoid for each region."""
+        return {"num_classes": len(self.regions), "overlapping": True}
+
+    def losses(self, model: SegmentationModel, batch: Batch) -> dict[str, Tensor]:
+        """The losses of one batch, whose label maps become regions."""
+        return super().losses(model, self._with_regions(batch))
+
+    def evaluator(self) -> Evaluator:
+        """A fresh evaluator over the task's regions."""
+        return _RegionEvaluator(self)
+
+    def _with_regions(self, batch: Batch) -> Batch:
+        if batch.targets.regions is not None:
+            return batch
+        labels = batch.targets.semantic
+        if labels is None:
+            raise ValueError("the dataset has no label maps; use one whose samples carry `semantic` or `regions`")
+        inside = torch.stack([torch.isin(labels, m.to(labels.device)) for m in self._members], 1)  # (B, K, H, W)
+        regions = inside.to(torch.uint8).masked_fill(labels[:, None] == VOID, VOID)
+        return replace(batch, targets=replace(batch.targets, regions=regions))
+
+
+class _RegionEvaluator:
+    def __init__(self, task: RegionTask) -> None:
+        self.task = task
+        self.overlap = RegionOverlap(len(task.regions))
+
+    def update(self, predictions: list[Regions], batch: Batch) -> None:
+        targets = self.task._with_regions(batch).targets.regions
+        assert targets is not None  # made above
+        for prediction, target, size in zip(predictions, targets, batch.output_sizes, strict=True):
+            self.overlap.update(prediction.masks, crop_to(target, size))
+
+    def synchronize(self) -> None:
+        self.overlap.synchronize()
+
+    def compute(self) -> dict[str, Any]:
+        s = self.overlap.compute()
+        per_region = {"dice": s.dice.tolist(), "iou": s.iou.tolist()}
+        named = {
+            n: {r: v for r, v in zip(self.task.regions, vs, strict=True) if v == v} for n, vs in per_region.items()
+        }
+        return {"mean_dice": s.mean_dice, "mean_iou": s.mean_iou, **named}
+
+
+class InstanceTask(Task):
     """Instance segmentation: COCO's mask AP decides; AP50, AP75, and AP by size and class are reported beside it.
 
     Args:
-        categories: the dataset's class table, of which the things are predicted.
+        categories: the class table of the dataset, of which the things are predicted.
 
     Raises:
-        ValueError: when the class table has no things.
+        ValueError: when the class table is invalid or has no things.
     """
 
     name = "instance"
@@ -100,7 +204,8 @@ class InstanceTask:
     score = "ap"
 
     def __init__(self, categories: Sequence[Category]) -> None:
-        self.categories = tuple(c for c in check_categories(categories) if c.isthing)
+        super().__init__(categories)
+        self.categories = tuple(c for c in self.categories if c.isthing)
         if not self.categories:
             raise ValueError("instances are of things, and the class table has none; train a semantic model")
 
@@ -117,8 +222,9 @@ class _InstanceEvaluator:
     def update(self, predictions: list[Instances], batch: Batch) -> None:
         if batch.targets.instances is None:
             raise ValueError("the dataset has no instances; evaluate on one whose samples carry `instances`")
-        for found, wanted, size, name in zip(predictions, batch.targets.instances, batch.sizes, batch.ids, strict=True):
-            self.metric.update(_cut(found, size), _cut(wanted, size), image_id=name)
+        objects = zip(predictions, batch.targets.instances, batch.output_sizes, batch.ids, strict=True)
+        for found, wanted, size, name in objects:
+            self.metric.update(found, wanted.replace(masks=crop_to(wanted.masks, size)), image_id=name)
 
     def synchronize(self) -> None:
         self.metric.synchronize()
@@ -134,10 +240,5 @@ class _InstanceEvaluator:
         }
 
 
-def _cut(instances: Instances, size: tuple[int, int]) -> Instances:
-    """The instances without the rows and columns that pad their image to the size of its batch."""
-    return replace(instances, masks=instances.masks[:, : size[0], : size[1]])
-
-
-TASKS: dict[str, type[SemanticTask] | type[InstanceTask]] = {"semantic": SemanticTask, "instance": InstanceTask}
+TASKS: dict[str, type[Task]] = {"semantic": SemanticTask, "regions": RegionTask, "instance": InstanceTask}
 """The tasks by the names that the model zoo uses."""

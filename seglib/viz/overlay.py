@@ -115,16 +115,17 @@ def overlay_instances(
     Returns:
         ``(H, W, 3)`` uint8.
     """
-    masks = to_array(instances.masks)  # (N, H, W)
-    n, height, width = masks.shape
+    n, (height, width) = len(instances), instances.size
     paint = instance_colors(n) if colors is None else colors
     out = _base(image, (height, width))
     crowd = np.zeros(n, dtype=bool) if instances.iscrowd is None else to_array(instances.iscrowd)
     stripes = hatch(height, width)
-    for i in np.argsort(-masks.sum(axis=(1, 2)), kind="stable"):
-        fill = masks[i] & stripes if crowd[i] else masks[i]
+    areas = np.array([int(one.masks.sum()) for one in instances], dtype=np.int64)  # one mask at a time is unpacked
+    for i in np.argsort(-areas, kind="stable"):
+        mask = to_array(instances[int(i)].masks)[0]  # (H, W)
+        fill = mask & stripes if crowd[i] else mask
         out[fill] = (1 - alpha) * out[fill] + alpha * paint[i]
-        out[outline(masks[i])] = paint[i] * 0.55
+        out[outline(mask)] = paint[i] * 0.55
     return _to_uint8(out)
 
 

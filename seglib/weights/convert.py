@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.models import WeightsEnum, detection
 from torchvision.models import segmentation as tv
 
-from seglib.layers.pretrained import published
+from seglib.layers.pretrained import load_pretrained
 from seglib.models.zoo import build
 from seglib.weights import detectron2, smp, torchvision, torchvision_detection
 from seglib.weights.load import mismatch, read_checkpoint
@@ -26,14 +26,14 @@ class Origin:
     """Where weights come from.
 
     Attributes:
-        builder: the model of the zoo that takes them.
-        convert: their state dict → ours and the metadata.
-        published: those that torchvision publishes; ``None`` where there are only its users' own files.
+        builder: name of the zoo's model that takes the weights.
+        convert: the function from the origin's state dict to seglib's and its metadata.
+        weights: the entry of torchvision's enumeration; ``None`` where the origin has no download and a file is passed.
     """
 
     builder: str
     convert: Convert
-    published: WeightsEnum | None = None
+    weights: WeightsEnum | None = None
 
 
 def _torchvision(name: str, weights: WeightsEnum) -> dict[str, Origin]:
@@ -69,7 +69,7 @@ ORIGINS: dict[str, Origin] = {
 }
 
 
-def read_published(origin: str, file: str | Path | None = None) -> dict[str, Tensor]:
+def read_origin(origin: str, file: str | Path | None = None) -> dict[str, Tensor]:
     """The state dict of an origin, under its own names.
 
     Args:
@@ -83,9 +83,9 @@ def read_published(origin: str, file: str | Path | None = None) -> dict[str, Ten
     known = _find(origin)
     if file is not None:
         return read_checkpoint(file)
-    if known.published is None:
+    if known.weights is None:
         raise ValueError(f"{origin} has no published weights; pass the checkpoint that you have with --file")
-    return published(known.published)
+    return load_pretrained(known.weights)
 
 
 def convert(origin: str, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
@@ -97,7 +97,7 @@ def convert(origin: str, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Te
 
     Returns:
         The name of the model in the zoo, its state dict, and the metadata for :func:`save_weights` (``model``,
-        ``num_classes``, ``arguments`` for its builder, ``categories``, ``origin``).
+        ``arguments`` of its builder, ``categories``, ``file_ids``, ``origin``).
 
     Raises:
         ValueError: when the origin is unknown, or a tensor is missing, left over or of another shape.
@@ -105,7 +105,7 @@ def convert(origin: str, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Te
     known = _find(origin)
     converted, metadata = known.convert(state)
     with torch.device("meta"):  # names and shapes without memory
-        model = build(known.builder, metadata["num_classes"], **metadata["arguments"])
+        model = build(known.builder, **metadata["arguments"])
     problem = mismatch(model, converted)
     if problem:
         raise ValueError(f"these are not the weights of {origin}: {problem}; check that the file belongs to the origin")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seglib.layers.roi_heads import cells_first
+from seglib.ops.geometry import Geometry
 from seglib.weights.renaming import Rule, coco_names, coco_things, rename
 
 RESNET_FPN: list[Rule] = [
@@ -37,6 +37,9 @@ MASK_RCNN: list[Rule] = [
     (r"roi_heads\.mask_head\.predictor\.", r"mask_head.predict."),
 ]
 
+GEOMETRY = Geometry("shorter", 800, 1333)
+"""At what size the published models want to see an image."""
+
 COMPUTED = re.compile(r"pixel_(mean|std)|proposal_generator\.anchor_generator\.cell_anchors\.\d+")
 """Buffers of checkpoints that hold no weights: they follow from the configuration."""
 
@@ -56,7 +59,6 @@ def convert_mask_rcnn(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], d
     weights = {k: v for k, v in state.items() if not COMPUTED.fullmatch(k)}
     renamed = rename(weights, [*RESNET_FPN, *MASK_RCNN], "a Mask R-CNN of Detectron2's zoo")
     renamed["encoder.conv1.weight"] = renamed["encoder.conv1.weight"].flip(1)  # (64, 3, 7, 7)
-    renamed["box_head.fc.0.weight"] = cells_first(renamed["box_head.fc.0.weight"], 7)
     renamed["normalize.mean"] = torch.tensor(PIXEL_MEAN[::-1]) / 255
     renamed["normalize.std"] = torch.full((3,), 1 / 255)
     categories = coco_things()
@@ -66,5 +68,6 @@ def convert_mask_rcnn(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], d
             "convert the checkpoint of the model zoo"
         )
     arguments = {"frozen": True, "stride_in_1x1": True, "sampling_ratio": 0}
-    facts = {"num_classes": 80, "arguments": arguments, "task": "instance", "categories": categories}
-    return renamed, facts | {"category_ids": [i for i, name in enumerate(coco_names(), 1) if name != "N/A"]}
+    facts = {"arguments": {"num_classes": 80, **arguments}, "task": "instance", "categories": categories}
+    ids = [i for i, name in enumerate(coco_names(), 1) if name != "N/A"]
+    return renamed, facts | {"file_ids": ids, "geometry": GEOMETRY.to_json()}

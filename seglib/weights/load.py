@@ -14,6 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from seglib.files import atomic_path
+from seglib.models.base import Model
+from seglib.models.zoo import build
+from seglib.ops.geometry import Geometry
 from seglib.weights.pickles import read_arrays
 
 _HEADER = "seglib"  # the entry of the header that holds the metadata, as JSON
@@ -26,8 +29,9 @@ def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, Any]
     Args:
         model: any module.
         path: the file, ending in ``.safetensors``. Its folder is made if it is missing.
-        metadata: JSON-able facts to keep in the header. ``model`` (its name in the zoo), ``num_classes``, ``arguments``
-            (further keywords of its builder) and ``categories`` let ``seglib predict`` use the file on its own.
+        metadata: JSON-able facts to keep in the header. ``model`` (its name in the zoo) and ``arguments`` (all keywords
+            of its builder) let :func:`load_model` build it again; ``geometry`` says at what size it sees images, and
+            ``categories``, ``file_ids`` and ``void_id`` what its classes are called, here and in the files.
 
     Raises:
         ValueError: when the metadata is not JSON-able.
@@ -53,6 +57,35 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         return _metadata(file, path)
 
 
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
+    """The model that a weights file is for, with these weights, in evaluation mode.
+
+    Args:
+        path: a safetensors file that ``seglib train``, ``seglib convert`` or :func:`save_weights` wrote.
+        device: where to put it.
+
+    Returns:
+        The model; its ``geometry`` is the one that was stored.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is a pickle or damaged, doesn't say which model it is for, or is for another version of it.
+    """
+    metadata = read_metadata(path)
+    if "model" not in metadata or "arguments" not in metadata:
+        raise ValueError(
+            f"{path} doesn't say which model it is for; write it with `seglib train` or `seglib convert`, or build the "
+            "model yourself and use load_weights"
+        )
+    try:
+        model = build(metadata["model"], **metadata["arguments"])
+    except ValueError as error:
+        raise ValueError(f"{path} was written for another version of {metadata['model']} ({error})") from error
+    load_weights(model, path)
+    model.geometry = Geometry(**metadata.get("geometry", {}))
+    return model.to(device).eval()
+
+
 def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
     """Load a weights file into a model. Every tensor must have its place, and every place its tensor.
 
@@ -73,8 +106,9 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
     problem = mismatch(model, state)
     if problem:
-        name, classes = metadata.get("model"), metadata.get("num_classes")
-        saved = f"it is for {name!r} with {classes} classes" if name else "it does not say which model it is for"
+        name, arguments = metadata.get("model"), metadata.get("arguments", {})
+        given = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
+        saved = f"it is for {name!r} with {given}" if name else "it does not say which model it is for"
         raise ValueError(
             f"{path} does not fit this {type(model).__name__} ({saved}): {problem}; build the model it is for"
         )

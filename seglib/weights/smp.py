@@ -74,4 +74,5 @@ def _convert(
         {"id": i, "name": name, "isthing": name == "object", "color": list(voc_color(i + 1))}
         for i, name in enumerate(names)
     ]
-    return renamed, {"num_classes": len(names), "arguments": arguments, "task": "semantic", "categories": categories}
+    arguments = {"num_classes": len(names), **arguments}
+    return renamed, {"arguments": arguments, "task": "semantic", "categories": categories}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seglib.data.voc import CATEGORIES, VOC_ORDER
 from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD
+from seglib.types import VOID
 
 PREFIXES = {"backbone.": "encoder.", "classifier.": "head.", "aux_classifier.": "aux_head."}
 """Below these prefixes both codebases use the same names. ``aux_classifier.`` may be absent."""
@@ -65,4 +66,5 @@ def convert_segmentation(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor]
         renamed[key] = renamed[key][VOC_ORDER]  # (21, …)
     categories = [asdict(c) | {"color": list(c.color)} for c in CATEGORIES]
     aux = any(key.startswith("aux_head.") for key in renamed)
-    return renamed, {"num_classes": 21, "arguments": {"aux": aux}, "task": "semantic", "categories": categories}
+    facts = {"arguments": {"num_classes": 21, "aux": aux}, "task": "semantic", "categories": categories}
+    return renamed, facts | {"file_ids": list(VOC_ORDER), "void_id": VOID}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD
-from seglib.layers.roi_heads import cells_first
+from seglib.ops.geometry import Geometry
 from seglib.weights.renaming import Rule, coco_things, rename
 
 MASK_RCNN: list[Rule] = [
@@ -51,6 +51,9 @@ V2: list[Rule] = [
 ]
 """The second version: batch norms everywhere."""
 
+GEOMETRY = Geometry("shorter", 800, 1333, antialias=False, rounding="floor")
+"""At what size the published models want to see an image."""
+
 NORM_EPS = 1e-5
 """Of our norms. The published first version adds nothing to its variances, so that much is taken off them."""
 
@@ -90,7 +93,6 @@ def _finish(renamed: dict[str, Tensor]) -> dict[str, Tensor]:
         renamed[logits] = renamed[logits].roll(-1, 0)  # (91, …)
         renamed[deltas] = renamed[deltas][4:]  # (360, …)
         renamed[masks] = renamed[masks][1:]  # (90, …)
-    renamed["box_head.fc.0.weight"] = cells_first(renamed["box_head.fc.0.weight"], 7)
     renamed["normalize.mean"] = torch.tensor(IMAGENET_MEAN)
     renamed["normalize.std"] = torch.tensor(IMAGENET_STD)
     return renamed
@@ -98,5 +100,5 @@ def _finish(renamed: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _metadata(arguments: dict[str, Any]) -> dict[str, Any]:
     categories = coco_things(with_gaps=True)
-    facts = {"num_classes": 90, "arguments": arguments, "task": "instance", "categories": categories}
-    return facts | {"category_ids": list(range(1, 91))}
+    facts = {"arguments": {"num_classes": 90, **arguments}, "task": "instance", "categories": categories}
+    return facts | {"file_ids": list(range(1, 91)), "geometry": GEOMETRY.to_json()}

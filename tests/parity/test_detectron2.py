@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 def setup():
     golden = Golden("mask_rcnn_r50_fpn_3x")
     name, state, metadata = convert("detectron2:mask_rcnn_R_50_FPN", golden.state)
-    model = build(name, metadata["num_classes"], **metadata["arguments"])
+    model = build(name, **metadata["arguments"])
     model.load_state_dict(state)
     return golden, model.eval()
 
@@ -155,7 +155,7 @@ def test_mask_targets():
 
 def test_losses_and_gradients_on_the_stored_samples(monkeypatch):
     golden, _ = setup()
-    model = build("mask_rcnn_resnet50_fpn", 80, frozen=True, stride_in_1x1=True, sampling_ratio=0)
+    model = build("mask_rcnn_resnet50_fpn", num_classes=80, frozen=True, stride_in_1x1=True, sampling_ratio=0)
     model.load_state_dict(setup()[1].state_dict())
     truth = targets(golden)
     sampled = [golden[f"loss/anchor_labels{i}.sampled"] for i in (0, 1)]

@@ -39,7 +39,7 @@ def pair(name, classes=CLASSES):
     model, encoder = name.split("_")
     theirs = stirred(THEIRS[model](encoder, encoder_weights=None, classes=classes))
     builder, state, metadata = convert(f"smp:{name}", theirs.state_dict())
-    ours = build(builder, metadata["num_classes"], **metadata["arguments"])
+    ours = build(builder, **metadata["arguments"])
     ours.load_state_dict(state)
     return theirs, without_dropout(ours)
 

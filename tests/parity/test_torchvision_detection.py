@@ -11,6 +11,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FrozenBatchNorm2d
 
 from seglib.models.zoo import build
+from seglib.ops.geometry import Geometry
 from seglib.ops.masks import masks_to_boxes
 from seglib.types import Instances, Targets
 from seglib.weights import convert
@@ -18,11 +19,12 @@ from seglib.weights import convert
 pytestmark = pytest.mark.slow
 
 SIZE = (128, 192)
+SMALLER = (104, 150)  # of the second image, in a batch of two sizes
 VERSIONS = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")
 
 
 class AsItIs(GeneralizedRCNNTransform):
-    """torchvision's model resizes its images; ours takes them as they are."""
+    """torchvision's model resizes its images; seglib's takes them as they are."""
 
     def resize(self, image, target):
         return image, target
@@ -40,32 +42,35 @@ def stir(model):
                 m.running_var.uniform_(0.5, 1.5, generator=g)
         heads = {"cls_logits": 0.3, "bbox_pred": 0.1, "cls_score": 20.0, "mask_fcn_logits": 0.3}
         for name, p in model.named_parameters():
-            kind = next((k for k in heads if k in name), None)
-            if kind and name.endswith("weight"):
-                p.normal_(0, heads[kind] / p[0].numel() ** 0.5, generator=g)
+            head = next((k for k in heads if k in name), None)
+            if head and name.endswith("weight"):
+                p.normal_(0, heads[head] / p[0].numel() ** 0.5, generator=g)
 
 
 @functools.cache
 def pair(name):
-    """torchvision's model and ours with the same weights. The samplers take every candidate, so nothing is random."""
+    """torchvision's model and seglib's with the same weights. The samplers take every candidate: nothing is random."""
     torch.manual_seed(0)
-    theirs = getattr(detection, name)(
+    reference = getattr(detection, name)(
         weights=None, weights_backbone=None, num_classes=91,
         rpn_batch_size_per_image=10**6, box_batch_size_per_image=10**6,
         rpn_pre_nms_top_n_train=100, rpn_post_nms_top_n_train=200, rpn_pre_nms_top_n_test=100, box_score_thresh=0.02,
     )  # fmt: skip
     if name == "maskrcnn_resnet50_fpn":
-        theirs.backbone.body = frozen(theirs.backbone.body)
-    stir(theirs)
-    theirs.transform = AsItIs(1, 1, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    builder, state, metadata = convert("torchvision:" + name.replace("maskrcnn", "mask_rcnn"), theirs.state_dict())
-    ours = build(builder, metadata["num_classes"], **metadata["arguments"])
-    ours.load_state_dict(state)
-    ours.rpn = replace(ours.rpn, before_nms=(100, 100), after_nms=(1000, 200), sample=10**6)
-    ours.regions = replace(ours.regions, sample=10**6)
-    ours.detections = replace(ours.detections, threshold=0.02)
+        reference.backbone.body = frozen(reference.backbone.body)
+    stir(reference)
+    reference.transform = AsItIs(1, 1, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    builder, state, metadata = convert("torchvision:" + name.replace("maskrcnn", "mask_rcnn"), reference.state_dict())
+    model = build(builder, **metadata["arguments"])
+    model.load_state_dict(state)
+    model.rpn = replace(
+        model.rpn, batch_size_per_image=10**6,
+        pre_nms_top_k_train=100, post_nms_top_k_train=200, pre_nms_top_k_test=100, post_nms_top_k_test=1000,
+    )  # fmt: skip
+    model.roi = replace(model.roi, batch_size_per_image=10**6)
+    model.detections = replace(model.detections, threshold=0.02)
     # float64: in float32 two scores that differ by rounding may change places, and what follows with them
-    return theirs.double().eval(), ours.double().eval()
+    return reference.double().eval(), model.double().eval()
 
 
 def frozen(body):
@@ -77,59 +82,89 @@ def frozen(body):
     return body
 
 
-def images():
-    return torch.rand(2, 3, *SIZE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+def images(sizes):
+    g = torch.Generator().manual_seed(1)
+    return [torch.rand(3, *size, generator=g, dtype=torch.float64) for size in sizes]
 
 
-def truth():
-    """Three objects in the first image and one in the second."""
-    masks = torch.zeros(4, *SIZE, dtype=torch.bool)
+def padded(images):
+    """The images in one batch, with raw zeros beyond the smaller ones, and their sizes."""
+    batch = torch.zeros(len(images), 3, *SIZE, dtype=torch.float64)
+    for i, image in enumerate(images):
+        batch[i, :, : image.shape[1], : image.shape[2]] = image
+    return batch, [tuple(image.shape[1:]) for image in images]
+
+
+def truth(sizes):
+    """Three objects in the first image and two in the second, one of which reaches its border."""
+    masks = torch.zeros(5, *SIZE, dtype=torch.bool)
     y, x = torch.meshgrid(torch.arange(SIZE[0]), torch.arange(SIZE[1]), indexing="ij")
     masks[0] = (y - 40) ** 2 + (x - 60) ** 2 < 30**2
     masks[1, 70:120, 100:180] = True
     masks[2, 5:20, 150:158] = True
     masks[3] = (y - 60) ** 2 / 4 + (x - 90) ** 2 < 25**2
-    labels, boxes = torch.tensor([0, 17, 89, 3]), masks_to_boxes(masks).double()
+    masks[4, 60:, 100:] = True
+    masks[3:, sizes[1][0] :], masks[3:, :, sizes[1][1] :] = False, False
+    labels, boxes = torch.tensor([0, 17, 89, 3, 40]), masks_to_boxes(masks).double()
     return Targets(instances=[Instances(masks[:3], labels[:3], boxes[:3]), Instances(masks[3:], labels[3:], boxes[3:])])
 
 
+@pytest.mark.parametrize("sizes", [(SIZE, SIZE), (SIZE, SMALLER)], ids=["alike", "two sizes"])
 @pytest.mark.parametrize("name", VERSIONS)
-def test_detections_are_equal(name):
-    theirs, ours = pair(name)
+def test_detections_are_equal(name, sizes):
+    reference, model = pair(name)
+    batch, sizes = padded(images(sizes))
     with torch.no_grad():
-        reference = theirs(list(images()))
-    predictions = ours.predict(images())
-    for found, want in zip(predictions, reference, strict=True):
+        wanted = reference(images(sizes))
+        predictions = model.postprocess(model(batch, sizes=sizes), sizes)
+    for found, want, size in zip(predictions, wanted, sizes, strict=True):
         assert len(found) == len(want["scores"]) > 5
         torch.testing.assert_close(found.scores, want["scores"], rtol=1e-6, atol=1e-8)
         torch.testing.assert_close(found.boxes, want["boxes"], rtol=1e-6, atol=1e-5)
         assert torch.equal(found.labels, want["labels"] - 1)
+        assert found.size == size
         differing = (found.masks != (want["masks"][:, 0] >= 0.5)).float().mean()
         assert differing < 1e-5, f"{differing:.1e} of the mask pixels differ"
 
 
+def test_the_smaller_image_of_a_batch_has_the_proposals_that_it_has_in_torchvisions():
+    reference, model = pair(VERSIONS[0])
+    batch, sizes = padded(images((SIZE, SMALLER)))
+    with torch.no_grad():
+        listed, _ = reference.transform(images(sizes))
+        wanted, _ = reference.rpn(listed, reference.backbone(listed.tensors))
+        out = model(batch, sizes=sizes)
+    for boxes, scores, want, (height, width) in zip(out.proposals, out.proposal_scores, wanted, sizes, strict=True):
+        found = boxes[scores > -torch.inf]
+        assert len(found) == len(want) > 50
+        torch.testing.assert_close(found, want, rtol=1e-6, atol=1e-5)
+        assert found[:, 2].max() == width and found[:, 3].max() == height  # some are cut at the image's own borders
+
+
+@pytest.mark.parametrize("sizes", [(SIZE, SIZE), (SIZE, SMALLER)], ids=["alike", "two sizes"])
 @pytest.mark.parametrize("name", VERSIONS)
-def test_losses_and_gradients_are_equal(name):
-    theirs, ours = pair(name)
-    targets = truth()
-    theirs.zero_grad(), ours.zero_grad()
-    reference = their_losses(theirs, targets)
-    losses = ours.loss(ours(images(), targets), targets)
+def test_losses_and_gradients_are_equal(name, sizes):
+    reference, model = pair(name)
+    targets = truth(sizes)
+    reference.zero_grad(), model.zero_grad()
+    wanted = reference_losses(reference, images(sizes), targets)
+    batch, sizes = padded(images(sizes))
+    losses = model.loss(model(batch, targets, sizes), targets)
     names = {
         "objectness": "loss_objectness", "anchor": "loss_rpn_box_reg", "class": "loss_classifier",
         "box": "loss_box_reg", "mask": "loss_mask",
     }  # fmt: skip
     for mine, other in names.items():
-        assert reference[other].item() > 1e-3
-        # some of theirs are summed in float32
-        torch.testing.assert_close(losses[mine], reference[other].double(), rtol=1e-5, atol=1e-9)
+        assert wanted[other].item() > 1e-3
+        # torchvision sums some of them in float32
+        torch.testing.assert_close(losses[mine], wanted[other].double(), rtol=1e-5, atol=1e-9)
     sum(losses.values()).backward()
-    sum(reference.values()).backward()
+    sum(wanted.values()).backward()
     pairs = [
-        (ours.fpn.lateral[0], theirs.backbone.fpn.inner_blocks[0][0]),
-        (ours.fpn.output[3], theirs.backbone.fpn.layer_blocks[3][0]),
-        (ours.rpn_head.deltas, theirs.rpn.head.bbox_pred),
-        (ours.mask_head.upsample, theirs.roi_heads.mask_predictor.conv5_mask),
+        (model.fpn.lateral[0], reference.backbone.fpn.inner_blocks[0][0]),
+        (model.fpn.output[3], reference.backbone.fpn.layer_blocks[3][0]),
+        (model.rpn_head.deltas, reference.rpn.head.bbox_pred),
+        (model.mask_head.upsample, reference.roi_heads.mask_predictor.conv5_mask),
     ]
     for mine, other in pairs:
         mine = mine[0] if isinstance(mine, nn.Sequential) else mine
@@ -138,14 +173,29 @@ def test_losses_and_gradients_are_equal(name):
         torch.testing.assert_close(mine.weight.grad / scale, other.weight.grad / scale, rtol=0, atol=1e-5)
 
 
-def their_losses(model, targets):
-    """torchvision computes losses in training mode only; its norms stay in evaluation mode, as ours."""
+def reference_losses(model, images, targets):
+    """torchvision computes losses in training mode only; its norms stay in evaluation mode, as seglib's."""
     model.train()
     for m in model.modules():
         if isinstance(m, nn.BatchNorm2d):
             m.eval()
-    wanted = [{"boxes": i.boxes, "labels": i.labels + 1, "masks": i.masks.to(torch.uint8)} for i in targets.instances]
+    wanted = [
+        {"boxes": i.boxes, "labels": i.labels + 1, "masks": i.masks[:, : x.shape[1], : x.shape[2]].to(torch.uint8)}
+        for i, x in zip(targets.instances, images, strict=True)
+    ]
     try:
-        return model(list(images()), wanted)
+        return model(images, wanted)
     finally:
         model.eval()
+
+
+def test_the_weights_carry_the_size_at_which_torchvisions_models_see_images():
+    reference = detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    metadata = convert("torchvision:mask_rcnn_resnet50_fpn", reference.state_dict())[2]
+    geometry = Geometry(**metadata["geometry"])
+    for size in ((480, 640), (427, 640), (333, 500), (375, 1200)):
+        image = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
+        want = reference.transform([image])[0].image_sizes[0]
+        assert geometry.model_size(size) == want
+        resized, _ = reference.transform.eval().resize(image, None)
+        torch.testing.assert_close(geometry(image), resized, rtol=0, atol=1e-5)  # float32

@@ -1,4 +1,4 @@
-"""Detections made from the truth: what a detector might say, with every kind of error on a dial of its own.
+"""Detections made from the truth: what a detector might say, with every type of error on a dial of its own.
 
 No network is behind them. Every object is redrawn: moved, its outline grown or shrunk, given a class and a score. The
 score follows from what the detector could know of its own quality,
@@ -34,7 +34,7 @@ class Noise:
         confused: share of the detections whose class is another one.
         duplicates: share of the objects that are detected twice.
         background: detections of nothing, per object on average; each has the shape and class of an object of the
-            picture and lies anywhere.
+            image and lies anywhere.
         shift: how far masks are moved, as a share of √area: the standard deviation along each axis.
         outline: by how much masks grow or shrink, as a share of √area: the standard deviation.
         pixels: how far every mask is moved besides, in pixels, each in a direction of its own.
@@ -77,13 +77,13 @@ class Made:
 
 
 def detect(target: Instances, noise: Noise, seed: int, image: int, num_classes: int) -> Made:
-    """The detections of one picture, a pure function of its arguments.
+    """The detections of one image, a pure function of its arguments.
 
     Args:
         target: the objects, N.
         noise: the dials.
         seed: of everything random.
-        image: number of the picture; other pictures get other draws.
+        image: number of the image; other images get other draws.
         num_classes: K; a wrong class is one of the other K − 1.
     """
     n, (height, width) = len(target), target.masks.shape[1:]
@@ -127,7 +127,7 @@ def redraw(
     grown: Tensor | float,
     box: Sequence[int] | None = None,
 ) -> Tensor:
-    """A mask ``(H, W)`` moved and grown (or shrunk) by whole pixels; what leaves the picture is cut off.
+    """A mask ``(H, W)`` moved and grown (or shrunk) by whole pixels; what leaves the image is cut off.
 
     Args:
         mask: bool.

@@ -1,14 +1,14 @@
-"""What does each kind of error cost in AP, and how many pictures does a difference of two detectors need?
+"""What does each type of error cost in AP, and how many images does a difference of two detectors need?
 
 Nothing is trained: detections are made from the truth (`ap_detections`), so the errors are known.
 
-First, one kind of error at a time, at growing rates, with everything else right. Duplicates, background and the noise
+First, one type of error at a time, at growing rates, with everything else right. Duplicates, background and the noise
 of scores are about the ranking; for the last one there are 0.5 detections of nothing and 0.3 second detections per
 object.
 
-Second, three detectors on sets of 25, 100, … pictures: ``usual``; ``again``, the same dials with other draws, which is
+Second, three detectors on sets of 25, 100, … images: ``usual``; ``again``, the same dials with other draws, which is
 as good by construction, like a second training run; and ``better``, whose masks fit better, with draws of its own too.
-Their differences over many disjoint sets say how far chance goes, and a bootstrap over the pictures of one set says
+Their differences over many disjoint sets say how far chance goes, and a bootstrap over the images of one set says
 what one would have believed with that set alone.
 """
 
@@ -52,13 +52,13 @@ DETECTORS: dict[str, tuple[Noise, int]] = {
 def one_image(
     target: Instances, noise: Noise, seed: int, image: int, packed: CocoObjects | None = None
 ) -> AveragePrecision:
-    """The metric of one picture. Those of several are put together with ``merge``.
+    """The metric of one image. Those of several are put together with ``merge``.
 
     Args:
         target: the objects.
         noise: the dials.
         seed: of the errors.
-        image: number of the picture.
+        image: number of the image.
         packed: the objects as run-length codes; given, they aren't encoded again.
     """
     found = CocoObjects.from_instances(detect(target, noise, seed, image, len(THINGS)).instances, "masks")
@@ -68,12 +68,12 @@ def one_image(
 
 
 def pack(target: Instances) -> CocoObjects:
-    """The objects of a picture as run-length codes."""
+    """The objects of an image as run-length codes."""
     return CocoObjects.from_instances(target, "masks")
 
 
 def together(metrics: Sequence[AveragePrecision]) -> APScores:
-    """The scores of several pictures; one that occurs twice counts twice."""
+    """The scores of several images; one that occurs twice counts twice."""
     total = AveragePrecision(len(THINGS))
     for metric in metrics:
         total.merge(metric)
@@ -81,25 +81,25 @@ def together(metrics: Sequence[AveragePrecision]) -> APScores:
 
 
 def error_costs(
-    targets: Sequence[Instances], seed: int, kinds: Sequence[str] = tuple(ERRORS), rates: int | None = None
+    targets: Sequence[Instances], seed: int, errors: Sequence[str] = tuple(ERRORS), rates: int | None = None
 ) -> list[dict[str, Any]]:
-    """One row of AP, AP50 and AP75 for every kind of error and each of its rates (or only the first ``rates``)."""
+    """One row of AP, AP50 and AP75 for every type of error and each of its rates (or only the first ``rates``)."""
     rows, packed = [], [pack(target) for target in targets]
-    for kind in kinds:
-        base, steps = ERRORS[kind]
+    for error in errors:
+        base, steps = ERRORS[error]
         for rate in steps[:rates]:
-            noise = replace(base, **{kind: float(rate)})
+            noise = replace(base, **{error: float(rate)})
             found = together([one_image(t, noise, seed, i, packed[i]) for i, t in enumerate(targets)])
             scores = {"ap": found.ap, "ap50": found.ap50, "ap75": found.ap75}
-            rows.append({"kind": kind, "rate": rate, "seed": seed} | {k: round(v, 5) for k, v in scores.items()})
+            rows.append({"error": error, "rate": rate, "seed": seed} | {k: round(v, 5) for k, v in scores.items()})
     return rows
 
 
 def bootstrap(pairs: Sequence[Sequence[AveragePrecision]], resamples: int, seed: int) -> np.ndarray:
-    """AP of each detector over pictures drawn with replacement, the same ones for all: ``(resamples, detectors)``.
+    """AP of each detector over images drawn with replacement, the same ones for all: ``(resamples, detectors)``.
 
     Args:
-        pairs: for every detector its metrics of the n pictures.
+        pairs: for every detector its metrics of the n images.
         resamples: how many draws.
         seed: of the draws.
     """
@@ -123,16 +123,16 @@ def run(
     Args:
         seeds: of scenes and errors.
         steps: resamples of every bootstrap.
-        scenes: pictures per seed for the second part.
-        error_scenes: pictures per seed for the first part, the first ones of the same series.
-        sizes: pictures of a set.
+        scenes: images per seed for the second part.
+        error_scenes: images per seed for the first part, the first ones of the same series.
+        sizes: images of a set.
         size: pixels a side.
         report: called with a line of text after every part.
 
     Returns:
         The settings; ``errors``, the rows of `error_costs`; ``sets``, the AP of the three detectors on every disjoint
         set; ``bootstrap``, for the first set of every size and seed the middle 95% of AP of ``usual`` and of the
-        differences ``better`` − ``usual``, paired and with each on pictures of its own.
+        differences ``better`` − ``usual``, paired and with each on images of its own.
 
     Raises:
         ValueError: without scenes or resamples, or when a set is larger than all scenes.
@@ -162,7 +162,7 @@ def run(
                 data["sets"].append({"seed": seed, "images": n, **found})
             data["bootstrap"].append({"seed": seed, "images": n} | _intervals(metrics, n, steps, seed))
             if report is not None:
-                report(f"seed {seed}, {n} pictures: {data['bootstrap'][-1]}")
+                report(f"seed {seed}, {n} images: {data['bootstrap'][-1]}")
     settings = {"scenes": scenes, "error_scenes": error_scenes, "sizes": list(sizes), "size": size, "resamples": steps}
     return settings | {"detectors": {name: vars(noise) for name, (noise, _) in DETECTORS.items()}} | data
 
@@ -173,8 +173,8 @@ def _objects(sample: Sample) -> Instances:
 
 
 def _intervals(metrics: dict[str, list[AveragePrecision]], n: int, resamples: int, seed: int) -> dict[str, Any]:
-    """The middle 95% of what a bootstrap over the first n pictures gives."""
+    """The middle 95% of what a bootstrap over the first n images gives."""
     usual, better = bootstrap([metrics["usual"][:n], metrics["better"][:n]], resamples, seed).T
-    alone = np.random.default_rng(seed).permutation(better)  # as if each had pictures of its own
-    kinds = {"usual": usual, "paired": better - usual, "unpaired": alone - usual}
-    return {name: [round(float(q), 5) for q in np.quantile(v, [0.025, 0.975])] for name, v in kinds.items()}
+    alone = np.random.default_rng(seed).permutation(better)  # as if each had images of its own
+    gains = {"usual": usual, "paired": better - usual, "unpaired": alone - usual}
+    return {name: [round(float(q), 5) for q in np.quantile(v, [0.025, 0.975])] for name, v in gains.items()}

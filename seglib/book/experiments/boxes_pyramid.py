@@ -5,7 +5,7 @@ pyramid             FPN on the maps of stride 2 to 32, anchors of one size on ea
 no top-down         the same five maps and anchors, but each map for itself
 stride 8            the encoder's map of stride 8 alone, anchors of all five sizes in every cell
 stride 16           that of stride 16
-high 0.7            the pyramid, trained with the paper's IoU of 0.7, not 0.5, from which an anchor is an object
+foreground 0.7      the pyramid, trained with the paper's foreground IoU threshold of 0.7, not 0.5
 ==================  =================================================================================================
 
 Lin et al. (CVPR 2017, table 1) compare pyramid, pyramid without the top-down pathway and single maps so on COCO, with
@@ -81,7 +81,7 @@ class _SideBySide(nn.Module):
 
     def __init__(self, channels_in: Sequence[int], channels: int) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(FPN([c], channels, extra=False, norm=True) for c in channels_in)
+        self.levels = nn.ModuleList(FPN([c], channels, norm=True) for c in channels_in)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         return [level([m])[0] for level, m in zip(self.levels, maps, strict=True)]
@@ -94,8 +94,8 @@ class Proposer(nn.Module):
         levels: indices into `LEVELS` of the encoder's maps that the pyramid is built on, finest first: all of them,
             with anchors of one of `SIZES` on each, or a single one, with anchors of all.
         top_down: whether deep maps are added to shallow ones.
-        channels: of the pyramid.
-        high: IoU from which an anchor is an object in training.
+        channels: channels of the pyramid's levels.
+        foreground_iou: threshold from which an anchor is an object in training.
     """
 
     def __init__(
@@ -104,15 +104,15 @@ class Proposer(nn.Module):
         *,
         top_down: bool = True,
         channels: int = 32,
-        high: float = 0.5,
+        foreground_iou: float = 0.5,
     ) -> None:
         super().__init__()
         start = stored_model("fcn_tiny")
         self.normalize: Any = start.normalize
         self.encoder: Any = start.encoder
-        self.levels, self.high = [LEVELS[i] for i in levels], high
+        self.levels, self.foreground_iou = [LEVELS[i] for i in levels], foreground_iou
         channels_in: Any = [self.encoder.channels[level] for level in self.levels]  # type: ignore[index, union-attr]
-        pyramid: Any = partial(FPN, extra=False, norm=True) if top_down else _SideBySide
+        pyramid: Any = partial(FPN, norm=True) if top_down else _SideBySide
         self.fpn = pyramid(channels_in, channels)
         sizes = (SIZES,) if len(levels) == 1 else tuple((SIZES[i],) for i in levels)
         self.anchors = Anchors(sizes=sizes, strides=tuple(STRIDES[i] for i in levels), offset=0.5)
@@ -130,7 +130,12 @@ class Proposer(nn.Module):
         logit, delta, anchors = torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(levels)
         rows = []
         for i, truth in enumerate(boxes):
-            matches = match_boxes(box_iou(truth, anchors), high=self.high, low=0.3, rescue=True)  # (A,)
+            matches = match_boxes(
+                box_iou(truth, anchors),
+                foreground_iou=self.foreground_iou,
+                background_iou=0.3,
+                allow_low_quality_matches=True,
+            )  # (A,)
             picked = sample_balanced(matches, 128, 0.5)  # (S,)
             match = matches[picked]
             target = truth[match.clamp(min=0)] if len(truth) else anchors[picked]
@@ -141,7 +146,7 @@ class Proposer(nn.Module):
         """The ``count`` best boxes of each image, ``(B, count, 4)``, zeros where there are fewer."""
         logits, deltas, anchors = self(images)
         size = images.shape[-2:]
-        return propose(logits, deltas, anchors, size, before_nms=1000 // len(anchors), after_nms=count)[0]
+        return propose(logits, deltas, anchors, size, pre_nms_top_k=1000 // len(anchors), post_nms_top_k=count)[0]
 
 
 VARIANTS: dict[str, Callable[[], Proposer]] = {
@@ -149,12 +154,12 @@ VARIANTS: dict[str, Callable[[], Proposer]] = {
     "no top-down": partial(Proposer, top_down=False),
     "stride 8": partial(Proposer, (2,)),
     "stride 16": partial(Proposer, (3,)),
-    "high 0.7": partial(Proposer, high=0.7),
+    "foreground 0.7": partial(Proposer, foreground_iou=0.7),
 }
 
 
 def train_proposer(net: Proposer, data: BoxScenes, *, steps: int, seed: int, batch_size: int, lr: float) -> list[float]:
-    """Train in place with AdamW and the poly schedule, with mirroring; returns the loss of every step.
+    """Train in place with AdamW and the poly schedule, with horizontal flips; returns the loss of every step.
 
     Raises:
         ValueError: when ``steps`` is not positive.
@@ -173,7 +178,7 @@ def train_proposer(net: Proposer, data: BoxScenes, *, steps: int, seed: int, bat
         images, boxes = data.images[picked[step]].float() / 255, [data.boxes[i] for i in picked[step].tolist()]
         flip = flips[step].to(images.device)
         images = torch.where(flip[:, None, None, None], images.flip(-1), images)
-        boxes = [_mirror(b, width) if f else b for b, f in zip(boxes, flips[step].tolist(), strict=True)]
+        boxes = [_flip(b, width) if f else b for b, f in zip(boxes, flips[step].tolist(), strict=True)]
         loss = net.loss(images, boxes)
         optimizer.zero_grad()
         loss.backward()
@@ -184,8 +189,8 @@ def train_proposer(net: Proposer, data: BoxScenes, *, steps: int, seed: int, bat
     return losses
 
 
-def _mirror(boxes: Tensor, width: int) -> Tensor:
-    """Boxes ``(M, 4)`` in the mirrored picture: left and right change places."""
+def _flip(boxes: Tensor, width: int) -> Tensor:
+    """Boxes ``(M, 4)`` in the flipped image: left and right change places."""
     x0, y0, x1, y1 = boxes.unbind(1)
     return torch.stack([width - x1, y0, width - x0, y1], 1)
 

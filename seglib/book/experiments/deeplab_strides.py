@@ -26,6 +26,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from seglib.book.experiments.compare import compare, only
 from seglib.book.experiments.semantic import SceneTensors, predict_scenes
 from seglib.data.scenes import CATEGORIES
+from seglib.layers.normalize import Normalize
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
 from seglib.metrics.confusion import ConfusionMatrix
 from seglib.models.deeplab import DeepLabV3, DeepLabV3Plus
@@ -51,7 +52,8 @@ def twin(stride: int, decoder: bool) -> Model:
     """DeepLab v3 (or with its decoder, v3+) on the tiny encoder; weights fit those of every other stride."""
     encoder = TinyEncoder(output_stride=stride)
     form = partial(DeepLabV3Plus, low_width=24) if decoder else DeepLabV3
-    return form(encoder, len(CATEGORIES), rates=RATES[stride], width=64, dropout=0.1, mean=TINY_MEAN, std=TINY_STD)
+    normalize = Normalize(TINY_MEAN, TINY_STD)
+    return form(encoder, len(CATEGORIES), rates=RATES[stride], width=64, dropout=0.1, normalize=normalize)
 
 
 VARIANTS = {

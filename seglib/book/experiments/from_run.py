@@ -16,10 +16,9 @@ from typing import Any
 from seglib.book.results import write_results
 from seglib.data.catalog import SegmentationDataset, build_dataset
 from seglib.metrics.rand import cells, foreground_rand
-from seglib.models.zoo import build, find
 from seglib.train import TASKS, evaluate
 from seglib.train.log import read_log
-from seglib.weights import load_weights, read_metadata, save_weights
+from seglib.weights import load_model, load_weights, read_metadata, save_weights
 
 
 def collect(
@@ -47,13 +46,12 @@ def collect(
     groups = [losses[i : i + width] for i in range(0, len(losses), width)]
     curve = [[g[-1][0], round(sum(v for _, v in g) / len(g), 4)] for g in groups]
 
-    model = build(metadata["model"], metadata["num_classes"], **metadata.get("arguments", {}))
-    load_weights(model, weights)
+    model = load_model(weights)
     if store is not None:
         save_weights(model.half(), store, metadata)
         load_weights(model.float(), store)
-    task = TASKS[find(metadata["model"]).task]
-    size = metadata.get("size")
+    task = TASKS[metadata["task"]]
+    size = metadata.get("data_size")
     test = build_dataset(metadata["data"], root, "test", size=tuple(size) if size else None, keep=(task.needs,))
     scores = evaluate(model.to(device), test, task(test.categories), batch_size=4)
     if metadata["data"] == "isbi":

@@ -6,15 +6,17 @@ contrast and noise stay, so that a speck is as hard to see at 0.1% as it is at 1
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seglib.book.experiments.semantic import SceneTensors
+from seglib.layers.normalize import Normalize
+from seglib.layers.tiny import TINY_MEAN, TINY_STD
 from seglib.models.semantic import SemanticModel
-from seglib.types import Category, DenseOutput, check_categories
+from seglib.types import Category, DenseOutput, Size, Targets, check_categories
 
 CATEGORIES = check_categories([Category(0, "speck", True, (213, 94, 0)), Category(1, "ground", False, (86, 180, 233))])
 """The rare thing and the rest."""
@@ -89,6 +91,7 @@ class SpeckNet(SemanticModel):
 
     def __init__(self, width: int = 16) -> None:
         super().__init__(len(CATEGORIES))
+        self.normalize = Normalize(TINY_MEAN, TINY_STD)
         self.layers = nn.Sequential(
             nn.Conv2d(3, width, 3, padding=1), nn.ReLU(),
             nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
@@ -96,9 +99,11 @@ class SpeckNet(SemanticModel):
             nn.Conv2d(width, len(CATEGORIES), 1),
         )  # fmt: skip
 
-    def forward(self, images: Tensor, targets: Any = None) -> DenseOutput:
+    def forward(
+        self, images: Tensor, targets: Targets | None = None, sizes: Sequence[Size] | None = None
+    ) -> DenseOutput:
         """Images ``(B, 3, H, W)`` in [0, 1] → logits ``(B, 2, H, W)``."""
-        return DenseOutput(self.layers(4 * images - 2).float())
+        return DenseOutput(self.layers(self.normalize(images, sizes)).float())
 
 
 @torch.inference_mode()

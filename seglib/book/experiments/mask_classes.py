@@ -1,4 +1,4 @@
-"""Should classes compete for a pixel? The mask head of ``mask_rcnn_tiny`` with three kinds of answers.
+"""Should classes compete for a pixel? The mask head of ``mask_rcnn_tiny`` in three variants.
 
 One mask for each class with a sigmoid of its own, of which only the true class's is trained (the paper's way); a
 softmax over the classes and background in every pixel (the way of semantic segmentation); and a single mask for all
@@ -26,8 +26,8 @@ from seglib.layers.rpn import propose
 from seglib.losses.two_stage import mask_loss, mask_targets
 from seglib.metrics.ap import AveragePrecision
 from seglib.models.mask_rcnn import MaskRCNN
-from seglib.models.two_stage import join, sample_regions
-from seglib.ops.paste import paste_masks
+from seglib.models.two_stage import ObjectTable, sample_rois
+from seglib.ops.paste import MaskGrids
 from seglib.train.optim import build_optimizer, lr_factor
 from seglib.types import Batch, Instances
 
@@ -126,7 +126,7 @@ def train_heads(
     steps: int,
     batch_size: int,
 ) -> tuple[dict[str, MaskHead], dict[str, list[float]]]:
-    """One head for each variant, all trained in one pass over the same regions; and their losses."""
+    """One head for each variant, all trained in one pass over the same RoIs; and their losses."""
     heads: dict[str, MaskHead] = {}
     for name, (channels, _, _) in variants.items():
         torch.manual_seed(seed)
@@ -138,7 +138,7 @@ def train_heads(
     losses: dict[str, list[float]] = {name: [] for name in variants}
     for step in range(steps):
         batch = collate([data[i] for i in order[step].tolist()])
-        patches, labels, target = _regions(model, batch)
+        patches, labels, target = _foreground(model, batch)
         for name, (_, loss_of, _) in variants.items():
             for group in optimizers[name].param_groups:
                 group["lr"] = lr * lr_factor(step, steps, warmup=min(20, steps // 5))
@@ -152,22 +152,29 @@ def train_heads(
 
 
 @torch.no_grad()
-def _regions(model: MaskRCNN, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Patches ``(N, C, P, P)`` of the regions that are objects, their labels, and their masks ``(N, 2P, 2P)``."""
+def _foreground(model: MaskRCNN, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Patches ``(N, C, P, P)`` of the foreground RoIs, their labels, and their masks ``(N, 2P, 2P)``."""
     objects = batch.targets.instances or []
     size, r = (batch.images.shape[-2], batch.images.shape[-1]), model.rpn
     pyramid = model.pyramid(batch.images)
     anchors = model.anchors([level.shape[-2:] for level in pyramid], batch.images.device)
     logits, deltas = model.rpn_head(pyramid)
-    scored = propose(logits, deltas, anchors, size, before_nms=r.before_nms[1], after_nms=r.after_nms[1])
-    regions, matches = sample_regions(*scored, objects, model.regions)
+    scored = propose(
+        logits,
+        deltas,
+        anchors,
+        size,
+        pre_nms_top_k=r.pre_nms_top_k_train,
+        post_nms_top_k=r.post_nms_top_k_train,
+    )
+    rois, matches = sample_rois(*scored, objects, model.roi)
     image, slot = (matches >= 0).nonzero().unbind(1)  # (N,)
-    boxes = regions[image, slot]
-    patches = model.pool(pyramid, boxes, image, model.regions.mask_size)
-    table, first = join(objects)
-    match = first[image] + matches[image, slot]
-    target = mask_targets(table.masks, match, boxes, 2 * model.regions.mask_size, aligned=True, binary=True)
-    return patches, table.labels[match], target
+    boxes, match = rois[image, slot], matches[image, slot]
+    table = ObjectTable.of(objects)
+    masks = torch.cat([o.masks for o in objects])
+    cells = 2 * model.roi.mask_size
+    target = mask_targets(masks, table.first[image] + match, boxes, cells, aligned=True, binary=True)
+    return model.pool(pyramid, boxes, image, model.roi.mask_size), table.matched(image, match)[1], target
 
 
 @torch.no_grad()
@@ -178,14 +185,14 @@ def score_heads(
     metrics = {name: AveragePrecision(THINGS) for name in variants}
     for begin in range(0, len(data), 20):
         batch = collate([data[i] for i in range(begin, min(begin + 20, len(data)))])
-        out, pyramid = model(batch.images), model.pyramid(batch.images)
+        out, pyramid = model(batch.images, sizes=batch.sizes), model.pyramid(batch.images, batch.sizes)
         for i, truth in enumerate(batch.targets.instances or []):
             kept = out.scores[i] > 0
             boxes, labels, scores = out.boxes[i][kept], out.labels[i][kept], out.scores[i][kept]
             images = torch.full((len(boxes),), i)
-            patches = model.pool(pyramid, boxes, images, model.regions.mask_size)
+            patches = model.pool(pyramid, boxes, images, model.roi.mask_size)
             for name, (_, _, answer) in variants.items():
-                masks = paste_masks(answer(heads[name](patches), labels), boxes, batch.images.shape[-2:])
+                masks = MaskGrids(answer(heads[name](patches), labels), boxes, truth.size)
                 metrics[name].update(Instances(masks, labels, boxes, scores), truth)
     found = {name: metric.compute() for name, metric in metrics.items()}
     return {name: {"ap": s.ap, "ap50": s.ap50, "ap75": s.ap75} for name, s in found.items()}

@@ -88,7 +88,7 @@ def run(
     rows: dict[str, list[Any]] = {"accuracy": [], "miou": [], "accuracy_cost": [], "miou_cost": []}
     for seed in seeds:
         torch.manual_seed(seed)
-        model = build("fcn_tiny", k).to(device)
+        model = build("fcn_tiny", num_classes=k).to(device)
         train_on_scenes(model, train, steps=steps, seed=seed)
         matrices = erase_classes(model, val.images.float() / 255, val.labels).sum(1)  # (1 + K, K, K)
         scores = SemanticScores.from_counts(matrices[0])

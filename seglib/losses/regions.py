@@ -1,0 +1,60 @@
+"""Losses of regions that may overlap: every class has a sigmoid of its own and does not compete with the others."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from seglib.ops.precision import at_least_float32
+from seglib.types import VOID
+
+
+def _prepare(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The logits in at least float32, the target in {0, 1} in their type, and where it is known (1) or void (0)."""
+    if logits.shape != target.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} need regions of the same shape, got {tuple(target.shape)}")
+    logits = at_least_float32(logits)
+    known = target != VOID
+    if bool((target[known] > 1).any()):
+        raise ValueError(f"regions are 0, 1 or {VOID} (void), got {sorted(target.unique().tolist())[:5]}")
+    return logits, target.to(logits.dtype) * known, known.to(logits.dtype)
+
+
+def sigmoid_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean binary cross-entropy over all classes and all places that are not void; 0 where all are.
+
+    Args:
+        logits: ``(B, K, …)``, one score for each region.
+        target: ``(B, K, …)`` integers: 1 inside the region, 0 outside, 255 void.
+
+    Raises:
+        ValueError: for other shapes or values.
+    """
+    logits, target, known = _prepare(logits, target)
+    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return (loss * known).sum() / known.sum().clamp(min=1)
+
+
+def sigmoid_dice(logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tensor:
+    """One minus the Dice coefficient of each region over the batch, ``1 − (2 Σ p t + s) / (Σ p + Σ t + s)``, averaged.
+
+    Args:
+        logits: ``(B, K, …)``, one score for each region.
+        target: ``(B, K, …)`` integers: 1 inside the region, 0 outside, 255 void.
+        smooth: s, which keeps the loss of an absent region defined.
+
+    Raises:
+        ValueError: for other shapes or values, or a ``smooth`` that isn't positive.
+    """
+    if smooth <= 0:
+        raise ValueError(f"smooth must be positive, got {smooth}; an absent region would divide by 0")
+    logits, target, known = _prepare(logits, target)
+    probs = logits.sigmoid() * known
+    axes = [0, *range(2, logits.ndim)]
+    both, sizes = (probs * target).sum(axes), probs.sum(axes) + target.sum(axes)  # (K,)
+    return (1 - (2 * both + smooth) / (sizes + smooth)).mean()
+
+
+def sigmoid_cross_entropy_dice(logits: Tensor, target: Tensor) -> Tensor:
+    """:func:`sigmoid_cross_entropy` plus :func:`sigmoid_dice`, as nnU-Net trains overlapping regions."""
+    return sigmoid_cross_entropy(logits, target) + sigmoid_dice(logits, target)

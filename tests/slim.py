@@ -1,0 +1,157 @@
+"""A slim build of every architecture of the zoo: the same classes and settings with few channels and short stages.
+
+What a model must do does not depend on how wide it is, so `test_zoo_contract.py` runs on these. That every entry of the
+zoo, at its full size, is what was published is held by `test_published_keys.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from seglib.layers.fpn import FPN, TopPool
+from seglib.layers.frozen import freeze, freeze_norms
+from seglib.layers.resnet import ResNetEncoder, dilate
+from seglib.layers.roi_heads import BoxHead, MaskHead
+from seglib.layers.rpn import RPNHead
+from seglib.layers.vgg import VGG16Encoder
+from seglib.models.base import Model
+from seglib.models.deeplab import RATES, SMP_LAYOUT, DeepLabV3, DeepLabV3Plus
+from seglib.models.fcn import FCN, DilatedFCN
+from seglib.models.mask_rcnn import MaskRCNN
+from seglib.models.unet import PaperUNet, UNet
+from seglib.models.zoo import build
+
+THINNER = 16
+"""By how much an encoder's channels are divided."""
+
+
+def thin(module: nn.Module) -> None:
+    """Divide the channels of every convolution and batch norm by `THINNER`, in place; those of the images stay."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.Conv2d):
+            channels = child.in_channels if child.in_channels == 3 else child.in_channels // THINNER
+            conv = nn.Conv2d(
+                channels, child.out_channels // THINNER, child.kernel_size, child.stride, child.padding, child.dilation,
+                bias=child.bias is not None,
+            )  # fmt: skip
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            setattr(module, name, conv)
+        elif isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, nn.BatchNorm2d(child.num_features // THINNER))
+        else:
+            thin(child)
+
+
+def resnet(
+    block: type[BasicBlock | Bottleneck], output_stride: int = 32, *, first_keeps: bool = True, frozen: bool = False
+) -> ResNetEncoder:
+    """A ResNet with one block in its first stages and two in those that may be dilated."""
+    net = ResNet(block, [1, 1, 2, 2])
+    thin(net)
+    dilate(net, output_stride, first_keeps=first_keeps)
+    if frozen:
+        freeze_norms(net)
+        freeze(net.conv1)
+        freeze(net.layer1)
+    return ResNetEncoder(net)
+
+
+def vgg() -> VGG16Encoder:
+    """VGG-16 as the paper pads it, whose 62 fc6 windows of a small image still cost little."""
+    with torch.device("meta"):
+        encoder = VGG16Encoder(hidden=256)
+    thin(encoder)
+    encoder.channels = {level: channels // THINNER for level, channels in encoder.channels.items()}
+    return encoder
+
+
+def mask_rcnn(num_classes: int, full: str, *, frozen: bool = False, norm: bool = False, **arguments: Any) -> MaskRCNN:
+    """The settings of the zoo's `full` with slim heads on a slim encoder; ``norm`` is torchvision's second version."""
+    with torch.device("meta"):
+        model = build(full, num_classes=num_classes, **arguments)
+    assert isinstance(model, MaskRCNN)
+    encoder, channels = resnet(Bottleneck, frozen=frozen), 16
+    return MaskRCNN(
+        encoder,
+        num_classes,
+        fpn=FPN([encoder.channels[level] for level in model.levels], channels, top_block=TopPool(), norm=norm),
+        rpn_head=RPNHead(channels, depth=2 if norm else 1),
+        box_head=BoxHead(channels, num_classes, hidden=32, convs=2 if norm else 0, depth=1 if norm else 2),
+        mask_head=MaskHead(channels, num_classes, hidden=channels, depth=2, norm=norm),
+        anchors=model.anchors,
+        # as many steps as the full model, over fewer proposals
+        rpn=replace(model.rpn, batch_size_per_image=64, **dict.fromkeys(TOP_K, 60)),
+        roi=replace(model.roi, batch_size_per_image=32),
+        detections=replace(model.detections, max_detections=20),
+    )
+
+
+TOP_K = ("pre_nms_top_k_train", "pre_nms_top_k_test", "post_nms_top_k_train", "post_nms_top_k_test")
+
+Builder = Callable[..., Model]
+
+DENSE: dict[str, Builder] = {
+    "fcn_resnet": lambda k, **more: FCN(resnet(BasicBlock), k, stride=8, **more),
+    "fcn_vgg": lambda k, **more: FCN(vgg(), k, stride=8, **more),
+    "fcn_dilated": lambda k, **more: DilatedFCN(resnet(Bottleneck, 8), k, **more),
+    "fcn_tiny": lambda k, **more: build("fcn_tiny", num_classes=k, **more),
+    "unet": lambda k, **more: UNet(resnet(BasicBlock), k, widths=(32, 16, 16, 8, 8), **more),
+    "unet_paper": lambda k, **more: PaperUNet(k, width=4, **more),
+    "unet_tiny": lambda k, **more: build("unet_tiny", num_classes=k, **more),
+    "deeplabv3": lambda k, **more: DeepLabV3(resnet(Bottleneck, 8), k, rates=RATES[8], width=16, aux=True, **more),
+    "deeplabv3plus": lambda k, **more: DeepLabV3Plus(
+        resnet(BasicBlock, 16), k, rates=RATES[16], low_width=6, width=16, **more
+    ),
+    "deeplabv3plus_smp": lambda k, **more: DeepLabV3Plus(
+        resnet(Bottleneck, 16, first_keeps=False), k, low_width=6, width=16, **SMP_LAYOUT, **more
+    ),
+    "deeplab_tiny": lambda k, **more: build("deeplab_tiny", num_classes=k, **more),
+}
+"""Architecture → its slim build, called with the number of classes and, perhaps, ``overlapping``."""
+
+SLIM: dict[str, tuple[str, Builder]] = {
+    **{name: ("semantic", builder) for name, builder in DENSE.items()},
+    "deeplabv3_regions": ("regions", lambda k: DENSE["deeplabv3"](k, overlapping=True)),
+    "mask_rcnn": ("instance", lambda k: mask_rcnn(k, "mask_rcnn_resnet50_fpn")),
+    "mask_rcnn_torchvision": (
+        "instance", lambda k: mask_rcnn(k, "mask_rcnn_resnet50_fpn", frozen=True, conventions="torchvision"),
+    ),
+    "mask_rcnn_v2": ("instance", lambda k: mask_rcnn(k, "mask_rcnn_resnet50_fpn_v2", norm=True)),
+    "mask_rcnn_tiny": ("instance", lambda k: build("mask_rcnn_tiny", num_classes=k)),
+}  # fmt: skip
+"""Architecture → the task that the contract checks it with, and its slim build."""
+
+ARCHITECTURES: dict[str, tuple[str, ...]] = {
+    "fcn": ("fcn_resnet",),
+    "fcn_tiny": ("fcn_tiny",),
+    "fcn_resnet18": ("fcn_resnet",),
+    "fcn_resnet50": ("fcn_dilated",),
+    "fcn_resnet101": ("fcn_dilated",),
+    "fcn32s": ("fcn_vgg",),
+    "fcn16s": ("fcn_vgg",),
+    "fcn8s": ("fcn_vgg",),
+    "unet": ("unet",),
+    "unet_tiny": ("unet_tiny",),
+    "unet_resnet34": ("unet",),
+    "unet_resnet50": ("unet",),
+    "unet_paper": ("unet_paper",),
+    "deeplab": ("deeplabv3plus", "deeplabv3plus_smp"),
+    "deeplab_tiny": ("deeplab_tiny",),
+    "deeplabv3_resnet50": ("deeplabv3",),
+    "deeplabv3_resnet101": ("deeplabv3",),
+    "deeplabv3plus_resnet34": ("deeplabv3plus", "deeplabv3plus_smp"),
+    "deeplabv3plus_resnet50": ("deeplabv3plus", "deeplabv3plus_smp"),
+    "deeplabv3plus_resnet101": ("deeplabv3plus", "deeplabv3plus_smp"),
+    "mask_rcnn": ("mask_rcnn", "mask_rcnn_torchvision"),
+    "mask_rcnn_tiny": ("mask_rcnn_tiny",),
+    "mask_rcnn_resnet50_fpn": ("mask_rcnn", "mask_rcnn_torchvision"),
+    "mask_rcnn_resnet101_fpn": ("mask_rcnn", "mask_rcnn_torchvision"),
+    "mask_rcnn_resnet50_fpn_v2": ("mask_rcnn_v2",),
+}
+"""Name in the zoo → the architectures that its builder makes, one for each of its layouts or conventions."""

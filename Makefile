@@ -69,7 +69,11 @@ serve: book  ## build the book and show it
 	$(BIN)/python -m http.server --directory _build/html $(PORT)
 
 bench: $(VENV)/.ready  ## the benchmarks, one after the other
-	for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file || exit 1; done
+	for file in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/[a-z]*.py)); do $(BIN)/python $$file || exit 1; done
+
+.PHONY: gpu
+gpu: $(VENV)/.ready  ## on a GPU: its tests, training steps of all models, the benchmarks, in 8 minutes
+	$(BIN)/python benchmarks/gpu.py
 
 clean:  ## remove what was built, the environment included
 	rm -rf $(VENV) _build .pytest_cache .mypy_cache .ruff_cache .hypothesis

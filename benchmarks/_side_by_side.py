@@ -1,8 +1,9 @@
-"""What the benchmarks share: two sides that take turns, and the memory of one side in a process of its own."""
+"""What the benchmarks share: two sides that take turns, and the memory that one side takes."""
 
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 import time
@@ -26,24 +27,58 @@ class Comparison:
     high: float
 
     def __str__(self) -> str:
-        times = f"{self.ours:8.0f} ms {self.theirs:8.0f} ms"
-        return f"{times}   {self.ratio:5.2f} ({self.low:.2f} to {self.high:.2f})"
+        ours, theirs = (f"{t:8.0f}" if t >= 10 else f"{t:8.2f}" for t in (self.ours, self.theirs))
+        return f"{ours} ms {theirs} ms   {self.ratio:5.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
-def compare(ours: Call, theirs: Call, *, rounds: int, warmup: int = 2) -> Comparison:
-    """Both sides warm up, then take turns, so that whatever else the machine does hits both."""
+_PRINTED = re.compile(r"\s*(.*?)\s+([\d.]+) ms +([\d.]+) ms +([\d.]+) \(([\d.]+) to ([\d.]+)\)")
+
+
+def read_comparison(line: str) -> tuple[str, Comparison] | None:
+    """The name and the comparison of a line ``NAME COMPARISON`` that a benchmark printed; ``None`` for other lines."""
+    found = _PRINTED.match(line)
+    if found is None:
+        return None
+    ours, theirs, ratio, low, high = (float(v) for v in found.groups()[1:])
+    return found[1], Comparison(ours, theirs, low, ratio, high)
+
+
+def compare(ours: Call, theirs: Call, *, rounds: int, warmup: int = 2, device: str = "cpu") -> Comparison:
+    """Both sides warm up, then take turns, so that whatever else the machine does hits both.
+
+    On "cuda" a time ends when the GPU has done what the call asked of it.
+    """
     for _ in range(warmup):
         ours(), theirs()
-    times = torch.tensor([[_seconds(ours), _seconds(theirs)] for _ in range(rounds)], dtype=torch.float64)  # (R, 2)
+    turns = [[seconds(ours, device), seconds(theirs, device)] for _ in range(rounds)]
+    times = torch.tensor(turns, dtype=torch.float64)  # (R, 2)
     a, b = (1e3 * times).median(0).values.tolist()
     quartiles = (times[:, 0] / times[:, 1]).quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))
     return Comparison(a, b, *quartiles.tolist())
 
 
-def _seconds(call: Call) -> float:
+def seconds(call: Call, device: str = "cpu") -> float:
+    """Seconds of one call. The GPU works on while Python goes ahead, so on "cuda" both ends wait for it."""
+    _wait(device)
     start = time.perf_counter()
     call()
+    _wait(device)
     return time.perf_counter() - start
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def cuda_peak(call: Call) -> float:
+    """Megabytes of GPU memory that torch allocates at most during ``call``, beyond what is allocated already."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def peak(file: str, *arguments: str) -> float:

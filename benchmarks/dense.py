@@ -1,13 +1,14 @@
 """How fast the dense models are, forward and in a training step, beside torchvision's and smp's, in one run.
 
-    python benchmarks/dense.py [--rounds 7] [--size 256]
+    python benchmarks/dense.py [--rounds 7] [--size 256] [--device cuda]
 
 Both sides have the same weights (through seglib's converters), see the same images, warm up, and take turns. The ratio
 is seglib's time over the library's, per round; printed are its median and its quartiles, below 1 where seglib is
 faster. The logits must agree. A training step is forward, cross-entropy, backward and an SGD step; seglib's models also
 normalise the images and check the labels, which the libraries leave to the caller.
 
-Memory is how much one call raises the largest resident size of a fresh process that holds the model already.
+Memory is how much one call raises the largest resident size of a fresh process that holds the model already; on a GPU
+what torch allocates there during one call. The logits are compared on the CPU: a GPU's convolutions may round to TF32.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from functools import partial
 import segmentation_models_pytorch as smp
 import torch
 import torchvision
-from _side_by_side import compare, peak, print_peak
+from _side_by_side import compare, cuda_peak, peak, print_peak
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import segmentation
@@ -79,9 +80,9 @@ def train_step(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> St
     return call
 
 
-def kinds(origin: str) -> dict[str, tuple[Step, Step]]:
+def kinds(origin: str, device: str = "cpu") -> dict[str, tuple[Step, Step]]:
     """What is measured: seglib's side and the library's of each kind of call."""
-    ours, theirs = models(origin)
+    ours, theirs = (model.to(device) for model in models(origin))
 
     def our_loss(images: Tensor, labels: Tensor) -> Tensor:
         return torch.stack(list(ours.loss(ours(images), Targets(semantic=labels)).values())).sum()
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="turns that each side takes")
     parser.add_argument("--size", type=int, default=256, help="height and width of the images")
     parser.add_argument("--only", help="one origin")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where both sides run")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
@@ -122,15 +124,20 @@ def main() -> None:
         return print_peak(partial(step, *inputs(64)), partial(step, *inputs(options.size)))
 
     print(f"{hardware()}; torch {torch.__version__}, torchvision {torchvision.__version__}, smp {smp.__version__}")
-    print(f"{BATCH} x 3 x {options.size} x {options.size}, median of {options.rounds} rounds (quartiles)")
+    print(f"{BATCH} x 3 x {options.size} x {options.size}, {options.device}, ", end="")
+    print(f"median of {options.rounds} rounds (quartiles)")
     print(f"  {'':44} {'seglib':>9} {'library':>11}   ratio {'':14}   {'seglib':>9} {'library':>9}")
     for origin in [options.only] if options.only else LIBRARIES:
         agree(origin, 96)
-        data = inputs(options.size)
-        for kind, (ours, theirs) in kinds(origin).items():
-            found = compare(partial(ours, *data), partial(theirs, *data), rounds=options.rounds)
-            size = ["--size", str(options.size)]
-            memory = [peak(__file__, origin, kind, side, *size) for side in ("0", "1")]
+        data = [t.to(options.device) for t in inputs(options.size)]
+        for kind, sides in kinds(origin, options.device).items():
+            calls = [partial(side, *data) for side in sides]
+            found = compare(*calls, rounds=options.rounds, device=options.device)
+            if options.device == "cuda":
+                memory = [cuda_peak(call) for call in calls]
+            else:
+                size = ["--size", str(options.size)]
+                memory = [peak(__file__, origin, kind, side, *size) for side in ("0", "1")]
             print(f"  {f'{origin}, {kind}':44} {found}   {memory[0]:6.0f} MB {memory[1]:6.0f} MB", flush=True)
 
 

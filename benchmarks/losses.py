@@ -1,12 +1,13 @@
 """How fast the losses are, forward and backward, beside the libraries that have them, in one run.
 
-    python benchmarks/losses.py [--rounds 15]
+    python benchmarks/losses.py [--rounds 15] [--device cuda]
 
 Both sides see the same logits and labels, warm up, and take turns, so that whatever else the machine does hits both.
 The ratio is seglib's time over the library's, per round; printed are its median and its quartiles, below 1 where
 seglib is faster. The values must agree.
 
-Memory is how much one call, forward and backward, raises the resident size of a fresh process that holds the inputs.
+Memory is how much one call, forward and backward, raises the resident size of a fresh process that holds the inputs;
+on a GPU what torch allocates there during one call.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import monai
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
-from _side_by_side import compare, peak, print_peak
+from _side_by_side import compare, cuda_peak, peak, print_peak
 from monai.losses import DiceLoss, FocalLoss, TverskyLoss
 from torch import Tensor
 
@@ -76,8 +77,9 @@ def measure(name: str, logits: Tensor, target: Tensor, rounds: int) -> str:
     ours, theirs = pairs()[name]
     a, b = step(ours, logits, target), step(theirs, logits, target)
     torch.testing.assert_close(a, b, rtol=1e-4, atol=0, msg=f"{name}: the two differ, {a} and {b}")
-    found = compare(partial(step, ours, logits, target), partial(step, theirs, logits, target), rounds=rounds)
-    memory = [memory_of(name, side) for side in ("0", "1")]
+    device, calls = logits.device.type, [partial(step, loss, logits, target) for loss in (ours, theirs)]
+    found = compare(*calls, rounds=rounds, device=device)
+    memory = [cuda_peak(calls[side]) if device == "cuda" else memory_of(name, str(side)) for side in (0, 1)]
     return f"  {name:24} {found}   {memory[0]:6.0f} MB {memory[1]:6.0f} MB"
 
 
@@ -89,6 +91,7 @@ def memory_of(name: str, side: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15, help="turns that each side takes")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where both sides run")
     parser.add_argument("--peak", nargs=2, metavar=("NAME", "SIDE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
@@ -100,10 +103,11 @@ def main() -> None:
     cores = torch.get_num_threads()
     versions = f"torch {torch.__version__}, monai {monai.__version__}, smp {smp.__version__}"
     print(f"{hardware()}; {versions}")
-    print(f"2 x {CLASSES} x 512 x 512, 5% void, forward and backward, median of {options.rounds} rounds (quartiles)")
+    print(f"2 x {CLASSES} x 512 x 512, 5% void, {options.device}, forward and backward, ", end="")
+    print(f"median of {options.rounds} rounds (quartiles)")
     print(f"  {'':24} {'seglib':>11} {'library':>11}   ratio {'':14}   {'seglib':>9} {'library':>9}")
-    logits, target = maps()
-    for threads in sorted({cores, 1}, reverse=True):
+    logits, target = (t.to(options.device) for t in maps())
+    for threads in sorted({cores, 1}, reverse=True) if options.device == "cpu" else [cores]:
         torch.set_num_threads(threads)
         print(f" {threads} thread{'s' * (threads > 1)}")
         for name in pairs():

@@ -1,6 +1,6 @@
 """How fast Mask R-CNN is, in a training step and in prediction, beside torchvision's, in one run.
 
-    python benchmarks/mask_rcnn.py [--rounds 5] [--size 512]
+    python benchmarks/mask_rcnn.py [--rounds 5] [--size 512] [--device cuda]
 
 Both models are ResNet-50-FPN with the same random weights (through seglib's converter), frozen norms, and a stem and
 first stage that don't learn: what torchvision's published weights are trained further with. They see the same images
@@ -9,7 +9,9 @@ and its quartiles, below 1 where seglib is faster. The detections must agree. A 
 backward and an SGD step on two images with eight objects each; prediction ends with a hundred pasted masks per image.
 torchvision's resizing of the images is switched off.
 
-Memory is how much one call raises the largest resident size of a fresh process that holds the model already.
+Memory is how much one call raises the largest resident size of a fresh process that holds the model already; on a GPU
+what torch allocates there during one call. The detections are compared on the CPU: a GPU's convolutions may round to
+TF32, which sorts scores otherwise.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from functools import partial
 
 import torch
 import torchvision
-from _side_by_side import compare, peak, print_peak
+from _side_by_side import compare, cuda_peak, peak, print_peak
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -75,9 +77,9 @@ def inputs(size: int) -> tuple[Tensor, Targets]:
 Step = Callable[[Tensor, Targets], object]
 
 
-def kinds() -> dict[str, tuple[Step, Step]]:
+def kinds(device: str = "cpu") -> dict[str, tuple[Step, Step]]:
     """What is measured: seglib's side and torchvision's of each kind of call."""
-    ours, theirs = models()
+    ours, theirs = (model.to(device) for model in models())
     optimizers = [
         torch.optim.SGD([p for p in m.parameters() if p.requires_grad], lr=1e-4, momentum=0.9) for m in (ours, theirs)
     ]
@@ -123,6 +125,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns that each side takes")
     parser.add_argument("--size", type=int, default=512, help="height and width of the images")
     parser.add_argument("--only", choices=["prediction", "train step"], help="one kind of call")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where both sides run")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
@@ -131,15 +134,20 @@ def main() -> None:
         return print_peak(partial(step, *inputs(64)), partial(step, *inputs(options.size)))
 
     print(f"{hardware()}; torch {torch.__version__}, torchvision {torchvision.__version__}")
-    print(f"{BATCH} x 3 x {options.size} x {options.size}, median of {options.rounds} rounds (quartiles)")
+    print(f"{BATCH} x 3 x {options.size} x {options.size}, {options.device}, ", end="")
+    print(f"median of {options.rounds} rounds (quartiles)")
     print(f"  {'':12} {'seglib':>9} {'torchvision':>11}   ratio {'':14}   {'seglib':>9} {'torchvision':>11}")
     agree(256)
-    data = inputs(options.size)
-    for kind, (ours, theirs) in kinds().items():
+    data = [part.to(options.device) for part in inputs(options.size)]
+    for kind, sides in kinds(options.device).items():
         if options.only in (None, kind):
-            found = compare(partial(ours, *data), partial(theirs, *data), rounds=options.rounds)
-            size = ["--size", str(options.size)]
-            memory = [peak(__file__, kind, side, *size) for side in ("0", "1")]
+            calls = [partial(side, *data) for side in sides]
+            found = compare(*calls, rounds=options.rounds, device=options.device)
+            if options.device == "cuda":
+                memory = [cuda_peak(call) for call in calls]
+            else:
+                size = ["--size", str(options.size)]
+                memory = [peak(__file__, kind, side, *size) for side in ("0", "1")]
             print(f"  {kind:12} {found}   {memory[0]:6.0f} MB {memory[1]:8.0f} MB", flush=True)
 
 

@@ -195,7 +195,6 @@ def evaluate_command(
 ) -> None:
     """Score stored weights on a split of a dataset."""
     from seglib.data.catalog import RESIZES, build_dataset
-    from seglib.data.class_tables import match_categories
     from seglib.ops.geometry import Geometry
     from seglib.train import TASKS, evaluate
 
@@ -207,7 +206,6 @@ def evaluate_command(
     elif shape is not None:
         net.geometry = Geometry() if data in RESIZES else Geometry("shorter", min(shape))
     dataset = build_dataset(data, root, split, size=shape, keep=(task.needs,))
-    dataset = match_categories(dataset, task.categories, task.needs)
     scores = evaluate(net, dataset, task, batch_size=batch_size, workers=workers)
     _report(scores, as_json, {"images": len(dataset), "split": split})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from seglib.data.class_tables import labels_to_files
-from seglib.data.coco import coco_results
+from seglib.data.coco import ImageIds, coco_results
 from seglib.ops.geometry import Geometry
 from seglib.postprocess import predict_tiled
 from seglib.types import Category, SegmentationModel
@@ -31,7 +31,7 @@ class Options:
         tile: side of overlapping tiles in pixels; ``None`` cuts large photos only. For semantic models.
         scales: average over views of the photo at these scales. For semantic models.
         flip: average over flipped views too. For semantic models.
-        image_ids: file name → image id of a COCO file, for JSON results; ``None`` writes file names and no ids.
+        image_ids: the image ids of a COCO file by photo, for JSON results; ``None`` writes file names and no ids.
     """
 
     geometry: Geometry
@@ -39,7 +39,7 @@ class Options:
     tile: int | None = None
     scales: Sequence[float] = (1.0,)
     flip: bool = False
-    image_ids: Mapping[Path, int] | None = None
+    image_ids: ImageIds | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def predict_semantic_photo(
     Args:
         model: a semantic model.
         image: ``(3, H, W)`` on the model's device.
-        path: of the photo.
+        path: the photo's path.
         categories: the classes.
         file_ids: what the dataset's label files call each class.
         void_id: what they call void.
@@ -109,7 +109,7 @@ def predict_instances_photo(
     Args:
         model: an instance model.
         image: ``(3, H, W)`` on the model's device.
-        path: of the photo.
+        path: the photo's path.
         categories: the things.
         file_ids: the category ids of the dataset's COCO file.
         void_id: not used; both functions take it.

@@ -344,7 +344,7 @@ class Batch(_Moves):
         ids: a name of each image.
         sizes: the true size of each image, without padding.
         output_sizes: the size of each image's annotations, in which its results are wanted.
-        spacing: of the voxels of each image; ``None`` where no sample has one.
+        spacing: millimetres between the voxels of each image; ``None`` where no sample has one.
     """
 
     images: Tensor

@@ -7,9 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from seglib.data.catalog import DATASETS, build_dataset, read_class_table
+from seglib.data import catalog
+from seglib.data.catalog import DATASETS, RESIZES, build_dataset, read_class_table
+from seglib.data.checks import count_labels
 from seglib.data.collate import collate
 from seglib.losses import cross_entropy
+from seglib.ops.geometry import Geometry
 from seglib.types import Category
 
 TABLE = [
@@ -311,3 +314,56 @@ def test_training_on_coco_leaves_crowds_out(tmp_path):
     train_set = build_dataset("coco", tmp_path, "train", size=(64, 96), augment=True, keep=keep)  # larger than any zoom
     assert [train_set[0].instances.iscrowd.tolist() for _ in range(5)] == [[False]] * 5
     assert build_dataset("coco", tmp_path, "val", keep=keep)[0].instances.iscrowd.tolist() == [False, True]
+
+
+# --- the size at which a model wants to see an image ------------------------------------------------------------------
+
+FILES = MAKERS | OBJECT_MAKERS
+NEEDS = dict.fromkeys(MAKERS, ("semantic",)) | dict.fromkeys(OBJECT_MAKERS, ("instances",))
+
+
+def test_the_datasets_that_are_resized_on_reading_are_those_that_say_so(tmp_path, root):
+    for name, make in FILES.items():
+        make(tmp_path / name)
+    sizes = {name: build_dataset(name, tmp_path / name, "val", size=(32, 48), keep=NEEDS[name]).size for name in FILES}
+    sizes |= {name: build_dataset(name, root, "val", size=(32, 48)).size for name in ("scenes", "folder")}
+    assert {name for name, size in sizes.items() if size == (32, 48)} == RESIZES - {"camvid"}
+    assert {name for name, size in sizes.items() if size is None} == set(DATASETS) - RESIZES
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")  # pycocotools
+@pytest.mark.parametrize("name", sorted(set(FILES) - RESIZES))
+def test_training_resizes_to_the_size_that_the_model_wants_and_evaluation_does_not(tmp_path, name, monkeypatch):
+    FILES[name](tmp_path)  # 24 × 40
+    seen = []
+    monkeypatch.setattr(catalog, "train_transform", lambda crop, **_: lambda s: seen.append(crop) or s)
+    monkeypatch.setattr(catalog, "elastic_transform", lambda crop, **_: lambda s: seen.append(crop) or s)
+
+    def read(geometry, **keywords):
+        data = build_dataset(name, tmp_path, "train", augment=True, keep=NEEDS[name], geometry=geometry, **keywords)
+        sample = data[0]
+        labels = sample.semantic if sample.instances is None else sample.instances.masks
+        assert labels.shape[-2:] == sample.image.shape[1:]
+        return tuple(sample.image.shape[1:]), seen[-1]
+
+    default = read(None)
+    assert default[0] == (24, 40)
+    assert read(Geometry()) == default
+    assert read(Geometry("shorter", 48)) == ((48, 80), default[1])
+    assert read(Geometry("square", 64)) == ((64, 64), (64, 64))
+    assert read(Geometry("letterbox", 80), size=(16, 16)) == ((48, 80), (16, 16))
+    whole = build_dataset(name, tmp_path, "val", keep=NEEDS[name], geometry=Geometry("square", 64))
+    assert whole[0].image.shape[1:] == (24, 40)
+
+
+@pytest.mark.parametrize("name", [*FILES, "scenes", "folder"])
+def test_every_dataset_knows_the_ids_of_its_files_and_counts_its_labels(tmp_path, root, name):
+    if name in FILES:
+        FILES[name](tmp_path / name)
+    folder = root if name == "folder" else tmp_path / name
+    needs = NEEDS.get(name, ("semantic",))
+    data = build_dataset(name, folder, "train", size=(32, 32), augment=True, keep=needs)
+    assert len(data.file_ids) == len(data.categories)
+    counts = count_labels(data, needs[0])
+    assert counts.images == len(data) and len(counts.classes) == len(data.categories)
+    assert counts.void + sum(counts.classes) > 0

@@ -86,6 +86,48 @@ def test_annotations_that_only_some_have_are_an_error(name):
         collate([some, without])
 
 
+def test_volumes_are_padded_at_the_end_of_all_three_axes_and_keep_their_spacing():
+    def volume(*size, spacing):
+        labels = torch.zeros(size, dtype=torch.int64)
+        return Sample(torch.ones(1, *size), str(size), semantic=labels, spacing=spacing)
+
+    batch = collate([volume(2, 3, 4, spacing=(5.0, 1.0, 1.0)), volume(3, 3, 2, spacing=(2.5, 0.8, 0.8))])
+    assert batch.images.shape == (2, 1, 3, 3, 4) and batch.sizes == [(2, 3, 4), (3, 3, 2)]
+    assert batch.spacing == [(5.0, 1.0, 1.0), (2.5, 0.8, 0.8)]
+    inside = torch.zeros(2, 3, 3, 4, dtype=torch.bool)
+    inside[0, :2] = inside[1, :, :, :2] = True
+    assert torch.equal(batch.images[:, 0] == 1, inside) and torch.equal(batch.targets.semantic == 0, inside)
+    assert (batch.targets.semantic[~inside] == 255).all()
+
+
+def test_the_padding_of_regions_is_void_in_each_of_them():
+    wide, high = (torch.ones(2, *size, dtype=torch.uint8) for size in [(1, 2), (2, 1)])
+    samples = [Sample(torch.ones(3, *r.shape[1:]), str(r.shape), regions=r) for r in (wide, high)]
+    regions = collate(samples).targets.regions
+    assert regions.dtype == torch.uint8
+    assert regions.tolist() == [[[[1, 1], [255, 255]]] * 2, [[[1, 255], [1, 255]]] * 2]
+
+
+def test_annotations_of_another_size_than_the_image_are_padded_to_their_own_largest():
+    def resized(image, annotations):
+        labels = torch.zeros(annotations, dtype=torch.int64)
+        return Sample(torch.zeros(3, *image), str(image), semantic=labels, output_size=annotations)
+
+    batch = collate([resized((2, 4), (6, 12)), resized((3, 3), (9, 9))])
+    assert batch.images.shape == (2, 3, 3, 4) and batch.sizes == [(2, 4), (3, 3)]
+    assert batch.targets.semantic.shape == (2, 9, 12) and batch.output_sizes == [(6, 12), (9, 9)]
+    assert [int((labels == 0).sum()) for labels in batch.targets.semantic] == [6 * 12, 9 * 9]
+    wrong = Sample(torch.zeros(3, 2, 4), "wrong", semantic=torch.zeros(2, 4, dtype=torch.int64), output_size=(6, 12))
+    with pytest.raises(ValueError, match=r"sample 'wrong': the semantic map is \(2, 4\)"):
+        collate([wrong])
+
+
+def test_images_of_other_channels_or_dimensions_are_not_one_batch():
+    for other in (torch.zeros(1, 2, 2), torch.zeros(3, 2, 2, 2)):
+        with pytest.raises(ValueError, match="same channels and dimensions, but 'a' is .*, 'b' is .*; convert them"):
+            collate([Sample(torch.zeros(3, 2, 2), "a"), Sample(other, "b")])
+
+
 def test_no_samples_are_an_error():
     with pytest.raises(ValueError, match="at least one sample, got none"):
         collate([])

@@ -124,9 +124,7 @@ def test_proposals_by_hand():
     # box 0 is suppressed by box 1, the last lies outside the image, box 2 is cut at its border
     assert boxes[0].tolist() == [[1, 0, 11, 10], [30, 30, 50, 40], [0, 0, 0, 0]]
     assert scores[0].tolist() == [2.0, 0.5, -float("inf")]
-    boxes, scores = propose(
-        logits, [torch.zeros(1, 4, 4)], anchors, (40, 50), pre_nms_top_k=2, post_nms_top_k=3
-    )
+    boxes, scores = propose(logits, [torch.zeros(1, 4, 4)], anchors, (40, 50), pre_nms_top_k=2, post_nms_top_k=3)
     assert boxes[0, 0].tolist() == [1, 0, 11, 10] and scores[0, 1] == -float("inf")
 
 

@@ -8,11 +8,11 @@ from torch.nn import functional as F
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import generalized_box_iou_loss
 
+from seglib.losses import two_stage
 from seglib.losses.assign import match_boxes, sample_balanced
 from seglib.losses.box import giou_loss, smooth_l1
 from seglib.losses.two_stage import BOX_WEIGHTS, mask_loss, mask_targets, roi_loss, rpn_loss
 from seglib.ops.boxes import decode_boxes, encode_boxes
-
 
 PAPER = {"foreground_iou": 0.7, "background_iou": 0.3, "allow_low_quality_matches": True}
 
@@ -59,6 +59,11 @@ def test_samples_are_balanced_random_and_foreground_comes_first():
     few = sample_balanced(torch.tensor([-1, 0, -1]), 16, 0.25)
     assert sorted(few.tolist()) == [0, 1, 2] and few[0] == 1
     assert sample_balanced(torch.tensor([-2, -2]), 16, 0.25).tolist() == []
+
+
+def test_background_takes_the_place_of_foreground_that_is_missing():
+    picked = sample_balanced(torch.tensor([-1] * 20 + [0] + [-2] * 5), 16, 0.5)
+    assert len(picked) == 16 and picked[0] == 20 and (picked[1:] < 20).all()
 
 
 def test_smooth_l1_and_giou_by_hand():
@@ -120,6 +125,28 @@ def test_mask_targets_by_hand():
     assert mask_targets(masks, torch.tensor([0]), boxes[:1], 4, aligned=False, binary=False)[0, 0, 1] == 0.75
     none = torch.zeros(0, dtype=torch.int64)
     assert mask_targets(masks[:0], none, boxes[:0], 4, aligned=True, binary=True).shape == (0, 4, 4)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_mask_targets_of_a_few_masks_at_a_time_are_those_of_all_at_once(aligned, monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    y, x = torch.arange(90)[:, None], torch.arange(120)
+    centre, radius = torch.rand(7, 2, 1, 1, generator=g) * 100, 5 + 30 * torch.rand(7, 1, 1, generator=g)
+    masks = (y - centre[:, 0]) ** 2 + (x - centre[:, 1]) ** 2 < radius**2
+    matches = torch.randint(6, (50,), generator=g)
+    matches[matches == 2] = 6  # object 2 has no RoI
+    corner = torch.rand(50, 2, generator=g) * torch.tensor([110.0, 80])
+    boxes = torch.cat([corner, corner + 1 + 60 * torch.rand(50, 2, generator=g)], 1)
+    boxes[:20] = boxes[:20].round()  # as objects have them
+    boxes[:, 0::2].clamp_(max=120), boxes[:, 1::2].clamp_(max=90)
+    cast = []
+    plain = two_stage.roi_align
+    monkeypatch.setattr(two_stage, "roi_align", lambda m, *rest, **more: cast.append(len(m)) or plain(m, *rest, **more))
+    monkeypatch.setattr(two_stage, "CHUNK", 3 * 90 * 120 - 1)  # of 2 masks
+    found = mask_targets(masks, matches, boxes, 14, aligned=aligned, binary=False)
+    want = plain(masks[:, None].float(), boxes, matches, 14, strides=1.0, sampling_ratio=0, aligned=aligned)[:, 0]
+    assert torch.equal(found, want) and 0.05 < want.mean() < 0.95
+    assert cast == [2, 2, 2] and len(matches.unique()) == 6
 
 
 def test_the_mask_loss_is_a_mean_over_pixels_and_0_without_masks():

@@ -9,9 +9,10 @@ from seglib.data.collate import collate
 from seglib.data.scenes import Scenes
 from seglib.losses.two_stage import BOX_WEIGHTS
 from seglib.models.mask_rcnn import mask_rcnn_fpn, mask_rcnn_tiny
-from seglib.models.two_stage import RegionSettings, sample_regions
-from seglib.ops.boxes import decode_boxes
+from seglib.models.two_stage import RoISettings, sample_rois
+from seglib.ops.boxes import box_iou, decode_boxes
 from seglib.ops.masks import masks_to_boxes
+from seglib.ops.paste import MaskGrids
 from seglib.postprocess.instance import detect
 from seglib.types import Instances, Targets
 
@@ -35,11 +36,11 @@ def model():
     return mask_rcnn_tiny(3).eval()
 
 
-def test_with_targets_the_second_stage_sees_a_sample_of_objects_and_background(model):
+def test_with_targets_the_second_stage_sees_a_sample_of_foreground_and_background(model):
     torch.manual_seed(0)
     targets = Targets(instances=[objects([(4, 4, 30, 30), (40, 10, 60, 50)], [2, 0]), objects([(8, 8, 20, 40)], [1])])
     out = model(some_images(), targets)
-    assert out.regions.shape[:2] == out.matches.shape and out.matches.shape[1] <= model.regions.sample
+    assert out.rois.shape[:2] == out.matches.shape and out.matches.shape[1] <= model.roi.batch_size_per_image
     assert set(out.matches[0].tolist()) >= {-1, 0, 1} and 0 in out.matches[1].tolist()
     for matches, boxes, labels, scores, truth in zip(
         out.matches, out.boxes, out.labels, out.scores, targets.instances, strict=True
@@ -53,7 +54,7 @@ def test_with_targets_the_second_stage_sees_a_sample_of_objects_and_background(m
 
 def test_without_targets_it_detects(model):
     out = model(some_images())
-    assert torch.equal(out.regions, out.proposals) and (out.matches[out.proposal_scores > -torch.inf] == -1).all()
+    assert torch.equal(out.rois, out.proposals) and (out.matches[out.proposal_scores > -torch.inf] == -1).all()
     assert out.boxes.shape == (2, 100, 4) and out.mask_logits.shape == (2, 100, 28, 28)
 
 
@@ -74,16 +75,47 @@ def test_crowds_are_left_out_of_training(model):
 
 def test_objects_are_candidates_even_when_no_proposal_finds_them():
     truth = objects([(10, 10, 20, 20)])
-    regions, matches = sample_regions(torch.zeros(1, 5, 4), torch.full((1, 5), -torch.inf), [truth], RegionSettings())
-    assert regions[0].tolist() == [[10, 10, 20, 20]] + [[0] * 4] * 5 and matches.tolist() == [[0] + [-2] * 5]
+    rois, matches = sample_rois(torch.zeros(1, 5, 4), torch.full((1, 5), -torch.inf), [truth], RoISettings())
+    assert rois[0].tolist() == [[10, 10, 20, 20]] + [[0] * 4] * 5 and matches.tolist() == [[0] + [-2] * 5]
+
+
+def test_a_sampler_of_ones_own_chooses_rois_and_foreground_comes_first():
+    truth = objects([(10, 10, 20, 20)])
+    proposals = torch.tensor([[[40.0, 40, 50, 50], [11, 10, 21, 20]]])
+    asked = []
+
+    def sampler(matches, batch_size, positive_fraction):
+        asked.append((matches.tolist(), batch_size, positive_fraction))
+        return torch.tensor([1, 2])
+
+    settings = RoISettings(batch_size_per_image=4, sampler=sampler)
+    rois, matches = sample_rois(proposals, torch.zeros(1, 2), [truth], settings)
+    assert asked == [([0, -1, 0], 4, 0.25)]  # the object's own box, then the proposals
+    assert rois[0].tolist() == [[11, 10, 21, 20], [40, 40, 50, 50], [0, 0, 0, 0]] and matches.tolist() == [[0, -1, -2]]
+    greedy = replace(settings, sampler=lambda matches, batch_size, positive_fraction: torch.tensor([0, 2]))
+    with pytest.raises(ValueError, match="chose 2 RoIs of image 0, 2 of them foreground; the settings allow 4 and 1"):
+        sample_rois(proposals, torch.zeros(1, 2), [truth], greedy)
+
+
+def test_a_sampler_of_ones_own_chooses_the_anchors_of_the_loss():
+    model = mask_rcnn_tiny(3).eval()
+    targets = Targets(instances=[objects([(4, 4, 30, 30)])])
+    torch.manual_seed(0)
+    out = model(some_images(1), targets)
+    model.rpn = replace(model.rpn, sampler=lambda matches, batch_size, fraction: (matches == -1).nonzero()[:7, 0])
+    losses = model.loss(out, targets)
+    assert losses["anchor"] == 0
+    picked = (box_iou(targets.instances[0].boxes, out.anchors)[0] < 0.3).nonzero()[:7, 0]
+    want = torch.nn.functional.softplus(out.objectness[0, picked]).mean()  # −log(1 − sigmoid)
+    torch.testing.assert_close(losses["objectness"], want)
 
 
 def test_no_image_has_objects_or_proposals():
     none = objects([])
-    regions, matches = sample_regions(torch.zeros(1, 5, 4), torch.full((1, 5), -torch.inf), [none], RegionSettings())
-    assert not regions.any() and (matches == -2).all()
+    rois, matches = sample_rois(torch.zeros(1, 5, 4), torch.full((1, 5), -torch.inf), [none], RoISettings())
+    assert not rois.any() and (matches == -2).all()
     model = mask_rcnn_tiny(3).eval()
-    model.rpn = replace(model.rpn, smallest=1e6)  # every proposal is too small
+    model.rpn = replace(model.rpn, min_size=1e6)  # every proposal is too small
     assert [len(p) for p in model.predict(some_images())] == [0, 0]
     targets = Targets(instances=[none, none])
     losses = model.loss(model(some_images(), targets), targets)
@@ -93,10 +125,10 @@ def test_no_image_has_objects_or_proposals():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda o: replace(o, boxes=o.boxes * float("nan")), r"boxes of image 1\[0\] is \[nan.*isn't finite"),
-        (lambda o: replace(o, boxes=o.boxes[:, [2, 3, 0, 1]]), r"boxes of image 1\[0\].*without width or height"),
-        (lambda o: replace(o, labels=o.labels + 3), r"image 1 has the labels \[3\], the model knows 0..2"),
-        (lambda o: replace(o, labels=o.labels - 1), r"labels \[-1\]"),
+        (lambda o: o.replace(boxes=o.boxes * float("nan")), r"boxes of image 1\[0\] is \[nan.*isn't finite"),
+        (lambda o: o.replace(boxes=o.boxes[:, [2, 3, 0, 1]]), r"boxes of image 1\[0\].*without width or height"),
+        (lambda o: o.replace(labels=o.labels + 3), r"image 1 has the labels \[3\], the model knows 0..2"),
+        (lambda o: o.replace(labels=o.labels - 1), r"labels \[-1\]"),
     ],
 )
 def test_bad_targets_are_named(model, change, message):
@@ -127,15 +159,15 @@ def test_unknown_options_are_refused(keywords, message):
     with pytest.raises(ValueError, match=message), torch.device("meta"):
         mask_rcnn_fpn("resnet18", 3, **keywords)
     with pytest.raises(ValueError, match='"align" or "pool"'):
-        RegionSettings(pooling="warp")
+        RoISettings(pooling="warp")
     with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
         mask_rcnn_tiny(0)
 
 
 def test_an_image_that_does_not_fit_is_padded_with_its_border(model):
     grey = torch.full((1, 3, 64, 64), 0.1)
-    for ours, whole in zip(model.pyramid(grey[..., :40, :40]), model.pyramid(grey), strict=True):
-        assert torch.equal(ours, whole)
+    for part, whole in zip(model.pyramid(grey[..., :40, :40]), model.pyramid(grey), strict=True):
+        assert torch.equal(part, whole)
     zeros = mask_rcnn_fpn("resnet18", 3).eval()  # of the mean colour, as published weights know it
     assert not torch.equal(zeros.pyramid(grey[..., :40, :40])[0], zeros.pyramid(grey)[0])
 
@@ -147,7 +179,7 @@ def test_options_of_the_box_loss():
     out = model(some_images(1), targets)
     assert out.box_deltas.shape[2:] == (1, 4)
     n = int((out.matches >= 0).sum())
-    moved = decode_boxes(out.box_deltas[0, :n, 0], out.regions[0, :n], BOX_WEIGHTS)
+    moved = decode_boxes(out.box_deltas[0, :n, 0], out.rois[0, :n], BOX_WEIGHTS)
     from torchvision.ops import generalized_box_iou_loss
 
     want = generalized_box_iou_loss(moved, targets.instances[0].boxes.expand(n, 4), reduction="sum")
@@ -164,14 +196,97 @@ def test_frozen_parts_do_not_learn():
 def test_detections_by_hand():
     boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [30, 30, 60, 60], [5, 5, 5, 9]]).view(1, 4, 1, 4)
     scores = torch.tensor([[0.9, 0.04], [0.8, 0.7], [0.3, 0.6], [0.99, 0.99]]).view(1, 4, 2)
-    found, labels, points = detect(boxes, scores, (40, 50), count=5)
+    found, labels, points = detect(boxes, scores, (40, 50), max_detections=5)
     assert points[0].tolist() == pytest.approx([0.9, 0.7, 0.6, 0.3, 0])  # box 1 of class 0 is a duplicate of box 0
     assert labels[0].tolist() == [0, 1, 1, 0, 0]
     assert found[0].tolist() == [[0, 0, 10, 10], [1, 0, 11, 10], [30, 30, 50, 40], [30, 30, 50, 40], [0, 0, 0, 0]]
-    assert detect(boxes, scores, (40, 50), count=2)[2][0].tolist() == pytest.approx([0.9, 0.7])
-    two = detect(boxes.expand(2, -1, -1, -1), torch.cat([scores * 0, scores]), (40, 50), count=2)
+    assert detect(boxes, scores, (40, 50), max_detections=2)[2][0].tolist() == pytest.approx([0.9, 0.7])
+    two = detect(boxes.expand(2, -1, -1, -1), torch.cat([scores * 0, scores]), (40, 50), max_detections=2)
     assert two[2].tolist() == [[0, 0], pytest.approx([0.9, 0.7])]
-    assert detect(boxes[:, :0], scores[:, :0], (40, 50), count=2)[0].tolist() == [[[0] * 4] * 2]
+    assert detect(boxes[:, :0], scores[:, :0], (40, 50), max_detections=2)[0].tolist() == [[[0] * 4] * 2]
+
+
+def test_detections_are_cut_at_the_borders_of_their_own_image():
+    boxes = torch.tensor([[[-5.0, 2, 30, 60]], [[-5.0, 2, 30, 60]]])[:, :, None]  # (2, 1, 1, 4)
+    found = detect(boxes, torch.ones(2, 1, 1), torch.tensor([[40, 50], [20, 10]]), max_detections=1)[0]
+    assert found.tolist() == [[[0, 2, 30, 40]], [[0, 2, 10, 20]]]
+
+
+def mixed_batch():
+    """Three images of different sizes in one batch. What lies beyond them is noise, which nothing may see."""
+    sizes = [(64, 96), (40, 70), (64, 33)]
+    images = torch.rand(3, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    return images, sizes
+
+
+def test_nothing_sees_what_lies_beyond_an_image(model):
+    images, sizes = mixed_batch()
+    other = 1 - images
+    for i, (height, width) in enumerate(sizes):
+        other[i, :, :height, :width] = images[i, :, :height, :width]
+    assert not torch.equal(other, images)
+    with torch.no_grad():
+        outputs = [vars(model(x, sizes=sizes)).values() for x in (images, other)]
+    assert all(torch.equal(a, b) for a, b in zip(*outputs, strict=True))
+
+
+@pytest.mark.parametrize("padding", ["constant", "replicate"])
+def test_no_box_reaches_beyond_its_image(padding):
+    torch.manual_seed(0)
+    model = mask_rcnn_tiny(3).eval()
+    model.padding = padding
+    model.detections = replace(model.detections, threshold=0.0)
+    images, sizes = mixed_batch()
+    with torch.no_grad():
+        out = model(images, sizes=sizes)
+    assert out.sizes.tolist() == [list(size) for size in sizes]
+    for boxes in (out.proposals, out.boxes):
+        limit, far = torch.tensor(sizes).flip(1), boxes[..., 2:].amax(1)  # (B, 2) width, height
+        assert (far <= limit).all() and (boxes >= 0).all()
+        assert far[2, 0] == 33  # the last image is narrow: some boxes would reach further
+    for found, size in zip(model.postprocess(out, sizes), sizes, strict=True):
+        assert found.size == size and found.masks.shape[1:] == size
+
+
+def test_a_batch_of_mixed_sizes_predicts_what_its_images_do_alone(model):
+    images, sizes = mixed_batch()
+    wanted = [(128, 192), (40, 70), (50, 50)]
+    together = model.predict(images, sizes, wanted)
+    for i, (found, (height, width)) in enumerate(zip(together, sizes, strict=True)):
+        alone = model.predict(images[i : i + 1, :, :height, :width], output_sizes=wanted[i : i + 1])[0]
+        assert found.size == wanted[i] and len(found) == len(alone) > 0
+        for name in ("boxes", "labels", "scores", "masks"):
+            assert torch.equal(getattr(found, name), getattr(alone, name))
+
+
+def test_boxes_and_masks_come_back_at_the_size_that_is_wanted():
+    model = mask_rcnn_tiny(3)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        out = model.eval()(some_images(1))
+    box = torch.tensor([8.0, 16, 32, 64])
+    out = replace(
+        out, boxes=box.expand(1, 100, 4), scores=torch.arange(100.0, 0, -1)[None] / 100,
+        mask_logits=torch.full((1, 100, 28, 28), 9.0),
+    )  # fmt: skip
+    found = model.postprocess(out, [(64, 64)], [(32, 256)])[0]
+    assert len(found) == 100 and found.boxes[0].tolist() == [32, 8, 128, 32]  # x times 4, y by half
+    want = torch.zeros(32, 256, dtype=torch.bool)
+    want[8:32, 32:128] = True
+    assert torch.equal(found[0].masks[0], want)
+    beyond = model.postprocess(out, [(64, 8)])[0]  # the image ends where the boxes begin
+    assert len(beyond) == 0
+
+
+def test_predictions_stay_grids_until_masks_are_asked_for(model, monkeypatch):
+    pasted = []
+    dense = MaskGrids.dense
+    monkeypatch.setattr(MaskGrids, "dense", lambda grids: pasted.append(len(grids)) or dense(grids))
+    found = model.predict(some_images(1), output_sizes=[(3000, 4000)])[0]
+    assert len(found) > 10
+    few = found[found.scores >= found.scores[4]].to("cpu")
+    assert len(few) == 5 and few.size == (3000, 4000) and pasted == []
+    assert few.masks.shape == (5, 3000, 4000) and pasted == [5]
 
 
 def test_it_learns_two_scenes_by_heart():

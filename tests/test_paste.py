@@ -62,6 +62,13 @@ def test_thousands_of_masks_are_pasted_in_chunks(monkeypatch):
     assert torch.equal(masks, paste_masks(probs, boxes, SIZE))
 
 
+def test_a_pixel_whose_probability_is_the_threshold_belongs_to_the_object():
+    box = torch.tensor([[2.0, 1, 6, 5]])
+    assert paste_masks(torch.full((1, 4, 4), 0.5), box, (8, 8)).sum() == 16
+    assert paste_masks(torch.full((1, 4, 4), 0.25), box, (8, 8), threshold=0.25).sum() == 16
+    assert paste_masks(torch.full((1, 4, 4), 0.5), box, (8, 8), threshold=0.5001).sum() == 0
+
+
 def test_gradients_reach_masks_and_boxes():
     probs, boxes = case(1, n=2, side=4)
     inputs = (probs.double().requires_grad_(), boxes.double().requires_grad_())

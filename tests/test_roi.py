@@ -5,8 +5,7 @@ import torch
 from torch.autograd import gradcheck
 from torchvision.ops import MultiScaleRoIAlign
 
-from seglib.ops import roi
-from seglib.ops.roi import align_masks, bilinear_sample, roi_align, roi_levels, roi_pool
+from seglib.ops.roi import bilinear_sample, roi_align, roi_levels, roi_pool
 
 
 def case(seed, rois=6, channels=2):
@@ -121,6 +120,12 @@ def test_levels_by_hand():
     assert roi_levels(boxes, 4, canonical_size=112).tolist() == [0, 1, 2, 2, 3, 3, 3, 3, 0]
 
 
+def test_a_pyramid_may_begin_at_another_level():
+    sides = torch.tensor([100.0, 223, 224, 448, 5000])  # at P2, P3, P4, P5 and P8 by the formula
+    boxes = torch.stack([0 * sides, 0 * sides, sides, sides], 1)
+    assert roi_levels(boxes, 3, lowest=3).tolist() == [0, 0, 1, 2, 2]  # P3, P4 and P5
+
+
 @pytest.mark.parametrize("impl", ["auto", "torch", "torchvision", "reference"])
 def test_no_boxes(impl):
     features = torch.randn(2, 5, 8, 8, requires_grad=True)
@@ -149,49 +154,3 @@ def test_bad_arguments():
         roi_pool(features, boxes, images, 0, strides=4.0)
     with pytest.raises(ValueError, match="impl 'cuda' is unknown"):
         roi_pool(features, boxes, images, 7, strides=4.0, impl="cuda")
-
-
-def blobs(seed, count=5, rois=40):
-    """Masks with curved borders, and boxes of all sizes, some of which reach beyond the image."""
-    g = torch.Generator().manual_seed(seed)
-    height, width = (int(torch.randint(20, 150, (), generator=g)) for _ in range(2))
-    y, x = torch.arange(height)[:, None], torch.arange(width)
-    centre = torch.rand(count, 2, 1, 1, generator=g) * 100
-    masks = (y - centre[:, 0]) ** 2 + (x - centre[:, 1]) ** 2 / 2 < (5 + 30 * torch.rand(count, 1, 1, generator=g)) ** 2
-    corner = torch.rand(rois, 2, generator=g) * 120 - 10
-    boxes = torch.cat([corner, corner + 0.5 + 100 * torch.rand(rois, 2, generator=g) ** 3], 1)
-    boxes[: rois // 4] = boxes[: rois // 4].round()  # as the boxes of objects are
-    return masks, torch.randint(count, (rois,), generator=g), boxes
-
-
-@pytest.mark.parametrize("aligned", [True, False])
-def test_masks_are_cut_out_of_windows_as_out_of_the_whole(aligned, monkeypatch):
-    monkeypatch.setattr(roi, "WINDOW_PIXELS", 10_000)  # many chunks
-    inside = 0.0
-    for seed in range(40):
-        masks, index, boxes = blobs(seed)
-        boxes = boxes.double()
-        want = align_masks(masks, index, boxes, 14, aligned=aligned, impl="reference")
-        found = align_masks(masks, index, boxes, 14, aligned=aligned)
-        torch.testing.assert_close(found, want, rtol=0, atol=1e-13)  # sums in another order; measured: 1e-14
-        inside += float(want.mean())
-    assert 0.1 < inside / 40 < 0.9
-
-
-def test_large_masks_are_cast_a_bounded_number_of_pixels_at_a_time(monkeypatch):
-    sizes = []
-    taps = roi._taps
-    monkeypatch.setattr(roi, "_taps", lambda start, *rest: sizes.append(len(start)) or taps(start, *rest))
-    masks = torch.ones(3, 2048, 2048, dtype=torch.bool)
-    boxes = torch.tensor([[0.0, 0, 1024, 1024]] * 6 + [[5.0, 5, 25, 25]] * 6)
-    assert align_masks(masks, torch.arange(12) % 3, boxes, 28).eq(1).all()
-    assert sizes == [3, 3, 3, 3, 6, 6]  # two axes of each chunk: three windows of 1026 pixels fit into 2^22
-
-
-def test_masks_of_no_boxes_and_bad_masks():
-    none = torch.zeros(0, dtype=torch.int64)
-    assert align_masks(torch.zeros(2, 8, 8, dtype=torch.bool), none, torch.zeros(0, 4), 7).shape == (0, 7, 7)
-    with pytest.raises(ValueError, match="masks must be bool"):
-        align_masks(torch.zeros(2, 8, 8), none, torch.zeros(0, 4), 7)
-    with pytest.raises(ValueError, match='choose "windows" or "reference"'):
-        align_masks(torch.zeros(2, 8, 8, dtype=torch.bool), none, torch.zeros(0, 4), 7, impl="torch")

@@ -132,6 +132,12 @@ def test_resized_views_in_tiles_are_those_of_the_whole(tile, options):
     assert_same(labels, predict_semantic(net, noise(), **options), rounding=2e-5)
 
 
+def test_tiles_without_overlap_still_see_the_pixel_beyond_to_interpolate_from():
+    # per-pixel answers at half the scale: the first pixel of a tile lies between the last cell before it and its own
+    labels = predict_tiled(Pixelwise(), noise(), tile=64, overlap=0, scales=(0.5,), stride=32)
+    assert_same(labels, predict_semantic(Pixelwise(), noise(), scales=(0.5,)))
+
+
 def test_a_photo_much_smaller_than_the_model_sees_it():
     image = noise(7, 2)  # of ten rows at model scale, the photo reads two: the next may lie beyond the finished band
     labels = predict_tiled(Pixelwise(), image, tile=64, overlap=8, geometry=Geometry("shorter", 20))

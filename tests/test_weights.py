@@ -7,14 +7,24 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from torchvision.models import VGG16_Weights
+from torchvision.models import VGG16_Weights, detection
 from torchvision.models.segmentation import FCN_ResNet50_Weights, fcn_resnet50
 
 from seglib.data.voc import VOC_ORDER, voc_color
 from seglib.layers.pretrained import load_pretrained
 from seglib.models.zoo import build
+from seglib.ops.geometry import Geometry
 from seglib.types import Category, check_categories
-from seglib.weights import ORIGINS, convert, load_weights, mismatch, read_metadata, read_origin, save_weights
+from seglib.weights import (
+    ORIGINS,
+    convert,
+    load_model,
+    load_weights,
+    mismatch,
+    read_metadata,
+    read_origin,
+    save_weights,
+)
 from seglib.weights.load import read_checkpoint
 from seglib.weights.torchvision import rename_segmentation
 
@@ -27,14 +37,14 @@ def net(seed=0, classes=3):
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "weights.safetensors"
-    save_weights(net(), path, {"model": "fcn_tiny", "num_classes": 3})
+    save_weights(net(), path, {"model": "fcn_tiny", "arguments": {"num_classes": 3}})
     return path
 
 
 def test_weights_and_metadata_come_back(file):
     model = net(seed=1)
     facts = load_weights(model, file)
-    assert facts == read_metadata(file) == {"model": "fcn_tiny", "num_classes": 3}
+    assert facts == read_metadata(file) == {"model": "fcn_tiny", "arguments": {"num_classes": 3}}
     for name, value in net().state_dict().items():
         assert torch.equal(model.state_dict()[name], value)
 
@@ -76,13 +86,13 @@ def test_metadata_that_json_cannot_hold_is_refused(tmp_path):
 def test_a_file_of_another_model_is_refused_with_what_differs(tmp_path):
     path = tmp_path / "other.safetensors"
     state = {f"k{i}": torch.zeros(1) for i in range(5)} | {"2.weight": torch.zeros(7, 4, 1, 1)}
-    save_file(state, path, {"seglib": '{"model": "fcn8s", "num_classes": 7}'})
+    save_file(state, path, {"seglib": '{"model": "fcn8s", "arguments": {"num_classes": 7}}'})
     model = net()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with pytest.raises(ValueError) as error:
         load_weights(model, path)
     message = str(error.value)
-    assert message.startswith(f"{path} does not fit this Sequential (it is for 'fcn8s' with 7 classes)")
+    assert message.startswith(f"{path} does not fit this Sequential (it is for 'fcn8s' with num_classes=7)")
     assert "8 missing (0.weight, 0.bias, 1.weight, …)" in message
     assert "5 unexpected (k0, k1, k2, …)" in message
     assert "1 of another shape (2.weight is (7, 4, 1, 1) in the file and (3, 4, 1, 1) in the model)" in message
@@ -237,7 +247,7 @@ def test_vocs_colours():
 def test_the_auxiliary_head_may_be_absent(reference):
     state = {k: v for k, v in reference.items() if not k.startswith("aux_classifier.")}
     name, converted, facts = convert("torchvision:fcn_resnet50", state)
-    assert facts["arguments"] == {"aux": False}
+    assert facts["arguments"] == {"num_classes": 21, "aux": False}
     assert mismatch(build(name, num_classes=21, aux=False), converted) == ""
 
 
@@ -285,3 +295,46 @@ def test_metadata_that_are_no_json_name_the_file(tmp_path):
     save_file({"weight": torch.zeros(1)}, tmp_path / "odd.safetensors", {"seglib": "{"})
     with pytest.raises(ValueError, match=r"odd\.safetensors has metadata that are no JSON"):
         read_metadata(tmp_path / "odd.safetensors")
+
+
+# load_model
+
+
+def test_load_model_builds_what_was_saved_with_all_its_arguments_and_its_geometry(tmp_path):
+    arguments = {"num_classes": 3, "stride": 8}
+    model = build("fcn_tiny", **arguments)
+    geometry = Geometry("shorter", 64, 100)
+    facts = {"model": "fcn_tiny", "arguments": arguments, "geometry": geometry.to_json()}
+    save_weights(model, tmp_path / "w.safetensors", facts)
+    loaded = load_model(tmp_path / "w.safetensors")
+    assert loaded.geometry == geometry and not loaded.training
+    image = torch.rand(1, 3, 40, 40)
+    assert torch.equal(loaded(image).logits, model.eval()(image).logits)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({}, "doesn't say which model it is for; write it with `seglib train`"),
+        ({"model": "fcn_tiny"}, "doesn't say which model it is for"),
+        ({"model": "fcn_tiny", "arguments": {"depth": 3}}, "another version of fcn_tiny .*depth"),
+        ({"model": "fcn_tinny", "arguments": {"num_classes": 3}}, "did you mean fcn_tiny"),
+        ({"model": "fcn_tiny", "arguments": {"num_classes": 4}}, "does not fit this FCN"),
+    ],
+)
+def test_load_model_says_what_a_file_lacks(tmp_path, facts, message):
+    save_weights(build("fcn_tiny", num_classes=3), tmp_path / "w.safetensors", facts)
+    with pytest.raises(ValueError, match=message):
+        load_model(tmp_path / "w.safetensors")
+
+
+def test_converted_detectors_see_images_as_their_authors_show_them():
+    for origin, geometry in (
+        ("torchvision:mask_rcnn_resnet50_fpn", Geometry("shorter", 800, 1333, antialias=False, rounding="floor")),
+        ("torchvision:mask_rcnn_resnet50_fpn_v2", Geometry("shorter", 800, 1333, antialias=False, rounding="floor")),
+    ):
+        name = origin.split(":")[1].replace("mask_rcnn", "maskrcnn")
+        reference = getattr(detection, name)(weights=None, weights_backbone=None)
+        _, _, facts = convert(origin, reference.state_dict())
+        assert Geometry(**facts["geometry"]) == geometry
+        assert facts["file_ids"] == list(range(1, 91))

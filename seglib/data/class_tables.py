@@ -17,9 +17,6 @@ from seglib.types import VOID, Category, Panoptic, Sample, check_categories
 if TYPE_CHECKING:
     from seglib.data.catalog import SegmentationDataset
 
-FileIds = tuple[int | None, ...]
-"""Category id → id in the files of a dataset; ``None`` for a class that its files don't have."""
-
 
 def match_categories(
     dataset: SegmentationDataset, categories: Sequence[Category], needs: str = "semantic"
@@ -92,7 +89,7 @@ class MatchedDataset(Dataset[Sample]):
         return self.dataset.size
 
     @property
-    def file_ids(self) -> FileIds:
+    def file_ids(self) -> tuple[int | None, ...]:
         """The dataset's file ids in the order of the other table; ``None`` for the classes that the dataset lacks."""
         return tuple(self._here(self.dataset.file_ids, None))
 

@@ -39,15 +39,17 @@ def collate(samples: Sequence[Sample], *, multiple: int = 1) -> Batch:
     output_sizes = [_output_size(s) for s in samples]
     canvas, output_canvas = _largest(sizes, multiple), _largest(output_sizes, multiple)
 
-    semantic, instances = _all_or_none(samples, "semantic"), _all_or_none(samples, "instances")
-    panoptic, regions = _all_or_none(samples, "panoptic"), _all_or_none(samples, "regions")
-    weights = _all_or_none(samples, "pixel_weight")
+    def stacked(name: str, fill: int) -> Tensor | None:
+        maps = _all_or_none(samples, name)
+        return None if maps is None else torch.stack([_pad(m, output_canvas, fill) for m in maps])  # (B, …, H, W)
+
+    instances, panoptic = _all_or_none(samples, "instances"), _all_or_none(samples, "panoptic")
     targets = Targets(
-        semantic=semantic and torch.stack([_pad(m, output_canvas, VOID) for m in semantic]),  # (B, H, W)
+        semantic=stacked("semantic", VOID),
         instances=instances and [i.replace(masks=_pad(i.masks, output_canvas, 0)) for i in instances],
         panoptic=panoptic and [Panoptic(_pad(p.map, output_canvas, 0), p.segments) for p in panoptic],
-        regions=regions and torch.stack([_pad(r, output_canvas, VOID) for r in regions]),  # (B, K, H, W)
-        pixel_weight=weights and torch.stack([_pad(w, output_canvas, 0) for w in weights]),  # (B, H, W)
+        regions=stacked("regions", VOID),
+        pixel_weight=stacked("pixel_weight", 0),
     )
     images = torch.stack([_pad(s.image, canvas, 0) for s in samples])  # (B, C, H, W)
     spacing = _all_or_none(samples, "spacing")

@@ -92,9 +92,10 @@ class SegmentationFiles(Dataset[Sample]):
         image_path, labels_path = self.pairs[index]
         page = 0 if self._pages is None else self._pages[index][0]
         image = read_image(image_path, page=page, upright=self._upright)  # (3, H, W)
-        _, labels = self._read_labels(index)  # (H, W)
-        if labels.shape != image.shape[1:]:
-            self._raise_sizes(tuple(image.shape[1:]), tuple(labels.shape), image_path, labels_path)
+        stored = self._stored(index)  # (H, W)
+        if stored.shape != image.shape[1:]:
+            self._raise_sizes(tuple(image.shape[1:]), tuple(stored.shape), image_path, labels_path)
+        labels = self._to_categories(index, stored)
         if self.size is not None:
             image, labels = resize_image(image, self.size), resize_labels(labels, self.size)
         sample = Sample(image, self._id(index), semantic=labels)
@@ -104,34 +105,36 @@ class SegmentationFiles(Dataset[Sample]):
         """What :func:`seglib.data.checks.count_labels` asks for, from the label files alone, as they are stored."""
         if needs != "semantic":
             return count_samples((self[i] for i in indices), needs, len(self.categories), len(self))
-        of_category = torch.zeros(VOID + 1, dtype=torch.int64)
-        of_stored = torch.zeros(len(self._table), dtype=torch.int64)  # ids beyond the table have been refused
+        of_stored = torch.zeros(len(self._table), dtype=torch.int64)  # pixels of each file id
         for i in indices:
-            stored, labels = self._read_labels(i)
-            of_category += torch.bincount(labels.flatten(), minlength=len(of_category))
-            of_stored += torch.bincount(stored.flatten(), minlength=len(of_stored))
+            stored = self._stored(i)
+            found = torch.bincount(stored.flatten(), minlength=len(of_stored))
+            if (self._table[found.nonzero().flatten().clamp(max=len(self._table) - 1)] == _UNKNOWN).any():
+                self._to_categories(i, stored)  # names the label and its place
+            of_stored += found
         values = [] if self._remap is not None else of_stored.nonzero().flatten().tolist()
         return LabelCounts(
             needs,
-            classes=tuple(of_category[: len(self.categories)].tolist()),
+            classes=tuple(int(of_stored[self._table == c.id].sum()) for c in self.categories),
             images_seen=len(indices),
             images=len(self),
-            pixels=int(of_category.sum()),
-            void=int(of_category[VOID]),
+            pixels=int(of_stored.sum()),
+            void=int(of_stored[self._table == VOID].sum()),
             class_values=tuple(v for v in values if self._table[v] != VOID),
             void_values=tuple(v for v in values if self._table[v] == VOID),
         )
 
-    def _read_labels(self, index: int) -> tuple[Tensor, Tensor]:
-        """The label map of a sample as it is stored and as category ids, both ``(H, W)``."""
-        path = self.pairs[index][1]
-        page = 0 if self._pages is None else self._pages[index][1]
-        stored = read_labels(path, page=page)  # (H, W)
+    def _stored(self, index: int) -> Tensor:
+        """The label map of a sample in the ids of its file, ``(H, W)``."""
+        return read_labels(self.pairs[index][1], page=0 if self._pages is None else self._pages[index][1])
+
+    def _to_categories(self, index: int, stored: Tensor) -> Tensor:
+        """The label map in category ids, ``(H, W)``."""
         # Ids beyond the table fall on its last entry, which is unknown.
-        labels = self._table[stored.clamp(max=len(self._table) - 1)]  # (H, W)
+        labels = self._table[stored.clamp(max=len(self._table) - 1)]
         if (labels == _UNKNOWN).any():
-            self._raise_unknown(stored, labels, path, page)
-        return stored, labels
+            self._raise_unknown(stored, labels, index)
+        return labels
 
     def _id(self, index: int) -> str:
         return self.pairs[index][0].stem
@@ -149,7 +152,8 @@ class SegmentationFiles(Dataset[Sample]):
             f"{image_path} is {_by(image)} (H x W) and its labels {labels_path} are {_by(labels)}; {remedy}"
         )
 
-    def _raise_unknown(self, stored: Tensor, labels: Tensor, path: Path, page: int) -> None:
+    def _raise_unknown(self, stored: Tensor, labels: Tensor, index: int) -> None:
+        path, page = self.pairs[index][1], 0 if self._pages is None else self._pages[index][1]
         unknown = labels == _UNKNOWN  # (H, W)
         row, column = unknown.nonzero()[0].tolist()
         value = int(stored[row, column])

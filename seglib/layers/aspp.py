@@ -102,12 +102,12 @@ class ASPP(nn.Module):
         if impl not in ("fast", "reference"):
             raise ValueError(f"impl is 'fast' or 'reference', got {impl!r}")
         *convs, pooling = self.convs
-        branches = [conv(x) for conv in convs]  # R + 1 of (B, D, h, w)
+        local = torch.cat([conv(x) for conv in convs], 1)  # (B, (R + 1) D, h, w)
         pooled = pooling(x)  # (B, D, 1, 1)
         if impl == "reference":
-            return self.project(torch.cat([*branches, pooled.expand_as(branches[0])], 1))
+            return self.project(torch.cat([local, pooled.expand(-1, -1, *x.shape[-2:])], 1))
         weight: Tensor = self.project[0].weight  # type: ignore[assignment]  # torch types it as Tensor or Module
-        return self.project[1:](_project_split(weight, torch.cat(branches, 1), pooled))
+        return self.project[1:](_project_split(weight, local, pooled))
 
 
 def _project_split(weight: Tensor, local: Tensor, pooled: Tensor) -> Tensor:

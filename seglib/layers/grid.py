@@ -14,7 +14,7 @@ class Grid:
     """The centres of a map's cells, along one axis: cell i lies over pixel ``stride * i + offset`` of the image.
 
     Every convolution places its output cells by its kernel, stride and padding alone, so two maps can be laid over each
-    other exactly, without a look at their contents: add up the offsets and crop by the difference (Long, Shelhamer,
+    other exactly, whatever they contain: add up the offsets and crop by the difference (Long, Shelhamer,
     Darrell 2015, section 4.1; Caffe's Crop layer). A half offset, as a 2×2 pooling gives, lies between two pixels.
 
     Attributes:

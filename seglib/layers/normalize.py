@@ -75,7 +75,7 @@ class Normalize(nn.Module):
         Args:
             images: ``(B, C, H, W)``, or ``(B, C, D, H, W)``.
             sizes: the true size of each image; ``None`` when all fill the batch.
-            padding: as in :func:`fill_padding`.
+            padding: "constant" fills padding with the mean colour, "replicate" repeats the last row and column.
 
         Raises:
             ValueError: when the images have another shape or channel count, or are integers.

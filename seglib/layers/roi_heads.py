@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation
 
-
 IMPLEMENTATIONS = ("fast", "reference")
 
 

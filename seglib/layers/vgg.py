@@ -18,8 +18,8 @@ def convolutionalize(linear: nn.Linear, in_channels: int, kernel: int) -> nn.Con
 
     Args:
         linear: a layer over flattened ``(C, k, k)`` maps, D outputs.
-        in_channels: C.
-        kernel: k.
+        in_channels: C, channels of the map that was flattened.
+        kernel: k, height and width of that map.
 
     Returns:
         A convolution ``(B, C, h, w)`` → ``(B, D, h − k + 1, w − k + 1)`` with copies of the weights.

@@ -104,10 +104,11 @@ def tversky_loss(
         ignore_index: the id of void.
         alpha: α, the price of a false positive, at least 0.
         beta: β, the price of a false negative, at least 0.
-        per_sample: as in :func:`dice_loss`.
+        per_sample: count within every image, and take the mean over the pairs of image and class; otherwise count over
+            the whole batch.
         smooth: s in pixels, at least 0.
-        absent: as in :func:`dice_loss`.
-        impl: as in :func:`dice_loss`.
+        absent: what becomes of a class without a pixel in the target: "skip" leaves it out of the mean, "count" keeps it.
+        impl: ``"reference"`` multiplies with a one-hot target, ``"fast"`` never builds it. Equal to rounding.
 
     Returns:
         A scalar in [0, 1], float32 (float64 for float64 logits), half precision included, under autocast too.

@@ -11,8 +11,10 @@ from torch.nn import functional as F
 
 from seglib.losses.box import giou_loss, smooth_l1
 from seglib.ops.boxes import decode_boxes, encode_boxes
-from seglib.ops.roi import align_masks
+from seglib.ops.roi import roi_align
 
+CHUNK = 2**24
+"""Pixels of masks that are cast to floats at once for mask targets: 64 MB of float32."""
 BOX_LOSSES = ("smooth_l1", "giou")
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 """The factors on the deltas of the second stage, whose errors are smaller than those of anchors."""
@@ -90,6 +92,10 @@ def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
 def mask_targets(masks: Tensor, matches: Tensor, boxes: Tensor, size: int, *, aligned: bool, binary: bool) -> Tensor:
     """What the mask of each RoI should be: the object's mask, cut out by the RoI and resized as features are.
 
+    Masks are cast to floats a few at a time, and only as far right and down as their RoIs reach. (A window cut out of
+    its middle would do, too, but rounds the samples' positions in another way, and a share of exactly ½ could end up on
+    the other side of the threshold.)
+
     Args:
         masks: ``(G, H, W)`` bool of all objects.
         matches: ``(N,)`` int64, the object that each RoI is matched with.
@@ -101,5 +107,13 @@ def mask_targets(masks: Tensor, matches: Tensor, boxes: Tensor, size: int, *, al
     Returns:
         ``(N, M, M)`` of the boxes' type.
     """
-    cut = align_masks(masks, matches, boxes, size, aligned=aligned)
+    cut = boxes.new_zeros(len(boxes), size, size)
+    used, own = matches.unique(return_inverse=True)  # objects that some RoI is matched with; (N,) index into them
+    step = max(1, CHUNK // max(1, masks.shape[1] * masks.shape[2]))
+    for begin in range(0, len(used), step):
+        picked = ((own >= begin) & (own < begin + step)).nonzero()[:, 0]  # (n,)
+        some, index = boxes[picked], own[picked] - begin
+        right, bottom = (some[:, 2:].amax(0).ceil().long() + 2).tolist()  # more than the last sample reads
+        cast = masks[used[begin : begin + step], None, :bottom, :right].to(boxes.dtype)  # (g, 1, h, w)
+        cut[picked] = roi_align(cast, some, index, size, strides=1.0, sampling_ratio=0, aligned=aligned)[:, 0]
     return (cut >= 0.5).to(cut.dtype) if binary else cut

@@ -36,9 +36,9 @@ class APScores:
         ap: the mean over classes and the ten thresholds.
         ap50: at IoU 0.5 only.
         ap75: at IoU 0.75 only.
-        ap_small: of objects up to 32² pixels.
-        ap_medium: of objects of 32² to 96² pixels.
-        ap_large: of objects from 96² pixels on.
+        ap_small: AP of objects up to 32² pixels.
+        ap_medium: AP of objects of 32² to 96² pixels.
+        ap_large: AP of objects from 96² pixels on.
         ar1: the recall that is reached with one detection per image and class, the mean over classes and thresholds.
         ar10: with ten.
         ar100: with a hundred.

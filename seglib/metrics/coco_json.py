@@ -58,11 +58,11 @@ def evaluate_coco(
     def target(entries: list[Entry], size: Size) -> CocoObjects:
         labels, areas = [classes[e["category_id"]] for e in entries], [e["area"] for e in entries]
         crowd = [bool(e.get("iscrowd")) for e in entries]
-        return CocoObjects(_regions(entries, kind, size), labels, iscrowd=crowd, areas=areas)
+        return CocoObjects(_masks_or_boxes(entries, kind, size), labels, iscrowd=crowd, areas=areas)
 
     def prediction(entries: list[Entry], size: Size) -> CocoObjects:
         labels, scores = [classes[e["category_id"]] for e in entries], [e["score"] for e in entries]
-        return CocoObjects(_regions(entries, kind, size), labels, scores)
+        return CocoObjects(_masks_or_boxes(entries, kind, size), labels, scores)
 
     for image_id in sorted(images):
         size = _size(images[image_id]) if kind == "masks" else (0, 0)
@@ -113,13 +113,13 @@ def _by_image(
 
 
 def _size(image: Entry) -> Size:
-    size = image.get("height"), image.get("width")
-    if not all(isinstance(side, int) for side in size):
-        raise ValueError(f"image {image['id']} has height {size[0]!r} and width {size[1]!r}; masks need both in pixels")
-    return size  # type: ignore[return-value]
+    height, width = image.get("height"), image.get("width")
+    if not (isinstance(height, int) and isinstance(width, int)):
+        raise ValueError(f"image {image['id']} has height {height!r} and width {width!r}; masks need both in pixels")
+    return height, width
 
 
-def _regions(entries: list[Entry], kind: Kind, size: Size) -> list[Any]:
+def _masks_or_boxes(entries: list[Entry], kind: Kind, size: Size) -> list[Any]:
     if kind == "boxes":
         return [entry["bbox"] for entry in entries]
     segmentations = [entry["segmentation"] for entry in entries]

@@ -24,7 +24,7 @@ class StreamingCounts:
     Args:
         classes: K, or the class table.
         ignore_index: the id of void in targets; ``None`` when every pixel counts.
-        rows: of the table, which has shape ``(rows, K)``.
+        rows: how many rows the table of counts has; its shape is ``(rows, K)``.
 
     Attributes:
         counts: ``(rows, K)`` int64 on the CPU.

@@ -66,8 +66,8 @@ class DeepLabV3(SemanticModel):
     Args:
         encoder: gives ``c5`` with a stride of 8 or 16, and ``c4`` for the auxiliary head.
         num_classes: K.
-        rates: of ASPP.
-        width: channels of ASPP.
+        rates: dilation rates of ASPP's 3×3 branches.
+        width: channels of each branch of ASPP and of its output.
         aux: add an FCN head on ``c4`` whose loss weighs 0.5. It is computed in every mode.
         dropout: after ASPP; the auxiliary head has 0.1.
         overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
@@ -131,7 +131,7 @@ class DeepLabV3Plus(SemanticModel):
     Args:
         encoder: gives ``c5`` with a stride of 8 or 16, and the shallow map.
         num_classes: K.
-        rates: of ASPP.
+        rates: dilation rates of ASPP's 3×3 branches.
         low_level: the shallow map.
         low_width: its channels when it joins: few, lest they outweigh ASPP's (v3+, table 1).
         width: channels of ASPP and of the decoder.

@@ -59,7 +59,7 @@ class FCN(SemanticModel):
     Args:
         encoder: gives the maps.
         num_classes: K.
-        stride: of the finest map that is scored, e.g. 32, 16 or 8 for FCN-32s, -16s, -8s.
+        stride: stride of the finest map that is scored, e.g. 32, 16 or 8 for FCN-32s, -16s, -8s.
         overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
         normalize: what is done to images first; ImageNet's mean and standard deviation when not given.
 
@@ -286,7 +286,7 @@ def fcn_resnet18(
         num_classes: K.
         in_channels: channels of the images.
         overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
-        stride: of the finest map that is scored: 32, 16, 8, 4 or 2.
+        stride: stride of the finest map that is scored: 32, 16, 8, 4 or 2.
         pretrained: start from torchvision's ImageNet weights.
     """
     encoder = resnet_encoder("resnet18", in_channels=in_channels, pretrained=pretrained)
@@ -348,7 +348,7 @@ def fcn_tiny(num_classes: int, *, in_channels: int = 3, overlapping: bool = Fals
         num_classes: K.
         in_channels: channels of the images.
         overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
-        stride: of the finest map that is scored: 32, 16, 8, 4 or 2. At 4, things of a few pixels survive.
+        stride: stride of the finest map that is scored: 32, 16, 8, 4 or 2. At 4, things of a few pixels survive.
     """
     encoder = TinyEncoder(in_channels=in_channels)
     normalize = Normalize.for_channels(in_channels, TINY_MEAN, TINY_STD)

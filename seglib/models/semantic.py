@@ -1,4 +1,4 @@
-"""What all semantic models share: one loss over labelled pixels, one prediction, and the head that two of them have."""
+"""What all semantic models share: a loss over labelled pixels, a prediction, and the head that two of them have."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seglib.losses.overlapping import sigmoid_cross_entropy_dice
 from seglib.losses.pixel import cross_entropy
-from seglib.losses.regions import sigmoid_cross_entropy_dice
 from seglib.models.base import Model
 from seglib.ops.resize import resize_labels
 from seglib.postprocess.semantic import regions_from_logits, semantic_from_logits
@@ -58,7 +58,7 @@ class SemanticModel(Model):
         centres of its cells.
 
         Args:
-            out: of ``forward``.
+            out: what ``forward`` returned.
             targets: with ``semantic``, ``(B, H, W)`` int64, 255 is void; of overlapping classes with ``regions``.
                 ``pixel_weight``, where there is one, weighs the pixels of the cross-entropy.
 
@@ -95,7 +95,7 @@ class SemanticModel(Model):
         """Labels and probabilities of each image; of overlapping classes masks and probabilities.
 
         Args:
-            out: of ``forward``.
+            out: what ``forward`` returned.
             sizes: the true ``(H, W)`` of each image; what lies beyond is padding and is cut off.
             output_sizes: the ``(H, W)`` in which results are wanted; probabilities are resized to it.
         """

@@ -56,7 +56,7 @@ class UNet(SemanticModel):
         widths: channels behind each doubling: to strides 16, 8, 4, 2, and 1. With four widths the scores are made at
             stride 2 and upsampled, which saves most of the decoder's time.
         skips: concatenate the encoder's maps. Without them the decoder has c5 alone, to measure what skips bring.
-        kernel: of the convolution that scores.
+        kernel: kernel size of the convolution that makes the logits.
         overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
         normalize: what is done to images first; ImageNet's mean and standard deviation when not given.
 

@@ -20,9 +20,6 @@ from seglib.ops.precision import at_least_float32
 
 IMPLEMENTATIONS = ("auto", "torch", "torchvision", "reference")
 
-WINDOW_PIXELS = 2**22
-"""Pixels of masks that are cast to floats at once by :func:`align_masks`: 16 MB of float32."""
-
 
 def roi_levels(
     boxes: Tensor, num_levels: int, *, lowest: int = 2, canonical_size: float = 224, canonical_level: int = 4
@@ -145,40 +142,6 @@ def roi_pool(
     return _each_level(one_level, maps, boxes, images, output_size, each, levels)
 
 
-@torch.no_grad()
-def align_masks(
-    masks: Tensor, index: Tensor, boxes: Tensor, output_size: int, *, aligned: bool = True, impl: str = "windows"
-) -> Tensor:
-    """RoIAlign of masks at their own resolution, with as many samples as pixels: the share of each bin that is inside.
-
-    Equal to :func:`roi_align` with stride 1 and ``sampling_ratio=0``, which would need all masks as floats: 960 MB for
-    eight images of 1024 × 1024 pixels with thirty objects each. The fast path casts only the pixels that a box covers,
-    and a bounded number of them at once.
-
-    Args:
-        masks: ``(G, H, W)`` bool.
-        index: ``(R,)`` int64, the mask that each box cuts out of.
-        boxes: ``(R, 4)`` xyxy in pixels.
-        output_size: P.
-        aligned: as in :func:`roi_align`.
-        impl: "reference" casts all masks; "windows", the default, the pixels that boxes cover.
-
-    Returns:
-        ``(R, P, P)`` in [0, 1], of the boxes' type. No gradient passes.
-
-    Raises:
-        ValueError: for masks that aren't bool ``(G, H, W)``, or an unknown ``impl``.
-    """
-    if masks.ndim != 3 or masks.dtype != torch.bool:
-        raise ValueError(f"masks must be bool (G, H, W), got {masks.dtype} {tuple(masks.shape)}")
-    if impl == "reference":
-        wide = masks[:, None].to(boxes.dtype)  # (G, 1, H, W)
-        return roi_align(wide, boxes, index, output_size, strides=1.0, sampling_ratio=0, aligned=aligned)[:, 0]
-    if impl != "windows":
-        raise ValueError(f'impl {impl!r} is unknown; choose "windows" or "reference"')
-    return _align_windows(masks, index, boxes, output_size, aligned)
-
-
 def bilinear_sample(values: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """The map between its cells: the mean of the four cells around a point, weighted by nearness.
 
@@ -257,9 +220,8 @@ def _align_by_rows(
     start, side = scaled[:, :2], scaled[:, 2:] - scaled[:, :2]  # (R, 2) x, y
     if not aligned:
         side = side.clamp(min=1)
-    x_cells, x_weights, x_count = _taps(start[:, 0], side[:, 0], size, widths[level], ratio)  # (R, P, 2S)
-    y_cells, y_weights, y_count = _taps(start[:, 1], side[:, 1], size, heights[level], ratio)
-    x_weights, y_weights = x_weights / x_count[:, None, None], y_weights / y_count[:, None, None]
+    x_cells, x_weights = _taps(start[:, 0], side[:, 0], size, widths[level], ratio)  # (R, P, 2S)
+    y_cells, y_weights = _taps(start[:, 1], side[:, 1], size, heights[level], ratio)
     begin = first[level] + images * cells[level]  # (R,)
     rows = begin[:, None, None] + y_cells * widths[level][:, None, None]  # (R, P, 2S)
     index = rows[:, :, None, :, None] + x_cells[:, None, :, None, :]  # (R, P, P, 2S, 2S)
@@ -272,11 +234,8 @@ def _align_by_rows(
     return patches.contiguous() if torch.compiler.is_compiling() else patches
 
 
-def _taps(start: Tensor, side: Tensor, size: int, length: Tensor, ratio: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The cells that the samples of each bin touch along one axis, their weights, and how many samples a bin has.
-
-    Cells and weights are ``(R, P, 2S)``, the counts ``(R,)``; divided by its count a bin's weights sum to 1.
-    """
+def _taps(start: Tensor, side: Tensor, size: int, length: Tensor, ratio: int) -> tuple[Tensor, Tensor]:
+    """The cells that the samples of each bin touch along one axis, and their weights, both ``(R, P, 2S)``."""
     device = start.device
     bin_side = side / size  # (R,)
     if ratio:
@@ -294,44 +253,10 @@ def _taps(start: Tensor, side: Tensor, size: int, length: Tensor, ratio: int) ->
     low = position.detach().floor().long()  # (R, P, S)
     high = torch.minimum(low + 1, length - 1)
     share = position - low  # of the higher cell
-    weights = torch.stack([1 - share, share], -1) * counts[..., None]  # (R, P, S, 2)
+    weights = torch.stack([1 - share, share], -1) * (counts / count[:, None, None])[..., None]  # (R, P, S, 2)
     if not ratio:
         weights = weights * (bin_side > 0)[:, None, None, None]  # no sample fits into a bin without width
-    return torch.stack([low, high], -1).flatten(2), weights.flatten(2), count
-
-
-def _align_windows(masks: Tensor, index: Tensor, boxes: Tensor, size: int, aligned: bool) -> Tensor:
-    """Each bin is a sum over rows and columns, so a patch is ``(P, h) (h, w) (w, P)`` of the window of its box."""
-    length = torch.tensor([masks.shape[2], masks.shape[1]], device=boxes.device)  # W, H
-    start = boxes[:, :2] - (0.5 if aligned else 0.0)  # (R, 2) x, y
-    side = boxes[:, 2:] - boxes[:, :2]
-    if not aligned:
-        side = side.clamp(min=1)
-    first = torch.minimum(start.floor().clamp(min=0).long(), length - 1)  # (R, 2)
-    last = torch.minimum((start + side).floor().clamp(min=0).long() + 1, length - 1)
-    extent = last - first + 1  # (R, 2) pixels of the window
-    # windows of a chunk are filled up to the largest: similar ones go together
-    longest, order = extent.amax(1).clamp(min=size).sort(descending=True)
-    sides, out = longest.tolist(), boxes.new_zeros(len(boxes), size, size)
-    begin = 0
-    while begin < len(sides):
-        end = begin + max(1, WINDOW_PIXELS // sides[begin] ** 2)
-        rows = order[begin:end]  # (n,)
-        window, weights, samples = [], [], boxes.new_ones(())
-        for axis in (1, 0):
-            most = int(extent[rows, axis].max())
-            count = length[axis].expand(len(rows))
-            cells, taps, each = _taps(start[rows, axis], side[rows, axis], size, count, 0)  # (n, P, 2S), (n,)
-            place = (cells - first[rows, axis, None, None]).clamp(0, most - 1)
-            weights.append(taps.new_zeros(len(rows), size, most).scatter_add_(2, place, taps))  # (n, P, h or w)
-            window.append((first[rows, axis, None] + torch.arange(most, device=boxes.device)).clamp(max=count[0] - 1))
-            samples = samples * each
-        pixels = masks[index[rows, None, None], window[0][:, :, None], window[1][:, None, :]]  # (n, h, w)
-        with torch.autocast(masks.device.type, enabled=False):  # products in half precision would move the threshold
-            total = weights[0] @ pixels.to(boxes.dtype) @ weights[1].mT  # (n, P, P)
-        out[rows] = total / samples[:, None, None]
-        begin = end
-    return out
+    return torch.stack([low, high], -1).flatten(2), weights.flatten(2)
 
 
 def _pool_by_loops(features: Tensor, boxes: Tensor, images: Tensor, size: int, scale: float) -> Tensor:

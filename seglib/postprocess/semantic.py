@@ -64,7 +64,7 @@ def model_sizes(
     Args:
         image: ``(3, H, W)``.
         geometry: how the image is resized for the model.
-        scales: of the views, relative to the size that the geometry gives.
+        scales: size of each view, relative to the size that the geometry gives.
 
     Raises:
         ValueError: when the image has another shape, or ``scales`` is empty or holds a number that is not finite and
@@ -110,7 +110,7 @@ def predict_semantic(
         model: any semantic model of the zoo.
         image: ``(3, H, W)`` float32 in [0, 1], on the model's device.
         geometry: how the image is resized for the model: ``model.geometry`` is what it was trained for.
-        scales: of the views, relative to the size that the geometry gives.
+        scales: size of each view, relative to the size that the geometry gives.
         flip: also predict every view flipped left to right.
 
     Returns:

@@ -115,6 +115,8 @@ def load_state(path: Path, model: nn.Module, optimizer: Optimizer, *, ema: nn.Mo
     """Put the weights, the optimiser's state and the random states of ``path`` back. Every process must call it."""
     with safe_open(path, "pt") as file:
         groups = json.loads(file.metadata()["groups"])
+        if not all("initial_lr" in group for group in groups):
+            raise ValueError(f"{path} was written by an older version of seglib; train without --resume to start again")
         tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
     part = {p: {k[len(p) :]: v for k, v in tensors.items() if k.startswith(p)} for p in ("model.", "ema.", "optim.")}
     kept: dict[str, Any] = {}

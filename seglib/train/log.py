@@ -20,7 +20,7 @@ class RunLog:
     """Writes (step, name, value) rows. A resumed run first drops what lies after the step that it goes on from.
 
     Args:
-        folder: of the run; ``None`` logs nothing.
+        folder: the folder of the run; ``None`` logs nothing.
         start: the step from which the run goes on; 0 begins anew.
     """
 

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
 
+from seglib.data.class_tables import match_categories
 from seglib.data.collate import collate
 from seglib.files import atomic_path
 from seglib.ops.geometry import NATIVE, Geometry
@@ -66,8 +67,8 @@ class TrainConfig:
         lr_multipliers: the share of the base learning rate for the parameters under a name, {"encoder": 0.1} for
             example; all others have 1.
         schedule: "poly", "cosine", "multistep" or "constant".
-        milestones: of "multistep", the shares of the run at which the rate falls.
-        gamma: of "multistep", the factor by which it falls at each.
+        milestones: shares of the run at which the rate of "multistep" falls.
+        gamma: factor by which the rate of "multistep" falls at each milestone.
         warmup: steps of linear warm-up.
         accumulate: batches whose gradients are averaged into one step; each batch counts alike, whatever it holds.
         clip: the largest norm of the gradient; 0 switches clipping off.
@@ -78,7 +79,7 @@ class TrainConfig:
         workers: processes that load data; 0 loads in the training process.
         eval_every: steps between evaluations; 0 evaluates at the end only.
         save_every: steps between saved states.
-        seed: of the order of the samples, of their augmentation and of dropout.
+        seed: random seed of the order of the samples, their augmentation and dropout.
     """
 
     steps: int = 1000
@@ -110,7 +111,7 @@ class TrainConfig:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive and finite, got {self.lr}")
-        if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
+        if list(self.milestones) != sorted(set(self.milestones)) or not all(0 < m < 1 for m in self.milestones):
             raise ValueError(f"milestones are rising shares of the run in (0, 1), got {tuple(self.milestones)}")
         if not 0 < self.gamma <= 1:
             raise ValueError(f"gamma is a factor in (0, 1], got {self.gamma}")
@@ -196,6 +197,12 @@ def fit(
         check_same_run(progress["config"], settings, state)
         check_state(state, model)
 
+    if val is not None and progress is None:  # is all there that scoring needs? Nothing is written yet
+        val = _matched(val, task)
+        few: Any = Subset(val, range(min(config.batch_size, len(val))))  # type: ignore[arg-type]  # map-style
+        with torch.random.fork_rng(devices=[]):  # the run draws the numbers that it would draw without
+            evaluate(model.to(accelerator.device), few, task, batch_size=config.batch_size)
+
     # The parts: model, optimiser, moving average, and the stream of batches from the step where the run stands
     if accelerator.device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)  # what cuDNN's tensor-core kernels want
@@ -255,10 +262,6 @@ def fit(
 
     # closing the stream ends the loading processes, also when an error leaves the loop
     with told_to_stop() as stop, _own_forward(model, forward_before), log, closing(iter(loader)) as batches:
-        if val is not None and start == 0:
-            few: Any = Subset(val, range(min(config.batch_size, len(val))))  # type: ignore[arg-type]  # map-style
-            with torch.random.fork_rng(devices=[]):  # the run draws the numbers that it would draw without
-                evaluate(model, few, task, batch_size=config.batch_size)
         if val is not None and start > 0 and scores_at(start) and start not in history.scores:
             score(start, val)  # the run ended between saving and scoring
         wrapped.train()
@@ -343,16 +346,17 @@ def evaluate(
             restored afterwards. It sees images as ``model.geometry`` says; results are scored at the size of the
             annotations.
         dataset: samples with the annotations that the task needs.
-        task: makes predictions and scores them.
+        task: makes predictions and scores them. A dataset with another class table is mapped to the task's by name.
         batch_size: images at once.
         workers: processes that load data.
-        accelerator: of the run, when there is one.
+        accelerator: the Accelerate object of a run that calls this, which deals images over processes.
 
     Raises:
-        ValueError: when the dataset is empty.
+        ValueError: when the dataset is empty, or has a class that the task lacks.
     """
     if len(dataset) == 0:
         raise ValueError("the dataset to evaluate on is empty; check its folder, split or length")
+    dataset = _matched(dataset, task)
     if accelerator is not None and accelerator.num_processes > 1:
         share = range(accelerator.process_index, len(dataset), accelerator.num_processes)
         dataset = Subset(dataset, share)  # type: ignore[arg-type]
@@ -384,6 +388,13 @@ class _Forward:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
+
+
+def _matched(dataset: Any, task: Task) -> Any:
+    """The dataset seen through the task's class table; one without a table is taken as it is."""
+    if not hasattr(dataset, "categories"):
+        return dataset
+    return match_categories(dataset, task.categories, task.needs)
 
 
 def _geometry(model: Any) -> Geometry:

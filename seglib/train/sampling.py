@@ -39,7 +39,7 @@ class StreamBatches(Sampler[list[tuple[int, int]]]):
         batch_size: samples in one batch.
         batches: number of batches to yield.
         start: number of batches to skip at the beginning of the stream.
-        seed: of the permutations.
+        seed: seed of the permutations, one of which is drawn for each epoch.
     """
 
     def __init__(self, length: int, batch_size: int, batches: int, *, start: int = 0, seed: int = 0) -> None:

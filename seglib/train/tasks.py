@@ -41,7 +41,7 @@ class Task(ABC):
         categories: the class table of the dataset.
 
     Attributes:
-        name: of the task, as the model zoo lists it.
+        name: the task's name, as the model zoo lists it.
         needs: the annotation of samples that it trains and scores on.
         score: the entry of the scores (higher is better) that picks the weights to keep.
         categories: the classes that a model of the task predicts.

@@ -1,6 +1,7 @@
 """seglib's Mask R-CNN equals Detectron2's: weights under the official checkpoint's keys, through the converter."""
 
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from seglib.losses.assign import match_boxes
 from seglib.losses.two_stage import BOX_WEIGHTS, mask_targets
 from seglib.models.zoo import build
 from seglib.ops.boxes import box_iou, decode_boxes
+from seglib.ops.geometry import Geometry
 from seglib.ops.paste import paste_masks
 from seglib.ops.roi import roi_levels
 from seglib.types import Instances, Targets
@@ -29,17 +31,14 @@ def setup():
     return golden, model.eval()
 
 
-def image(golden, i):
-    """The stored picture, blue first in 0..255, as seglib takes it."""
-    return golden[f"small/image{i}"].flip(0)[None].float() / 255  # (1, 3, H, W)
+SIZES = [(128, 160), (120, 148)]
 
 
 def batch(golden):
-    """Both pictures in one batch. The smaller one is padded with the mean, which is zero after normalisation."""
-    model = setup()[1]
-    images = model.normalize.mean.view(1, 3, 1, 1).repeat(2, 1, 128, 160)
-    images[0] = image(golden, 0)[0]
-    images[1, :, :120, :148] = image(golden, 1)[0]
+    """Both stored images, blue first in 0..255, as seglib takes them. Raw zeros pad the smaller one."""
+    images = torch.zeros(2, 3, 128, 160)
+    for i, (height, width) in enumerate(SIZES):
+        images[i, :, :height, :width] = golden[f"small/image{i}"].flip(0).float() / 255
     return images
 
 
@@ -47,14 +46,14 @@ def batch(golden):
 def output():
     golden, model = setup()
     with torch.no_grad():
-        return model(batch(golden))
+        return model(batch(golden), sizes=SIZES)
 
 
 def test_stages_up_to_the_proposals():
     golden, model = setup()
     with torch.no_grad():
-        maps = model.encoder(model.normalize(batch(golden)))
-        pyramid = model.pyramid(batch(golden))
+        maps = model.encoder(model.normalize(batch(golden), SIZES))
+        pyramid = model.pyramid(batch(golden), SIZES)
         logits, deltas = model.rpn_head(pyramid)
     for stage, level in zip(("res2", "res3", "res4", "res5"), ("c2", "c3", "c4", "c5"), strict=True):
         golden.check(f"small/backbone.{stage}", maps[level])
@@ -63,26 +62,24 @@ def test_stages_up_to_the_proposals():
         height, width = pyramid[i].shape[2:]
         golden.check(f"small/rpn.{level}.objectness", logits[i].view(2, height, width, 3).permute(0, 3, 1, 2))
         golden.check(f"small/rpn.{level}.deltas", deltas[i].view(2, height, width, 12).permute(0, 3, 1, 2))
-    golden.check("small/anchors", output().anchors[0])
+    golden.check("small/anchors", output().anchors)
 
 
 @pytest.mark.parametrize("i", [0, 1])
 def test_proposals(i):
-    golden, model = setup()
-    with torch.no_grad():
-        out = model(image(golden, i))
+    golden, out = setup()[0], output()
     kept, stored = (golden.meta["proposals"]["small"][f"image{i}"][k] for k in ("kept", "stored"))
-    assert int((out.proposal_scores > -torch.inf).sum()) == kept
-    golden.check(f"small/proposals{i}.boxes", out.proposals[0, :stored])
-    golden.check(f"small/proposals{i}.objectness", out.proposal_scores[0, :stored])
+    assert int((out.proposal_scores[i] > -torch.inf).sum()) == kept
+    golden.check(f"small/proposals{i}.boxes", out.proposals[i, :stored])
+    golden.check(f"small/proposals{i}.objectness", out.proposal_scores[i, :stored])
 
 
-def test_heads_on_given_regions():
+def test_heads_on_given_rois():
     golden, model = setup()
     boxes = torch.cat([golden["rois/boxes0"], golden["rois/boxes1"]])
     images = torch.tensor([0] * 8 + [1] * 4)
     with torch.no_grad():
-        pyramid = model.pyramid(batch(golden))
+        pyramid = model.pyramid(batch(golden), SIZES)
         patches = model.pool(pyramid, boxes, images, 7)
         logits, deltas = model.box_head(patches)
         large = model.pool(pyramid, boxes, images, 14)
@@ -90,7 +87,7 @@ def test_heads_on_given_regions():
         own = model.mask_head(large, torch.arange(12))
     golden.check("rois/level", roi_levels(boxes, 4).int())
     golden.check("rois/box_pooled", patches)
-    golden.check("rois/box_head", model.box_head.fc(patches.permute(0, 2, 3, 1).flatten(1)))
+    golden.check("rois/box_head", model.box_head.fc(patches.flatten(1)))
     golden.check("rois/cls_logits", logits)
     golden.check("rois/box_deltas", deltas.flatten(1))
     golden.check("rois/decoded_boxes", decode_boxes(deltas, boxes[:, None], BOX_WEIGHTS).flatten(1))
@@ -102,23 +99,27 @@ def test_heads_on_given_regions():
 @pytest.mark.parametrize("i", [0, 1])
 def test_final_detections(i):
     golden, model = setup()
-    threshold = golden.meta["score_threshold"]["detect"][f"image{i}"]
-    with torch.no_grad():
-        out = model(image(golden, i))
-    found = model.instances(out, image(golden, i).shape[2:])[0]
-    found = found[found.scores > threshold]
-    probs = out.mask_logits[0][out.scores[0] > threshold].sigmoid()
-    assert len(found) == len(golden[f"detect/image{i}.classes"])
-    golden.check(f"detect/image{i}.classes", found.labels.int())
-    golden.check(f"detect/image{i}.scores", found.scores, 1e-3)
-    golden.check(f"detect/image{i}.boxes", found.boxes, 1e-3)
+    found = model.postprocess(output(), SIZES)[i]
+    found = found[found.scores > golden.meta["score_threshold"]["detect"][f"image{i}"]]
+    check_detections(golden, f"detect/image{i}", found)
+    probs = output().mask_logits[i, : len(found)].sigmoid()
     golden.check(f"detect/image{i}.mask_probs", probs, 1e-3)
-    golden.check(f"detect/image{i}.masks", found.masks)
-    if i == 0:
-        height, width = golden.meta["resized_output"]["detect"]
-        larger = found.boxes * torch.tensor([width / 160, height / 128] * 2)
-        golden.check("detect/image0_resized.boxes", larger, 1e-3)
-        golden.check("detect/image0_resized.masks", paste_masks(probs, larger, (height, width)))
+
+
+def test_detections_at_another_size():
+    golden, model = setup()
+    resized = tuple(golden.meta["resized_output"]["detect"])
+    found = model.postprocess(output(), SIZES, [resized, SIZES[1]])[0]
+    found = found[found.scores > golden.meta["score_threshold"]["detect"]["image0"]]
+    check_detections(golden, "detect/image0_resized", found)
+
+
+def check_detections(golden, key, found):
+    assert len(found) == len(golden[f"{key}.classes"])
+    golden.check(f"{key}.classes", found.labels.int())
+    golden.check(f"{key}.scores", found.scores, 1e-3)
+    golden.check(f"{key}.boxes", found.boxes, 1e-3)
+    golden.check(f"{key}.masks", found.masks)
 
 
 def test_pasting():
@@ -137,8 +138,8 @@ def targets(golden):
 def test_anchor_matching():
     golden, model = setup()
     for i, objects in enumerate(targets(golden).instances):
-        iou = box_iou(objects.boxes, output().anchors[0])
-        matches = match_boxes(iou, high=0.7, low=0.3, rescue=True)
+        iou = box_iou(objects.boxes, output().anchors)
+        matches = match_boxes(iou, foreground_iou=0.7, background_iou=0.3, allow_low_quality_matches=True)
         labels = torch.where(matches >= 0, 1, torch.where(matches == -1, 0, -1))
         assert torch.equal(labels.to(torch.int8), golden[f"loss/anchor_labels{i}.matched"])
 
@@ -153,42 +154,37 @@ def test_mask_targets():
     golden.check("loss/mask_targets", mask_targets(masks, match, boxes, 28, aligned=True, binary=True) > 0.5)
 
 
-def test_losses_and_gradients_on_the_stored_samples(monkeypatch):
+def test_losses_and_gradients_on_the_stored_samples():
     golden, _ = setup()
     model = build("mask_rcnn_resnet50_fpn", num_classes=80, frozen=True, stride_in_1x1=True, sampling_ratio=0)
     model.load_state_dict(setup()[1].state_dict())
-    truth = targets(golden)
-    sampled = [golden[f"loss/anchor_labels{i}.sampled"] for i in (0, 1)]
-
-    def stored_anchors(anchors, boxes):
-        i = 0 if len(boxes) == 3 else 1
-        picked = (sampled[i] >= 0).nonzero()[:, 0]
-        best = box_iou(boxes, anchors).max(0).indices
-        return picked, torch.where(sampled[i] == 1, best, -1)[picked]
-
-    def stored_regions(proposals, scores, objects, settings):
-        boxes = torch.stack([golden[f"loss/sampled{i}.boxes"] for i in (0, 1)])
-        matches = []
-        for i, found in enumerate(objects):
-            near = (golden[f"loss/sampled{i}.gt_boxes"][:, None] - found.boxes).abs().sum(-1).argmin(1)
-            matches.append(torch.where(golden[f"loss/sampled{i}.classes"] == 80, -1, near))
-        matches = torch.stack(matches)
-        order = (matches < 0).int().argsort(dim=1, stable=True)  # objects first, as our samples are
-        return boxes.gather(1, order[..., None].expand(-1, -1, 4)), matches.gather(1, order)
-
-    monkeypatch.setattr(model, "_sample_anchors", stored_anchors)
-    monkeypatch.setattr("seglib.models.mask_rcnn.sample_regions", stored_regions)
     model.eval()
-    losses = model.loss(model(batch(golden), truth), truth)
+    truth, images = targets(golden), batch(golden)
+    with torch.no_grad():
+        out = model(images, truth, SIZES)
+    rois = []
+    for i, objects in enumerate(truth.instances):
+        candidates = torch.cat([objects.boxes, out.proposals[i, out.proposal_scores[i] > -torch.inf]])
+        off, picked = (golden[f"loss/sampled{i}.boxes"][:, None] - candidates).abs().amax(-1).min(1)
+        assert off.max() < 1e-2 and len(picked.unique()) == 512  # pixels: every stored RoI is a candidate here too
+        rois.append(picked)
+    anchors = [(golden[f"loss/anchor_labels{i}.sampled"] >= 0).nonzero()[:, 0] for i in (0, 1)]
+    model.rpn = replace(model.rpn, sampler=stored(anchors))
+    model.roi = replace(model.roi, sampler=stored(rois))
+    out = model(images, truth, SIZES)
+    for i in (0, 1):
+        classes = golden[f"loss/sampled{i}.classes"].long()
+        assert int((out.matches[i] >= 0).sum()) == int((classes < 80).sum())
+    losses = model.loss(out, truth)
     names = {
         "objectness": "loss_rpn_cls", "anchor": "loss_rpn_loc", "class": "loss_cls", "box": "loss_box_reg",
         "mask": "loss_mask",
     }  # fmt: skip
-    for ours, theirs in names.items():
-        want, got = golden.meta["losses"]["loss"][theirs], losses[ours].item()
-        assert abs(got - want) <= 1e-4 * want, (ours, got, want)
+    for mine, other in names.items():
+        want, got = golden.meta["losses"]["loss"][other], losses[mine].item()
+        assert abs(got - want) <= 1e-4 * want, (mine, got, want)
     sum(losses.values()).backward()
-    # which of ours is which of theirs, told by a number under each name
+    # a number under each of Detectron2's names tells what it becomes here
     order = list(golden.state)
     renamed = rename({k: torch.tensor(i) for i, k in enumerate(order)}, [*RESNET_FPN, *MASK_RCNN], "it")
     norms, checked = golden.meta["grad_norms"]["loss"], 0
@@ -200,3 +196,17 @@ def test_losses_and_gradients_on_the_stored_samples(monkeypatch):
         assert abs(got - want) <= 2e-4 * want, (name, got, want)  # measured: 5e-5
         checked += 1
     assert checked == len(norms)
+
+
+def stored(samples):
+    """A sampler that gives these samples, image after image."""
+    left = iter(samples)
+    return lambda matches, batch_size, positive_fraction: next(left)
+
+
+def test_the_weights_carry_the_size_at_which_detectron2s_models_see_images():
+    golden, _ = setup()
+    metadata = convert("detectron2:mask_rcnn_R_50_FPN", golden.state)[2]
+    assert Geometry(**metadata["geometry"]) == Geometry("shorter", 800, 1333)
+    assert Geometry(**metadata["geometry"]).model_size((427, 640)) == (800, 1199)  # 1199.06
+    assert Geometry(**metadata["geometry"]).model_size((375, 1200)) == (417, 1333)  # 416.6

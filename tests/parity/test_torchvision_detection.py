@@ -19,7 +19,7 @@ from seglib.weights import convert
 pytestmark = pytest.mark.slow
 
 SIZE = (128, 192)
-SMALLER = (104, 150)  # of the second image, in a batch of two sizes
+SMALLER = (104, 150)
 VERSIONS = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")
 
 
@@ -82,9 +82,10 @@ def frozen(body):
     return body
 
 
-def images(sizes):
+def images():
+    """Two images of different sizes."""
     g = torch.Generator().manual_seed(1)
-    return [torch.rand(3, *size, generator=g, dtype=torch.float64) for size in sizes]
+    return [torch.rand(3, *size, generator=g, dtype=torch.float64) for size in (SIZE, SMALLER)]
 
 
 def padded(images):
@@ -95,7 +96,7 @@ def padded(images):
     return batch, [tuple(image.shape[1:]) for image in images]
 
 
-def truth(sizes):
+def truth():
     """Three objects in the first image and two in the second, one of which reaches its border."""
     masks = torch.zeros(5, *SIZE, dtype=torch.bool)
     y, x = torch.meshgrid(torch.arange(SIZE[0]), torch.arange(SIZE[1]), indexing="ij")
@@ -104,18 +105,17 @@ def truth(sizes):
     masks[2, 5:20, 150:158] = True
     masks[3] = (y - 60) ** 2 / 4 + (x - 90) ** 2 < 25**2
     masks[4, 60:, 100:] = True
-    masks[3:, sizes[1][0] :], masks[3:, :, sizes[1][1] :] = False, False
+    masks[3:, SMALLER[0] :], masks[3:, :, SMALLER[1] :] = False, False
     labels, boxes = torch.tensor([0, 17, 89, 3, 40]), masks_to_boxes(masks).double()
     return Targets(instances=[Instances(masks[:3], labels[:3], boxes[:3]), Instances(masks[3:], labels[3:], boxes[3:])])
 
 
-@pytest.mark.parametrize("sizes", [(SIZE, SIZE), (SIZE, SMALLER)], ids=["alike", "two sizes"])
 @pytest.mark.parametrize("name", VERSIONS)
-def test_detections_are_equal(name, sizes):
+def test_detections_are_equal(name):
     reference, model = pair(name)
-    batch, sizes = padded(images(sizes))
+    batch, sizes = padded(images())
     with torch.no_grad():
-        wanted = reference(images(sizes))
+        wanted = reference(images())
         predictions = model.postprocess(model(batch, sizes=sizes), sizes)
     for found, want, size in zip(predictions, wanted, sizes, strict=True):
         assert len(found) == len(want["scores"]) > 5
@@ -129,9 +129,9 @@ def test_detections_are_equal(name, sizes):
 
 def test_the_smaller_image_of_a_batch_has_the_proposals_that_it_has_in_torchvisions():
     reference, model = pair(VERSIONS[0])
-    batch, sizes = padded(images((SIZE, SMALLER)))
+    batch, sizes = padded(images())
     with torch.no_grad():
-        listed, _ = reference.transform(images(sizes))
+        listed, _ = reference.transform(images())
         wanted, _ = reference.rpn(listed, reference.backbone(listed.tensors))
         out = model(batch, sizes=sizes)
     for boxes, scores, want, (height, width) in zip(out.proposals, out.proposal_scores, wanted, sizes, strict=True):
@@ -141,14 +141,13 @@ def test_the_smaller_image_of_a_batch_has_the_proposals_that_it_has_in_torchvisi
         assert found[:, 2].max() == width and found[:, 3].max() == height  # some are cut at the image's own borders
 
 
-@pytest.mark.parametrize("sizes", [(SIZE, SIZE), (SIZE, SMALLER)], ids=["alike", "two sizes"])
 @pytest.mark.parametrize("name", VERSIONS)
-def test_losses_and_gradients_are_equal(name, sizes):
+def test_losses_and_gradients_are_equal(name):
     reference, model = pair(name)
-    targets = truth(sizes)
+    targets = truth()
     reference.zero_grad(), model.zero_grad()
-    wanted = reference_losses(reference, images(sizes), targets)
-    batch, sizes = padded(images(sizes))
+    wanted = reference_losses(reference, images(), targets)
+    batch, sizes = padded(images())
     losses = model.loss(model(batch, targets, sizes), targets)
     names = {
         "objectness": "loss_objectness", "anchor": "loss_rpn_box_reg", "class": "loss_classifier",

@@ -1,0 +1,203 @@
+"""Every entry of the zoo at its full size, on the meta device: names and shapes are those of what was published."""
+
+import functools
+import json
+
+import pytest
+import torch
+from golden import FOLDER
+from safetensors import safe_open
+from test_stored_weights import WEIGHTS
+from torchvision import models as tv
+from torchvision.models import detection, segmentation
+
+from seglib.models.zoo import MODELS, build, find
+from seglib.weights import convert
+from seglib.weights.convert import ORIGINS
+
+NONE = {"weights": None, "weights_backbone": None}
+NORMALIZE = {"normalize.mean": (3,), "normalize.std": (3,)}
+
+
+@functools.cache
+def on_meta(make, **arguments):
+    """A model without memory: names and shapes cost nothing."""
+    with torch.device("meta"):
+        return make(**arguments)
+
+
+def shapes(state):
+    return {name: tuple(value.shape) for name, value in state.items()}
+
+
+def zoo(name, **arguments):
+    """The shapes of an entry of the zoo."""
+    return shapes(on_meta(build, name=name, **arguments).state_dict())
+
+
+# What each origin publishes, as a state dict under its own names.
+
+
+def torchvision_segmentation(name):
+    return on_meta(getattr(segmentation, name), num_classes=21, aux_loss=True, **NONE).state_dict()
+
+
+def torchvision_detection(name):
+    return on_meta(getattr(detection, name), num_classes=91, **NONE).state_dict()
+
+
+def smp(model, encoder):
+    library = pytest.importorskip("segmentation_models_pytorch")
+    return on_meta(getattr(library, model), encoder_name=encoder, encoder_weights=None, classes=5).state_dict()
+
+
+def detectron2(blocks_of_res4):
+    """The checkpoint of ResNet-50, whose deeper brothers repeat the last block of res4."""
+    if not FOLDER.is_dir():
+        pytest.skip("the golden fixtures (../shared/golden) are not here")
+    keys = json.loads((FOLDER / "mask_rcnn_r50_fpn_3x.json").read_text())["keys"]
+    last = "backbone.bottom_up.res4.5."
+    for block in range(6, blocks_of_res4):
+        keys |= {k.replace(last, last.replace("5.", f"{block}.")): v for k, v in keys.items() if k.startswith(last)}
+    return {name: torch.empty(shape, device="meta") for name, (shape, _) in keys.items()}
+
+
+PUBLISHED = {
+    "torchvision:fcn_resnet50": lambda: torchvision_segmentation("fcn_resnet50"),
+    "torchvision:fcn_resnet101": lambda: torchvision_segmentation("fcn_resnet101"),
+    "torchvision:deeplabv3_resnet50": lambda: torchvision_segmentation("deeplabv3_resnet50"),
+    "torchvision:deeplabv3_resnet101": lambda: torchvision_segmentation("deeplabv3_resnet101"),
+    "smp:unet_resnet34": lambda: smp("Unet", "resnet34"),
+    "smp:unet_resnet50": lambda: smp("Unet", "resnet50"),
+    "smp:deeplabv3plus_resnet34": lambda: smp("DeepLabV3Plus", "resnet34"),
+    "smp:deeplabv3plus_resnet50": lambda: smp("DeepLabV3Plus", "resnet50"),
+    "smp:deeplabv3plus_resnet101": lambda: smp("DeepLabV3Plus", "resnet101"),
+    "torchvision:mask_rcnn_resnet50_fpn": lambda: torchvision_detection("maskrcnn_resnet50_fpn"),
+    "torchvision:mask_rcnn_resnet50_fpn_v2": lambda: torchvision_detection("maskrcnn_resnet50_fpn_v2"),
+    "detectron2:mask_rcnn_R_50_FPN": lambda: detectron2(6),
+    "detectron2:mask_rcnn_R_101_FPN": lambda: detectron2(23),
+}
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_published_names_and_shapes_are_those_of_the_zoo(origin):
+    name, state, metadata = convert(origin, PUBLISHED[origin]())
+    assert shapes(state) == zoo(name, **metadata["arguments"])
+
+
+# What nobody published: encoders are torchvision's, heads are written out from the papers.
+
+
+def encoder_of(name, **arguments):
+    prefix = "encoder."
+    return {k.removeprefix(prefix): v for k, v in zoo(name, **arguments).items() if k.startswith(prefix)}
+
+
+def heads_of(name, **arguments):
+    return {k: v for k, v in zoo(name, **arguments).items() if not k.startswith("encoder.")}
+
+
+def upsample(level, kernel):
+    return {f"upsample.{level}.weight": (21, 21, kernel, kernel)}
+
+
+def score(level, channels):
+    return {f"score.{level}.weight": (21, channels, 1, 1), f"score.{level}.bias": (21,)}
+
+
+VGG_SCORES = {"fcn32s": {"c5": 4096}, "fcn16s": {"c5": 4096, "c4": 512}, "fcn8s": {"c5": 4096, "c4": 512, "c3": 256}}
+VGG_KERNELS = {  # twice the factor (Long et al. 2015, section 4.2, and their published prototxt files)
+    "fcn32s": {"image": 64},
+    "fcn16s": {"c4": 4, "image": 32},
+    "fcn8s": {"c4": 4, "c3": 4, "image": 16},
+}
+
+
+@pytest.mark.parametrize("name", VGG_SCORES)
+def test_the_papers_fcns_are_torchvisions_vgg_16_with_score_layers(name):
+    vgg = on_meta(tv.vgg16).state_dict()
+    own = encoder_of(name, num_classes=21)
+    features = [v for k, v in shapes(vgg).items() if k.startswith("features.")]
+    assert [v for k, v in own.items() if k.startswith("to_pool")] == features
+    for conv, linear, shape in (("fc6", 0, (4096, 512, 7, 7)), ("fc7", 3, (4096, 4096, 1, 1))):
+        assert own[f"{conv}.weight"] == shape
+        assert torch.Size(shape).numel() == vgg[f"classifier.{linear}.weight"].numel()
+        assert own[f"{conv}.bias"] == tuple(vgg[f"classifier.{linear}.bias"].shape)
+    assert len(own) == len(features) + 4
+    scores = [score(level, channels) for level, channels in VGG_SCORES[name].items()]
+    kernels = [upsample(level, kernel) for level, kernel in VGG_KERNELS[name].items()]
+    assert heads_of(name, num_classes=21) == functools.reduce(dict.__or__, scores + kernels, NORMALIZE)
+
+
+def resnet(name):
+    """torchvision's ResNet without its classifier."""
+    return {k: v for k, v in shapes(on_meta(getattr(tv, name)).state_dict()).items() if not k.startswith("fc.")}
+
+
+def test_fcn_resnet18_is_torchvisions_resnet_18_with_score_layers():
+    assert encoder_of("fcn_resnet18", num_classes=21) == resnet("resnet18")
+    scores = score("c5", 512) | score("c4", 256) | score("c3", 128)
+    kernels = upsample("c4", 3) | upsample("c3", 3) | upsample("image", 15)  # odd: its cells lie on pixels
+    assert heads_of("fcn_resnet18", num_classes=21) == NORMALIZE | scores | kernels
+
+
+@pytest.mark.parametrize("depth", [34, 50, 101])
+def test_deeplabv3plus_in_the_papers_layout_has_its_decoder(depth):
+    own = zoo(f"deeplabv3plus_resnet{depth}", num_classes=21)
+    assert encoder_of(f"deeplabv3plus_resnet{depth}", num_classes=21) == resnet(f"resnet{depth}")
+    # DeepLab v3+ (2018), section 4.1: 48 channels of low-level features, then two 3×3 convolutions of 256
+    assert own["low.0.weight"] == (48, 64 if depth == 34 else 256, 1, 1)
+    pointwise = [v for k, v in own.items() if k.startswith("decoder.") and v[2:] == (1, 1)]
+    assert pointwise == [(256, 304, 1, 1), (256, 256, 1, 1)]
+    assert own["score.weight"] == (21, 256, 1, 1)
+
+
+def test_mask_rcnn_on_resnet_101_differs_from_resnet_50_by_its_encoder_alone():
+    assert heads_of("mask_rcnn_resnet101_fpn", num_classes=80) == heads_of("mask_rcnn_resnet50_fpn", num_classes=80)
+    assert encoder_of("mask_rcnn_resnet101_fpn", num_classes=80) == resnet("resnet101")
+
+
+def test_the_papers_unet_has_its_convolutions():
+    """Figure 1 of the paper: 23 convolutional layers, with these channels."""
+    own = zoo("unet_paper", num_classes=2, in_channels=1)
+    weights = [v for k, v in own.items() if k.endswith("weight")]
+    assert len(weights) == 23
+    widths = [1, 64, 128, 256, 512, 1024]
+    down = [s for a, b in zip(widths[:-1], widths[1:], strict=True) for s in ((b, a, 3, 3), (b, b, 3, 3))]
+    up = [(2 * w, w, 2, 2) for w in (512, 256, 128, 64)]
+    merge = [s for w in (512, 256, 128, 64) for s in ((w, 2 * w, 3, 3), (w, w, 3, 3))]
+    assert weights == [*down, *up, *merge, (2, 64, 1, 1)]
+
+
+@pytest.mark.parametrize("path", sorted(WEIGHTS.glob("*.safetensors")), ids=lambda p: p.stem)
+def test_stored_weights_are_those_of_the_tiny_entries(path):
+    with safe_open(path, "pt") as file:
+        facts = json.loads(file.metadata()["seglib"])
+        stored = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    assert stored == zoo(facts["model"], **facts["arguments"])
+
+
+def test_all_tiny_systems_have_one_encoder():
+    encoders = [encoder_of(n, num_classes=5) for n in ("fcn_tiny", "unet_tiny", "mask_rcnn_tiny")]
+    assert encoders[0] == encoders[1] == encoders[2]
+    # without its last strides it has the same weights, and a kernel that no longer strides needs no other shape
+    assert encoder_of("deeplab_tiny", num_classes=5) == encoders[0]
+
+
+def test_every_entry_is_compared_with_something():
+    published = {origin.builder for origin in ORIGINS.values()}
+    by_hand = {*VGG_SCORES, "fcn_resnet18", "unet_paper", "fcn_tiny", "unet_tiny", "deeplab_tiny", "mask_rcnn_tiny"}
+    builders = {find(n).builder() for n in published | by_hand}
+    assert {find(n).builder() for n in MODELS} == builders  # short names are the same functions
+
+
+# Full-size dense models compute on the meta device, too, where only shapes flow.
+
+
+@pytest.mark.parametrize("name", [n for n, entry in MODELS.items() if "regions" in entry.tasks])
+def test_dense_entries_take_images_of_any_channels_and_regions_that_overlap(name):
+    for channels in (1, 4):
+        model = on_meta(build, name=name, num_classes=1, in_channels=channels, overlapping=True)
+        assert model.overlapping and model.normalize.mean.shape == (channels,)
+        with torch.device("meta"):
+            assert model.eval()(torch.empty(2, channels, 65, 87)).logits.shape == (2, 1, 65, 87)

@@ -7,7 +7,7 @@ NOTEBOOKS := $(wildcard chapters/[0-9]*.ipynb)
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout 300
 
-.PHONY: help book test check notebooks results serve bench clean
+.PHONY: help book test check mutants notebooks results serve bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -31,6 +31,9 @@ test: $(VENV)/.ready  ## everything: lint, types, all tests, every notebook, the
 check: $(VENV)/.ready  ## lint, types and the fast tests, in a few minutes
 	$(MAKE) --no-print-directory lint
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" tests
+
+mutants: $(VENV)/.ready  ## change the code in small ways and see that a test notices each, in a few minutes
+	$(BIN)/python tests/mutants.py
 
 .PHONY: lint
 lint: $(VENV)/.ready

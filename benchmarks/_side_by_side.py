@@ -18,17 +18,17 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Median milliseconds of both sides, and quartiles of ours / theirs over the rounds: below 1 ours is faster."""
+    """Median milliseconds of both sides, and quartiles of ours / reference over the rounds: below 1 ours is faster."""
 
     ours: float
-    theirs: float
+    reference: float
     low: float
     ratio: float
     high: float
 
     def __str__(self) -> str:
-        ours, theirs = (f"{t:8.0f}" if t >= 10 else f"{t:8.2f}" for t in (self.ours, self.theirs))
-        return f"{ours} ms {theirs} ms   {self.ratio:5.2f} ({self.low:.2f} to {self.high:.2f})"
+        ours, reference = (f"{t:8.0f}" if t >= 10 else f"{t:8.2f}" for t in (self.ours, self.reference))
+        return f"{ours} ms {reference} ms   {self.ratio:5.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
 _PRINTED = re.compile(r"\s*(.*?)\s+([\d.]+) ms +([\d.]+) ms +([\d.]+) \(([\d.]+) to ([\d.]+)\)")
@@ -39,18 +39,18 @@ def read_comparison(line: str) -> tuple[str, Comparison] | None:
     found = _PRINTED.match(line)
     if found is None:
         return None
-    ours, theirs, ratio, low, high = (float(v) for v in found.groups()[1:])
-    return found[1], Comparison(ours, theirs, low, ratio, high)
+    ours, reference, ratio, low, high = (float(v) for v in found.groups()[1:])
+    return found[1], Comparison(ours, reference, low, ratio, high)
 
 
-def compare(ours: Call, theirs: Call, *, rounds: int, warmup: int = 2, device: str = "cpu") -> Comparison:
+def compare(ours: Call, reference: Call, *, rounds: int, warmup: int = 2, device: str = "cpu") -> Comparison:
     """Both sides warm up, then take turns, so that whatever else the machine does hits both.
 
     On "cuda" a time ends when the GPU has done what the call asked of it.
     """
     for _ in range(warmup):
-        ours(), theirs()
-    turns = [[seconds(ours, device), seconds(theirs, device)] for _ in range(rounds)]
+        ours(), reference()
+    turns = [[seconds(ours, device), seconds(reference, device)] for _ in range(rounds)]
     times = torch.tensor(turns, dtype=torch.float64)  # (R, 2)
     a, b = (1e3 * times).median(0).values.tolist()
     quartiles = (times[:, 0] / times[:, 1]).quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))

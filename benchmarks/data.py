@@ -1,4 +1,4 @@
-"""How many made scenes a second one core draws, with every annotation: ``python benchmarks/data.py``.
+"""How many synthetic scenes a second one core draws, with every annotation: ``python benchmarks/data.py``.
 
 The clock is this process's CPU time on one thread, so that other work on the machine does not count.
 """

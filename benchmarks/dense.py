@@ -45,11 +45,11 @@ LIBRARIES: dict[str, Callable[[], nn.Module]] = {
 def models(origin: str) -> tuple[nn.Module, nn.Module]:
     """Both models with the same random weights."""
     torch.manual_seed(0)
-    theirs = LIBRARIES[origin]()
-    name, state, metadata = convert(origin, theirs.state_dict())
+    reference = LIBRARIES[origin]()
+    name, state, metadata = convert(origin, reference.state_dict())
     ours = build(name, **metadata["arguments"])
     ours.load_state_dict(state)
-    return ours, theirs
+    return ours, reference
 
 
 def inputs(size: int) -> tuple[Tensor, Tensor]:
@@ -80,30 +80,30 @@ def train_step(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> St
     return call
 
 
-def kinds(origin: str, device: str = "cpu") -> dict[str, tuple[Step, Step]]:
-    """What is measured: seglib's side and the library's of each kind of call."""
-    ours, theirs = (model.to(device) for model in models(origin))
+def pairs(origin: str, device: str = "cpu") -> dict[str, tuple[Step, Step]]:
+    """What is measured: each call in seglib and the same in the library."""
+    ours, reference = (model.to(device) for model in models(origin))
 
     def our_loss(images: Tensor, labels: Tensor) -> Tensor:
         return torch.stack(list(ours.loss(ours(images), Targets(semantic=labels)).values())).sum()
 
-    def their_loss(images: Tensor, labels: Tensor) -> Tensor:
-        out = theirs(images)
+    def reference_loss(images: Tensor, labels: Tensor) -> Tensor:
+        out = reference(images)
         if not isinstance(out, dict):
             return F.cross_entropy(out, labels, ignore_index=255)
         main, aux = (F.cross_entropy(out[k], labels, ignore_index=255) for k in ("out", "aux"))
         return main + 0.5 * aux
 
-    steps = (train_step(ours, our_loss), train_step(theirs, their_loss))
-    return {"forward": (forward(ours), forward(theirs)), "train step": steps}
+    steps = (train_step(ours, our_loss), train_step(reference, reference_loss))
+    return {"forward": (forward(ours), forward(reference)), "train step": steps}
 
 
 def agree(origin: str, size: int) -> None:
-    ours, theirs = models(origin)
+    ours, reference = models(origin)
     images, _ = inputs(size)
     mean, std = (v.view(3, 1, 1) for v in (ours.normalize.mean, ours.normalize.std))
     with torch.inference_mode():
-        a, b = ours.eval()(images).logits, theirs.eval()((images - mean) / std)
+        a, b = ours.eval()(images).logits, reference.eval()((images - mean) / std)
     b = b["out"] if isinstance(b, dict) else b
     if origin.startswith("torchvision"):
         b = torch.cat([b[:, 1:], b[:, :1]], 1)  # background comes last
@@ -119,8 +119,8 @@ def main() -> None:
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
-        origin, kind, side = options.peak
-        step = kinds(origin)[kind][int(side)]
+        origin, name, side = options.peak
+        step = pairs(origin)[name][int(side)]
         return print_peak(partial(step, *inputs(64)), partial(step, *inputs(options.size)))
 
     print(f"{hardware()}; torch {torch.__version__}, torchvision {torchvision.__version__}, smp {smp.__version__}")
@@ -130,15 +130,15 @@ def main() -> None:
     for origin in [options.only] if options.only else LIBRARIES:
         agree(origin, 96)
         data = [t.to(options.device) for t in inputs(options.size)]
-        for kind, sides in kinds(origin, options.device).items():
+        for name, sides in pairs(origin, options.device).items():
             calls = [partial(side, *data) for side in sides]
             found = compare(*calls, rounds=options.rounds, device=options.device)
             if options.device == "cuda":
                 memory = [cuda_peak(call) for call in calls]
             else:
                 size = ["--size", str(options.size)]
-                memory = [peak(__file__, origin, kind, side, *size) for side in ("0", "1")]
-            print(f"  {f'{origin}, {kind}':44} {found}   {memory[0]:6.0f} MB {memory[1]:6.0f} MB", flush=True)
+                memory = [peak(__file__, origin, name, side, *size) for side in ("0", "1")]
+            print(f"  {f'{origin}, {name}':44} {found}   {memory[0]:6.0f} MB {memory[1]:6.0f} MB", flush=True)
 
 
 if __name__ == "__main__":

@@ -195,7 +195,9 @@ def train(entry: Entry, settings: Settings, compiled: bool) -> Result:
     device = torch.device(settings.device)
     task = TASKS[entry.tasks[0]](CATEGORIES)
     torch.manual_seed(0)
-    model = entry.builder()(**task.model_arguments()).to(device, memory_format=torch.channels_last).train()
+    model = entry.builder()(**task.model_arguments()).to(device).train()
+    if device.type == "cuda":
+        model = model.to(memory_format=torch.channels_last)  # as `fit` does
     optimizer = build_optimizer(model, settings.optimizer, lr=settings.lr, weight_decay=1e-4)
     scenes = Scenes(settings.batch, size=settings.size)
     batch = collate([scenes[i] for i in range(len(scenes))]).to(device)
@@ -248,7 +250,9 @@ def attempt(entry: Entry, settings: Settings, compiled: bool) -> Result:
 def serve(pipe: Any) -> None:
     """What the process does: one job after the other, until nobody sends any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the script, which stops this process
-    torch._inductor.config.fallback_random = True  # compiled code draws the same random numbers as eager code
+    from torch._inductor import config  # takes a second, which the script itself need not wait
+
+    config.fallback_random = True  # compiled code draws the same random numbers as eager code
     while True:
         try:
             job = pipe.recv()
@@ -275,15 +279,12 @@ class Worker:
             self.process = context.Process(target=serve, args=(other,))
             self.process.start()
             other.close()
-        self.pipe.send(job)
-        if not self.pipe.poll(min(limit, left)):
-            found = stopped(limit, left)
-        else:
-            try:
-                found = self.pipe.recv()
-            except EOFError:
-                self.process.join()
-                found = failed(f"the process ended with exit status {self.process.exitcode}")
+        try:
+            self.pipe.send(job)
+            found = self.pipe.recv() if self.pipe.poll(min(limit, left)) else stopped(limit, left)
+        except (EOFError, OSError):  # nobody is at the other end
+            self.process.join()
+            found = failed(f"the process ended with exit status {self.process.exitcode}")
         if found["status"] != "ok":
             self.stop()
         return {**found, "seconds": time.monotonic() - start}
@@ -384,12 +385,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     everything = [n for n in zoo.MODELS if n.endswith("_tiny") or not options.quick]
     names, second = distinct(options.only or everything)
     arguments = sys.argv[1:] if argv is None else argv
+    weights = "channels_last" if options.device == "cuda" else "contiguous"
     facts = {
         "versions": versions(),
         "budget_seconds": options.budget,
         "parts": options.parts,
         "quick": options.quick,
-        "settings": {**asdict(settings), "precision": "bf16 autocast", "weights": "channels_last"},
+        "settings": {**asdict(settings), "precision": "bf16 autocast", "weights": weights},
         "compiled_entries": "every *_tiny and the first other entry of each class of models",
         "second_names": second,
     }

@@ -74,10 +74,10 @@ def step(loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
 
 
 def measure(name: str, logits: Tensor, target: Tensor, rounds: int) -> str:
-    ours, theirs = pairs()[name]
-    a, b = step(ours, logits, target), step(theirs, logits, target)
+    ours, reference = pairs()[name]
+    a, b = step(ours, logits, target), step(reference, logits, target)
     torch.testing.assert_close(a, b, rtol=1e-4, atol=0, msg=f"{name}: the two differ, {a} and {b}")
-    device, calls = logits.device.type, [partial(step, loss, logits, target) for loss in (ours, theirs)]
+    device, calls = logits.device.type, [partial(step, loss, logits, target) for loss in (ours, reference)]
     found = compare(*calls, rounds=rounds, device=device)
     memory = [cuda_peak(calls[side]) if device == "cuda" else memory_of(name, str(side)) for side in (0, 1)]
     return f"  {name:24} {found}   {memory[0]:6.0f} MB {memory[1]:6.0f} MB"

@@ -45,20 +45,20 @@ def models() -> tuple[MaskRCNN, TorchvisionMaskRCNN]:
     torch.manual_seed(0)
     norm = partial(FrozenBatchNorm2d, eps=0.0)
     backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=norm, trainable_layers=3)
-    theirs = TorchvisionMaskRCNN(backbone, CLASSES + 1)
-    theirs.transform.resize = lambda image, target: (image, target)
+    reference = TorchvisionMaskRCNN(backbone, CLASSES + 1)
+    reference.transform.resize = lambda image, target: (image, target)
     with torch.no_grad():
-        for name, buffer in theirs.named_buffers():
+        for name, buffer in reference.named_buffers():
             if name.endswith("bn3.weight"):
                 buffer.fill_(0.2)  # else every block would double the variance, and rounding would decide the order
-        for name, p in theirs.named_parameters():
-            kind = next((k for k in LIVELY if k in name), None)
-            if kind and name.endswith("weight"):
-                p.normal_(0, LIVELY[kind] / p[0].numel() ** 0.5)
-    name, state, metadata = convert("torchvision:mask_rcnn_resnet50_fpn", theirs.state_dict())
+        for name, p in reference.named_parameters():
+            layer = next((k for k in LIVELY if k in name), None)
+            if layer and name.endswith("weight"):
+                p.normal_(0, LIVELY[layer] / p[0].numel() ** 0.5)
+    name, state, metadata = convert("torchvision:mask_rcnn_resnet50_fpn", reference.state_dict())
     ours = build(name, **metadata["arguments"])
     ours.load_state_dict(state)
-    return ours, theirs
+    return ours, reference
 
 
 def inputs(size: int) -> tuple[Tensor, Targets]:
@@ -77,44 +77,45 @@ def inputs(size: int) -> tuple[Tensor, Targets]:
 Step = Callable[[Tensor, Targets], object]
 
 
-def kinds(device: str = "cpu") -> dict[str, tuple[Step, Step]]:
-    """What is measured: seglib's side and torchvision's of each kind of call."""
-    ours, theirs = (model.to(device) for model in models())
+def pairs(device: str = "cpu") -> dict[str, tuple[Step, Step]]:
+    """What is measured: each call in seglib and the same in torchvision."""
+    ours, reference = (model.to(device) for model in models())
     optimizers = [
-        torch.optim.SGD([p for p in m.parameters() if p.requires_grad], lr=1e-4, momentum=0.9) for m in (ours, theirs)
+        torch.optim.SGD([p for p in m.parameters() if p.requires_grad], lr=1e-4, momentum=0.9)
+        for m in (ours, reference)
     ]
 
-    def learn(losses: dict[str, Tensor], side: int) -> None:
+    def update(losses: dict[str, Tensor], side: int) -> None:
         torch.stack(list(losses.values())).sum().backward()
         optimizers[side].step()
         optimizers[side].zero_grad()
 
     def our_step(images: Tensor, targets: Targets) -> None:
         ours.train()
-        learn(ours.loss(ours(images, targets), targets), 0)
+        update(ours.loss(ours(images, targets), targets), 0)
 
-    def their_step(images: Tensor, targets: Targets) -> None:
-        theirs.train()
+    def reference_step(images: Tensor, targets: Targets) -> None:
+        reference.train()
         wanted = [{"boxes": i.boxes, "labels": i.labels + 1, "masks": i.masks.byte()} for i in targets.instances or []]
-        learn(theirs(list(images), wanted), 1)
+        update(reference(list(images), wanted), 1)
 
     def our_prediction(images: Tensor, targets: Targets) -> object:
-        return ours.predict(images)
+        return [found.masks for found in ours.predict(images)]  # asking for masks pastes them
 
-    def their_prediction(images: Tensor, targets: Targets) -> object:
+    def reference_prediction(images: Tensor, targets: Targets) -> object:
         with torch.inference_mode():
-            return theirs.eval()(list(images))
+            return reference.eval()(list(images))
 
-    return {"prediction": (our_prediction, their_prediction), "train step": (our_step, their_step)}
+    return {"prediction": (our_prediction, reference_prediction), "train step": (our_step, reference_step)}
 
 
 def agree(size: int) -> None:
     """Stop when the detections differ, but for those whose scores are so close that rounding sorts them otherwise."""
-    ours, theirs = models()
+    ours, reference = models()
     images, _ = inputs(size)
     with torch.inference_mode():
-        reference = theirs.eval()(list(images))
-    for found, want in zip(ours.predict(images), reference, strict=True):
+        expected = reference.eval()(list(images))
+    for found, want in zip(ours.predict(images), expected, strict=True):
         same = (found.boxes - want["boxes"]).abs().amax(1) < 0.01
         if len(found) < 50 or same.float().mean() < 0.9:
             raise SystemExit(f"the detections differ: {len(found)} found, {int(same.sum())} of them as in torchvision")
@@ -124,13 +125,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="turns that each side takes")
     parser.add_argument("--size", type=int, default=512, help="height and width of the images")
-    parser.add_argument("--only", choices=["prediction", "train step"], help="one kind of call")
+    parser.add_argument("--only", choices=["prediction", "train step"], help="one of the calls")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where both sides run")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
-        kind, side = options.peak
-        step = kinds()[kind][int(side)]
+        name, side = options.peak
+        step = pairs()[name][int(side)]
         return print_peak(partial(step, *inputs(64)), partial(step, *inputs(options.size)))
 
     print(f"{hardware()}; torch {torch.__version__}, torchvision {torchvision.__version__}")
@@ -139,16 +140,16 @@ def main() -> None:
     print(f"  {'':12} {'seglib':>9} {'torchvision':>11}   ratio {'':14}   {'seglib':>9} {'torchvision':>11}")
     agree(256)
     data = [part.to(options.device) for part in inputs(options.size)]
-    for kind, sides in kinds(options.device).items():
-        if options.only in (None, kind):
+    for name, sides in pairs(options.device).items():
+        if options.only in (None, name):
             calls = [partial(side, *data) for side in sides]
             found = compare(*calls, rounds=options.rounds, device=options.device)
             if options.device == "cuda":
                 memory = [cuda_peak(call) for call in calls]
             else:
                 size = ["--size", str(options.size)]
-                memory = [peak(__file__, kind, side, *size) for side in ("0", "1")]
-            print(f"  {kind:12} {found}   {memory[0]:6.0f} MB {memory[1]:8.0f} MB", flush=True)
+                memory = [peak(__file__, name, side, *size) for side in ("0", "1")]
+            print(f"  {name:12} {found}   {memory[0]:6.0f} MB {memory[1]:8.0f} MB", flush=True)
 
 
 if __name__ == "__main__":

@@ -46,16 +46,16 @@ def main() -> None:
     pred, target = maps()
     for threads in sorted({cores, 1}, reverse=True):
         torch.set_num_threads(threads)
-        for kind in (torch.int64, torch.uint8):
-            p, t = pred.to(kind), target.to(kind)
+        for dtype in (torch.int64, torch.uint8):
+            p, t = pred.to(dtype), target.to(dtype)
             for checked in (True, False):
                 ours = ConfusionMatrix(CLASSES, VOID)
-                theirs = JaccardIndex("multiclass", num_classes=CLASSES, ignore_index=VOID, validate_args=checked)
-                name = f"{threads} thread{'s' * (threads > 1)}, {str(kind).removeprefix('torch.')}"
+                reference = JaccardIndex("multiclass", num_classes=CLASSES, ignore_index=VOID, validate_args=checked)
+                name = f"{threads} thread{'s' * (threads > 1)}, {str(dtype).removeprefix('torch.')}"
                 name += ", as built" if checked else ", validate_args=False"
-                found = compare(partial(ours.update, p, t), partial(theirs.update, p, t), rounds=rounds)
+                found = compare(partial(ours.update, p, t), partial(reference.update, p, t), rounds=rounds)
                 print(f"  {name:42} {found}")
-                if ours.counts.tolist() != theirs.confmat.tolist():  # type: ignore[operator]
+                if ours.counts.tolist() != reference.confmat.tolist():  # type: ignore[operator]
                     raise SystemExit(f"{name}: the two count differently")
 
 

@@ -28,7 +28,7 @@ SIZES = ((64, 48), (1000, 750), (2000, 1500), (4000, 3000), (8000, 6000))
 
 
 def photo(path: Path, size: tuple[int, int]) -> None:
-    """A made scene, enlarged to ``size`` (width, height)."""
+    """A synthetic scene, resized to ``size`` (width, height)."""
     scene = make_scene(0, 0, size=(384, 512)).image  # (3, 384, 512)
     pixels = (scene * 255).round().byte().permute(1, 2, 0).numpy()
     Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(path)

@@ -10,6 +10,8 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -111,7 +113,6 @@ def train(
     from seglib.models.zoo import build, check_task
     from seglib.ops.geometry import NATIVE, Geometry
     from seglib.train import TASKS, Interrupted, TrainConfig, fit
-    from seglib.train.progress import ProgressBar
     from seglib.train.recipes import recipe
     from seglib.weights import load_encoder, load_weights, read_metadata
 
@@ -125,9 +126,9 @@ def train(
     shape, task_type = _size(size), TASKS[check_task(model, task)]
     if loss != "ce" and task_type.name != "semantic":
         raise ValueError(f"--loss {loss} is for semantic models; {model} has losses of its own")
-    geometry = (
-        Geometry(**read_metadata(weights).get("geometry", {})) if weights is not None and shape is None else NATIVE
-    )
+    stored = {} if weights is None else read_metadata(weights)
+    # what was trained at some size goes on at that size
+    geometry = Geometry(**stored.get("geometry", {})) if shape is None else NATIVE
     train_set = build_dataset(data, root, "train", size=shape, augment=True, keep=(task_type.needs,), geometry=geometry)
     val_set = build_dataset(data, root, "val", size=shape, keep=(task_type.needs,))
     the_task = task_type(train_set.categories)
@@ -138,7 +139,8 @@ def train(
     if val_set.size is not None:
         geometry = Geometry("shorter", min(val_set.size))
     torch.manual_seed(config.seed)
-    arguments = the_task.model_arguments()
+    same = stored.get("model") == model  # then with its own arguments, but for the classes of this data set
+    arguments = (stored["arguments"] if same else {}) | the_task.model_arguments()
     net = build(model, **arguments)
     net.geometry = geometry
     if weights is not None:
@@ -154,7 +156,7 @@ def train(
     if data in RESIZES and val_set.size is not None:
         metadata["data_size"] = list(val_set.size)
     try:
-        with ProgressBar(quiet=as_json or not _first_process()) as on_step:
+        with _progress_bar(quiet=as_json or not _first_process()) as on_step:
             history = fit(
                 net,
                 train_set,
@@ -330,6 +332,30 @@ def main() -> None:
     except KeyboardInterrupt as stopped:
         Console(stderr=True).print(str(stopped) or "stopped", highlight=False, soft_wrap=True)
         sys.exit(130)
+
+
+@contextmanager
+def _progress_bar(*, quiet: bool) -> Iterator[Any]:
+    """A callback for ``fit(…, on_step=…)`` that shows a bar on standard error while the block runs."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:.1f} images/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
+        bar: Any = None
+
+        def on_step(step: int, steps: int, loss: float, rate: float, eta: float) -> None:
+            nonlocal bar
+            if bar is None:
+                bar = progress.add_task("train", total=steps, loss=loss, rate=rate)
+            progress.update(bar, completed=step, loss=loss, rate=rate)
+
+        yield on_step
 
 
 def _one_line(error: Exception) -> str:

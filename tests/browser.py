@@ -137,12 +137,15 @@ class Visit:
     def axe(self) -> list[str]:
         """What axe-core calls serious or critical, one line a finding.
 
-        Of the thousands of coloured words in a page's code only the first of each kind stays a word of its own: axe
-        measures the contrast of every element, and that takes most of its time.
+        Contrast is measured on one element of each look: of thousands of words in code and formulas that have the same
+        colour, ground, size and weight, all but the first would take most of the time and say nothing new. Of the
+        coloured words of a page's code only the first of each kind stays a word of its own.
         """
         if not self.page.evaluate("typeof axe !== 'undefined'"):
             self.page.evaluate(_axe_source())
+            self.page.evaluate("axe.configure({rules: [{id: 'color-contrast', selector: '[data-look]'}]})")
             self.page.evaluate(_UNWRAP)
+        self.page.evaluate(_MARK_LOOKS)
         violations = self.page.evaluate("axe.run(document, {resultTypes: ['violations']}).then(r => r.violations)")
         return [
             f"{found['id']} ({found['impact']}): {node['target']} {node['html'][:160]}"
@@ -165,6 +168,40 @@ _UNWRAP = """() => {
 }"""
 
 
+# A look is what contrast depends on: colour, size and weight of the letters, and everything behind them. What lies
+# behind is that of the ancestors, and whatever else may be there for elements that are positioned.
+_MARK_LOOKS = """() => {
+  const behind = new Map(), looks = new Set();
+  const ground = (element) => {
+    if (!element) return "";
+    if (!behind.has(element)) {
+      const style = getComputedStyle(element);
+      const own = [style.backgroundColor, style.backgroundImage, style.opacity, style.filter];
+      if (style.position !== "static") own.push(element.tagName, element.className);
+      const above = ground(element.parentElement ?? element.getRootNode().host);
+      const bare = own.join() === "rgba(0, 0, 0, 0),none,1,none";
+      behind.set(element, bare ? above : `${above}/${own}`);
+    }
+    return behind.get(element);
+  };
+  const mark = (root) => {
+    for (const element of root.querySelectorAll("*")) {
+      element.removeAttribute("data-look");
+      if (element.shadowRoot) mark(element.shadowRoot);
+      const text = [...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim());
+      const field = element.matches("input, select, textarea");
+      const seen = element.checkVisibility({visibilityProperty: true, opacityProperty: true});
+      if (!seen || !(text || field)) continue;
+      const s = getComputedStyle(element);
+      const look = [field, s.color, s.fontSize, s.fontWeight, s.textShadow, ground(element)].join();
+      if (!looks.has(look)) element.setAttribute("data-look", "");
+      looks.add(look);
+    }
+  };
+  mark(document.body);
+}"""
+
+
 @functools.cache
 def _axe_source() -> str:
     import axe_playwright_python
@@ -174,8 +211,11 @@ def _axe_source() -> str:
 
 @pytest.fixture
 def open_page(chromium: Any) -> Iterator[Callable[..., Visit]]:
-    """``open_page(url, html=None, dark=False, width=1300, height=900) -> Visit``; it closes by itself."""
-    contexts = []
+    """``open_page(url, html=None, dark=False, width=1300, height=900) -> Visit``; it closes by itself.
+
+    Pages of one test with the same settings share a context, and so a cache.
+    """
+    contexts: dict[tuple[bool, int, int], Any] = {}
 
     def open_one(
         url: str = "about:blank",
@@ -185,12 +225,13 @@ def open_page(chromium: Any) -> Iterator[Callable[..., Visit]]:
         width: int = 1300,
         height: int = 900,
     ) -> Visit:
-        scheme = "dark" if dark else "light"
-        viewport = {"width": width, "height": height}
-        # Reduced motion: the theme fades colours in, and axe would measure contrast half-way.
-        context = chromium.new_context(viewport=viewport, color_scheme=scheme, reduced_motion="reduce")
-        contexts.append(context)
-        visit = Visit(context.new_page())
+        settings = (dark, width, height)
+        if settings not in contexts:
+            scheme = "dark" if dark else "light"
+            viewport = {"width": width, "height": height}
+            # Reduced motion: the theme fades colours in, and axe would measure contrast half-way.
+            contexts[settings] = chromium.new_context(viewport=viewport, color_scheme=scheme, reduced_motion="reduce")
+        visit = Visit(contexts[settings].new_page())
         watch(visit)
         visit.page.goto(url, wait_until="load")
         if html is not None:
@@ -198,7 +239,7 @@ def open_page(chromium: Any) -> Iterator[Callable[..., Visit]]:
         return visit
 
     yield open_one
-    for context in contexts:
+    for context in contexts.values():
         context.close()
 
 

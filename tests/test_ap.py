@@ -478,11 +478,11 @@ def test_ids_of_different_kinds_are_refused(other):
 def test_metrics_of_different_settings_do_not_merge():
     with pytest.raises(ValueError, match="'num_classes': 4.*'num_classes': 3.*same arguments"):
         AveragePrecision(3).merge(AveragePrecision(4))
-    with pytest.raises(ValueError, match="'kind': 'boxes'.*'kind': 'masks'"):
+    with pytest.raises(ValueError, match="'iou_type': 'boxes'.*'iou_type': 'masks'"):
         AveragePrecision(3).merge(AveragePrecision(3, "boxes"))
 
 
-def test_a_metric_without_classes_or_of_an_unknown_kind_is_refused():
+def test_a_metric_without_classes_or_of_an_unknown_iou_type_is_refused():
     with pytest.raises(ValueError, match="at least one class, got 0"):
         AveragePrecision(0)
     with pytest.raises(ValueError, match="got 'segm'"):
@@ -512,7 +512,10 @@ def test_bad_predictions_are_named():
         ValueError, match=re.escape("predicted masks are [40, 40] (height, width), the target's [30, 40]")
     ):
         metric.update(target.replace(scores=torch.ones(1)), rectangles((0, 0, 5, 5), size=(30, 40)))
-    with pytest.raises(ValueError, match="scores masks, the predicted regions are of the other kind"):
+    with pytest.raises(
+        ValueError,
+        match="has iou_type 'masks', the predicted regions are boxes; build it with iou_type='boxes', or pass masks",
+    ):
         metric.update_coco(CocoObjects([A], [0], scores=[1.0]), CocoObjects([A], [0]))
 
 
@@ -558,10 +561,10 @@ def files():
     return truth, [result, {**result, "image_id": 7, "bbox": B, "category_id": 2}]
 
 
-@pytest.mark.parametrize("kind", ["masks", "boxes"])
-def test_classes_come_by_ascending_category_id(kind):
+@pytest.mark.parametrize("iou_type", ["masks", "boxes"])
+def test_classes_come_by_ascending_category_id(iou_type):
     truth, results = files()
-    s = evaluate_coco(truth, results, kind)
+    s = evaluate_coco(truth, results, iou_type)
     assert s.class_ap.tolist() == pytest.approx([1, 0])  # 2 (cat), then 9 (dog)
 
 
@@ -604,17 +607,17 @@ BAD_RESULTS = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["masks", "boxes"])
+@pytest.mark.parametrize("iou_type", ["masks", "boxes"])
 @pytest.mark.parametrize(("change", "says"), BAD_RESULTS)
-def test_a_bad_result_is_named(kind, change, says):
+def test_a_bad_result_is_named(iou_type, change, says):
     truth, results = files()
     results[1] = {k: v for k, v in (results[1] | change).items() if v is not ...}
     with pytest.raises(ValueError, match=says):
-        evaluate_coco(truth, results, kind)
+        evaluate_coco(truth, results, iou_type)
 
 
 @pytest.mark.parametrize(
-    ("kind", "change", "says"),
+    ("iou_type", "change", "says"),
     [
         ("boxes", dict(bbox=[0, 0, math.nan, 1]), r"results\[1\] .*isn't finite"),
         ("boxes", dict(bbox=[0, 0, 1]), r"results\[1\] .*shape \(1, 4\)"),
@@ -627,11 +630,11 @@ def test_a_bad_result_is_named(kind, change, says):
         ("masks", dict(segmentation={"size": [30, 20], "counts": "00"}), r"results\[1\] .*size \[30, 20\], expected"),
     ],
 )
-def test_a_bad_region_is_named(kind, change, says):
+def test_a_bad_region_is_named(iou_type, change, says):
     truth, results = files()
     results[1] = {k: v for k, v in (results[1] | change).items() if v is not ...}
     with pytest.raises(ValueError, match=says):
-        evaluate_coco(truth, results, kind)
+        evaluate_coco(truth, results, iou_type)
 
 
 def test_a_bad_ground_truth_is_named():

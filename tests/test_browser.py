@@ -34,7 +34,7 @@ def test_every_page_is_clean(built_book: Path, book_url: str, open_page: Callabl
         if visit.overflow() > 0:
             found.append(f"wider than a phone by {visit.overflow()} px")
         problems += [f"{name}: {problem}" for problem in found]
-        visit.page.context.close()
+        visit.page.close()
     assert problems == []
 
 
@@ -87,8 +87,8 @@ def test_what_goes_wrong_on_a_page_is_noticed(
     visit = open_page(f"{book_url}/chapters/notation.html")
     assert visit.problems() == []
     visit.page.evaluate(f"() => {{ {script} }}")
-    visit.page.wait_for_timeout(300)
-    assert any(problem in found for found in visit.problems())
+    while not any(problem in found for found in visit.problems()):  # pytest's timeout ends it
+        visit.page.wait_for_timeout(10)
 
 
 def test_axe_notices_a_serious_mistake(open_page: Callable[..., Visit]) -> None:
@@ -97,3 +97,35 @@ def test_axe_notices_a_serious_mistake(open_page: Callable[..., Visit]) -> None:
     )
     visit = open_page(html=markup)
     assert any("image-alt" in line for line in visit.axe())
+
+
+SHADOW = "e => { e.attachShadow({mode: 'open'}).innerHTML = '<p style=\"color: #999; background: #fff\">pale</p>' }"
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("<p>dark</p><p style='color: #999'>pale</p>", True),
+        ("<p>dark</p><p style='color: #111'>also dark</p>", False),
+        ("<p>black</p><div style='background: #333'><p>black on grey</p></div>", True),
+        ("<p>black</p><div style='opacity: 0.4'><p>half seen</p></div>", True),
+        ("<p>one</p><p>two</p><p>three</p>", False),
+        ("<p>dark</p><section></section>", True),
+    ],
+)
+def test_axe_notices_each_look_that_is_too_pale(words: str, found: bool, open_page: Callable[..., Visit]) -> None:
+    markup = (
+        f"<html lang=en><title>t</title><body style='background: #fff'><main><h1>T</h1>{words}</main></body></html>"
+    )
+    visit = open_page(html=markup)
+    if "section" in words:
+        visit.page.eval_on_selector("section", SHADOW)
+    assert any("color-contrast" in line for line in visit.axe()) is found
+
+
+def test_axe_looks_again_after_colours_change(open_page: Callable[..., Visit]) -> None:
+    style = "<style>@media (prefers-color-scheme: dark) { p { color: #ddd } }</style>"
+    visit = open_page(html=f"<html lang=en><title>t</title>{style}<main><h1>T</h1><p>one</p></main></html>")
+    assert visit.axe() == []
+    visit.page.emulate_media(color_scheme="dark")
+    assert any("color-contrast" in line for line in visit.axe())

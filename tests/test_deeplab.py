@@ -150,3 +150,24 @@ def test_an_unknown_map_for_the_decoder_is_refused():
 
     with pytest.raises(ValueError, match="the encoder has no map 'c9'; choose one of c1, c2"):
         DeepLabV3Plus(TinyEncoder(output_stride=8), 3, rates=(1,), low_level="c9")
+
+
+@pytest.mark.slow
+def test_a_compiled_training_step_has_the_gradients_of_the_plain_one():
+    torch.manual_seed(0)
+    model = deeplab_tiny(3).train()
+    images, targets = torch.rand(2, 3, 64, 64), Targets(semantic=torch.randint(3, (2, 64, 64)))
+    for m in model.modules():
+        if isinstance(m, torch.nn.Dropout):
+            m.p = 0.0
+    torch._dynamo.reset()
+    found = []
+    for forward in (model, torch.compile(model)):
+        model.zero_grad()
+        loss = torch.stack(list(model.loss(forward(images, targets), targets).values())).sum()
+        loss.backward()
+        found.append((loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters()}))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=0)
+    for name, plain in found[0][1].items():
+        # a compiler fuses and reorders float32 sums; relative to the largest gradient of the tensor
+        assert (plain - found[1][1][name]).abs().max() <= 1e-3 * plain.abs().max() + 1e-7, name

@@ -21,14 +21,14 @@ def squares(places, labels, scores=None, crowd=None):
 TRUTH = squares([(0, 0), (20, 0), (40, 0), (0, 30), (40, 40)], [0, 0, 1, 1, 0], crowd=[False] * 4 + [True])
 
 
-@pytest.mark.parametrize("kind", ["masks", "boxes"])
-def test_one_of_each_kind(kind):
+@pytest.mark.parametrize("iou_type", ["masks", "boxes"])
+def test_one_of_each_kind(iou_type):
     found = squares(
         [(0, 0), (1, 0), (20, 0), (5, 30), (44, 3), (20, 50), (41, 40)],
         [0, 0, 1, 1, 0, 0, 0],
         [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3],
     )
-    errors = detection_errors(found, TRUTH, kind=kind)
+    errors = detection_errors(found, TRUTH, iou_type=iou_type)
     # found, found again, of another class, half beside, beside and of another class, nothing there, in a crowd
     assert errors.kinds.tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert errors.objects.tolist() == [0, 0, 1, 3, 2, -1, 4]
@@ -78,3 +78,5 @@ def test_bad_arguments():
         detection_errors(TRUTH, TRUTH)
     with pytest.raises(ValueError, match="near 0.6 and threshold 0.5"):
         detection_errors(squares([(0, 0)], [0], [0.5]), TRUTH, near=0.6)
+    with pytest.raises(ValueError, match='iou_type is "masks" or "boxes" .*got \'segm\''):
+        detection_errors(squares([(0, 0)], [0], [0.5]), TRUTH, iou_type="segm")

@@ -15,7 +15,7 @@ from seglib.types import Instances
 
 
 def squares(n, side=10, size=120):
-    """n squares in a row of a picture, of classes 0, 1, 2, 0, …"""
+    """n squares in a row of an image, of classes 0, 1, 2, 0, …"""
     masks = torch.zeros(n, size, size, dtype=torch.bool)
     for i in range(n):
         masks[i, 50 : 50 + side, 4 + i * (side + 4) : 4 + i * (side + 4) + side] = True
@@ -29,9 +29,9 @@ def drawn(noise, seed=0, image=0, target=TARGET):
     return detect(target, noise, seed, image, 3)
 
 
-def many(noise, pictures=100):
-    """The detections of many pictures, and how many objects there were."""
-    return [drawn(noise, image=i) for i in range(pictures)], 8 * pictures
+def many(noise, images=100):
+    """The detections of many images, and how many objects there were."""
+    return [drawn(noise, image=i) for i in range(images)], 8 * images
 
 
 def test_with_all_dials_at_rest_the_truth_comes_back():
@@ -44,7 +44,7 @@ def test_with_all_dials_at_rest_the_truth_comes_back():
     assert (made.instances.scores.diff() <= 0).all()
 
 
-def test_detections_repeat_and_seeds_and_pictures_differ():
+def test_detections_repeat_and_seeds_and_images_differ():
     same = [drawn(USUAL, seed=1, image=2).instances.scores.tolist() for _ in range(2)]
     assert same[0] == same[1]
     assert drawn(USUAL, seed=2, image=2).instances.scores.tolist() != same[0]
@@ -103,7 +103,7 @@ def test_a_mask_is_redrawn_by_whole_pixels_and_cut_at_the_border():
     assert torch.equal(redraw(empty, 1, 1, 1), empty)
 
 
-def test_a_picture_without_objects_has_no_detections():
+def test_an_image_without_objects_has_no_detections():
     nothing = drawn(USUAL, target=TARGET[:0])
     assert len(nothing.instances) == 0 and nothing.instances.masks.shape == (0, 120, 120)
     assert len(drawn(Noise(missed=1)).instances) == 0
@@ -139,7 +139,7 @@ def test_metrics_put_together_equal_one_metric():
     assert ap_errors.together([metrics[0], metrics[0]]).counts[0, 0] == 2 * ap_errors.together(metrics[:1]).counts[0, 0]
 
 
-def test_a_bootstrap_draws_the_same_pictures_for_all_detectors():
+def test_a_bootstrap_draws_the_same_images_for_all_detectors():
     metrics = [ap_errors.one_image(squares(n), replace(USUAL, lost=0.0), 0, n) for n in (3, 5, 8)]
     found = ap_errors.bootstrap([metrics, metrics], 5, seed=0)
     assert found.shape == (5, 2) and np.array_equal(found[:, 0], found[:, 1])

@@ -105,9 +105,9 @@ def test_a_scene_without_things_teaches_background():
     assert losses[0] == pytest.approx(math.log(2), rel=1e-2)  # logits start near 0, and no box to move
 
 
-def test_mirrored_boxes_lie_on_the_mirrored_things():
+def test_flipped_boxes_lie_on_the_flipped_things():
     scene = Scenes(1, size=64)[0]
-    image, found = scene.image, boxes_pyramid._mirror(scene.instances.boxes, 64)
+    image, found = scene.image, boxes_pyramid._flip(scene.instances.boxes, 64)
     for box, mirrored in zip(scene.instances.boxes.int().tolist(), found.int().tolist(), strict=True):
         patch = image[:, box[1] : box[3], box[0] : box[2]]
         assert torch.equal(image.flip(-1)[:, mirrored[1] : mirrored[3], mirrored[0] : mirrored[2]], patch.flip(-1))

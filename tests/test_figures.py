@@ -5,7 +5,6 @@ import json
 import random
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -125,7 +124,7 @@ def test_another_source_is_another_element():
         (lambda: figures.valid_tiles(torch.rand(3, 8, 9)), r"image must be \(3, H, H\) .* got \(3, 8, 9\)"),
         (lambda: figures.valid_tiles(scene().image, depth=5), "depth must be 1 to 4, got 5"),
         (lambda: figures.valid_tiles(scene().image, bottom=7), "answers for -12 pixels"),
-        (lambda: figures.valid_tiles(scene().image, size=300), "does not fit a picture of 300; change bottom"),
+        (lambda: figures.valid_tiles(scene().image, size=300), "does not fit an image of 300; change bottom"),
         (lambda: figures.precision_recall([]), r"right holds 1 to 10 numbers 0 or 1, got \(\)"),
         (lambda: figures.precision_recall((1, 2)), r"got \(1, 2\)"),
         (lambda: figures.precision_recall((1, 0), scores=(0.2, 0.9)), r"falling, got \(0.2, 0.9\)"),
@@ -405,7 +404,7 @@ def test_valid_sizes_equal_those_of_convolutions_pooling_and_up_convolutions(js)
     assert [c for c in cases if c[0] == 32][-1] == [32, 4] and lost[3] == 572 - 388
 
 
-def test_the_sizes_offered_have_an_answer_that_fits_the_picture(js):
+def test_the_sizes_offered_have_an_answer_that_fits_the_image(js):
     for depth in (1, 2, 3, 4):
         [(low, high)] = js("valid_tiles", "range", [[depth, 512]])
         ends = js("valid_tiles", "ledger", [[b, depth] for b in (low - 1, low, high, high + 1)])
@@ -413,10 +412,10 @@ def test_the_sizes_offered_have_an_answer_that_fits_the_picture(js):
         assert outputs[0] < 1 <= outputs[1] and outputs[2] <= 512 < outputs[3]
 
 
-def test_the_mirror_equals_reflect_padding(js):
+def test_the_reflection_equals_reflect_padding(js):
     for n, pad in ((5, 4), (8, 3), (2, 1)):
         want = F.pad(torch.arange(float(n))[None], (pad, pad), mode="reflect")[0]
-        assert js("valid_tiles", "mirror", [[i, n] for i in range(-pad, n + pad)]) == want.tolist()
+        assert js("valid_tiles", "reflect", [[i, n] for i in range(-pad, n + pad)]) == want.tolist()
 
 
 def test_the_probe_unpacks_the_maps_and_answers_as_they_do(js):
@@ -443,7 +442,7 @@ def test_a_scene_without_objects_can_be_probed():
 
 
 def ranked_boxes(right, objects):
-    """One picture of one class: right detections are the boxes of objects, wrong ones lie elsewhere."""
+    """One image of one class: right detections are the boxes of objects, wrong ones lie elsewhere."""
 
     def boxes(places):
         corner = torch.tensor([[20.0 * x, y] for x, y in places]).reshape(-1, 2)
@@ -455,7 +454,7 @@ def ranked_boxes(right, objects):
         found.append((hit if r else i, 0 if r else 500))
         hit += r
     scores = torch.linspace(0.9, 0.1, len(right))
-    return replace(boxes(found), scores=scores), boxes([(i, 0) for i in range(objects)])
+    return boxes(found).replace(scores=scores), boxes([(i, 0) for i in range(objects)])
 
 
 def test_the_lists_ap_and_curve_equal_seglibs(js):
@@ -744,7 +743,7 @@ def test_a_tile_follows_mouse_keys_and_sliders(show):
     page = visit.page
     tile, status, table = page.locator(".tile"), page.locator(".status"), page.locator("table")
     assert "For 388 × 388 pixels the network reads 572 × 572: 92 more on every side" in status.inner_text()
-    assert "Here 92 columns and 92 rows of the window are mirrored" in status.inner_text()
+    assert "Here 92 columns and 92 rows of the window are reflect padding" in status.inner_text()
     assert "takes 4 such tiles" in status.inner_text()
     assert "572 → 568" in table.inner_text() and "392 → 388" in table.inner_text()
     assert "568 → 392" in table.inner_text()

@@ -1,4 +1,4 @@
-"""`book.live`: controls for those with a kernel, a picture for those without."""
+"""`book.live`: controls for those with a kernel, an image for those without."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def bar(height: float, color: str = "red") -> Figure:
     return figure
 
 
-def test_one_bundle_holds_the_controls_and_a_picture(shown: list[dict[str, Any]]) -> None:
+def test_one_bundle_holds_the_controls_and_an_image(shown: list[dict[str, Any]]) -> None:
     book.live(bar, height=(0.0, 2.0, 0.5), color=["red", "blue"])
     (bundle,) = shown
     assert set(bundle) == {WIDGET_MIME, "image/png", "text/plain"}
@@ -41,11 +41,11 @@ def test_one_bundle_holds_the_controls_and_a_picture(shown: list[dict[str, Any]]
     assert Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).format == "PNG"
 
 
-def test_the_picture_is_of_the_starting_values_and_the_same_each_time(shown: list[dict[str, Any]]) -> None:
+def test_the_image_is_of_the_starting_values_and_the_same_each_time(shown: list[dict[str, Any]]) -> None:
     for value in (0.5, 0.5, 1.5):
         book.live(bar, height=ipywidgets.FloatSlider(value=value, min=0, max=2), color=ipywidgets.fixed("red"))
-    pictures = [bundle["image/png"] for bundle in shown]
-    assert pictures[0] == pictures[1] != pictures[2]
+    images = [bundle["image/png"] for bundle in shown]
+    assert images[0] == images[1] != images[2]
 
 
 def test_moving_a_control_draws_again(shown: list[dict[str, Any]]) -> None:

@@ -110,6 +110,23 @@ def test_a_sampler_of_ones_own_chooses_the_anchors_of_the_loss():
     torch.testing.assert_close(losses["objectness"], want)
 
 
+def test_an_object_that_no_anchor_fits_still_has_its_best_anchor():
+    model = mask_rcnn_tiny(3).eval()
+    targets = Targets(instances=[objects([(4, 30, 60, 33)])])  # far too thin for ratios of 1 : 2
+    asked = []
+
+    def sampler(matches, batch_size, positive_fraction):
+        asked.append(matches)
+        return torch.arange(5)
+
+    model.rpn = replace(model.rpn, sampler=sampler)
+    out = model(some_images(1), targets)
+    model.loss(out, targets)
+    iou = box_iou(targets.instances[0].boxes, out.anchors)[0]
+    assert iou.max() < 0.3
+    assert torch.equal(asked[0] == 0, iou == iou.max())
+
+
 def test_no_image_has_objects_or_proposals():
     none = objects([])
     rois, matches = sample_rois(torch.zeros(1, 5, 4), torch.full((1, 5), -torch.inf), [none], RoISettings())
@@ -204,6 +221,19 @@ def test_detections_by_hand():
     two = detect(boxes.expand(2, -1, -1, -1), torch.cat([scores * 0, scores]), (40, 50), max_detections=2)
     assert two[2].tolist() == [[0, 0], pytest.approx([0.9, 0.7])]
     assert detect(boxes[:, :0], scores[:, :0], (40, 50), max_detections=2)[0].tolist() == [[[0] * 4] * 2]
+
+
+def test_detections_of_one_image_do_not_suppress_those_of_another():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10]]).view(2, 1, 1, 4)  # one in each image, IoU 9/11
+    found, labels, scores = detect(boxes, torch.tensor([0.9, 0.8]).view(2, 1, 1), (40, 50), max_detections=2)
+    assert scores.tolist() == [pytest.approx([0.9, 0]), pytest.approx([0.8, 0])]
+    assert found[:, 0].tolist() == [[0, 0, 10, 10], [1, 0, 11, 10]]
+
+
+def test_a_score_must_exceed_the_threshold():
+    boxes, scores = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10]]).view(1, 2, 1, 4), torch.tensor([0.5, 0.75])
+    found = detect(boxes, scores.view(1, 2, 1), (40, 50), threshold=0.5, max_detections=2)
+    assert found[2].tolist() == [[0.75, 0]]
 
 
 def test_detections_are_cut_at_the_borders_of_their_own_image():

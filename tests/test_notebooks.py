@@ -37,7 +37,7 @@ def noise(channels: int = 3) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (64, 64, channels), dtype=np.uint8)
 
 
-def picture(pixels: np.ndarray | None = None) -> NotebookNode:
+def image_output(pixels: np.ndarray | None = None) -> NotebookNode:
     data = {"image/png": png(noise() if pixels is None else pixels), "text/plain": "<Figure size 640x480 with 1 Axes>"}
     return nbformat.v4.new_output("display_data", data)
 
@@ -51,7 +51,7 @@ def executed_sample() -> NotebookNode:
     notebook = nbformat.reads(normalise(sample_chapter()), 4)
     for count, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), 1):
         cell.execution_count = count
-        cell.outputs = [picture()] if "plt." in cell.source else [printed("14\n")]
+        cell.outputs = [image_output()] if "plt." in cell.source else [printed("14\n")]
     return nbformat.reads(normalise(notebook), 4)
 
 
@@ -109,10 +109,10 @@ def test_printed_pieces_are_merged_and_overwritten_lines_dropped() -> None:
 
 
 @pytest.mark.parametrize("channels", [3, 4], ids=["opaque", "with alpha"])
-def test_pictures_keep_at_most_256_colours_and_their_alpha(channels: int) -> None:
+def test_images_keep_at_most_256_colours_and_their_alpha(channels: int) -> None:
     pixels = noise(channels)
     cell = code("…")
-    cell.outputs = [picture(pixels)]
+    cell.outputs = [image_output(pixels)]
     small = Image.open(io.BytesIO(base64.b64decode(only(cell).outputs[0].data["image/png"])))
     assert small.mode == "P" and len(small.getcolors(256) or []) <= 256
     back = np.asarray(small.convert("RGBA"), dtype=float)
@@ -121,9 +121,9 @@ def test_pictures_keep_at_most_256_colours_and_their_alpha(channels: int) -> Non
     assert (channels == 4) == (back[..., 3].min() < 200)
 
 
-def test_a_live_widget_is_stored_as_its_picture() -> None:
+def test_a_live_widget_is_stored_as_its_image() -> None:
     cell = code("…")
-    cell.outputs = [picture()]
+    cell.outputs = [image_output()]
     cell.outputs[0].data[WIDGET_MIME] = {"model_id": "a1b2"}
     assert set(only(cell).outputs[0].data) == {"image/png", "text/plain"}
 
@@ -205,8 +205,8 @@ def drop_alt(notebook: NotebookNode) -> None:
     del find(notebook, "plt.show()").metadata["mystnb"]
 
 
-def two_pictures(notebook: NotebookNode) -> None:
-    find(notebook, "plt.show()").outputs.append(picture())
+def two_images(notebook: NotebookNode) -> None:
+    find(notebook, "plt.show()").outputs.append(image_output())
 
 
 def outputs(*new: NotebookNode) -> Callable[[NotebookNode], None]:
@@ -252,8 +252,8 @@ failure = nbformat.v4.new_output("error", ename="ValueError", evalue="no", trace
         (edit("## By hand", "## By hand", "## With a pencil"), "station '2. By hand' has no level-2 heading"),
         (edit("## By hand", "## By hand", "### By hand"), "station '2. By hand' has no level-2 heading"),
         (swap_stations, "station '5. The whole system' stands too early"),
-        (drop_alt, "shows a picture without alt text"),
-        (two_pictures, "shows 2 pictures, but alt text is for one"),
+        (drop_alt, "shows an image without alt text"),
+        (two_images, "shows 2 images, but alt text is for one"),
         (edit("x * x", "print('done')", "\n".join(["pass"] * 30)), "31 lines; at most 25"),
         (edit("x * x", "'done'", "'/home/me/x'"), "names a path of one machine"),
         (edit("x * x", "'done'", "'C:\\\\data'"), "names a path of one machine"),
@@ -265,7 +265,7 @@ failure = nbformat.v4.new_output("error", ename="ValueError", evalue="no", trace
         (outputs(printed("UserWarning: careful\n", "stderr")), "writes to stderr: 'UserWarning: careful'"),
         (outputs(printed("saved /tmp/a.png\n")), "prints a path of one machine"),
         (outputs(address), "prints a memory address"),
-        (outputs(widget), "shows a widget without a picture of it"),
+        (outputs(widget), "shows a widget without an image of it"),
         (open_solution, "the solution of 'first' is open"),
         (drop('"second", double, required'), "exercise 'second' has no solution cell"),
         (drop('check("second", double)'), "3 exercises but 2 different"),

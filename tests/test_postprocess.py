@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from seglib.models.zoo import build
 from seglib.ops.geometry import NATIVE, Geometry
-from seglib.postprocess.semantic import predict_semantic, semantic_from_logits
+from seglib.postprocess.semantic import predict_semantic, regions_from_logits, semantic_from_logits
 from seglib.types import Semantic
 
 
@@ -37,6 +37,18 @@ def test_the_most_probable_class_and_the_softmax_by_hand():
     (semantic,) = semantic_from_logits(logits)
     assert semantic.labels.tolist() == [[0], [0]]
     torch.testing.assert_close(semantic.probs[:, :, 0], torch.tensor([[1 / 2, 2 / 3], [1 / 2, 1 / 3]]))
+
+
+def test_padding_is_cut_off_before_probabilities_are_resized():
+    logits = torch.zeros(2, 2, 4, 4)
+    logits[:, 0], logits[:, 1] = 50, torch.arange(4.0) * 50 - 25  # class 0 in columns 0 and 1, class 1 in 2 and 3
+    left, whole = semantic_from_logits(logits, [(3, 2), (4, 4)])
+    assert left.labels.tolist() == [[0, 0]] * 3 and whole.labels.tolist() == [[0, 0, 1, 1]] * 4
+    assert left.probs.shape == (2, 3, 2)
+    left, whole = semantic_from_logits(logits, [(4, 2), (4, 4)], [(2, 8), (2, 8)])
+    assert left.labels.tolist() == [[0] * 8] * 2 and whole.labels.tolist() == [[0] * 4 + [1] * 4] * 2
+    (regions, _) = regions_from_logits(logits, [(4, 2), (4, 4)], [(2, 8), (2, 8)])
+    assert regions.masks.shape == (2, 2, 8) and regions.masks[0].all()
 
 
 def test_half_precision_logits_give_float32_probabilities():
@@ -171,19 +183,6 @@ def detections(boxes, image_size):
     boxes, ones = torch.tensor(boxes)[:, None], torch.ones(len(boxes), 1)
     grids = torch.full((len(boxes), 1, 28, 28), 9.0)
     return model, replace(out, boxes=boxes, labels=ones.long() - 1, scores=ones, mask_logits=grids)
-
-
-def test_detections_come_back_at_the_output_size_x_scaled_as_the_width_and_y_as_the_height():
-    model, out = detections([[2.0, 1, 12, 6], [4.0, 2, 6, 14]], (16, 16))
-    sizes, output_sizes = [(8, 16), (16, 8)], [(24, 32), (8, 32)]  # y · 3 and x · 2; y · ½ and x · 4
-    wide, high = model.postprocess(out, sizes, output_sizes)
-    assert wide.boxes.tolist() == [[4, 3, 24, 18]] and high.boxes.tolist() == [[16, 1, 24, 7]]
-    assert (wide.size, high.size) == ((24, 32), (8, 32))
-    inside = torch.zeros(24, 32, dtype=torch.bool)
-    inside[3:18, 4:24] = True
-    assert torch.equal(wide.masks[0], inside)
-    assert high.masks.sum() == 6 * 8
-    assert [found.boxes.tolist() for found in model.postprocess(out, sizes)] == [[[2, 1, 12, 6]], [[4, 2, 6, 14]]]
 
 
 def test_no_detection_reaches_into_the_padding_of_its_image():

@@ -120,6 +120,11 @@ def test_a_stream_that_starts_late_continues_the_whole_one(length, batch_size, s
     assert list(StreamBatches(length, batch_size, 12 - start, start=start)) == whole[start:]
 
 
+def test_every_epoch_has_an_order_of_its_own():
+    stream = [i for batch in StreamBatches(10, 5, 6) for _, i in batch]
+    assert len({tuple(stream[k : k + 10]) for k in (0, 10, 20)}) == 3
+
+
 def test_seeds_of_neighbouring_keys_are_far_apart():
     seeds = {mix_seed(s, e, i) for s in range(5) for e in range(5) for i in range(200)}
     assert len(seeds) == 5 * 5 * 200

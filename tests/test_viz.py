@@ -1,4 +1,4 @@
-"""Pictures are checked by their pixels: small maps, colours written out."""
+"""Images are checked by their pixels: small maps, colours written out."""
 
 import subprocess
 import sys
@@ -36,7 +36,8 @@ def close_figures():
 def instances(*masks, labels=None, scores=None, iscrowd=None):
     m = torch.stack(masks) if masks else torch.zeros(0, 8, 8, dtype=torch.bool)
     n = len(m)
-    return Instances(m, torch.tensor(labels or [0] * n), torch.tensor([[1.0, 1, 5, 5]]).repeat(n, 1), scores, iscrowd)
+    labels = torch.tensor(labels or [0] * n).long()
+    return Instances(m, labels, torch.tensor([[1.0, 1, 5, 5]]).repeat(n, 1), scores, iscrowd)
 
 
 def square(top=1, left=1, side=4, size=8):
@@ -145,10 +146,10 @@ def test_a_crowd_is_striped():
     assert len(np.unique(plain[1:-1, 1:-1].reshape(-1, 3), axis=0)) == 1
 
 
-def test_no_instances_leave_the_photo_alone():
-    photo = torch.rand(3, 8, 8)
+def test_no_instances_leave_the_image_alone():
+    image = torch.rand(3, 8, 8)
     assert np.array_equal(
-        viz.overlay_instances(photo, instances()), (photo.permute(1, 2, 0).numpy() * 255 + 0.5).astype("u1")
+        viz.overlay_instances(image, instances()), (image.permute(1, 2, 0).numpy() * 255 + 0.5).astype("u1")
     )
 
 

@@ -1,4 +1,4 @@
-"""Draws the book's own pictures: ``python -m seglib.book.artwork FOLDER`` writes logo, favicon and one scene."""
+"""Draws the book's own images: ``python -m seglib.book.artwork FOLDER`` writes logo, favicon and one scene."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def logo_svg(cell: int = 20, gap: int = 2) -> str:
 
 
 def favicon(size: int = 64) -> Image.Image:
-    """The logo as a small picture of ``size`` × ``size`` pixels without gaps."""
+    """The logo as a small image of ``size`` × ``size`` pixels without gaps."""
     image = Image.new("RGBA", (size, size), (0, 0, 0, 0))
     draw = ImageDraw.Draw(image)
     edges = [round(i * size / len(MARK)) for i in range(len(MARK) + 1)]
@@ -45,10 +45,10 @@ def favicon(size: int = 64) -> Image.Image:
 
 
 def one_scene(size: int = 256) -> dict[str, Image.Image]:
-    """One scene as each kind of system answers it: name of the answer → picture of ``size`` × ``size`` pixels."""
+    """One scene as each type of system answers it: name of the answer → image of ``size`` × ``size`` pixels."""
     scene = make_scene(0, 30, size=size, difficulty=0.3)
     if scene.semantic is None or scene.instances is None or scene.panoptic is None:
-        raise ValueError("the landing picture needs a scene with all annotations")
+        raise ValueError("the landing page needs a scene with all annotations")
     answers = {
         "image": to_rgb8(scene.image),
         "semantic": overlay(scene.image, scene.semantic, CATEGORIES, alpha=0.75),
@@ -59,17 +59,17 @@ def one_scene(size: int = 256) -> dict[str, Image.Image]:
     return {name: Image.fromarray(pixels) for name, pixels in answers.items()}
 
 
-def side_by_side(pictures: list[Image.Image], gap: int = 12) -> Image.Image:
-    """Pictures of one size in a row on a transparent ground."""
-    width, height = pictures[0].size
-    row = Image.new("RGBA", (len(pictures) * (width + gap) - gap, height), (0, 0, 0, 0))
-    for i, picture in enumerate(pictures):
-        row.paste(picture, (i * (width + gap), 0))
+def side_by_side(images: list[Image.Image], gap: int = 12) -> Image.Image:
+    """Images of one size in a row on a transparent ground."""
+    width, height = images[0].size
+    row = Image.new("RGBA", (len(images) * (width + gap) - gap, height), (0, 0, 0, 0))
+    for i, image in enumerate(images):
+        row.paste(image, (i * (width + gap), 0))
     return row
 
 
 def _prompt(scene: Sample, name: str) -> np.ndarray:
-    """The largest object of a class, lit up in a grey picture, with a cross where a person clicked on it."""
+    """The largest object of a class, lit up in a grey image, with a cross where a person clicked on it."""
     assert scene.instances is not None
     wanted = next(category.id for category in CATEGORIES if category.name == name)
     candidates = scene.instances[scene.instances.labels == wanted]
@@ -79,28 +79,26 @@ def _prompt(scene: Sample, name: str) -> np.ndarray:
     nearest = ((rows - rows.float().mean()) ** 2 + (columns - columns.float().mean()) ** 2).argmin()
     y, x = int(rows[nearest]), int(columns[nearest])
     grey = 0.35 + 0.5 * scene.image.mean(dim=0, keepdim=True).expand(3, -1, -1)  # (3, H, W)
-    picture = Image.fromarray(overlay_instances(grey, chosen, alpha=0.75))
-    draw = ImageDraw.Draw(picture)
+    image = Image.fromarray(overlay_instances(grey, chosen, alpha=0.75))
+    draw = ImageDraw.Draw(image)
     for color, width in (("white", 7), ("black", 3)):
         draw.line((x - 9, y, x + 9, y), fill=color, width=width)
         draw.line((x, y - 9, x, y + 9), fill=color, width=width)
-    return np.asarray(picture)
+    return np.asarray(image)
 
 
 def main(folder: Path) -> None:
-    """Write the pictures into ``folder``."""
+    """Write the images into ``folder``."""
     (folder / "logo.svg").write_text(logo_svg(), encoding="utf-8")
     favicon().save(folder / "favicon.png", optimize=True)
     answers = one_scene()
-    for name, picture in answers.items():
-        _save(picture, folder / f"one_scene_{name}.png")
+    for name, image in answers.items():
+        _save(image, folder / f"one_scene_{name}.png")
     _save(side_by_side(list(answers.values())), folder / "one_scene.png")
 
 
-def _save(picture: Image.Image, path: Path) -> None:
-    picture.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.FLOYDSTEINBERG).save(
-        path, optimize=True
-    )
+def _save(image: Image.Image, path: Path) -> None:
+    image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ def examine(name: str, attempt: Any, exercises: Mapping[str, Exercise] = CHECKS)
     """Judges an attempt without printing.
 
     Args:
-        name: the exercise, such as ``"ch02.dice"``.
+        name: name of the exercise, such as ``"ch02.dice"``.
         attempt: the reader's function, class or value.
-        exercises: the table to look in.
+        exercises: table of exercises by name.
 
     Raises:
         ValueError: when there is no such exercise.
@@ -49,9 +49,10 @@ def check(name: str, attempt: Any, required: bool = False) -> None:
     """Checks an exercise and prints one line: correct, not attempted yet, or what is wrong.
 
     Args:
-        name: the exercise, such as ``"ch02.dice"``.
+        name: name of the exercise, such as ``"ch02.dice"``.
         attempt: the reader's function, class or value.
-        required: raise when the attempt fails; the folded solutions use it, so that running a notebook proves them.
+        required: whether to raise when the attempt fails; the folded solutions use it, so that running a notebook
+            proves them.
 
     Raises:
         ValueError: when there is no such exercise.

@@ -38,12 +38,12 @@ class Exercise:
     Attributes:
         solution: a right answer, best a function of seglib itself; a plain value for an exercise that asks for a
             prediction.
-        wrong: name of a mistake → (a wrong answer that makes it, its hint).
-        probes: a function without arguments that returns name of the case → arguments. It is called afresh for
-            every run, so an attempt may change its inputs. ``None``: the attempt is compared as a value.
-        run: how to put an attempt to work, ``run(attempt, *arguments)``; by default it is called.
+        wrong: known mistakes: name → (a wrong answer that makes the mistake, its hint).
+        probes: function without arguments that returns the inputs: name of the case → arguments. It is called afresh
+            for every run, so an attempt may change its inputs. ``None``: the attempt is compared as a value.
+        run: function that puts an attempt to work, ``run(attempt, *arguments)``; by default the attempt is called.
         verify: further demands on the attempt, made with ``expect`` and ``compare`` before its answers are compared.
-        hint: what to say when no known mistake fits.
+        hint: hint given when no known mistake fits.
         tolerance: largest absolute and relative error of a number.
         compared: whether the answers are compared at all; ``False`` leaves everything to ``verify``, for exercises
             with many right answers.

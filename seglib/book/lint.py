@@ -146,9 +146,9 @@ def _stored(cell: NotebookNode) -> Iterator[str]:
             if output.name == "stderr":
                 yield f"writes to stderr: {output.text.strip().splitlines()[0][:100]!r}"
         elif WIDGET_MIME in output.data:
-            yield "shows a widget without a picture of it; use book.live(draw, …)"
+            yield "shows a widget without an image of it; use book.live(draw, …)"
         else:
-            images += any(kind in output.data for kind in _IMAGES)
+            images += any(mime in output.data for mime in _IMAGES)
         text = output.get("text", "") or output.get("data", {}).get("text/plain", "")
         if match := _ABSOLUTE_PATH.search(text):
             yield f"prints a path of one machine ({match[0]!r})"
@@ -156,9 +156,9 @@ def _stored(cell: NotebookNode) -> Iterator[str]:
             yield "prints a memory address, which differs in every run; end with plt.show() or print a value"
     alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
     if images and len(alt) < MIN_ALT_CHARACTERS:
-        yield "shows a picture without alt text; set metadata.mystnb.image.alt to what a reader should see in it"
+        yield "shows an image without alt text; set metadata.mystnb.image.alt to what a reader should see in it"
     if images > 1:
-        yield f"shows {images} pictures, but alt text is for one; use one figure a cell"
+        yield f"shows {images} images, but alt text is for one; use one figure a cell"
 
 
 def _text(cell: NotebookNode) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""A figure with live controls that Python answers, and a picture of it for readers without a kernel."""
+"""A figure with live controls that Python answers, and an image of it for readers without a kernel."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def live(draw: Callable[..., Figure], /, **controls: Any) -> None:
     figure at the starting values: it is what the pages of the book show.
 
     Args:
-        draw: returns a new figure for the values of the controls.
-        **controls: an ipywidgets control, or an abbreviation such as ``(0.0, 1.0, 0.05)``.
+        draw: function that returns a new figure for the values of the controls.
+        **controls: one ipywidgets control per keyword of ``draw``, or an abbreviation such as ``(0.0, 1.0, 0.05)``.
 
     Raises:
         ValueError: without a control, or when ``draw`` does not return a matplotlib figure.
@@ -54,5 +54,5 @@ def live(draw: Callable[..., Figure], /, **controls: Any) -> None:
     figure.savefig(buffer, format="png", bbox_inches="tight", dpi=figure.dpi)
     text = "Controls: " + ", ".join(f"{name} = {value}" for name, value in panel.kwargs.items())
     view = {"version_major": 2, "version_minor": 0, "model_id": panel.model_id}
-    picture = base64.b64encode(buffer.getvalue()).decode()
-    display({WIDGET_MIME: view, "image/png": picture, "text/plain": text}, raw=True)
+    png = base64.b64encode(buffer.getvalue()).decode()
+    display({WIDGET_MIME: view, "image/png": png, "text/plain": text}, raw=True)

@@ -57,7 +57,7 @@ def setup_source(repository: str) -> str:
             when the book has no public home: the cell then says how to install by hand.
 
     Raises:
-        ValueError: when the URL is of another kind.
+        ValueError: when the URL starts with neither ``https://`` nor ``file://``, or holds spaces.
     """
     if not repository:
         return _BEGIN.format(find=_EXPLAIN)
@@ -72,12 +72,12 @@ def normalise(notebook: NotebookNode, repository: str = "") -> str:
     """The text of ``notebook`` in the form in which the book stores it.
 
     Stamps the setup cell, numbers cells and executions from the top, keeps known metadata only, merges pieces of
-    printed text, encodes PNGs again with 256 colours, and leaves a live widget's picture instead of its state. Applied
+    printed text, encodes PNGs again with 256 colours, and leaves a live widget's image instead of its state. Applied
     to its own result it changes nothing.
 
     Args:
         notebook: an executed notebook of format 4. It is changed in place.
-        repository: see `setup_source`.
+        repository: URL for the setup cell, empty when the book has no public home (`setup_source`).
     """
     notebook.metadata = nbformat.from_dict(_NOTEBOOK_METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5

@@ -69,9 +69,9 @@ def execute(notebook: NotebookNode, folder: Path, environment: dict[str, str] | 
     """Run every cell of ``notebook`` in a fresh kernel that starts in ``folder``. Changes and returns the notebook.
 
     Args:
-        notebook: its old outputs are dropped.
+        notebook: the notebook to run; its old outputs are dropped.
         folder: the kernel's working folder.
-        environment: variables set beside those of this process; default `KERNEL_ENVIRONMENT`.
+        environment: environment variables set beside those of this process; default `KERNEL_ENVIRONMENT`.
 
     Raises:
         nbclient.exceptions.CellExecutionError: when a cell raises.

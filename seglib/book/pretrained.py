@@ -14,7 +14,7 @@ def stored_model(name: str) -> Model:
     """A tiny system of the zoo with its stored weights, in evaluation mode on the CPU.
 
     Args:
-        name: of the zoo, such as ``"fcn_tiny"``.
+        name: name of the system in the zoo, such as ``"fcn_tiny"``.
 
     Raises:
         ValueError: when no weights of that name are stored.

@@ -27,7 +27,7 @@ class progress:  # noqa: N801 - used like a function: fit(..., on_step=book.prog
     no times, so a stored notebook does not change when it runs again. Outside a notebook only that line is printed.
 
     Args:
-        label: what is being trained.
+        label: name of what is being trained.
     """
 
     def __init__(self, label: str = "training") -> None:
@@ -44,11 +44,11 @@ class progress:  # noqa: N801 - used like a function: fit(..., on_step=book.prog
         """Report one finished step.
 
         Args:
-            step: steps done, 1 … ``steps``. A value not above the last one starts a new bar.
-            steps: steps in all.
+            step: number of steps done, 1 … ``steps``. A value not above the last one starts a new bar.
+            steps: number of steps in all.
             loss: the loss of this step.
-            rate: samples per second.
-            eta: seconds left.
+            rate: samples trained per second.
+            eta: estimated seconds left.
         """
         if step <= self._last_step:
             self._start()

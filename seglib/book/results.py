@@ -24,8 +24,8 @@ def write_results(path: Path | str, data: Mapping[str, Any], *, command: str, se
 
     Args:
         path: the JSON file; its folder is made when missing.
-        data: numbers, strings, lists and dicts. Its keys must not be those of `PROVENANCE`.
-        command: what a reader types to get the same file.
+        data: the results: numbers, strings, lists and dicts. Its keys must not be those of `PROVENANCE`.
+        command: command line that a reader types to get the same file.
         seed: the random seed, or all seeds of a repeated run.
 
     Raises:

@@ -25,9 +25,9 @@ class Setup:
     machine. Ask for ``.device`` and ``.versions`` to see the rest.
 
     Attributes:
-        seed: the seed given to Python, NumPy and torch.
-        device: where the chapter's models run: ``cuda``, ``mps`` or ``cpu``.
-        full: whether `budget` gives the full run here.
+        seed: random seed given to Python, NumPy and torch.
+        device: device on which the chapter's models run: ``cuda``, ``mps`` or ``cpu``.
+        full: whether `budget` chooses the full run.
         versions: version of Python and of each package that changes numbers.
     """
 
@@ -46,7 +46,7 @@ def setup(seed: int = 0) -> Setup:
     Prints one line that is the same on every machine.
 
     Args:
-        seed: a whole number from 0 to 2**32 - 1.
+        seed: random seed, a whole number from 0 to 2**32 - 1.
 
     Raises:
         ValueError: when ``seed`` is outside that range.

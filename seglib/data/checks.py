@@ -133,7 +133,7 @@ def check_labels_of_split(counts: LabelCounts, categories: Sequence[Category], s
     """Check before training that a split has something to learn from, or to be scored on.
 
     Args:
-        counts: of :func:`count_labels`.
+        counts: labels of the split, as :func:`count_labels` counts them.
         categories: the class table; of "instances" only its things are looked at.
         split: the name of the split, for the messages.
 

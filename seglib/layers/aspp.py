@@ -60,7 +60,7 @@ class ASPP(nn.Module):
         channels: C, channels of the input.
         width: D, channels of every branch and of the output.
         rates: dilations of the 3×3 branches, one branch each.
-        separable: use atrous separable convolutions in the dilated branches.
+        separable: whether the dilated branches are atrous separable convolutions.
         dropout: probability that an output is dropped in training.
 
     Raises:
@@ -92,7 +92,7 @@ class ASPP(nn.Module):
         """``(B, C, h, w)`` → ``(B, D, h, w)``.
 
         Args:
-            x: the map.
+            x: input map, ``(B, C, h, w)``.
             impl: ``"reference"`` concatenates all branches, ``"fast"`` never repeats the pooled one over the map.
                 Equal to rounding.
 
@@ -114,9 +114,10 @@ def _project_split(weight: Tensor, local: Tensor, pooled: Tensor) -> Tensor:
     """The 1×1 convolution of ``local`` beside ``pooled`` repeated over the map, as a sum of two convolutions.
 
     Args:
-        weight: ``(D, C + P, 1, 1)``.
-        local: ``(B, C, h, w)``.
-        pooled: ``(B, P, 1, 1)``: its convolution is one value per channel and image, which is added to all cells.
+        weight: kernel of the 1×1 convolution, ``(D, C + P, 1, 1)``.
+        local: output of the branches that keep the map, ``(B, C, h, w)``.
+        pooled: output of the pooling branch, ``(B, P, 1, 1)``. Its convolution is one value per channel and image,
+            which is added to all cells.
     """
     for_local, for_pooled = weight.split([local.shape[1], pooled.shape[1]], 1)
     return F.conv2d(local, for_local) + F.conv2d(pooled, for_pooled)  # (B, D, h, w) + (B, D, 1, 1)

@@ -18,7 +18,7 @@ def separable_conv(channels_in: int, channels_out: int, *, dilation: int = 1, bi
         channels_in: channels of the input.
         channels_out: channels of the output.
         dilation: distance between neighbouring weights of the 3×3 kernels, in cells.
-        bias: add a bias to the 1×1 convolution.
+        bias: whether the 1×1 convolution has a bias.
 
     Source: Chen et al., "Encoder-Decoder with Atrous Separable Convolution", ECCV 2018, section 3.1.
     """
@@ -42,10 +42,10 @@ def separable_conv_norm_activation(
     Args:
         channels_in: channels of the input.
         channels_out: channels of the output.
-        dilation: as in :func:`separable_conv`.
-        norm_layer: called with the number of channels. Without it the convolution has a bias.
-        activation_layer: called with ``inplace``, or without it where that is ``None``, as GELU wants it.
-        inplace: whether the activation overwrites its input.
+        dilation: distance between neighbouring weights of the 3×3 kernels, in cells.
+        norm_layer: function that builds the norm from the number of channels. Without it the convolution has a bias.
+        activation_layer: function that builds the activation, with the keyword ``inplace`` unless that is ``None``.
+        inplace: whether the activation overwrites its input; ``None`` for activations that can't, such as GELU.
     """
     layers: list[nn.Module] = [separable_conv(channels_in, channels_out, dilation=dilation, bias=norm_layer is None)]
     if norm_layer is not None:

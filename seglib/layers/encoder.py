@@ -14,8 +14,8 @@ class Encoder(Protocol):
 
     Attributes:
         channels: channels of each map, by its name (``c3``, …), finest first.
-        grids: where each map's cells lie in the image.
-        size_divisibility: height and width of its input must be multiples of this.
+        grids: where the cells of each map lie in the image, by its name.
+        size_divisibility: number that height and width of the images must be multiples of.
     """
 
     channels: dict[str, int]

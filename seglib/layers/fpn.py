@@ -34,10 +34,10 @@ class FPN(nn.Module):
     Args:
         channels_in: channels of each map of the encoder, finest first.
         channels: channels of every level of the pyramid.
-        top_block: makes further, coarser levels, for large objects: :class:`TopPool`, :class:`TopConvs` or any module
-            that takes the encoder's maps and the pyramid, and returns a list of levels. ``None`` adds no level.
-        norm: batch norm behind every convolution, which then has no bias.
-        fuse: ``"sum"`` adds the map from above to the lateral one; ``"average"`` halves that sum.
+        top_block: module that makes further, coarser levels for large objects: :class:`TopPool`, :class:`TopConvs`, or
+            any that takes the encoder's maps and the pyramid and returns a list of levels. ``None`` adds no level.
+        norm: whether a batch norm stands behind every convolution, which then has no bias.
+        fuse: how maps meet: ``"sum"`` adds the map from above to the lateral one; ``"average"`` halves that sum.
 
     Raises:
         ValueError: without maps, or for an unknown ``fuse``.
@@ -94,10 +94,10 @@ class TopConvs(nn.Module):
                            └─ p6
 
     Args:
-        channels_in: channels of the source: of the encoder's deepest map for c5, of the pyramid for p5.
+        channels_in: channels of the source: those of the encoder's deepest map for c5, the pyramid's for p5.
         channels: channels of both levels.
-        source: what p6 is made from. RetinaNet's paper takes ``"c5"``; FCOS, CondInst and YOLACT take ``"p5"``.
-        relu: ReLU between the two, as in RetinaNet, FCOS and CondInst; YOLACT has none.
+        source: map that p6 is made from. RetinaNet's paper takes ``"c5"``; FCOS, CondInst and YOLACT take ``"p5"``.
+        relu: whether ReLU stands before the convolution to p7, as in RetinaNet, FCOS and CondInst; YOLACT has none.
 
     Raises:
         ValueError: for an unknown source.

@@ -23,7 +23,8 @@ class Normalize(nn.Module):
         mean: per-channel mean used for normalisation, C numbers.
         std: per-channel standard deviation used for normalisation, C positive numbers.
         dims: 2 for images ``(B, C, H, W)``, 3 for volumes ``(B, C, D, H, W)``.
-        value_range: the values that images have, (0, 1) for pictures; ``None`` takes any (Hounsfield units, z-scores).
+        value_range: lowest and highest value of the images, (0, 1) for 8-bit images divided by 255; ``None`` takes any
+            (Hounsfield units, z-scores).
 
     Raises:
         ValueError: when mean and std differ in length, a std isn't positive, or ``dims`` is neither 2 nor 3.
@@ -70,12 +71,13 @@ class Normalize(nn.Module):
         return cls([sum(mean) / len(mean)] * channels, [sum(std) / len(std)] * channels)
 
     def forward(self, images: Tensor, sizes: Sequence[Size] | None = None, padding: str = "constant") -> Tensor:
-        """Normalise float images, and fill what only pads them to the size of their batch.
+        """Normalise float images, and fill their padding.
 
         Args:
-            images: ``(B, C, H, W)``, or ``(B, C, D, H, W)``.
-            sizes: the true size of each image; ``None`` when all fill the batch.
-            padding: "constant" fills padding with the mean colour, "replicate" repeats the last row and column.
+            images: batch of images ``(B, C, H, W)``, or of volumes ``(B, C, D, H, W)``.
+            sizes: true size of each image; ``None`` when all fill the batch.
+            padding: how padding is filled: "constant" with the mean colour, "replicate" by repeating the last row and
+                column.
 
         Raises:
             ValueError: when the images have another shape or channel count, or are integers.
@@ -117,10 +119,10 @@ def fill_padding(x: Tensor, sizes: Sequence[Size] | Tensor, mode: str = "constan
     """Fill what lies beyond the true size of each image of a padded batch.
 
     Args:
-        x: ``(B, C, H, W)``, or ``(B, C, D, H, W)``.
-        sizes: the true size of each image, as B pairs or triples, or as a tensor ``(B, 2)`` or ``(B, 3)``.
-        mode: "constant" fills with 0, which is the mean colour after normalisation; "replicate" repeats the last row
-            and column.
+        x: padded batch ``(B, C, H, W)``, or ``(B, C, D, H, W)``.
+        sizes: true size of each image, as B pairs or triples, or as a tensor ``(B, 2)`` or ``(B, 3)``.
+        mode: how padding is filled: "constant" with 0, which is the mean colour after normalisation; "replicate" by
+            repeating the last row and column.
 
     Returns:
         ``x`` with the padding exchanged.

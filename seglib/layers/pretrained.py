@@ -32,8 +32,8 @@ def repeat_input_channels(weight: Tensor, in_channels: int) -> Tensor:
     same then gives the response that a grey RGB image gives.
 
     Args:
-        weight: ``(D, 3, k, k)``.
-        in_channels: channels of the images.
+        weight: kernel on RGB images, ``(D, 3, k, k)``.
+        in_channels: number of channels of the images.
 
     Returns:
         ``(D, in_channels, k, k)``; for three channels the weight as it is.

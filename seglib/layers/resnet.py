@@ -35,20 +35,20 @@ def resnet_encoder(
     """A ResNet encoder by name.
 
     Args:
-        name: a key of :data:`RESNETS`.
+        name: name of the ResNet, a key of :data:`RESNETS`.
         in_channels: channels of the images.
         output_stride: stride of c5: 32, or 16 or 8 with the last stages dilated by :func:`dilate`.
-        multi_grid: factors on the dilations of the last stage, as in :func:`dilate`.
-        first_keeps: whether a convolution that lost its stride keeps the dilation before it, as in :func:`dilate`.
-        stride_in_1x1: bottlenecks stride in their first convolution, of 1×1, as in the paper (He et al. 2016) and in
-            the weights of its authors, which Detectron2 starts from; torchvision strides in the 3×3 one.
-        frozen_norm: batch norms don't learn, see :func:`~seglib.layers.frozen.freeze_norms`.
-        pretrained: start from torchvision's ImageNet weights. For other images than RGB the first kernel's mean over
-            the three colours is repeated and rescaled, so that the response to grey stays
+        multi_grid: factors on the dilation of the blocks of the last stage, such as (1, 2, 4); ``None`` is 1 for all.
+        first_keeps: whether a convolution that lost its stride keeps the dilation of the stage before it.
+        stride_in_1x1: whether bottlenecks stride in their first convolution, of 1×1, as in the paper (He et al. 2016)
+            and in the weights of its authors, which Detectron2 starts from; torchvision strides in the 3×3 one.
+        frozen_norm: whether batch norms keep their statistics and weights (:func:`~seglib.layers.frozen.freeze_norms`).
+        pretrained: whether to start from torchvision's ImageNet weights. For other images than RGB the first kernel's
+            mean over the three colours is repeated and rescaled, so that the response to grey stays
             (:func:`~seglib.layers.pretrained.repeat_input_channels`).
 
     Raises:
-        ValueError: for an unknown name, without channels, or as :func:`dilate`.
+        ValueError: for an unknown name or output stride, without channels, or for factors that don't fit it.
     """
     check_in_channels(in_channels)
     if name not in RESNETS:
@@ -83,7 +83,7 @@ def dilate(
         resnet: a network of any depth, with basic blocks or bottlenecks.
         output_stride: stride of the last map: 32 (nothing changes), 16 or 8.
         multi_grid: factors on the dilation of the blocks of the last stage, such as (1, 2, 4) (section 3.2.2), used
-            again from the start where the stage has more blocks. ``None`` is 1 for all.
+            again from the start where the stage has more blocks; ``None`` is 1 for all.
         first_keeps: whether the convolution that strode keeps the dilation of the stage before it, as the algorithm
             says and torchvision does. With ``False`` it is dilated like the rest of its stage, as in
             segmentation_models.pytorch.
@@ -125,8 +125,9 @@ class ResNetEncoder(nn.Module):
 
     Attributes:
         channels: channels of each map, by its name.
-        grids: where each map's cells lie in the image; their ``stride`` is 2, 4, 8, 16, 32 without dilation.
-        size_divisibility: height and width of the images must be multiples of this; 1, any will do.
+        grids: where the cells of each map lie in the image, by its name; their ``stride`` is 2, 4, 8, 16, 32 without
+            dilation.
+        size_divisibility: number that height and width of the images must be multiples of; 1, any will do.
     """
 
     size_divisibility = 1

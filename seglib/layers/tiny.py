@@ -65,8 +65,8 @@ class TinyEncoder(nn.Module):
 
     Attributes:
         channels: channels of each map, by its name.
-        grids: where each map's cells lie in the image.
-        size_divisibility: height and width of the images must be multiples of this.
+        grids: where the cells of each map lie in the image, by its name.
+        size_divisibility: number that height and width of the images must be multiples of.
     """
 
     size_divisibility = 32

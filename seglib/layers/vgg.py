@@ -17,7 +17,7 @@ def convolutionalize(linear: nn.Linear, in_channels: int, kernel: int) -> nn.Con
     A row of the linear layer's weights, reshaped from ``C·k·k`` to ``(C, k, k)``, is the kernel of one output channel.
 
     Args:
-        linear: a layer over flattened ``(C, k, k)`` maps, D outputs.
+        linear: fully connected layer over flattened ``(C, k, k)`` maps, D outputs.
         in_channels: C, channels of the map that was flattened.
         kernel: k, height and width of that map.
 
@@ -50,9 +50,9 @@ class VGG16Encoder(nn.Module):
         in_channels: channels of the images.
         hidden: channels of fc6 and fc7.
         dropout: probability that a channel of fc6 or fc7 is dropped in training.
-        pretrained: start from torchvision's ImageNet weights, those of fc6 and fc7 included. For other images than RGB
-            the first kernel's mean over the three colours is repeated and rescaled, so that the response to grey stays
-            (:func:`~seglib.layers.pretrained.repeat_input_channels`).
+        pretrained: whether to start from torchvision's ImageNet weights, those of fc6 and fc7 included. For other
+            images than RGB the first kernel's mean over the three colours is repeated and rescaled, so that the
+            response to grey stays (:func:`~seglib.layers.pretrained.repeat_input_channels`).
 
     Raises:
         ValueError: without channels, or when ``pretrained`` is asked for with another width than 4096.

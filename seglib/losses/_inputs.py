@@ -14,9 +14,9 @@ def prepare(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, 
     """The logits in at least float32, the labels with void lent class 0, and where a label is.
 
     Args:
-        logits: ``(B, K, …)``.
+        logits: class scores ``(B, K, …)``.
         target: ``(B, …)`` class ids or ``ignore_index``, integers of any type.
-        ignore_index: the id of void.
+        ignore_index: the id of void in ``target``.
 
     Returns:
         logits ``(B, K, …)`` float32 or float64; known ``(B, …)`` int64 in 0..K−1; valid ``(B, …)`` bool.
@@ -40,10 +40,10 @@ def check_weights(weights: Tensor, shape: tuple[int, ...], name: str, owner: str
     """Raise ``ValueError`` when weights have another shape, or one is negative, NaN or infinite.
 
     Args:
-        weights: non-negative numbers.
-        shape: the shape that they must have.
-        name: the argument's name.
-        owner: what needs them ("3 classes"), for the message.
+        weights: the weights to check.
+        shape: shape that the weights must have.
+        name: name of the argument, for the message.
+        owner: whose weights they are ("3 classes"), for the message.
     """
     if weights.shape != shape:
         raise ValueError(f"{owner} need {name} of shape {shape}, got {tuple(weights.shape)}")

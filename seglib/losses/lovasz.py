@@ -44,12 +44,12 @@ def lovasz_softmax(
     float32 most of its digits on a large image (``"reference"`` takes the difference).
 
     Args:
-        logits: ``(B, K, H, W)``, or ``(B, K, …)`` with any number of spatial dimensions. B, H or W may be 0.
+        logits: class scores ``(B, K, H, W)``, or ``(B, K, …)`` with any spatial dimensions. B, H or W may be 0.
         target: ``(B, H, W)`` class ids in 0..K−1 or ``ignore_index``, integers of any type.
-        ignore_index: the id of void.
-        classes: ``"present"`` takes the mean over the classes of the target, ``"all"`` over K.
-        per_image: the mean over images of the loss of each (an image without a label has 0), instead of one loss of
-            the batch as if it were one image.
+        ignore_index: the id of void in ``target``.
+        classes: which classes count: ``"present"`` takes the mean over the classes of the target, ``"all"`` over K.
+        per_image: whether to take the mean over images of the loss of each (an image without a label has 0), instead
+            of one loss of the batch as if it were one image.
         impl: ``"reference"`` follows the formula, ``"fast"`` sorts integers and computes g in closed form.
 
     Returns:

@@ -41,7 +41,7 @@ def sigmoid_dice(logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tens
     Args:
         logits: ``(B, K, …)``, one score for each region.
         target: ``(B, K, …)`` integers: 1 inside the region, 0 outside, 255 void.
-        smooth: s, which keeps the loss of an absent region defined.
+        smooth: the smoothing s, which keeps the loss of an absent region defined.
 
     Raises:
         ValueError: for other shapes or values, or a ``smooth`` that isn't positive.

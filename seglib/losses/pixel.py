@@ -40,15 +40,15 @@ def cross_entropy(
     *U-Net*, MICCAI 2015, eq. 1, there a sum instead of a mean); without a labelled pixel (or with weight 0 on all of
     them) the loss is 0 with zero gradients, where torch gives NaN; and a bad label or weight raises a ``ValueError``
     before any kernel sees it. Each check reads two numbers back, so on a GPU the host waits once for the labels and
-    once for either kind of weight.
+    once for the class weights and once for the pixel weights.
 
     Args:
-        logits: ``(B, K, H, W)``, or ``(B, K, …)`` with any number of spatial dimensions. B, H or W may be 0.
+        logits: class scores ``(B, K, H, W)``, or ``(B, K, …)`` with any spatial dimensions. B, H or W may be 0.
         target: ``(B, H, W)`` class ids in 0..K−1 or ``ignore_index``, integers of any type.
-        ignore_index: the id of void.
+        ignore_index: the id of void in ``target``.
         weight: ``(K,)`` class weights, finite and at least 0.
         pixel_weight: ``(B, H, W)`` weights, finite and at least 0; a pixel of weight 0 is left out like void.
-        impl: ``"reference"`` is the log-sum-exp written out, ``"fast"`` uses torch's kernels. Equal to rounding.
+        impl: ``"reference"`` writes the log-sum-exp out, ``"fast"`` uses torch's kernels. Equal to rounding.
 
     Returns:
         A scalar, float32 (float64 for float64 logits).
@@ -99,10 +99,10 @@ def focal_loss(
     ``FocalLoss(use_softmax=True)`` without void divides by K as well; smp's takes a sigmoid for each class.
 
     Args:
-        logits: ``(B, K, H, W)``, or ``(B, K, …)`` with any number of spatial dimensions. B, H or W may be 0.
+        logits: class scores ``(B, K, H, W)``, or ``(B, K, …)`` with any spatial dimensions. B, H or W may be 0.
         target: ``(B, H, W)`` class ids in 0..K−1 or ``ignore_index``, integers of any type.
-        ignore_index: the id of void.
-        gamma: γ, at least 0: how fast easy pixels fade.
+        ignore_index: the id of void in ``target``.
+        gamma: the exponent γ, at least 0: how fast easy pixels fade.
         alpha: ``(K,)`` factors per class, finite and at least 0; 1 when ``None``.
 
     Returns:
@@ -144,10 +144,10 @@ def ohem_cross_entropy(
     Image Segmentation*, 2016 (arXiv 1605.06885), "online bootstrapping".
 
     Args:
-        logits: ``(B, K, H, W)``, or ``(B, K, …)`` with any number of spatial dimensions. B, H or W may be 0.
+        logits: class scores ``(B, K, H, W)``, or ``(B, K, …)`` with any spatial dimensions. B, H or W may be 0.
         target: ``(B, H, W)`` class ids in 0..K−1 or ``ignore_index``, integers of any type.
-        ignore_index: the id of void.
-        threshold: pixels whose class has at least this probability are easy, in (0, 1].
+        ignore_index: the id of void in ``target``.
+        threshold: probability of the true class from which a pixel is easy, in (0, 1].
         min_kept: the least number of pixels to keep, over the batch; ``None`` is a sixteenth of the labelled ones.
 
     Returns:

@@ -48,13 +48,14 @@ def dice_loss(
     absent class the loss 0 but divides by K: at ``smooth=s/2`` it is ours times (present classes) / K.
 
     Args:
-        logits: ``(B, K, H, W)``, or ``(B, K, …)`` with any number of spatial dimensions. B, H or W may be 0.
+        logits: class scores ``(B, K, H, W)``, or ``(B, K, …)`` with any spatial dimensions. B, H or W may be 0.
         target: ``(B, H, W)`` class ids in 0..K−1 or ``ignore_index``, integers of any type.
-        ignore_index: the id of void.
-        per_sample: count within every image, and take the mean over the pairs of image and class; otherwise count
-            over the batch as if it were one image.
-        smooth: s in pixels, at least 0.
-        absent: what becomes of a class without a pixel in the target (of the image, when ``per_sample``).
+        ignore_index: the id of void in ``target``.
+        per_sample: whether to count within every image, and take the mean over the pairs of image and class; otherwise
+            count over the batch as if it were one image.
+        smooth: the smoothing s in pixels, at least 0.
+        absent: role of a class without a pixel in the target (that of the image, when ``per_sample``): "skip" leaves it
+            out of the mean, "count" keeps it in.
         impl: ``"reference"`` multiplies with a one-hot target, ``"fast"`` never builds it. Equal to rounding.
 
     Returns:
@@ -89,7 +90,7 @@ def tversky_loss(
     absent: Literal["skip", "count"] = "skip",
     impl: Literal["fast", "reference"] = "fast",
 ) -> Tensor:
-    """Tversky loss: the mean over classes of 1 − T_k, with a price of its own for either kind of error.
+    """Tversky loss: the mean over classes of 1 − T_k, with one price for false positives and one for false negatives.
 
     T_k = (TP_k + s) / (TP_k + α·FP_k + β·FN_k + s). β > α asks for recall. α = β = ½ is Dice, whose s is twice this
     one; α = β = 1 is soft IoU.
@@ -99,15 +100,15 @@ def tversky_loss(
     void are as in :func:`dice_loss`, and so is the relation to MONAI's and smp's ``TverskyLoss``, at the same s.
 
     Args:
-        logits: ``(B, K, H, W)``, or ``(B, K, …)`` with any number of spatial dimensions. B, H or W may be 0.
+        logits: class scores ``(B, K, H, W)``, or ``(B, K, …)`` with any spatial dimensions. B, H or W may be 0.
         target: ``(B, H, W)`` class ids in 0..K−1 or ``ignore_index``, integers of any type.
-        ignore_index: the id of void.
+        ignore_index: the id of void in ``target``.
         alpha: α, the price of a false positive, at least 0.
         beta: β, the price of a false negative, at least 0.
-        per_sample: count within every image, and take the mean over the pairs of image and class; otherwise count over
-            the whole batch.
-        smooth: s in pixels, at least 0.
-        absent: what becomes of a class without a pixel in the target: "skip" leaves it out of the mean, "count" keeps it.
+        per_sample: whether to count within every image, and take the mean over the pairs of image and class; otherwise
+            count over the whole batch.
+        smooth: the smoothing s in pixels, at least 0.
+        absent: role of a class without a pixel in the target: "skip" leaves it out of the mean, "count" keeps it in.
         impl: ``"reference"`` multiplies with a one-hot target, ``"fast"`` never builds it. Equal to rounding.
 
     Returns:

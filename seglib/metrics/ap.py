@@ -26,7 +26,7 @@ from torch import Tensor
 
 from seglib.metrics.ap_matching import coco_box_iou, match, outside
 from seglib.metrics.ap_scores import MAX_DETECTIONS, APScores
-from seglib.metrics.coco_objects import CocoObjects, Kind
+from seglib.metrics.coco_objects import CocoObjects, IoUType, check_iou_type
 from seglib.ops.rle import coco_mask
 from seglib.types import Category, Instances, check_categories
 
@@ -50,11 +50,11 @@ class AveragePrecision:
     smaller image id comes first, as in pycocotools. Without ids it is the image that arrived first.
 
     Args:
-        categories: K, or the class table; labels are 0..K−1.
-        kind: ``"masks"`` or ``"boxes"``, what overlaps are computed of. Masks need pycocotools.
+        categories: the number of classes K, or the class table; labels are 0..K−1.
+        iou_type: ``"masks"`` (pycocotools' ``"segm"``) or ``"boxes"`` (its ``"bbox"``): whose overlaps are computed.
 
     Raises:
-        ValueError: when there is no class, the class table is invalid or the kind is unknown.
+        ValueError: when there is no class, the class table is invalid or ``iou_type`` is unknown.
 
     Example:
         >>> masks = torch.zeros(2, 8, 8, dtype=torch.bool)
@@ -66,13 +66,12 @@ class AveragePrecision:
         0.5
     """
 
-    def __init__(self, categories: int | Sequence[Category], kind: Kind = "masks") -> None:
+    def __init__(self, categories: int | Sequence[Category], iou_type: IoUType = "masks") -> None:
         self.num_classes = categories if isinstance(categories, int) else len(check_categories(categories))
         if self.num_classes < 1:
             raise ValueError(f"a metric needs at least one class, got {self.num_classes}; pass num_classes >= 1")
-        if kind not in ("masks", "boxes"):
-            raise ValueError(f'kind is "masks" or "boxes", got {kind!r}')
-        self.kind = kind
+        check_iou_type(iou_type)
+        self.iou_type = iou_type
         self.reset()
 
     def update(
@@ -86,19 +85,20 @@ class AveragePrecision:
         """Match the detections of one image with its objects.
 
         Args:
-            prediction: the detections, with scores.
-            target: the objects; ``iscrowd`` marks crowds.
+            prediction: detections of the image, with scores.
+            target: true objects of the image; ``iscrowd`` marks crowds.
             areas: ``(N,)`` annotated areas of the objects in pixels² (COCO's ``area``); ``None`` takes those of the
                 masks, or of the boxes.
-            image_id: orders images whose detections have equal scores; all ids are ints, or all strings.
+            image_id: id of the image, which orders images whose detections have equal scores; all ids are ints, or all
+                strings.
 
         Raises:
             ValueError: when scores are missing or not finite, a label is no class, sizes differ, or the image was
                 added before.
             ImportError: for masks, when pycocotools isn't installed.
         """
-        found = CocoObjects.from_instances(prediction, self.kind)
-        self.update_coco(found, CocoObjects.from_instances(target, self.kind, areas), image_id=image_id)
+        found = CocoObjects.from_instances(prediction, self.iou_type)
+        self.update_coco(found, CocoObjects.from_instances(target, self.iou_type, areas), image_id=image_id)
 
     def update_coco(self, prediction: CocoObjects, target: CocoObjects, *, image_id: int | str | None = None) -> None:
         """As :meth:`update`, of run-length codes or boxes x, y, width, height: no mask is decoded."""
@@ -114,8 +114,12 @@ class AveragePrecision:
                     f"{name} label {side.labels[wrong][0]} is not in 0..{self.num_classes - 1}; "
                     "remap category ids to contiguous ones, or correct the number of categories"
                 )
-            if isinstance(side.regions, list) != (self.kind == "masks") and len(side.labels):
-                raise ValueError(f"this metric scores {self.kind}, the {name} regions are of the other kind")
+            if isinstance(side.regions, list) != (self.iou_type == "masks") and len(side.labels):
+                given = "masks" if isinstance(side.regions, list) else "boxes"
+                raise ValueError(
+                    f"this metric has iou_type {self.iou_type!r}, the {name} regions are {given}; "
+                    f"build it with iou_type={given!r}, or pass {self.iou_type}"
+                )
         if prediction.scores is None:
             raise ValueError("the prediction has no scores, by which detections are ranked; pass scores (N,)")
 
@@ -219,7 +223,7 @@ class AveragePrecision:
     @property
     def settings(self) -> dict[str, object]:
         """What must agree for two metrics to score the same thing."""
-        return {"metric": type(self).__name__, "num_classes": self.num_classes, "kind": self.kind}
+        return {"metric": type(self).__name__, "num_classes": self.num_classes, "iou_type": self.iou_type}
 
     def _add(self, ids: Sequence[int | str | None], detections: np.ndarray, objects: np.ndarray) -> None:
         for image_id in ids:

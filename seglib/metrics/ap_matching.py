@@ -36,12 +36,12 @@ def coco_box_iou(detections: np.ndarray, objects: np.ndarray, iscrowd: np.ndarra
     rounds differently; here that could decide an IoU of exactly 0.5.
 
     Args:
-        detections: ``(D, 4)`` float64 x, y, width, height.
-        objects: ``(G, 4)``.
-        iscrowd: ``(G,)`` bool.
+        detections: ``(D, 4)`` float64 boxes x, y, width, height.
+        objects: ``(G, 4)`` float64 boxes x, y, width, height.
+        iscrowd: ``(G,)`` bool, whether an object is a crowd.
 
     Returns:
-        ``(D, G)`` float64.
+        ``(D, G)`` float64 overlaps.
     """
     (x, y, w, h), (ox, oy, ow, oh) = detections.T[..., None], objects.T[:, None]  # (D, 1) and (1, G) each
     width = np.minimum(x + w, ox + ow) - np.maximum(x, ox)  # (D, G)
@@ -70,13 +70,13 @@ def match(
     taken only if no other is to be had. A taken object isn't free any more, unless it is a crowd.
 
     Args:
-        iou: ``(D, G)``; entries between different classes don't matter.
+        iou: ``(D, G)`` overlaps; entries between different classes don't matter.
         detected: ``(D,)`` class ids of the detections, by falling score within every class.
         labels: ``(G,)`` class ids of the objects.
-        iscrowd: ``(G,)`` bool.
-        ignored: ``(G, A)`` bool: crowds and what lies outside a range of area.
+        iscrowd: ``(G,)`` bool, whether an object is a crowd.
+        ignored: ``(G, A)`` bool, whether an object is a crowd or its area lies outside a range.
         thresholds: ``(T,)`` IoU from which a pair may match.
-        impl: ``"reference"``, the loops over classes, thresholds, ranges of area and detections; ``"fast"``, arrays.
+        impl: ``"reference"`` loops over classes, thresholds, ranges of area and detections; ``"fast"`` works on arrays.
 
     Returns:
         Two ``(D, A, T)`` bools: where a detection has matched at all, and where an object that counts.

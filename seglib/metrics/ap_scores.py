@@ -33,26 +33,26 @@ class APScores:
     :data:`MAX_DETECTIONS`.
 
     Attributes:
-        ap: the mean over classes and the ten thresholds.
-        ap50: at IoU 0.5 only.
-        ap75: at IoU 0.75 only.
+        ap: average precision, the mean over classes and the ten thresholds.
+        ap50: AP at IoU 0.5 only.
+        ap75: AP at IoU 0.75 only.
         ap_small: AP of objects up to 32² pixels.
         ap_medium: AP of objects of 32² to 96² pixels.
         ap_large: AP of objects from 96² pixels on.
-        ar1: the recall that is reached with one detection per image and class, the mean over classes and thresholds.
-        ar10: with ten.
-        ar100: with a hundred.
-        ar_small: with a hundred, of small objects.
-        ar_medium: with a hundred, of medium objects.
-        ar_large: with a hundred, of large objects.
+        ar1: average recall with one detection per image and class, the mean over classes and thresholds.
+        ar10: average recall with ten detections per image and class.
+        ar100: average recall with a hundred detections per image and class.
+        ar_small: AR100 of objects up to 32² pixels.
+        ar_medium: AR100 of objects of 32² to 96² pixels.
+        ar_large: AR100 of objects from 96² pixels on.
         class_ap: ``(K,)`` AP per class.
         class_ap50: ``(K,)`` AP50 per class.
         class_ar100: ``(K,)`` AR100 per class.
-        precision: ``(T, R, K, A, M)`` the largest precision at that recall or a higher one, 0 where it isn't reached:
+        precision: ``(T, R, K, A, M)`` the largest precision at each recall or a higher one, 0 where it isn't reached:
             ``precision[0, :, k, 0, 2]`` is the precision-recall curve of class k at IoU 0.5.
         recall: ``(T, K, A, M)`` the recall of all detections.
-        scores: ``(T, R, K, A, M)`` the score at which that recall is reached, 0 where it isn't.
-        counts: ``(K, A)`` int64 objects that count.
+        scores: ``(T, R, K, A, M)`` the score at which each recall is reached, 0 where it isn't.
+        counts: ``(K, A)`` int64 number of objects that count.
     """
 
     ap: float
@@ -114,12 +114,12 @@ class APScores:
         """The scores of a dataset's detections, which come image by image, by falling score in each image and class.
 
         Args:
-            labels: ``(N,)`` class ids.
-            scores: ``(N,)`` float64.
+            labels: ``(N,)`` class ids of the detections.
+            scores: ``(N,)`` float64, the detections' scores.
             ranks: ``(N,)`` 0 for the best detection of its class in its image, then 1, ….
-            hits: ``(N, A·T/8)`` packed bits of (A, T): has found an object that counts.
-            misses: ``(N, A·T/8)`` has found nothing and isn't ignored.
-            counts: ``(K, A)`` objects that count.
+            hits: ``(N, A·T/8)`` packed bits of (A, T): whether a detection found an object that counts.
+            misses: ``(N, A·T/8)`` packed bits of (A, T): whether a detection found nothing and isn't ignored.
+            counts: ``(K, A)`` number of objects that count.
         """
         classes, shape = len(counts), (len(AREAS), len(IOU_THRESHOLDS))
         settings = (*shape, len(MAX_DETECTIONS))
@@ -175,10 +175,10 @@ def _curve(
     """The curves of one class, its n detections sorted by falling score.
 
     Args:
-        scores: ``(n,)``.
-        hit: ``(n, A, T)`` bool.
-        miss: ``(n, A, T)`` bool.
-        counts: ``(A,)`` objects that count.
+        scores: ``(n,)`` falling scores.
+        hit: ``(n, A, T)`` bool, whether a detection found an object that counts.
+        miss: ``(n, A, T)`` bool, whether a detection found nothing and isn't ignored.
+        counts: ``(A,)`` number of objects that count.
 
     Returns:
         Precision ``(R, A, T)``, recall ``(A, T)`` and score ``(R, A, T)``, NaN without objects.

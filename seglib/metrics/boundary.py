@@ -49,8 +49,8 @@ def boundary_region(mask: Tensor, width: int | None = None) -> Tensor:
     that touches the border has a contour there.
 
     Args:
-        mask: ``(…, H, W)`` bool.
-        width: pixels, at least 1; ``None`` takes 2% of the image diagonal (:func:`boundary_width`).
+        mask: one mask or more, ``(…, H, W)`` bool.
+        width: width of the band in pixels, at least 1; ``None`` takes that of :func:`boundary_width`.
 
     Returns:
         ``(…, H, W)`` bool.
@@ -97,10 +97,10 @@ def _near_another(labels: Tensor, radius: int, *, border: bool) -> Tensor:
     radius = min(radius, max(labels.shape[-2:]))
     top = torch.iinfo(labels.dtype).max
     around = [radius] * 4
-    largest = _window_max(F.pad(labels, around, value=top if border else _NONE), radius)  # (B, H, W)
-    negated = torch.where(labels == _NONE, -top, -labels)  # (B, H, W): void must not become the smallest label
-    smallest = -_window_max(F.pad(negated, around, value=-top), radius)  # (B, H, W)
-    return (labels != _NONE) & ((largest != labels) | (smallest != labels))
+    highest = _window_max(F.pad(labels, around, value=top if border else _NONE), radius)  # (B, H, W)
+    negated = torch.where(labels == _NONE, -top, -labels)  # (B, H, W): void must not become the lowest label
+    lowest = -_window_max(F.pad(negated, around, value=-top), radius)  # (B, H, W)
+    return (labels != _NONE) & ((highest != labels) | (lowest != labels))
 
 
 def _label_maps(pred: Tensor, target: Tensor, num_classes: int, ignore_index: int | None) -> tuple[Tensor, Tensor]:
@@ -132,9 +132,9 @@ class BoundaryScores:
     """Boundary IoU per class, float64.
 
     Attributes:
-        iou: ``(K,)``, NaN where a class is in neither map.
-        miou: the mean over present classes; NaN without any.
-        present: ``(K,)`` bool, the classes in the target or the prediction.
+        iou: Boundary IoU per class, ``(K,)``, NaN where a class is in neither map.
+        miou: mean Boundary IoU over present classes; NaN without any.
+        present: ``(K,)`` bool, whether a class is in the target or the prediction.
     """
 
     iou: Tensor
@@ -156,7 +156,7 @@ class BoundaryIoU(StreamingCounts):
     dataset as in mIoU.
 
     Args:
-        classes: K, or the class table.
+        classes: the number of classes K, or the class table.
         ignore_index: the id of void in targets; ``None`` when every pixel counts.
         dilation_ratio: d as a share of the image diagonal.
 
@@ -220,7 +220,7 @@ def boundary_iou(
     Args:
         pred: ``(H, W)`` or ``(B, H, W)`` predicted class ids, integers of any type.
         target: true class ids, the same shape.
-        num_classes: K.
+        num_classes: K, the number of classes.
         dilation_ratio: the width of the band as a share of the image diagonal.
         ignore_index: the id of void in ``target``; ``None`` when there is none.
 
@@ -244,7 +244,7 @@ class BoundaryF1:
         recall: ``(K,)`` the share of true contour pixels that lie near the predicted contour, NaN without any.
         f1: ``(K,)`` 2PR / (P + R); 0 when only one map has a contour of the class, NaN when neither has.
         mean_f1: the mean of ``f1`` over present classes; NaN without any.
-        present: ``(K,)`` bool, the classes with a contour in the target or the prediction.
+        present: ``(K,)`` bool, whether a class has a contour in the target or the prediction.
     """
 
     precision: Tensor
@@ -273,8 +273,8 @@ def boundary_f1(
     Args:
         pred: ``(H, W)`` or ``(B, H, W)`` predicted class ids, integers of any type.
         target: true class ids, the same shape.
-        num_classes: K.
-        tolerance: pixels, at least 0. The time grows with its square.
+        num_classes: K, the number of classes.
+        tolerance: how far a matching contour pixel may lie, in pixels, at least 0. The time grows with its square.
         ignore_index: the id of void in ``target``; ``None`` when there is none.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Any
 
 from seglib.metrics.ap import AveragePrecision
 from seglib.metrics.ap_scores import APScores
-from seglib.metrics.coco_objects import CocoObjects, Kind
+from seglib.metrics.coco_objects import CocoObjects, IoUType
 from seglib.ops.rle import compress_rles, polygons_to_rle
 
 Source = str | PathLike[str]
@@ -19,7 +19,7 @@ Size = tuple[int, int]
 
 
 def evaluate_coco(
-    ground_truth: Source | dict[str, Any], results: Source | list[dict[str, Any]], kind: Kind = "masks"
+    ground_truth: Source | dict[str, Any], results: Source | list[dict[str, Any]], iou_type: IoUType = "masks"
 ) -> APScores:
     """COCO's average precision of a results file.
 
@@ -32,7 +32,7 @@ def evaluate_coco(
             may be polygons or run-length codes, packed or not; category ids may have gaps.
         results: a results file, or its contents: a list of ``{"image_id", "category_id", "score"}`` with
             ``"segmentation"`` for masks or ``"bbox": [x, y, width, height]`` for boxes. It may be empty.
-        kind: ``"masks"`` or ``"boxes"``.
+        iou_type: ``"masks"`` (pycocotools' ``"segm"``) or ``"boxes"`` (its ``"bbox"``): whose overlaps are computed.
 
     Returns:
         The scores. Class k is the k-th category by ascending id.
@@ -51,21 +51,21 @@ def evaluate_coco(
         raise ValueError(f"results are a list with one entry per detection, got {type(found).__name__}")
     images = _by_id(truth["images"], "images")
     classes = {c: k for k, c in enumerate(sorted(_by_id(truth["categories"], "categories")))}
-    metric = AveragePrecision(len(classes), kind)
+    metric = AveragePrecision(len(classes), iou_type)
     annotations = _by_image(truth["annotations"], "annotations", images, classes)
     detections = _by_image(found, "results", images, classes)
 
     def target(entries: list[Entry], size: Size) -> CocoObjects:
         labels, areas = [classes[e["category_id"]] for e in entries], [e["area"] for e in entries]
         crowd = [bool(e.get("iscrowd")) for e in entries]
-        return CocoObjects(_masks_or_boxes(entries, kind, size), labels, iscrowd=crowd, areas=areas)
+        return CocoObjects(_masks_or_boxes(entries, iou_type, size), labels, iscrowd=crowd, areas=areas)
 
     def prediction(entries: list[Entry], size: Size) -> CocoObjects:
         labels, scores = [classes[e["category_id"]] for e in entries], [e["score"] for e in entries]
-        return CocoObjects(_masks_or_boxes(entries, kind, size), labels, scores)
+        return CocoObjects(_masks_or_boxes(entries, iou_type, size), labels, scores)
 
     for image_id in sorted(images):
-        size = _size(images[image_id]) if kind == "masks" else (0, 0)
+        size = _size(images[image_id]) if iou_type == "masks" else (0, 0)
         sides = (
             _build(prediction, "results", found, detections[image_id], size),
             _build(target, "annotations", truth["annotations"], annotations[image_id], size),
@@ -119,8 +119,8 @@ def _size(image: Entry) -> Size:
     return height, width
 
 
-def _masks_or_boxes(entries: list[Entry], kind: Kind, size: Size) -> list[Any]:
-    if kind == "boxes":
+def _masks_or_boxes(entries: list[Entry], iou_type: IoUType, size: Size) -> list[Any]:
+    if iou_type == "boxes":
         return [entry["bbox"] for entry in entries]
     segmentations = [entry["segmentation"] for entry in entries]
     return compress_rles([polygons_to_rle(s, *size) if isinstance(s, list) else s for s in segmentations], size)

@@ -12,8 +12,8 @@ from torch import Tensor
 from seglib.ops.rle import RLE, check_rles, encode_rle
 from seglib.types import Instances
 
-Kind = Literal["masks", "boxes"]
-"""What overlaps are computed of."""
+IoUType = Literal["masks", "boxes"]
+"""Whose overlaps are computed: pycocotools calls the two "segm" and "bbox"."""
 
 CHUNK = 2**24
 """Pixels of packed masks that are unpacked at once: 16 MB as bool, and 64 MB while they are pasted."""
@@ -26,16 +26,16 @@ class CocoObjects:
         regions: N run-length codes of one size, or boxes ``(N, 4)`` **x, y, width, height** in pixels. Boxes aren't
             ``xyxy`` here because x + width − x isn't always width, and a last bit can decide an IoU of exactly 0.5.
         labels: ``(N,)`` integer class ids.
-        scores: ``(N,)`` for predictions, ``None`` for ground truth.
-        iscrowd: ``(N,)``; ``None`` means that none is a crowd.
-        areas: ``(N,)`` pixels², by which objects are small or large; ``None`` takes the areas of the regions.
+        scores: ``(N,)`` scores of predictions, ``None`` for ground truth.
+        iscrowd: ``(N,)`` bool, whether an object is a crowd; ``None`` means that none is.
+        areas: ``(N,)`` areas in pixels², by which objects are small or large; ``None`` takes those of the regions.
 
     Attributes:
-        regions: N codes with text counts, or ``(N, 4)`` float64.
-        labels: ``(N,)`` int64.
-        scores: ``(N,)`` float64 or ``None``.
-        iscrowd: ``(N,)`` bool.
-        areas: ``(N,)`` float64.
+        regions: N codes with text counts, or boxes ``(N, 4)`` float64.
+        labels: class ids, ``(N,)`` int64.
+        scores: scores of predictions, ``(N,)`` float64, or ``None``.
+        iscrowd: whether each object is a crowd, ``(N,)`` bool.
+        areas: areas in pixels², ``(N,)`` float64.
 
     Raises:
         ValueError: when lengths differ, a code is malformed, labels aren't integers, a number isn't finite, or a
@@ -75,15 +75,18 @@ class CocoObjects:
         self.areas = _floats(own if areas is None else areas, "areas", (n,))
 
     @classmethod
-    def from_instances(cls, instances: Instances, kind: Kind, areas: ArrayLike | Tensor | None = None) -> CocoObjects:
+    def from_instances(
+        cls, instances: Instances, iou_type: IoUType, areas: ArrayLike | Tensor | None = None
+    ) -> CocoObjects:
         """The masks or the boxes of instances. Boxes ``xyxy`` become x, y, width, height in float64.
 
         Raises:
-            ValueError: as the constructor, and when masks aren't bool.
+            ValueError: when ``iou_type`` is unknown or a number isn't finite.
             ImportError: for masks, when pycocotools isn't installed.
         """
+        check_iou_type(iou_type)
         regions: list[RLE] | np.ndarray
-        if kind == "masks":
+        if iou_type == "masks":
             height, width = instances.size
             step = max(1, CHUNK // max(1, height * width))
             regions = []
@@ -93,6 +96,12 @@ class CocoObjects:
             corners = instances.boxes.detach().double().cpu().numpy()  # (N, 4)
             regions = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
         return cls(regions, instances.labels, instances.scores, instances.iscrowd, areas)
+
+
+def check_iou_type(iou_type: str) -> None:
+    """Raise ``ValueError`` for anything but "masks" and "boxes"."""
+    if iou_type not in ("masks", "boxes"):
+        raise ValueError(f'iou_type is "masks" or "boxes" (pycocotools\' "segm" and "bbox"), got {iou_type!r}')
 
 
 def _host(values: Any) -> np.ndarray:

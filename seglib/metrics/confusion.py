@@ -41,7 +41,7 @@ def confusion(pred: Tensor, target: Tensor, num_classes: int, ignore_index: int 
     Args:
         pred: predicted class ids, integers of any type and shape.
         target: true class ids, the same shape; the types may differ.
-        num_classes: K; the class ids are 0..K−1.
+        num_classes: number of classes K; the class ids are 0..K−1.
         ignore_index: the id of void in ``target``; ``None`` when there is none. It may be one of 0..K−1: the row of
             that class is then zero.
 
@@ -123,7 +123,7 @@ class SemanticScores:
         fwiou: ``iou`` weighted by the frequency of the classes in the target.
         dice: ``(K,)`` 2·TP / (row + column), NaN where absent.
         mean_dice: the mean of ``dice`` over present classes.
-        present: ``(K,)`` bool.
+        present: ``(K,)`` bool, whether a class is in the target or the prediction.
     """
 
     pixel_accuracy: float
@@ -144,7 +144,7 @@ class SemanticScores:
             ValueError: when the matrix isn't square.
         """
         if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
-            raise ValueError(f"a confusion matrix is (K, K), got {tuple(counts.shape)}; see confusion()")
+            raise ValueError(f"a confusion matrix is (K, K), got {tuple(counts.shape)}; count one with confusion()")
         n = counts.double().cpu()  # (K, K)
         scored = torch.arange(len(n)) != (-1 if ignore_index is None else ignore_index)  # (K,)
         n = n * scored[:, None]  # the row of an ignored class holds void pixels
@@ -195,7 +195,7 @@ class ConfusionMatrix(StreamingCounts):
     """The confusion matrix of a dataset, added up batch by batch.
 
     Args:
-        classes: K, or the class table.
+        classes: the number of classes K, or the class table.
         ignore_index: the id of void in targets; ``None`` when every pixel counts.
 
     Attributes:

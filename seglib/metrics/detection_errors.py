@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from seglib.metrics.coco_objects import IoUType, check_iou_type
 from seglib.ops.boxes import box_iou
 from seglib.ops.masks import mask_iou
 from seglib.types import Instances
@@ -21,9 +21,9 @@ class DetectionErrors:
     """The judgement of one image.
 
     Attributes:
-        kinds: ``(D,)`` int64 for each detection, an index into :data:`KINDS`.
-        objects: ``(D,)`` int64, the object that the judgement is about; −1 for background.
-        missed: ``(G,)`` bool, objects that no detection found. Crowds are never missed.
+        kinds: ``(D,)`` int64, what each detection is, an index into :data:`KINDS`.
+        objects: ``(D,)`` int64, the object that each detection is about; −1 for background.
+        missed: ``(G,)`` bool, whether no detection found an object. Crowds are never missed.
     """
 
     kinds: Tensor
@@ -42,7 +42,7 @@ def detection_errors(
     *,
     threshold: float = 0.5,
     near: float = 0.1,
-    kind: Literal["masks", "boxes"] = "masks",
+    iou_type: IoUType = "masks",
 ) -> DetectionErrors:
     """Sort the detections of one image by what they got wrong.
 
@@ -61,22 +61,23 @@ def detection_errors(
     Source: after Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020, section 3.
 
     Args:
-        prediction: the detections, with scores.
-        target: the objects.
+        prediction: detections of the image, with scores.
+        target: true objects of the image.
         threshold: IoU from which an object counts as found, in (0, 1].
         near: IoU from which a detection is about an object, in (0, threshold].
-        kind: what overlaps are computed of.
+        iou_type: ``"masks"`` or ``"boxes"``: whose overlaps are computed.
 
     Raises:
-        ValueError: without scores, or when a threshold is out of range.
+        ValueError: without scores, when a threshold is out of range, or when ``iou_type`` is unknown.
     """
+    check_iou_type(iou_type)
     if prediction.scores is None:
         raise ValueError("the prediction has no scores, by which detections are matched; pass scores (N,)")
     if not 0 < near <= threshold <= 1:
         raise ValueError(f"expected 0 < near <= threshold <= 1, got near {near} and threshold {threshold}")
     count = len(target)
     crowd = torch.zeros(count, dtype=torch.bool) if target.iscrowd is None else target.iscrowd.cpu()
-    if kind == "masks":
+    if iou_type == "masks":
         overlap = mask_iou(prediction.masks, target.masks, target.iscrowd).cpu()  # (D, G)
     else:
         overlap = box_iou(prediction.boxes, target.boxes).cpu()

@@ -17,9 +17,9 @@ class OverlapScores:
 
     Attributes:
         dice: ``(K,)`` 2·|P ∩ T| / (|P| + |T|) in [0, 1], NaN where a region is neither predicted nor there.
-        iou: ``(K,)`` |P ∩ T| / |P ∪ T| in [0, 1], NaN alike.
-        mean_dice: the mean over the regions that have one; NaN when none has.
-        mean_iou: alike.
+        iou: ``(K,)`` |P ∩ T| / |P ∪ T| in [0, 1], NaN where a region is neither predicted nor there.
+        mean_dice: mean Dice over the regions that have one; NaN when none has.
+        mean_iou: mean IoU over the regions that have one; NaN when none has.
     """
 
     dice: Tensor
@@ -32,7 +32,7 @@ class RegionOverlap(StreamingCounts):
     """Counts the pixels of predicted regions, of true regions, and of both.
 
     Args:
-        regions: K.
+        regions: number of regions K.
 
     Raises:
         ValueError: when there is no region.
@@ -45,8 +45,8 @@ class RegionOverlap(StreamingCounts):
         """Count one image.
 
         Args:
-            prediction: ``(K, …)`` bool.
-            target: ``(K, …)`` integers: 1 inside the region, 0 outside, 255 void, where nothing counts.
+            prediction: predicted regions, ``(K, …)`` bool.
+            target: true regions, ``(K, …)`` integers: 1 inside the region, 0 outside, 255 void, where nothing counts.
 
         Raises:
             ValueError: when shapes or types differ from that.

@@ -36,7 +36,7 @@ def foreground_rand(predicted: NDArray[np.integer], truth: NDArray[np.integer]) 
         split = Σ p_ij² / Σ t_j²,   merge = Σ p_ij² / Σ s_i²,   score = 2 Σ p_ij² / (Σ s_i² + Σ t_j²).
 
     Args:
-        predicted: cell ids of any shape; 0 is an id like any other, see :func:`cells`.
+        predicted: cell ids of any shape; 0 is an id like any other (:func:`cells` can fill it).
         truth: cell ids of the same shape; 0 is membrane, which does not count.
 
     Raises:
@@ -62,7 +62,7 @@ def cells(inside: NDArray[np.bool_], *, fill: bool = False) -> NDArray[np.int32]
     """The connected parts of a map ``(H, W)`` of what lies inside cells, numbered from 1; 0 is membrane.
 
     Args:
-        inside: true inside cells.
+        inside: ``(H, W)`` bool, true inside cells.
         fill: give every membrane pixel to the nearest cell, so that a prediction is judged by what its membranes
             separate and not by how wide they are; the challenge thins them for that.
 

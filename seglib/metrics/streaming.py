@@ -22,14 +22,14 @@ class StreamingCounts:
     how the images were batched.
 
     Args:
-        classes: K, or the class table.
+        classes: the number of classes K, or the class table.
         ignore_index: the id of void in targets; ``None`` when every pixel counts.
         rows: how many rows the table of counts has; its shape is ``(rows, K)``.
 
     Attributes:
-        counts: ``(rows, K)`` int64 on the CPU.
-        num_classes: K.
-        ignore_index: the id of void.
+        counts: the table, ``(rows, K)`` int64 on the CPU.
+        num_classes: number of classes K.
+        ignore_index: the id of void in targets.
 
     Raises:
         ValueError: when there is no class, or the class table is invalid.

@@ -65,7 +65,7 @@ class DeepLabV3(SemanticModel):
 
     Args:
         encoder: gives ``c5`` with a stride of 8 or 16, and ``c4`` for the auxiliary head.
-        num_classes: K.
+        num_classes: number of classes K.
         rates: dilation rates of ASPP's 3×3 branches.
         width: channels of each branch of ASPP and of its output.
         aux: add an FCN head on ``c4`` whose loss weighs 0.5. It is computed in every mode.
@@ -130,7 +130,7 @@ class DeepLabV3Plus(SemanticModel):
 
     Args:
         encoder: gives ``c5`` with a stride of 8 or 16, and the shallow map.
-        num_classes: K.
+        num_classes: number of classes K.
         rates: dilation rates of ASPP's 3×3 branches.
         low_level: the shallow map.
         low_width: its channels when it joins: few, lest they outweigh ASPP's (v3+, table 1).
@@ -223,7 +223,10 @@ def _upsample_aligned(x: Tensor, grid: Grid, over: Tensor, target: Grid = IMAGE,
     if move <= 0 or not move.is_integer():
         return F.interpolate(x, (height, width), mode="bilinear", align_corners=align_corners)
     rim = int(factor)
-    x = F.pad(x, (1, 0, 1, 0), mode="replicate")  # a cell more in front, to be cut off again but for `move`
+    # A cell more in front, to be cut off again but for `move`. Not F.pad(mode="replicate"): compiled for a CPU, its
+    # backward pass fails on maps in channels_last.
+    x = torch.cat([x[..., :1], x], -1)
+    x = torch.cat([x[..., :1, :], x], -2)
     x = F.interpolate(x, (height + rim, width + rim), mode="bilinear", align_corners=align_corners)
     return x[..., rim - int(move) :, rim - int(move) :][..., :height, :width]
 
@@ -242,7 +245,7 @@ def deeplabv3_resnet50(
     """The ``deeplabv3_resnet50`` of torchvision, whose published weights ``seglib convert`` turns into its own.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         in_channels: channels of the images.
         overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
         output_stride: 8 as in torchvision, or 16, a quarter of the work.
@@ -316,7 +319,7 @@ def deeplabv3plus_resnet50(
     """DeepLab v3+ on ResNet-50.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         in_channels: channels of the images.
         overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
         output_stride: 16 or 8.
@@ -401,7 +404,7 @@ def deeplab_tiny(
     """DeepLab on the tiny encoder: learns the synthetic scenes on two CPU cores in about a minute and a half.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         in_channels: channels of the images.
         overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
         output_stride: 32, 16 or 8.

@@ -58,7 +58,7 @@ class FCN(SemanticModel):
 
     Args:
         encoder: gives the maps.
-        num_classes: K.
+        num_classes: number of classes K.
         stride: stride of the finest map that is scored, e.g. 32, 16 or 8 for FCN-32s, -16s, -8s.
         overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
         normalize: what is done to images first; ImageNet's mean and standard deviation when not given.
@@ -164,7 +164,7 @@ class DilatedFCN(SemanticModel):
 
     Args:
         encoder: gives ``c4`` and ``c5``.
-        num_classes: K.
+        num_classes: number of classes K.
         aux: add the auxiliary head. It is computed in every mode and weighs 0.5 in the loss.
         dropout: in both heads.
         overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
@@ -225,7 +225,7 @@ def fcn32s(
     """The paper's FCN-32s on VGG-16: no skips.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         in_channels: channels of the images.
         overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
         hidden: channels of fc6 and fc7.
@@ -283,7 +283,7 @@ def fcn_resnet18(
     """The skip form on torchvision's ResNet-18, which batch norm lets train from scratch.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         in_channels: channels of the images.
         overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
         stride: stride of the finest map that is scored: 32, 16, 8, 4 or 2.
@@ -310,7 +310,7 @@ def fcn_resnet50(
     """The ``fcn_resnet50`` of torchvision, whose published weights ``seglib convert`` turns into its own.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         in_channels: channels of the images.
         overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
         aux: add the auxiliary head.
@@ -345,7 +345,7 @@ def fcn_tiny(num_classes: int, *, in_channels: int = 3, overlapping: bool = Fals
     """The skip form on the tiny encoder: learns the synthetic scenes on two CPU cores in about a minute.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         in_channels: channels of the images.
         overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
         stride: stride of the finest map that is scored: 32, 16, 8, 4 or 2. At 4, things of a few pixels survive.

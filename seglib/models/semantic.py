@@ -25,7 +25,7 @@ class SemanticModel(Model):
     """The methods of every semantic model. A subclass adds ``forward``, which returns a ``DenseOutput``.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         overlapping: the classes are regions that may overlap, each with a sigmoid of its own, instead of one softmax
             over classes that exclude each other. One class alone is then possible.
 

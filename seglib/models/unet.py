@@ -52,7 +52,7 @@ class UNet(SemanticModel):
 
     Args:
         encoder: gives ``c1`` … ``c5`` with strides 2 … 32. Larger divisors than 32 are not needed: images are padded.
-        num_classes: K.
+        num_classes: number of classes K.
         widths: channels behind each doubling: to strides 16, 8, 4, 2, and 1. With four widths the scores are made at
             stride 2 and upsampled, which saves most of the decoder's time.
         skips: concatenate the encoder's maps. Without them the decoder has c5 alone, to measure what skips bring.
@@ -146,7 +146,7 @@ class PaperUNet(SemanticModel):
     size comes out.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         width: channels of the first level, 64 in the paper.
         depth: poolings, 4 in the paper.
         dropout: at the bottom and one level above; 0.5 is common, the paper names no number.
@@ -332,7 +332,7 @@ def unet_resnet34(
     """The U-Net of segmentation_models.pytorch on ResNet-34, whose weights ``seglib convert`` takes.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         in_channels: channels of the images.
         overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
         pretrained: start the encoder from torchvision's ImageNet weights.
@@ -368,7 +368,7 @@ def unet_paper(
     """The paper's network.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         in_channels: channels of the images; the paper's, of cells, have one.
         overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
         width: channels of the first level.
@@ -385,7 +385,7 @@ def unet_tiny(num_classes: int, *, in_channels: int = 3, overlapping: bool = Fal
     """The form in use on the tiny encoder: learns the synthetic scenes on two CPU cores in about a minute and a half.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         in_channels: channels of the images.
         overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
         skips: concatenate the encoder's maps.

@@ -25,10 +25,10 @@ def border_weights(masks: Tensor, *, w0: float = 10.0, sigma: float = 5.0) -> Te
     border_weights(…)`` as its ``pixel_weight``.
 
     Args:
-        masks: ``(N, H, W)`` bool, one object each; or ``(H, W)`` integer instance ids with 0 as background. N, H and W
-            may be 0, and so may an object's area.
+        masks: masks of the objects, ``(N, H, W)`` bool; or ``(H, W)`` integer instance ids with 0 as background. N, H
+            and W may be 0, and so may an object's area.
         w0: the weight where both distances tend to 0, at least 0.
-        sigma: σ in pixels, above 0.
+        sigma: σ, how far the border weight reaches, in pixels, above 0.
 
     Returns:
         ``(H, W)`` float32 in [0, w0], on the device of ``masks``.

@@ -28,7 +28,7 @@ class Geometry:
     Attributes:
         mode: one of the above.
         size: pixels; ``None`` for ``native``.
-        longest: of ``shorter``, the most pixels that the longer side may have; ``None`` sets no limit.
+        longest: for ``shorter``, the most pixels that the longer side may have; ``None`` sets no limit.
         antialias: whether images that shrink are low-pass filtered. Published detectors of torchvision were trained
             without.
         rounding: how a side of a fractional number of pixels becomes whole: "round" (half up) or "floor".

@@ -17,15 +17,15 @@ def require_integers(labels: Tensor, name: str = "label") -> None:
 def check_labels(labels: Tensor, num_classes: int, ignore_index: int | None = None, *, name: str = "label") -> None:
     """Raise when a label is neither a class id nor void.
 
-    One pass for the smallest and the largest label; the offender is looked for only when there is one. On a GPU the
+    One pass for the lowest and the highest label; the offender is looked for only when there is one. On a GPU the
     two numbers travel to the host, which waits for the queue to drain: without that wait a bad label would reach an
     indexing kernel, whose failure ends the process without naming the label.
 
     Args:
         labels: integers of any shape; ``(H, W)`` and ``(B, H, W)`` are reported as rows and columns. May be empty.
-        num_classes: K; the class ids are 0..K−1.
+        num_classes: number of classes K; the class ids are 0..K−1.
         ignore_index: the id of void, allowed as well; ``None`` when there is none.
-        name: what the message calls the map's values ("target label", "predicted label").
+        name: the name of the labels in the message ("target label", "predicted label").
 
     Raises:
         ValueError: when the labels aren't integers, or with the first bad label, its position and the remedy.

@@ -58,8 +58,8 @@ def decode_rle(rles: Sequence[RLE], size: tuple[int, int] | None = None) -> Tens
     """The masks of run-length codes.
 
     Args:
-        rles: N codes of one size; their counts may be text, bytes or the list of runs.
-        size: (H, W) that the codes must have; needed to give an empty list its size.
+        rles: N run-length codes of one size; their counts may be text, bytes or the list of runs.
+        size: size (H, W) that the codes must have; needed to give an empty list its size.
 
     Returns:
         ``(N, H, W)`` bool; ``(0, 0, 0)`` for an empty list without ``size``.
@@ -79,9 +79,10 @@ def polygons_to_rle(polygons: Sequence[Sequence[float]], height: int, width: int
     """The run-length code of the union of polygons, drawn as COCO draws them.
 
     Args:
-        polygons: each one ``[x1, y1, x2, y2, …]`` in pixels, at least three points. No polygon gives an empty mask.
-        height: H of the image.
-        width: W of the image. What lies outside is cut off.
+        polygons: any number of polygons ``[x1, y1, x2, y2, …]`` in pixels, each of at least three points. No polygon
+            gives an empty mask.
+        height: height of the image, H.
+        width: width of the image, W. What lies outside the image is cut off.
 
     Raises:
         ValueError: for fewer than three points, an odd number of coordinates, or one that isn't a finite number.
@@ -108,8 +109,8 @@ def compress_rles(rles: Sequence[RLE], size: tuple[int, int] | None = None) -> l
     """The codes with text counts; those that have them already come back as they are.
 
     Args:
-        rles: N codes; their counts may be text, bytes or the list of runs.
-        size: (H, W) that the codes must have; the size of the first when ``None``.
+        rles: N run-length codes; their counts may be text, bytes or the list of runs.
+        size: size (H, W) that the codes must have; that of the first when ``None``.
 
     Raises:
         ValueError: when an entry isn't a run-length code, or has another size.
@@ -150,8 +151,8 @@ def check_rles(rles: Sequence[RLE], size: tuple[int, int] | None = None) -> tupl
     """The codes with text counts and their areas, after a check that the runs of each fill its image exactly.
 
     Args:
-        rles: N codes of one size; their counts may be text, bytes or the list of runs.
-        size: (H, W) that the codes must have; the size of the first when ``None``.
+        rles: N run-length codes of one size; their counts may be text, bytes or the list of runs.
+        size: size (H, W) that the codes must have; that of the first when ``None``.
 
     Returns:
         N codes as from :func:`compress_rles`, and their areas in pixels, ``(N,)`` int64.

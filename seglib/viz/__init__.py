@@ -1,4 +1,4 @@
-"""Pictures of images, annotations and results, in one style.
+"""Images, annotations and results, drawn in one style.
 
 ``colorize`` and the ``overlay`` functions need numpy alone and return uint8 arrays, ready for a PNG.
 Everything that draws on axes imports matplotlib when it is called (``pip install seglib[book]``).

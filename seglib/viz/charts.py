@@ -29,7 +29,7 @@ def show_confusion(
     """A confusion matrix as a heat map: rows are the truth, columns the prediction.
 
     Args:
-        matrix: ``(K, K)`` counts.
+        matrix: confusion matrix, ``(K, K)`` counts.
         categories: the class table, or K names.
         ax: where to draw; ``None`` makes a figure.
         title: text above the chart.
@@ -74,7 +74,7 @@ def interval95(ys: Tensor | np.ndarray | Sequence[Sequence[float]]) -> tuple[np.
     half = t(0.975, S − 1) · s / √S with s the sample standard deviation of the S runs.
 
     Args:
-        ys: ``(S, …)``, one row per seed.
+        ys: values ``(S, …)``, one row per seed.
 
     Returns:
         Mean ``(…)`` and half-width ``(…)``; the half-width is NaN for a single seed, which says nothing about spread.
@@ -103,8 +103,8 @@ def show_interval(
     """The mean over seeds as a line and its 95% t-interval as shading.
 
     Args:
-        x: ``(P,)`` positions.
-        ys: ``(S, P)``, one row per seed; a single row draws the line alone.
+        x: positions along the horizontal axis, ``(P,)``.
+        ys: values at the positions, ``(S, P)``, one row per seed; a single row draws the line alone.
         label: entry for the legend; the number of seeds is added to it.
         ax: where to draw; ``None`` makes a figure.
         color: line colour; by default the next of the cycle.
@@ -132,16 +132,16 @@ def show_features(
     titles: Sequence[str] | None = None,
     title: str | None = None,
 ) -> Figure:
-    """The first channels of a feature map as small pictures, all on one colour scale.
+    """The first channels of a feature map as small images, all on one colour scale.
 
     Values of both signs get a diverging scale with white at zero; values of one sign a sequential one.
 
     Args:
-        maps: ``(C, H, W)``.
-        limit: how many channels to show.
-        columns: pictures per row.
-        size: width of a picture in inches.
-        titles: one per channel; by default its number.
+        maps: feature map ``(C, H, W)`` of one image.
+        limit: largest number of channels to show.
+        columns: number of maps per row.
+        size: width of one map in inches.
+        titles: title of each channel; by default its number.
         title: text above the whole.
 
     Returns:
@@ -170,9 +170,9 @@ def show_features(
         for spine in ax.spines.values():
             spine.set(visible=i < len(a), color=FAINT)
         if i < len(a):
-            picture = ax.imshow(a[i], cmap="RdBu_r" if signed else "viridis", vmin=low, vmax=high)
+            drawn = ax.imshow(a[i], cmap="RdBu_r" if signed else "viridis", vmin=low, vmax=high)
             ax.set_title(str(i) if titles is None else titles[i], fontsize=8, fontweight="normal")
-    figure.colorbar(picture, ax=axes, fraction=0.03, pad=0.02).ax.tick_params(labelsize=7)
+    figure.colorbar(drawn, ax=axes, fraction=0.03, pad=0.02).ax.tick_params(labelsize=7)
     if title is not None:
         figure.suptitle(title, fontsize=10.5, fontweight="bold")
     return figure

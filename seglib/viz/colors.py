@@ -23,8 +23,8 @@ def to_rgb8(image: Tensor | np.ndarray) -> np.ndarray:
     """An image as ``(H, W, 3)`` uint8.
 
     Args:
-        image: float ``(3, H, W)`` or ``(1, H, W)`` in [0, 1] (values outside are clipped), float or bool
-            ``(H, W)``, or uint8 ``(H, W, 3)``, which is returned as it is.
+        image: image to convert: float ``(3, H, W)`` or ``(1, H, W)`` in [0, 1] (values outside are clipped), float or
+            bool ``(H, W)``, or uint8 ``(H, W, 3)``, which is returned as it is.
 
     Raises:
         ValueError: for any other shape or type.
@@ -54,7 +54,7 @@ def colorize(labels: Tensor | np.ndarray, categories: Sequence[Category]) -> np.
     """A label map painted in its class colours; void becomes grey stripes.
 
     Args:
-        labels: ``(H, W)`` ints, category ids or 255.
+        labels: label map ``(H, W)`` of category ids, 255 is void.
         categories: the class table.
 
     Returns:

@@ -59,15 +59,15 @@ def show_semantic(
     title: str | None = None,
     alpha: float = 0.55,
 ) -> Axes:
-    """Shows a semantic map over its photo, or alone where there is none.
+    """Shows a semantic map over its image, or alone where there is none.
 
     Args:
-        labels: a ``Sample`` (its own photo is used), a ``Semantic`` prediction or a label map ``(H, W)``.
+        labels: a ``Sample`` (its own image is used), a ``Semantic`` prediction or a label map ``(H, W)``.
         categories: the class table.
-        image: the photo; ``None`` draws the bare map.
+        image: the image below the annotation; ``None`` draws the bare map.
         ax: where to draw; ``None`` makes a figure.
-        title: text above the picture.
-        alpha: opacity of the colours; 1 hides the photo.
+        title: text above the image.
+        alpha: opacity of the colours; 1 hides the image.
 
     Raises:
         ValueError: when the sample has no semantic map.
@@ -94,14 +94,14 @@ def show_instances(
     """Shows instance masks, each in its own colour, with class names and, for predictions, scores.
 
     Args:
-        instances: a ``Sample`` (its own photo is used) or ``Instances``; zero objects draw the photo alone.
+        instances: a ``Sample`` (its own image is used) or ``Instances``; zero objects draw the image alone.
         categories: the class table.
-        image: the photo; ``None`` draws on a plain ground.
+        image: the image below the annotation; ``None`` draws on a plain ground.
         ax: where to draw; ``None`` makes a figure.
-        title: text above the picture.
+        title: text above the image.
         boxes: also draw the boxes.
         names: write the class name (and the score in percent) at each object; boxes under 0.2% of the image get none.
-        alpha: opacity of the masks.
+        alpha: opacity of the masks, 0 to 1.
 
     Raises:
         ValueError: when the sample has no instances.
@@ -143,12 +143,12 @@ def show_panoptic(
     """Shows a panoptic map: stuff in class colours, every thing in its own shade of its class.
 
     Args:
-        panoptic: a ``Sample`` (its own photo is used) or a ``Panoptic``.
+        panoptic: a ``Sample`` (its own image is used) or a ``Panoptic``.
         categories: the class table.
-        image: the photo; ``None`` draws the bare map.
+        image: the image below the annotation; ``None`` draws the bare map.
         ax: where to draw; ``None`` makes a figure.
-        title: text above the picture.
-        alpha: opacity of the colours; 1 hides the photo.
+        title: text above the image.
+        alpha: opacity of the colours; 1 hides the image.
 
     Raises:
         ValueError: when the sample has no panoptic map.
@@ -170,10 +170,10 @@ def show_errors(
     """Shows where a prediction is wrong: right is near white, wrong is vermilion, void is striped.
 
     Args:
-        pred: a ``Semantic`` or label map ``(H, W)``.
-        target: label map ``(H, W)``; 255 is void and counts as neither.
+        pred: a ``Semantic`` prediction or a label map ``(H, W)``.
+        target: true label map ``(H, W)``; 255 is void and counts as neither.
         ax: where to draw; ``None`` makes a figure.
-        title: text above the picture; by default the share of wrong pixels.
+        title: text above the image; by default the share of wrong pixels.
     """
     a, b = to_array(pred.labels if isinstance(pred, Semantic) else pred), to_array(target)
     if a.shape != b.shape:
@@ -203,8 +203,8 @@ def legend(
         categories: the class table.
         ax: axes or a figure to put it beside; ``None`` makes a figure that holds the key alone.
         labels: a label map; only classes that occur in it are listed (and void, if it occurs).
-        columns: number of columns; on a figure the key stands below the pictures.
-        void: list void too.
+        columns: number of columns; on a figure the key stands below the axes.
+        void: whether void is listed too.
 
     Returns:
         The legend; its ``figure`` is the figure it stands on.
@@ -230,13 +230,13 @@ def legend(
 
 
 def grid(rows: Sequence[Sequence[Cell]], *, size: float = 2.3, title: str | None = None) -> Figure:
-    """Pictures in rows and columns.
+    """Images and drawings in rows and columns.
 
     Args:
         rows: each row is a list of ``(title, content)``; content is a function that draws on the axes it is given,
             or an image for ``show_image``. Rows may differ in length; missing cells stay blank.
         size: width of one cell in inches.
-        title: text above the whole.
+        title: text above the whole figure.
 
     Returns:
         The figure, with constrained layout.

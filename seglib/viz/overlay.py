@@ -1,4 +1,4 @@
-"""Annotations painted over photos, as arrays: what ``seglib predict`` writes and what the figures show."""
+"""Annotations painted over images, as arrays: what ``seglib predict`` writes and what the figures show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from seglib.types import VOID, Category, Instances, Panoptic
 from seglib.viz.colors import colorize, hatch, instance_colors, shades, to_array, to_rgb8
 
-_ROWS = 256  # painted at once: a photo of 12 million pixels would take 0.8 GB
+_ROWS = 256  # painted at once: an image of 12 million pixels would take 0.8 GB
 
 
 def boundaries(ids: np.ndarray) -> np.ndarray:
@@ -29,7 +29,7 @@ def outline(mask: np.ndarray) -> np.ndarray:
 
 
 def _base(image: Tensor | np.ndarray | None, size: tuple[int, int]) -> np.ndarray:
-    """The photo as float ``(H, W, 3)`` in [0, 255], or a light plain ground where there is no photo."""
+    """The image as float ``(H, W, 3)`` in [0, 255], or a light plain ground where there is no image."""
     if image is None:
         return np.full((*size, 3), 235, dtype=np.float32)
     rgb = to_rgb8(image).astype(np.float32)
@@ -48,13 +48,13 @@ def overlay(
     categories: Sequence[Category],
     alpha: float = 0.55,
 ) -> np.ndarray:
-    """A semantic map laid over its photo: class colours, darker boundaries, void as a striped grey photo.
+    """A semantic map laid over its image: class colours, darker boundaries, void as a striped grey image.
 
     Args:
-        image: float ``(3, H, W)`` in [0, 1], uint8 ``(H, W, 3)`` or ``None`` for the bare map.
-        labels: ``(H, W)`` category ids or 255.
+        image: image to paint on, float ``(3, H, W)`` in [0, 1] or uint8 ``(H, W, 3)``; ``None`` for the bare map.
+        labels: label map ``(H, W)`` of category ids, 255 is void.
         categories: the class table.
-        alpha: opacity of the colours in [0, 1]; 1 hides the photo.
+        alpha: opacity of the colours in [0, 1]; 1 hides the image.
 
     Returns:
         ``(H, W, 3)`` uint8.
@@ -65,28 +65,28 @@ def overlay(
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
     ids = to_array(labels)
-    photo = None if image is None else to_array(image)
-    last = photo is not None and photo.dtype == np.uint8  # channels are last, not first
-    fits = photo is None or (photo.shape[:2] if last else photo.shape[-2:]) == ids.shape
+    pixels = None if image is None else to_array(image)
+    last = pixels is not None and pixels.dtype == np.uint8  # channels are last, not first
+    fits = pixels is None or (pixels.shape[:2] if last else pixels.shape[-2:]) == ids.shape
     plain = ids.ndim == 2 and ids.dtype.kind in "iu" and bool(((ids >= 0) & (ids < len(categories))).all())
     if not (fits and plain):  # the stripes of void, and what an error says, are those of the whole map
-        return _painted(photo, ids, categories, alpha)
+        return _painted(pixels, ids, categories, alpha)
     out = np.empty((*ids.shape, 3), dtype=np.uint8)
     for top in range(0, len(ids), _ROWS):
         rows = slice(top, top + _ROWS + 1)  # one more, to see where the last one's boundaries are
-        part = photo if photo is None else photo[rows] if last else photo[..., rows, :]
+        part = pixels if pixels is None else pixels[rows] if last else pixels[..., rows, :]
         band = out[top : top + _ROWS]
         band[:] = _painted(part, ids[rows], categories, alpha)[: len(band)]
     return out
 
 
-def _painted(photo: np.ndarray | None, ids: np.ndarray, categories: Sequence[Category], alpha: float) -> np.ndarray:
-    """What :func:`overlay` returns, all rows at once: takes some 20 times the bytes of the photo."""
+def _painted(image: np.ndarray | None, ids: np.ndarray, categories: Sequence[Category], alpha: float) -> np.ndarray:
+    """What :func:`overlay` returns, all rows at once: takes some 20 times the bytes of the image."""
     colors = colorize(ids, categories).astype(np.float32)  # (H, W, 3)
-    if photo is None:
+    if image is None:
         base, alpha = colors, 1.0
     else:
-        base = _base(photo, ids.shape)
+        base = _base(image, ids.shape)
     void = ids == VOID
     out = (1 - alpha) * base + alpha * colors
     grey = base.mean(axis=2, keepdims=True)  # (H, W, 1)
@@ -102,14 +102,14 @@ def overlay_instances(
     colors: np.ndarray | None = None,
     alpha: float = 0.55,
 ) -> np.ndarray:
-    """Instance masks laid over the photo, one colour and outline each; crowds are striped.
+    """Instance masks laid over the image, one colour and outline each; crowds are striped.
 
     Large masks are painted first, so that a small object on a large one stays visible.
 
     Args:
-        image: float ``(3, H, W)`` in [0, 1], uint8 ``(H, W, 3)`` or ``None``.
-        instances: N objects; N may be 0.
-        colors: ``(N, 3)`` uint8; by default every instance gets its own.
+        image: image to paint on, float ``(3, H, W)`` in [0, 1] or uint8 ``(H, W, 3)``; ``None`` for a plain ground.
+        instances: the N objects to paint; N may be 0.
+        colors: colour of each instance, ``(N, 3)`` uint8; by default every instance gets its own.
         alpha: opacity of the masks in [0, 1].
 
     Returns:
@@ -155,10 +155,10 @@ def overlay_panoptic(
     categories: Sequence[Category],
     alpha: float = 0.65,
 ) -> np.ndarray:
-    """A panoptic map laid over its photo: stuff in class colours, things in shades of theirs, void striped.
+    """A panoptic map laid over its image: stuff in class colours, things in shades of theirs, void striped.
 
     Args:
-        image: float ``(3, H, W)`` in [0, 1], uint8 ``(H, W, 3)`` or ``None`` for the bare map.
+        image: image to paint on, float ``(3, H, W)`` in [0, 1] or uint8 ``(H, W, 3)``; ``None`` for the bare map.
         panoptic: the map of segment ids and its segments.
         categories: the class table.
         alpha: opacity of the colours in [0, 1].

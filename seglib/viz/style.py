@@ -1,4 +1,4 @@
-"""One look for every figure: a light card that reads on light and dark pages, in colours that all can tell apart."""
+"""One style for every figure: a light card that reads on light and dark pages, in colours that all can tell apart."""
 
 from __future__ import annotations
 

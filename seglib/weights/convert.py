@@ -73,7 +73,7 @@ def read_origin(origin: str, file: str | Path | None = None) -> dict[str, Tensor
     """The state dict of an origin, under its own names.
 
     Args:
-        origin: a key of :data:`ORIGINS`.
+        origin: name of the origin, a key of :data:`ORIGINS`.
         file: the published checkpoint, when it is on disk already; otherwise it is taken from its publisher.
 
     Raises:
@@ -92,8 +92,8 @@ def convert(origin: str, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Te
     """Turn the state dict of another codebase into seglib's.
 
     Args:
-        origin: a key of :data:`ORIGINS`.
-        state: the state dict under the origin's names.
+        origin: name of the origin, a key of :data:`ORIGINS`.
+        state: state dict under the origin's names.
 
     Returns:
         The name of the model in the zoo, its state dict, and the metadata for :func:`save_weights` (``model``,

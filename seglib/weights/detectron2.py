@@ -44,8 +44,8 @@ COMPUTED = re.compile(r"pixel_(mean|std)|proposal_generator\.anchor_generator\.c
 """Buffers of checkpoints that hold no weights: they follow from the configuration."""
 
 PIXEL_MEAN = (103.530, 116.280, 123.675)
-"""Of the blue, green and red values in 0…255 of the images that Detectron2's models take. Their standard deviation
-is left as it is."""
+"""The mean that Detectron2's models subtract from the blue, green and red values of an image, which lie in 0…255.
+They divide by no standard deviation."""
 
 
 def convert_mask_rcnn(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -27,7 +27,7 @@ def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, Any]
     """Write a model's parameters and buffers to a safetensors file, beside it first and then renamed.
 
     Args:
-        model: any module.
+        model: the module whose parameters and buffers are written.
         path: the file, ending in ``.safetensors``. Its folder is made if it is missing.
         metadata: JSON-able facts to keep in the header. ``model`` (its name in the zoo) and ``arguments`` (all keywords
             of its builder) let :func:`load_model` build it again; ``geometry`` says at what size it sees images, and
@@ -62,7 +62,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
 
     Args:
         path: a safetensors file that ``seglib train``, ``seglib convert`` or :func:`save_weights` wrote.
-        device: where to put it.
+        device: the device that the model is put on.
 
     Returns:
         The model; its ``geometry`` is the one that was stored.
@@ -90,8 +90,9 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
     """Load a weights file into a model. Every tensor must have its place, and every place its tensor.
 
     Args:
-        model: built with the arguments that the file was saved with. It is left as it was when the file does not fit.
-        path: the safetensors file.
+        model: a model built with the arguments that the file was saved with. It is left as it was when the file does
+            not fit.
+        path: the safetensors file to read.
 
     Returns:
         The metadata of the file.
@@ -120,8 +121,8 @@ def load_encoder(model: nn.Module, path: str | Path) -> None:
     """Start a model's ``encoder`` from that of another model's weights file, whatever is built on top of it.
 
     Args:
-        model: has an ``encoder``. It is left as it was when the file's encoder does not fit.
-        path: the safetensors file.
+        model: a module with an ``encoder``. It is left as it was when the file's encoder does not fit.
+        path: the safetensors file to read.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -148,8 +149,8 @@ def mismatch(model: nn.Module, state: Mapping[str, Tensor]) -> str:
         for k, v in own.items()
         if k in state and state[k].shape != v.shape
     ]
-    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
-    return "; ".join(f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in kinds.items() if keys)
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    return "; ".join(f"{len(keys)} {problem} ({_some(keys)})" for problem, keys in problems.items() if keys)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:

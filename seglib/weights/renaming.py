@@ -19,9 +19,9 @@ def rename(state: Mapping[str, Tensor], rules: Sequence[Rule], what: str) -> dic
     """The state dict under our names: every rule that fits the start of a name is applied, in their order.
 
     Args:
-        state: under foreign names.
-        rules: in the order in which they apply.
-        what: the weights that these should be, for the message.
+        state: the state dict under foreign names.
+        rules: the rules, in the order in which they apply.
+        what: the name of the weights that these should be, for the message.
 
     Raises:
         ValueError: when no rule fits a name, or two names become one.

@@ -55,7 +55,8 @@ GEOMETRY = Geometry("shorter", 800, 1333, antialias=False, rounding="floor")
 """At what size the published models want to see an image."""
 
 NORM_EPS = 1e-5
-"""Of our norms. The published first version adds nothing to its variances, so that much is taken off them."""
+"""The ε that our batch norms add to a variance. The published first version adds nothing, so this much is taken off its
+variances."""
 
 
 def convert_mask_rcnn(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -21,13 +21,13 @@ MINI = DATA / "coco-panoptic-mini"
 needs_official = pytest.mark.skipif(not OFFICIAL.is_dir(), reason=f"COCO's example results are not at {OFFICIAL}")
 needs_mini = pytest.mark.skipif(not MINI.is_dir(), reason=f"the small COCO set is not at {MINI}")
 
-SIDE = 128  # of the made images: room for an object of 96 x 96
-GRID = 8  # outlines of made masks lie on this grid, so that IoUs are simple fractions such as 1/2, 3/5, 3/4
+SIDE = 128  # of the synthetic images: room for an object of 96 x 96
+GRID = 8  # outlines of synthetic masks lie on this grid, so that IoUs are simple fractions such as 1/2, 3/5, 3/4
 CASES = 100
 CATEGORIES = [1, 3, 4, 90]  # with gaps
 
 
-def theirs(truth, results, kind):
+def reference(truth, results, iou_type):
     """What pycocotools says, which changes its input: give it a copy."""
     truth, results = copy.deepcopy((truth, results))
     with contextlib.redirect_stdout(io.StringIO()):
@@ -40,15 +40,15 @@ def theirs(truth, results, kind):
             dt = coco_api.COCO()
             dt.dataset = {"images": truth["images"], "categories": truth["categories"], "annotations": []}
             dt.createIndex()
-        run = coco_eval.COCOeval(gt, dt, {"masks": "segm", "boxes": "bbox"}[kind])
+        run = coco_eval.COCOeval(gt, dt, {"masks": "segm", "boxes": "bbox"}[iou_type])
         run.evaluate()
         run.accumulate()
         run.summarize()
     return run
 
 
-def assert_equal(truth, results, kind):
-    ours, run = evaluate_coco(truth, results, kind), theirs(truth, results, kind)
+def assert_equal(truth, results, iou_type):
+    ours, run = evaluate_coco(truth, results, iou_type), reference(truth, results, iou_type)
     for name in ("precision", "recall", "scores"):
         mine = getattr(ours, name).nan_to_num(-1).numpy()  # NaN is COCO's −1
         # the same float64 operations on the same integers, except for one sum: 1e-12 is generous
@@ -58,15 +58,15 @@ def assert_equal(truth, results, kind):
     return ours
 
 
-def rectangle(rng, kind):
+def rectangle(rng, iou_type):
     """``[x, y, w, h]`` on a grid, or anywhere; sometimes of exactly 32² or 96² pixels, sometimes without area."""
-    grid = GRID if kind == "masks" or rng.random() < 0.6 else 0
+    grid = GRID if iou_type == "masks" or rng.random() < 0.6 else 0
     special = rng.random()
     if special < 0.25:
         w = h = 32 if special < 0.15 else 96
     else:
         w, h = rng.integers(1, SIDE // GRID, 2) * GRID if grid else rng.uniform(0, SIDE / 2, 2)
-    if kind == "boxes" and rng.random() < 0.05:
+    if iou_type == "boxes" and rng.random() < 0.05:
         w = 0
     x, y = (rng.integers(0, (SIDE - s) // GRID + 1) * GRID if grid else rng.uniform(0, SIDE - s) for s in (w, h))
     return [x.item() if hasattr(x, "item") else x for x in (x, y, w, h)]
@@ -102,7 +102,7 @@ def polygons(boxes):
     return [[x, y, x + w, y, x + w, y + h, x, y + h] for x, y, w, h in boxes]
 
 
-def made_case(seed, kind):
+def synthetic_case(seed, iou_type):
     """A ground truth and results with all that is awkward: crowds, ties, duplicates, empty images, absent classes."""
     rng = np.random.default_rng(seed)
     ids = rng.permutation(50)[: rng.integers(1, 6)].tolist()  # the file's order isn't that of the ids
@@ -117,10 +117,10 @@ def made_case(seed, kind):
     ties = rng.random() < 0.7
     without = rng.choice(["", "objects", "detections"], p=[0.9, 0.04, 0.06])
     for image_id in ids:
-        boxes = [rectangle(rng, kind) for _ in range(rng.integers(0, 7))]  # often none
+        boxes = [rectangle(rng, iou_type) for _ in range(rng.integers(0, 7))]  # often none
         boxes += boxes[: rng.integers(0, 2)]  # the same object twice
         for box in boxes:
-            parts = [box] if rng.random() < 0.7 else [box, rectangle(rng, kind)]
+            parts = [box] if rng.random() < 0.7 else [box, rectangle(rng, iou_type)]
             crowd = int(rng.random() < 0.25)
             shapes = [packed(drawn(parts)), unpacked(drawn(parts))] + ([] if crowd else [polygons(parts)])
             truth["annotations"].append(
@@ -131,11 +131,15 @@ def made_case(seed, kind):
                     "iscrowd": crowd,
                     "bbox": box,
                     "area": float(rng.choice([32**2, 96**2, 32**2 - 0.5, 96**2 + 0.5, rng.uniform(0, 2e4)])),
-                    **({"segmentation": shapes[rng.integers(len(shapes))]} if kind == "masks" else {}),
+                    **({"segmentation": shapes[rng.integers(len(shapes))]} if iou_type == "masks" else {}),
                 }
             )
         for _ in range(rng.integers(0, 12) if not many else rng.integers(90, 130)):
-            box = nudged(rng, boxes[rng.integers(len(boxes))]) if boxes and rng.random() < 0.8 else rectangle(rng, kind)
+            box = (
+                nudged(rng, boxes[rng.integers(len(boxes))])
+                if boxes and rng.random() < 0.8
+                else rectangle(rng, iou_type)
+            )
             known = [a["category_id"] for a in truth["annotations"] if a["bbox"] == box]
             category = known[0] if known and rng.random() < 0.8 else rng.choice(CATEGORIES[:1] if many else CATEGORIES)
             entry = {
@@ -143,30 +147,30 @@ def made_case(seed, kind):
                 "category_id": int(category),
                 "score": float(rng.integers(0, 4) / 4 if ties else rng.random()),
             }
-            entry |= {"segmentation": packed(drawn([box]))} if kind == "masks" else {"bbox": box}
+            entry |= {"segmentation": packed(drawn([box]))} if iou_type == "masks" else {"bbox": box}
             results += [entry] * (1 + (rng.random() < 0.1))  # the same detection twice
     if without == "objects":
         truth["annotations"] = []
     return truth, [] if without == "detections" else [results[i] for i in rng.permutation(len(results))]
 
 
-@pytest.mark.parametrize("kind", ["masks", "boxes"])
-def test_made_cases_are_scored_the_same(kind):
+@pytest.mark.parametrize("iou_type", ["masks", "boxes"])
+def test_synthetic_cases_are_scored_the_same(iou_type):
     for seed in range(CASES):
-        assert_equal(*made_case(seed, kind), kind)
+        assert_equal(*synthetic_case(seed, iou_type), iou_type)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["masks", "boxes"])
-def test_hundreds_more_made_cases_are_scored_the_same(kind):
+@pytest.mark.parametrize("iou_type", ["masks", "boxes"])
+def test_hundreds_more_synthetic_cases_are_scored_the_same(iou_type):
     for seed in range(1000, 1400):
-        assert_equal(*made_case(seed, kind), kind)
+        assert_equal(*synthetic_case(seed, iou_type), iou_type)
 
 
-def test_the_made_cases_have_what_they_promise():
+def test_the_synthetic_cases_have_what_they_promise():
     seen = {"crowd": 0, "no object": 0, "absent class": 0, "no detection": 0, "more than 100": 0, "exact": 0, "tie": 0}
     for seed in range(CASES):
-        truth, results = made_case(seed, "boxes")
+        truth, results = synthetic_case(seed, "boxes")
         groups = [(r["image_id"], r["category_id"]) for r in results]
         seen["crowd"] += any(a["iscrowd"] for a in truth["annotations"])
         seen["no object"] += not truth["annotations"]
@@ -186,7 +190,7 @@ def test_the_made_cases_have_what_they_promise():
 
 @needs_official
 @pytest.mark.parametrize(
-    ("kind", "file", "expected"),
+    ("iou_type", "file", "expected"),
     [
         (
             "masks",
@@ -200,10 +204,10 @@ def test_the_made_cases_have_what_they_promise():
         ),
     ],
 )
-def test_cocos_own_example_results_get_the_published_numbers(kind, file, expected):
+def test_cocos_own_example_results_get_the_published_numbers(iou_type, file, expected):
     truth = json.loads((OFFICIAL / "instances_val2014_100.json").read_text())
     results = json.loads((OFFICIAL / file).read_text())
-    ours = assert_equal(truth, results, kind)
+    ours = assert_equal(truth, results, iou_type)
     # published with six digits
     np.testing.assert_allclose(list(ours.numbers.values()), [float(x) for x in expected.split()], rtol=0, atol=5e-7)
 
@@ -243,7 +247,7 @@ def one_object(annotation_id):
 
 
 def test_an_object_with_annotation_id_0_can_be_found():
-    assert theirs(*one_object(0), "masks").stats[0] == 0  # the id of the match is 0, which reads as "no match"
+    assert reference(*one_object(0), "masks").stats[0] == 0  # the id of the match is 0, which reads as "no match"
     assert evaluate_coco(*one_object(0)).ap == evaluate_coco(*one_object(1)).ap == pytest.approx(1)
 
 
@@ -255,4 +259,6 @@ def test_the_area_of_a_detected_mask_is_that_of_the_mask_though_there_is_a_box()
     results[0]["bbox"] = [0, 0, 10, 10]
     ours = evaluate_coco(truth, [wrong, results[0] | {"score": 0.1}])
     assert ours.ap_small == pytest.approx(0.5)  # the wrong mask of 4 pixels is small, and comes first
-    assert theirs(truth, [wrong, results[0] | {"score": 0.1}], "masks").stats[3] == pytest.approx(1)  # its box is not
+    assert reference(truth, [wrong, results[0] | {"score": 0.1}], "masks").stats[3] == pytest.approx(
+        1
+    )  # its box is not

@@ -186,7 +186,7 @@ WINNER = Exercise(
         "ranks": (_ranks, "The right masks win, but you number them by rank. Keep the numbers they came in with."),
         "from_zero": (
             lambda masks, scores: _paint(masks, scores.argsort().tolist(), offset=0),
-            "You number masks from 0, so the first one looks like empty ground. Count from 1.",
+            "You number masks from 0, so the first one looks like empty background. Count from 1.",
         ),
         "no_ground": (_no_zero, "Pixels that no mask covers must be 0; argmax over zeros answers the first mask."),
     },
@@ -197,9 +197,9 @@ WINNER = Exercise(
 # Counting -------------------------------------------------------------------------------------------------------------
 
 
-def count_shapes(mask: Tensor, smallest: int) -> int:
-    """The number of 4-connected shapes with at least ``smallest`` pixels."""
-    return int((_sizes(mask) >= smallest).sum())
+def count_shapes(mask: Tensor, min_size: int) -> int:
+    """The number of 4-connected shapes with at least ``min_size`` pixels."""
+    return int((_sizes(mask) >= min_size).sum())
 
 
 def _sizes(mask: Tensor, structure: np.ndarray | None = None) -> np.ndarray:
@@ -208,7 +208,7 @@ def _sizes(mask: Tensor, structure: np.ndarray | None = None) -> np.ndarray:
 
 
 def _counted(condition: Callable[[np.ndarray, int], np.ndarray]) -> Callable[[Tensor, int], int]:
-    return lambda mask, smallest: int(condition(_sizes(mask), smallest).sum())
+    return lambda mask, min_size: int(condition(_sizes(mask), min_size).sum())
 
 
 def _drawings() -> Mapping[str, tuple[Tensor, int]]:
@@ -216,8 +216,8 @@ def _drawings() -> Mapping[str, tuple[Tensor, int]]:
     mask[0:2, 0:2] = mask[2:5, 2:4] = True  # 4 and 6 pixels, corner to corner
     mask[0, 7] = mask[6:8, 0:2] = mask[6:8, 6:9] = True  # 1, 4 and 6 pixels
     return {
-        "shapes of 4, 6, 1, 4 and 6 pixels, smallest 1": (mask, 1),
-        "shapes of 4, 6, 1, 4 and 6 pixels, smallest 4": (mask, 4),
+        "shapes of 4, 6, 1, 4 and 6 pixels, min_size 1": (mask, 1),
+        "shapes of 4, 6, 1, 4 and 6 pixels, min_size 4": (mask, 4),
         "an empty mask": (torch.zeros(3, 3, dtype=torch.bool), 1),
     }
 
@@ -227,16 +227,16 @@ COUNT = Exercise(
     probes=_drawings,
     wrong={
         "corners_touch": (
-            lambda mask, smallest: int((_sizes(mask, np.ones((3, 3))) >= smallest).sum()),
+            lambda mask, min_size: int((_sizes(mask, np.ones((3, 3))) >= min_size).sum()),
             "Two shapes that touch only at a corner are one in yours; here neighbours share an edge.",
         ),
-        "specks": (_counted(lambda sizes, _: sizes > 0), "You count every speck: `smallest` has no effect."),
+        "specks": (_counted(lambda sizes, _: sizes > 0), "You count every speck: `min_size` has no effect."),
         "larger_than": (
             _counted(lambda sizes, s: sizes > s),
-            "A shape of exactly `smallest` pixels counts too: use ≥.",
+            "A shape of exactly `min_size` pixels counts too: use ≥.",
         ),
         "outside": (
-            lambda mask, smallest: count_shapes(mask, smallest) + 1,
+            lambda mask, min_size: count_shapes(mask, min_size) + 1,
             "One too many: the outside (label 0) is no shape.",
         ),
         "pixels": (_counted(lambda sizes, s: sizes * (sizes >= s)), "That is a number of pixels, not of shapes."),

@@ -439,13 +439,13 @@ STRIDE_CEILING = Exercise(
         ),
         "accuracy": (
             _ceiling_accuracy,
-            "That is pixel accuracy, which the empty part of the picture flatters. Return the IoU.",
+            "That is pixel accuracy, which the empty part of the image flatters. Return the IoU.",
         ),
         "strict": (_ceiling_strict, "A block in which exactly half of the pixels are on counts as on: use ≥."),
         "dice": (_ceiling_dice, "That is Dice. Return the IoU: divide the intersection by the union."),
         "smooth": (
             _ceiling_smooth,
-            "You enlarge the shares smoothly, so a block is no longer one decision. Decide first, then repeat each "
+            "You upsample the shares smoothly, so a block is no longer one decision. Decide first, then repeat each "
             "decision stride × stride times.",
         ),
     },

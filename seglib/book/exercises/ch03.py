@@ -37,7 +37,7 @@ SIZES = Exercise(
         "padding_ignored": ((15, 16, 64), "The padding is missing: it cuts p cells off at both ends."),
         "convolution": (
             (3, 3, 0),
-            "That is the size after a convolution, which goes the other way. A transposed convolution enlarges.",
+            "That is the size after a convolution, which goes the other way. A transposed convolution upsamples.",
         ),
     },
     hint="Where does the last stamp start, how long is it, and what does the padding cut off?",
@@ -87,7 +87,7 @@ GATHER = Exercise(
     wrong={
         "flipped": (
             lambda x, w, s, p: _place(x, w, s, p, lambda o, i: _at(w.flip(0), o + p - s * i)),
-            "Your kernel is mirrored. The stamp of cell i starts at s·i, so t grows with o.",
+            "Your kernel is flipped. The stamp of cell i starts at s·i, so t grows with o.",
         ),
         "wraps_round": (
             lambda x, w, s, p: _place(
@@ -186,7 +186,7 @@ BILINEAR = Exercise(
         ),
         "normalised": (
             lambda f: kernel_for(f) / kernel_for(f).sum(),
-            "Your weights sum to 1 over the kernel, so the enlarged map is f² times too dark. They must sum to 1 in "
+            "Your weights sum to 1 over the kernel, so the upsampled map is f² times too dark. They must sum to 1 in "
             "every *pixel*: the whole kernel sums to f².",
         ),
     },
@@ -269,11 +269,11 @@ RECEPTIVE_FIELD = Exercise(
 )
 
 
-# The same picture, moved ----------------------------------------------------------------------------------------------
+# The same image, moved ------------------------------------------------------------------------------------------------
 
 
 def shift_agreement(predict: Predict, image: Tensor, shift: int) -> Tensor:
-    """Share of pixels whose label survives when the picture ``(3, H, W)`` moves under the network's grid."""
+    """Share of pixels whose label survives when the image ``(3, H, W)`` moves under the network's grid."""
     width = image.shape[-1] - shift
     one, two = predict(image[..., :width]), predict(image[..., shift:])  # (H, W − shift) each
     return (one[:, shift:] == two[:, : width - shift]).double().mean()
@@ -325,12 +325,12 @@ def _pixels(image: Tensor) -> Tensor:
     return (image.mean(0) * 5).long()
 
 
-def _pictures() -> Mapping[str, tuple[Predict, Tensor, int]]:
+def _images() -> Mapping[str, tuple[Predict, Tensor, int]]:
     g = torch.Generator().manual_seed(3)
     coarse = torch.rand(1, 3, 6, 9, generator=g)
     image = F.interpolate(coarse, size=(24, 36), mode="bilinear")[0]  # (3, H, W)
     return {
-        "a predictor that looks at single pixels, moved by 3": (_pixels, image, 3),
+        "a predictor that reads single pixels, moved by 3": (_pixels, image, 3),
         "a predictor with a grid of 4 pixels, moved by 3": (_blocks, image, 3),
         "a predictor with a grid of 4 pixels, moved by 4": (_blocks, image, 4),
         "a predictor with a grid of 4 pixels, not moved": (_blocks, image, 0),
@@ -342,7 +342,7 @@ SHIFT = Exercise(
     wrong={
         "unaligned": (
             _shift_unaligned,
-            "You compare the two label maps as they are. Column 0 of the moved picture is column `shift` of the first: "
+            "You compare the two label maps as they are. Column 0 of the moved image is column `shift` of the first: "
             "compare the same things.",
         ),
         "backwards": (
@@ -352,7 +352,7 @@ SHIFT = Exercise(
         ),
         "rows": (
             _shift_rows,
-            "You moved the picture along its rows' axis, up and down. Move it sideways, along the last axis.",
+            "You moved the image along its rows' axis, up and down. Move it sideways, along the last axis.",
         ),
         "rolled": (
             _shift_rolled,
@@ -364,19 +364,19 @@ SHIFT = Exercise(
         ),
         "whole": (
             _shift_whole,
-            "Your first window is the whole picture. Cut both: the picture without its last `shift` columns, and "
+            "Your first window is the whole image. Cut both: the image without its last `shift` columns, and "
             "without its first.",
         ),
         "half": (
             _shift_half,
-            "Your windows are narrower than they can be: each is the width of the picture less `shift`.",
+            "Your windows are narrower than they can be: each is the width of the image less `shift`.",
         ),
         "all_pixels": (
             _shift_all_pixels,
             "You divide by all pixels of a window. Divide by those that lie in both windows.",
         ),
     },
-    probes=_pictures,
+    probes=_images,
     hint="The two windows share all columns but the first `shift` of one and the last `shift` of the other.",
 )
 

@@ -255,7 +255,7 @@ WEIGHTS = Exercise(
 )
 
 
-# Tiles of a picture ---------------------------------------------------------------------------------------------------
+# Tiles of an image ----------------------------------------------------------------------------------------------------
 
 
 def predict_in_tiles(predict: Predict, image: Tensor, tile: int, margin: int) -> Tensor:
@@ -277,7 +277,7 @@ def _tiled(predict: Predict, image: Tensor, tile: int, margins: tuple[int, int],
     return out
 
 
-def _mirrored(predict: Predict, image: Tensor, tile: int, margin: int) -> Tensor:
+def _reflected(predict: Predict, image: Tensor, tile: int, margin: int) -> Tensor:
     rim = F.pad(image[None], (margin,) * 4, mode="reflect")[0] if margin else image
     height, width = image.shape[-2:]
     return predict_in_tiles(predict, rim, tile, margin)[margin : margin + height, margin : margin + width]
@@ -314,13 +314,13 @@ def _global(image: Tensor) -> Tensor:
     return (8 * (grey - grey.mean())).round().long()
 
 
-def _tile_pictures() -> Mapping[str, tuple[Predict, Tensor, int, int]]:
+def _tile_images() -> Mapping[str, tuple[Predict, Tensor, int, int]]:
     image = torch.rand(3, 19, 26, generator=torch.Generator().manual_seed(5))
     return {
         "tiles of 8 with a margin of 2": (_local, image, 8, 2),
         "tiles of 8 with a margin of 3, and a predictor that sees its whole input": (_global, image, 8, 3),
         "tiles of 6 without a margin": (_local, image, 6, 0),
-        "a tile larger than the picture": (_local, image, 32, 4),
+        "a tile larger than the image": (_local, image, 32, 4),
     }
 
 
@@ -341,12 +341,12 @@ TILES = Exercise(
         ),
         "corner_of_the_window": (
             lambda predict, image, tile, margin: _tiled(predict, image, tile, (margin, margin), shift=False),
-            "You keep the window's top left corner. The tile begins `margin` pixels further in, and at the picture's "
+            "You keep the window's top left corner. The tile begins `margin` pixels further in, and at the image's "
             "own border at 0.",
         ),
-        "mirrored": (
-            _mirrored,
-            "You mirror the picture at its border and cut the tiles out of that. Here a window ends where the picture "
+        "reflected": (
+            _reflected,
+            "You extend the image by reflect padding and cut the tiles out of that. Here a window ends where the image "
             "ends.",
         ),
         "whole_windows": (
@@ -362,7 +362,7 @@ TILES = Exercise(
             "Your windows are `margin` pixels larger in all. It should be that many on every side.",
         ),
     },
-    probes=_tile_pictures,
+    probes=_tile_images,
     hint="A window begins at max(0, top − margin); from its answer cut the tile out again, at top − that.",
 )
 

@@ -306,7 +306,7 @@ def _mean_over(size: int) -> Predict:
 
 
 def _corner(image: Tensor) -> Tensor:
-    """A predictor that looks at a single pixel 4 rows above and 4 columns to the left."""
+    """A predictor that reads a single pixel 4 rows above and 4 columns to the left."""
     return (F.pad(image.mean(0), (4, 0, 4, 0), value=0.5)[: image.shape[1], : image.shape[2]] * 10).long()
 
 
@@ -315,17 +315,17 @@ def _ripple(image: Tensor) -> Tensor:
     return ((image.mean(0) > 0.6).sum() % 3).expand(image.shape[1:])
 
 
-def _pictures() -> Mapping[str, tuple[Predict, Tensor, int, int, list[int]]]:
+def _images() -> Mapping[str, tuple[Predict, Tensor, int, int, list[int]]]:
     g = torch.Generator().manual_seed(5)
     image = torch.rand(3, 24, 30, generator=g).round(decimals=3)
     image[:, :12] = image[:, :12] * 0.4 + 0.6
     image[:, 14, 3] = 0.55  # grey, like what is hidden
     radii = [0, 1, 2, 3, 4, 6, 9, 30]
     return {
-        "a predictor that looks 3 pixels far": (_mean_over(7), image, 10, 17, radii),
-        "a predictor that looks at a pixel 4 rows above and 4 columns to the left": (_corner, image, 9, 12, radii),
+        "a predictor that reads 3 pixels far": (_mean_over(7), image, 10, 17, radii),
+        "a predictor that reads a pixel 4 rows above and 4 columns to the left": (_corner, image, 9, 12, radii),
         "the same one where that pixel is grey": (_corner, image, 18, 7, radii),
-        "a predictor that looks at single pixels": (lambda x: (x[0] * 9).long(), image, 5, 20, radii),
+        "a predictor that reads single pixels": (lambda x: (x[0] * 9).long(), image, 5, 20, radii),
         "a predictor that counts bright pixels everywhere": (_ripple, image, 12, 6, radii),
     }
 
@@ -363,8 +363,8 @@ CONTEXT = Exercise(
             "You return the position in the list. Return the radius.",
         ),
     },
-    probes=_pictures,
-    hint="Hide everything outside the window, compare with the whole picture's label, and go from the largest radius "
+    probes=_images,
+    hint="Hide everything outside the window, compare with the whole image's label, and go from the largest radius "
     "down.",
 )
 

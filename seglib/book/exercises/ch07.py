@@ -301,13 +301,13 @@ STRICT = Exercise(
 
 
 def mirror(boxes: Tensor, width: int) -> Tensor:
-    """Boxes ``(P, 4)`` in the mirrored picture."""
+    """Boxes ``(P, 4)`` in the flipped image."""
     x0, y0, x1, y1 = boxes.unbind(1)
     return torch.stack([width - x1, y0, width - x0, y1], 1)
 
 
 def agreement(propose: Propose, image: Tensor) -> Tensor:
-    """The share of the proposals that are proposed in the mirrored picture too, with IoU 0.5 or more."""
+    """The share of the proposals that are proposed in the flipped image too, with IoU 0.5 or more."""
     return _agree(propose(image), mirror(propose(image.flip(-1)), image.shape[-1]))
 
 
@@ -334,7 +334,7 @@ def _windows(size: int, step: int, threshold: float) -> Propose:
     return propose
 
 
-def _pictures() -> Mapping[str, tuple[Propose, Tensor]]:
+def _images() -> Mapping[str, tuple[Propose, Tensor]]:
     image = torch.zeros(3, 32, 35)
     image[:, 2:16, 3:18] = 0.9
     image[:, 20:28, 12:19] = 0.8
@@ -353,11 +353,11 @@ MIRROR = Exercise(
     wrong={
         "not_back": (
             lambda propose, image: _agree(propose(image), propose(image.flip(-1))),
-            "You compare boxes of the picture with boxes of the mirrored one. Mirror the boxes back first.",
+            "You compare boxes of the image with boxes of the flipped one. Flip the boxes back first.",
         ),
         "corners": (
             _swapped,
-            "Your mirrored boxes have their left edge right of their right one: the new left edge is W − x₁.",
+            "Your flipped boxes have their left edge right of their right one: the new left edge is W − x₁.",
         ),
         "height": (
             lambda propose, image: _agree(propose(image), mirror(propose(image.flip(-1)), image.shape[-2])),
@@ -365,11 +365,11 @@ MIRROR = Exercise(
         ),
         "less_one": (
             lambda propose, image: _agree(propose(image), mirror(propose(image.flip(-1)), image.shape[-1] - 1)),
-            "You mirror with W − 1, which is right for pixel indices. Box corners are continuous: x becomes W − x.",
+            "You flip with W − 1, which is right for pixel indices. Box corners are continuous: x becomes W − x.",
         ),
         "other_share": (
             lambda propose, image: _agree(mirror(propose(image.flip(-1)), image.shape[-1]), propose(image)),
-            "That is the share of the mirrored picture's boxes. Ask for those of the picture.",
+            "That is the share of the flipped image's boxes. Ask for those of the image.",
         ),
         "mean_iou": (
             lambda propose, image: (
@@ -379,11 +379,11 @@ MIRROR = Exercise(
         ),
         "upside_down": (
             lambda propose, image: _agree(propose(image), mirror(propose(image.flip(-2)), image.shape[-1])),
-            "You turn the picture upside down: flip its last axis.",
+            "You turn the image upside down: flip its last axis.",
         ),
     },
-    probes=_pictures,
-    hint="Propose on image.flip(-1), mirror these boxes back, and see which of the first boxes one of them overlaps.",
+    probes=_images,
+    hint="Propose on image.flip(-1), flip these boxes back, and see which of the first boxes one of them overlaps.",
 )
 
 

@@ -46,7 +46,7 @@ DECOUPLE = Exercise(
 
 
 def sample_counts(objects: int, background: int, size: int, share: float) -> tuple[int, int]:
-    """How many regions of each kind are drawn."""
+    """How much foreground and how much background is drawn."""
     taken = min(objects, int(size * share))
     return taken, min(background, size - taken)
 
@@ -83,7 +83,7 @@ SAMPLE = Exercise(
         ),
         "beyond_what_is_there": (
             lambda o, b, n, s: (min(o, int(n * s)), n - min(o, int(n * s))),
-            "There may be fewer background regions than there is room for.",
+            "There may be fewer background proposals than there is room for.",
         ),
         "always_full": (
             lambda o, b, n, s: (int(n * s), n - int(n * s)),
@@ -150,7 +150,7 @@ CELL = Exercise(
 # What is wrong with a detection --------------------------------------------------------------------------------------
 
 
-def kind_of(own: Tensor, taken: Tensor, others: Tensor) -> str:
+def error_of(own: Tensor, taken: Tensor, others: Tensor) -> str:
     """What a detection is, from its IoU with the objects of its class (and whether they are taken) and with others."""
     if bool(((own >= 0.5) & ~taken).any()):
         return "correct"
@@ -187,9 +187,9 @@ def _mistaken(
     near: float = 0.1,
     free_only: bool = True,
 ) -> Callable[[Tensor, Tensor, Tensor], str]:
-    """``kind_of`` with another order or other thresholds."""
+    """``error_of`` with another order or other thresholds."""
 
-    def kind(own: Tensor, taken: Tensor, others: Tensor) -> str:
+    def error(own: Tensor, taken: Tensor, others: Tensor) -> str:
         tests = {
             "correct": ((own > 0.5 if strict else own >= 0.5) & (~taken if free_only else taken | ~taken)).any(),
             "duplicate": ((own >= 0.5) & taken).any(),
@@ -199,11 +199,11 @@ def _mistaken(
         }
         return next((name for name in order if bool(tests[name])), "background")
 
-    return kind
+    return error
 
 
 ERRORS = Exercise(
-    solution=kind_of,
+    solution=error_of,
     wrong={
         "taken_twice": (
             _mistaken(free_only=False),

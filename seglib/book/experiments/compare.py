@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
-
 from seglib.book.experiments.semantic import SceneTensors, load_scenes, train_and_score
+from seglib.models.base import Model
 
 
 def compare(
-    builders: Mapping[Any, Callable[[], nn.Module]],
+    builders: Mapping[Any, Callable[[], Model]],
     *,
     key: str,
     seeds: Sequence[int],
@@ -20,21 +19,21 @@ def compare(
     val_scenes: int = 200,
     batch_size: int = 16,
     data: tuple[SceneTensors, SceneTensors] | None = None,
-    measure: Callable[[nn.Module, SceneTensors], dict[str, Any]] | None = None,
+    measure: Callable[[Model, SceneTensors], dict[str, Any]] | None = None,
     report: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Train every variant once for every seed. With one seed all variants see the same batches.
 
     Args:
-        builders: value of ``key`` → makes that variant's model; its random weights depend on the seed alone.
+        builders: value of ``key`` → makes that variant's model; its initialisation depends on the seed alone.
         key: what the variants differ in: the name of the entry in every run, and in the settings with an "s".
-        seeds: of the weights and of the order of the scenes.
+        seeds: one run per seed; a seed sets the model's initialisation and the order of the scenes.
         steps: optimiser steps of each run.
         scenes: number of scenes to train on, when ``data`` is not given.
         val_scenes: number of scenes to score on, when ``data`` is not given.
         batch_size: scenes per step.
         data: training and held-out scenes that are in memory already.
-        measure: further scores of a trained model on the held-out scenes, added to its run.
+        measure: called with a trained model and the held-out scenes; returns further scores, added to its run.
         report: called with a line of text after every run.
 
     Returns:

@@ -29,6 +29,7 @@ from seglib.data.scenes import CATEGORIES
 from seglib.layers.normalize import Normalize
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
 from seglib.metrics.confusion import ConfusionMatrix
+from seglib.models.base import Model
 from seglib.models.deeplab import DeepLabV3, DeepLabV3Plus
 from seglib.types import Targets
 
@@ -45,10 +46,10 @@ PAPER = {
 }
 """Mean IoU on PASCAL VOC 2012 as the papers report it: v3, table 1; v3+, table 3."""
 
-Model = DeepLabV3 | DeepLabV3Plus
+DeepLab = DeepLabV3 | DeepLabV3Plus
 
 
-def twin(stride: int, decoder: bool) -> Model:
+def twin(stride: int, decoder: bool) -> DeepLab:
     """DeepLab v3 (or with its decoder, v3+) on the tiny encoder; weights fit those of every other stride."""
     encoder = TinyEncoder(output_stride=stride)
     form = partial(DeepLabV3Plus, low_width=24) if decoder else DeepLabV3
@@ -82,7 +83,7 @@ def kept_bytes(model: nn.Module, images: Tensor) -> int:
     return sum(kept.values())
 
 
-def step_seconds(model: Model, images: Tensor, labels: Tensor, *, repeats: int = 5) -> float:
+def step_seconds(model: DeepLab, images: Tensor, labels: Tensor, *, repeats: int = 5) -> float:
     """Median seconds of a training step without the optimiser: of the processor on a CPU, of the clock on a GPU."""
     gpu = images.device.type == "cuda"
     clock = time.perf_counter if gpu else time.process_time
@@ -97,7 +98,7 @@ def step_seconds(model: Model, images: Tensor, labels: Tensor, *, repeats: int =
     return sorted(times[1:])[repeats // 2]
 
 
-def at_strides(model: Model, decoder: bool, val: SceneTensors) -> dict[str, float]:
+def at_strides(model: DeepLab, decoder: bool, val: SceneTensors) -> dict[str, float]:
     """The mIoU of the same weights at every output stride."""
     found = {}
     for stride in STRIDES:
@@ -115,10 +116,10 @@ def run(
     """Train every variant once for every seed, score it, and score its weights at the other strides.
 
     Args:
-        seeds: of the weights and of the order of the scenes.
+        seeds: one run per seed; a seed sets the model's initialisation and the order of the scenes.
         steps: optimiser steps of each run.
         variants: names in `VARIANTS`.
-        **settings: of :func:`~seglib.book.experiments.compare.compare`.
+        **settings: further arguments of :func:`~seglib.book.experiments.compare.compare`.
 
     Returns:
         What ``compare`` returns, with in each run ``variant``, ``at`` (mIoU by the stride at which it is evaluated),
@@ -129,7 +130,7 @@ def run(
     """
     chosen = only(variants, VARIANTS)
 
-    def measure(model: nn.Module, val: SceneTensors) -> dict[str, Any]:
+    def measure(model: Model, val: SceneTensors) -> dict[str, Any]:
         assert isinstance(model, DeepLabV3 | DeepLabV3Plus)
         found: dict[str, Any] = {"at": at_strides(model, isinstance(model, DeepLabV3Plus), val)}
         model.train()

@@ -58,10 +58,10 @@ def run(
     """Train every variant once for every seed and score it on held-out scenes.
 
     Args:
-        seeds: of the weights and of the order of the scenes.
+        seeds: one run per seed; a seed sets the model's initialisation and the order of the scenes.
         steps: optimiser steps of each run.
         variants: names in `VARIANTS`.
-        **settings: of :func:`~seglib.book.experiments.compare.compare`.
+        **settings: further arguments of :func:`~seglib.book.experiments.compare.compare`.
 
     Returns:
         What ``compare`` returns, with ``variant`` in each run.

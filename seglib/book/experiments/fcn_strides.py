@@ -27,10 +27,10 @@ def run(
     With one seed all strides start from the same encoder.
 
     Args:
-        seeds: of the weights and of the order of the scenes.
+        seeds: one run per seed; a seed sets the model's initialisation and the order of the scenes.
         steps: optimiser steps of each run.
-        strides: of the finest map that is scored: 32, 16, 8, 4 or 2.
-        **settings: of :func:`~seglib.book.experiments.compare.compare`.
+        strides: strides of the finest map that is scored, each of them 32, 16, 8, 4 or 2.
+        **settings: further arguments of :func:`~seglib.book.experiments.compare.compare`.
 
     Returns:
         What ``compare`` returns, with ``stride`` in each run.

@@ -30,8 +30,8 @@ def collect(
         run: the folder that ``seglib train`` wrote.
         root: the dataset's folder.
         store: a file for the weights in half precision, half as large; the scores are those of this file.
-        points: the loss curve is averaged down to at most this many points.
-        device: where to evaluate.
+        points: largest number of points of the loss curve; more steps than that are averaged.
+        device: device to evaluate on, such as ``"cuda"``.
 
     Raises:
         ValueError: when the run isn't finished, or its dataset isn't there.
@@ -76,7 +76,7 @@ def rand_of_cells(model: Any, test: SegmentationDataset, cell: int = 0) -> dict[
     """The foreground-restricted Rand scores of the cells that the predicted membranes separate, a mean over slices.
 
     Args:
-        model: predicts class ``cell`` inside cells.
+        model: semantic model that predicts class ``cell`` inside cells.
         test: slices with semantic labels.
         cell: the class inside cells.
     """

@@ -10,7 +10,7 @@ lovasz            Lovász-softmax
 ce+dice           the sum of both
 ================  ================================================================================
 
-Each run is scored at threshold 0.5 and at the threshold that is best on other pictures; the reliability of its
+Each run is scored at threshold 0.5 and at the threshold that is best on other images; the reliability of its
 probabilities is stored beside the scores.
 """
 
@@ -74,19 +74,19 @@ def run(
     batch_size: int = 16,
     report: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Train every variant at every share once for every seed, and score it on held-out pictures.
+    """Train every variant at every share once for every seed, and score it on held-out images.
 
-    A seed sets the pictures, the network's first weights and the order of the batches; they are the same for all
+    A seed sets the images, the network's initialisation and the order of the batches; they are the same for all
     losses.
 
     Args:
-        seeds: of pictures and weights.
+        seeds: one run per seed; a seed sets the images, the network's initialisation and the order of the batches.
         steps: optimiser steps of each run.
         variants: names in `VARIANTS`.
-        shares: positions of the dial.
-        scenes: pictures to train on.
-        val_scenes: pictures to score on; as many others choose the threshold.
-        batch_size: pictures per step.
+        shares: expected shares of speck pixels, each above 0 and below 1.
+        scenes: number of images to train on.
+        val_scenes: number of images to score on; as many others choose the threshold.
+        batch_size: images per step.
         report: called with a line of text after every run.
 
     Returns:
@@ -94,7 +94,7 @@ def run(
         ``seconds`` (CPU), the scores at 0.5, ``tuned`` (``threshold`` and the scores there) and ``reliability``.
 
     Raises:
-        ValueError: without steps or pictures, for a share out of range or an unknown variant.
+        ValueError: without steps or images, for a share out of range or an unknown variant.
     """
     chosen = only(variants, VARIANTS)
     runs: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""A made set with one rare class, whose share of the pixels is a dial, and a small network that learns it in seconds.
+"""Synthetic images with one rare class, whose share of the pixels is a dial, and a small network to learn it.
 
 Bright specks of 9 to 21 pixels lie on uneven ground under noise. Only how many there are follows the dial; size,
 contrast and noise stay, so that a speck is as hard to see at 0.1% as it is at 10%.
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from seglib.book.experiments.semantic import SceneTensors
 from seglib.layers.normalize import Normalize
 from seglib.layers.tiny import TINY_MEAN, TINY_STD
+from seglib.models.base import Model
 from seglib.models.semantic import SemanticModel
 from seglib.types import Category, DenseOutput, Size, Targets, check_categories
 
@@ -34,22 +35,22 @@ _GRAIN, _COLOR_NOISE = 0.1, 0.05  # standard deviations: of the brightness, and 
 
 
 def specks(count: int, share: float, seed: int, *, size: int = SIZE) -> SceneTensors:
-    """Pictures with specks, and their labels: 0 speck, 1 ground.
+    """Images with specks, and their labels: 0 speck, 1 ground.
 
     Every pixel of a large canvas starts a speck of each radius with the same small probability, chosen such that a
-    pixel is covered with probability ``share``. With one seed a lower share takes specks away from the same pictures.
+    pixel is covered with probability ``share``. With one seed a lower share takes specks away from the same images.
 
     Args:
-        count: how many pictures.
+        count: number of images.
         share: expected share of the pixels that belong to specks, above 0 and below 1.
-        seed: another seed gives other pictures.
-        size: height and width, a multiple of 8.
+        seed: sets what is drawn; another seed gives other images.
+        size: height and width of the images in pixels, a multiple of 8.
 
     Raises:
         ValueError: on a value out of its range.
     """
     if count < 1:
-        raise ValueError(f"count must be positive, got {count}; pass the number of pictures")
+        raise ValueError(f"count must be positive, got {count}; pass the number of images")
     if not 0 < share < 1:
         raise ValueError(f"share must lie between 0 and 1, got {share}; 0.01 is one pixel in a hundred")
     if size < 8 or size % 8:
@@ -107,7 +108,7 @@ class SpeckNet(SemanticModel):
 
 
 @torch.inference_mode()
-def speck_probabilities(model: nn.Module, data: SceneTensors, *, batch_size: int = 100) -> Tensor:
+def speck_probabilities(model: Model, data: SceneTensors, *, batch_size: int = 100) -> Tensor:
     """The probability of speck that ``model`` gives every pixel, ``(N, H, W)`` float32."""
     chunks = torch.arange(len(data)).split(batch_size)
     return torch.cat([model(data.batch(i)[0]).logits.softmax(1)[:, SPECK] for i in chunks])
@@ -117,9 +118,9 @@ def speck_scores(probabilities: Tensor, labels: Tensor, *, threshold: float = 0.
     """Accuracy of all pixels; recall, precision and IoU of the specks. A score of nothing (0 / 0) is 0.
 
     Args:
-        probabilities: of speck, any shape.
-        labels: of the same shape, 0 is speck.
-        threshold: what is above it is called speck.
+        probabilities: probability of speck for each pixel, any shape.
+        labels: class id of each pixel, in the shape of ``probabilities``; 0 is speck.
+        threshold: pixels with a higher probability are called speck.
     """
     called, true = probabilities > threshold, labels == SPECK
     hits = int((called & true).sum())
@@ -150,11 +151,11 @@ def reliability(probabilities: Tensor, labels: Tensor, *, bins: int = BINS) -> d
         ``pixels`` in each bin, their mean ``said`` probability, and the share that is ``true``; 0 in empty bins.
     """
     p, true = probabilities.flatten().double(), (labels.flatten() == SPECK).double()
-    which = (p * bins).long().clamp(max=bins - 1)
-    count = torch.bincount(which, minlength=bins)
+    bin_index = (p * bins).long().clamp(max=bins - 1)
+    count = torch.bincount(bin_index, minlength=bins)
     known = count.clamp(min=1)
-    said = torch.bincount(which, p, minlength=bins) / known
-    share = torch.bincount(which, true, minlength=bins) / known
+    said = torch.bincount(bin_index, p, minlength=bins) / known
+    share = torch.bincount(bin_index, true, minlength=bins) / known
     return {
         "pixels": count.tolist(),
         "said": [round(v, 5) for v in said.tolist()],

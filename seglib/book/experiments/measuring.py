@@ -10,25 +10,26 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seglib.book.experiments.semantic import scene_tensors, train_on_scenes
 from seglib.data.scenes import CATEGORIES
 from seglib.metrics.confusion import SemanticScores, confusion
+from seglib.models.base import Model
 from seglib.models.zoo import build
 
 
 @torch.inference_mode()
-def erase_classes(model: nn.Module, images: Tensor, targets: Tensor, *, batch_size: int = 25) -> Tensor:
+def erase_classes(model: Model, images: Tensor, targets: Tensor, *, batch_size: int = 25) -> Tensor:
     """Confusion matrices of a model's answers, and of its answers when it may not say one of the classes.
 
     A pixel of the forbidden class takes the class with the second highest score, so nothing else changes.
 
     Args:
-        model: follows the contract of the zoo.
-        images: ``(S, 3, H, W)`` in [0, 1].
-        targets: ``(S, H, W)`` ints, 255 is void.
-        batch_size: images at once.
+        model: any semantic model that follows the contract of the zoo.
+        images: scenes ``(S, 3, H, W)`` in [0, 1].
+        targets: true class ids ``(S, H, W)``, ints; 255 is void.
+        batch_size: number of images predicted at once.
 
     Returns:
         ``(1 + K, S, K, K)`` int64 on the CPU: first the untouched answers, then class 0 forbidden, class 1, …
@@ -36,7 +37,7 @@ def erase_classes(model: nn.Module, images: Tensor, targets: Tensor, *, batch_si
     device = next(model.parameters()).device
     scenes = []
     for image, target in zip(images.split(batch_size), targets.split(batch_size), strict=True):
-        probs = torch.stack([p.probs for p in model.predict(image.to(device))])  # type: ignore[operator]  # (B, K, H, W)
+        probs = torch.stack([p.probs for p in model.predict(image.to(device))])  # (B, K, H, W)
         k = probs.shape[1]
         first, second = probs.topk(2, dim=1).indices.unbind(1)  # (B, H, W) each
         answers = torch.stack([first, *(torch.where(first == c, second, first) for c in range(k))], 1)  # (B, 1+K, H, W)
@@ -49,7 +50,7 @@ def erasure_costs(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """What forbidding each class costs, in points (hundredths) of pixel accuracy and of mIoU.
 
     Args:
-        matrices: ``(1 + K, K, K)``, sums over scenes of what ``erase_classes`` returns.
+        matrices: confusion matrices ``(1 + K, K, K)``, sums over scenes of what ``erase_classes`` returns.
 
     Returns:
         Loss of accuracy ``(K,)`` and of mIoU ``(K,)``; positive is worse than the untouched answers.
@@ -66,11 +67,11 @@ def run(
     """Train one ``fcn_tiny`` per seed and forbid its classes one by one, on the same held-out scenes.
 
     Args:
-        seeds: of the models' weights and of the order of the training scenes.
-        steps: optimiser steps of 16 scenes.
-        scenes: scenes to learn from.
-        report: told one line per model.
-        held_out: scenes to score on.
+        seeds: one model per seed; a seed sets its initialisation and the order of the training scenes.
+        steps: optimiser steps of each model, with 16 scenes a step.
+        scenes: number of scenes to train on.
+        report: called with a line of text after every model.
+        held_out: number of scenes to score on.
 
     Returns:
         The class names, each class's share of the pixels, and one row per seed of pixel accuracy, mIoU, and of the

@@ -17,6 +17,7 @@ from seglib.data.scenes import CATEGORIES, Scenes
 from seglib.data.transforms import Keep
 from seglib.metrics.boundary import BoundaryIoU, boundary_f1
 from seglib.metrics.confusion import ConfusionMatrix
+from seglib.models.base import Model
 from seglib.train.optim import build_optimizer, lr_factor
 from seglib.types import Batch, Targets
 
@@ -31,8 +32,8 @@ class SceneTensors:
     """Many scenes as two tensors, on the device that trains.
 
     Attributes:
-        images: ``(N, 3, H, W)`` uint8.
-        labels: ``(N, H, W)`` uint8, 255 is void.
+        images: images of the scenes, ``(N, 3, H, W)`` uint8.
+        labels: class ids of the scenes, ``(N, H, W)`` uint8; 255 is void.
     """
 
     images: Tensor
@@ -45,8 +46,8 @@ class SceneTensors:
         """Images ``(B, 3, H, W)`` in [0, 1] and labels ``(B, H, W)`` int64 of the scenes ``picked`` ``(B,)``.
 
         Args:
-            picked: which scenes.
-            flip: ``(B,)`` bool, those to mirror.
+            picked: indices of the scenes, ``(B,)``.
+            flip: whether each scene is flipped left to right, ``(B,)`` bool; ``None`` flips none.
         """
         images, labels = self.images[picked].float() / 255, self.labels[picked].long()
         if flip is not None:
@@ -75,7 +76,7 @@ def scene_tensors(length: int, split: str, *, size: int = 128, device: torch.dev
 
 
 def train_on_scenes(
-    model: nn.Module,
+    model: Model,
     data: SceneTensors,
     *,
     steps: int,
@@ -86,7 +87,7 @@ def train_on_scenes(
     warmup: int = 20,
     on_step: OnStep | None = None,
 ) -> list[float]:
-    """Train ``model`` in place with AdamW and the poly schedule; mirroring is the only augmentation.
+    """Train ``model`` in place with AdamW and the poly schedule; a horizontal flip is the only augmentation.
 
     The order of the scenes depends on ``seed`` alone, so models that differ see the same batches.
 
@@ -109,7 +110,7 @@ def train_on_scenes(
         for group in optimizer.param_groups:
             group["lr"] = lr * lr_factor(step, steps, warmup=min(warmup, steps // 5))
         images, labels = data.batch(picked[step], flips[step])
-        loss = torch.stack(list(model.loss(model(images), Targets(semantic=labels)).values())).sum()  # type: ignore[operator]
+        loss = torch.stack(list(model.loss(model(images), Targets(semantic=labels)).values())).sum()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -122,18 +123,18 @@ def train_on_scenes(
 
 
 @torch.inference_mode()
-def predict_scenes(model: nn.Module, data: SceneTensors, *, batch_size: int = 50) -> Tensor:
+def predict_scenes(model: Model, data: SceneTensors, *, batch_size: int = 50) -> Tensor:
     """The labels that ``model`` predicts, ``(N, H, W)`` int64, on the data's device."""
     chunks = torch.arange(len(data), device=data.images.device).split(batch_size)
-    return torch.cat([torch.stack([p.labels for p in model.predict(data.batch(i)[0])]) for i in chunks])  # type: ignore[operator]
+    return torch.cat([torch.stack([p.labels for p in model.predict(data.batch(i)[0])]) for i in chunks])
 
 
 def score_scenes(predicted: Tensor, truth: Tensor) -> dict[str, Any]:
     """How good label maps are in general, along outlines, and on thin classes.
 
     Args:
-        predicted: ``(N, H, W)`` int64.
-        truth: ``(N, H, W)`` ints, 255 is void.
+        predicted: predicted class ids, ``(N, H, W)`` int64.
+        truth: true class ids, ``(N, H, W)`` ints; 255 is void.
 
     Returns:
         ``pixel_accuracy``, ``miou``, ``boundary_iou`` and ``boundary_f1`` (means over classes; a band of 2% of the
@@ -163,25 +164,25 @@ def load_scenes(train: int, val: int) -> tuple[SceneTensors, SceneTensors]:
 
 
 def train_and_score(
-    build: Callable[[], nn.Module],
+    build: Callable[[], Model],
     train: SceneTensors,
     val: SceneTensors,
     *,
     seed: int,
     steps: int,
     batch_size: int,
-    measure: Callable[[nn.Module, SceneTensors], dict[str, Any]] | None = None,
+    measure: Callable[[Model, SceneTensors], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """One run of an experiment: a fresh model, trained and scored.
 
     Args:
-        build: makes the model; its random weights depend on ``seed`` alone.
-        train: scenes to learn from.
+        build: makes the model; its initialisation depends on ``seed`` alone.
+        train: scenes to train on.
         val: scenes to score on.
-        seed: of the weights and of the order of the scenes.
+        seed: sets the model's initialisation and the order of the scenes.
         steps: optimiser steps.
         batch_size: scenes per step.
-        measure: gives further scores of the trained model on ``val``.
+        measure: called with the trained model and ``val``; returns further scores.
 
     Returns:
         ``seed``, ``first_loss``, ``loss`` (mean of the last tenth of the steps), ``seconds`` (CPU time of training) and

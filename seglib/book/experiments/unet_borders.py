@@ -1,4 +1,4 @@
-"""Does the weight map part touching cells? ``unet_tiny`` on drawn cells, with and without it.
+"""Does the weight map separate touching cells? ``unet_tiny`` on drawn cells, with and without it.
 
 The loss weighs every background pixel by 1 + w₀ exp(−(d₁ + d₂)² / 2σ²), where d₁ and d₂ are the distances to the
 nearest and the second nearest cell. Ronneberger, Fischer and Brox (MICCAI 2015, equation 2) take w₀ = 10 and σ ≈ 5, and
@@ -36,18 +36,18 @@ def run(
     data: tuple[Cells, Cells] | None = None,
     report: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Train ``unet_tiny`` once for every seed and w₀, and count the touching pairs of cells that it parts.
+    """Train ``unet_tiny`` once for every seed and w₀, and count the touching pairs of cells that it separates.
 
     With one seed all runs start from the same weights and see the same batches.
 
     Args:
-        seeds: of the weights and of the order of the pictures.
+        seeds: one run per seed; a seed sets the model's initialisation and the order of the images.
         steps: optimiser steps of each run.
         strengths: values of w₀; 0 weighs all pixels alike.
-        scenes: number of pictures to train on, when ``data`` is not given.
-        val_scenes: number of pictures to score on, when ``data`` is not given.
-        batch_size: pictures per step.
-        data: training and held-out pictures that are in memory already.
+        scenes: number of images to train on, when ``data`` is not given.
+        val_scenes: number of images to score on, when ``data`` is not given.
+        batch_size: images per step.
+        data: training and held-out images that are in memory already.
         report: called with a line of text after every run.
 
     Returns:
@@ -55,7 +55,7 @@ def run(
         :func:`~seglib.book.experiments.unet_cells.score_cells`.
 
     Raises:
-        ValueError: without steps or pictures.
+        ValueError: without steps or images.
     """
     train, val = data or load_cells(scenes, val_scenes)
     runs: list[dict[str, Any]] = []
@@ -76,6 +76,6 @@ def run(
 
 
 def load_cells(train: int, val: int) -> tuple[Cells, Cells]:
-    """Pictures to train on and held-out pictures to score on, on the GPU when there is one."""
+    """Images to train on and held-out images to score on, on the GPU when there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return draw_cells(train, seed=0).to(device), draw_cells(val, seed=1).to(device)

@@ -1,6 +1,6 @@
 """What the experiments on touching cells share: drawn cells, training with a weight for every pixel, and their scores.
 
-The pictures stand for the cell cultures of the U-Net paper: grey, noisy, crowded. Cells that touch are one pixel of
+The images stand for the cell cultures of the U-Net paper: grey, noisy, crowded. Cells that touch are one pixel of
 background apart in the labels, as the paper's ground truth has it, and that pixel is nearly as bright as they are.
 """
 
@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from seglib.models.base import Model
 from seglib.ops.borders import border_weights
 from seglib.types import Category, Targets
 
@@ -29,11 +30,11 @@ OnStep = Callable[[int, int, float, float, float], None]
 
 @dataclass(frozen=True)
 class Cells:
-    """Drawn pictures of cells, on the device that trains.
+    """Drawn images of cells, on the device that trains.
 
     Attributes:
-        images: ``(N, 3, H, W)`` float32 in [0, 1], three equal channels.
-        ids: ``(N, H, W)`` int64, 0 is background and 1, 2, … are the cells of each picture.
+        images: drawn images, ``(N, 3, H, W)`` float32 in [0, 1], three equal channels.
+        ids: cell of each pixel, ``(N, H, W)`` int64; 0 is background and 1, 2, … are the cells of each image.
     """
 
     images: Tensor
@@ -53,12 +54,12 @@ class Cells:
 
 
 def draw_cells(length: int, *, size: int = 96, seed: int = 0, crowd: int = 16) -> Cells:
-    """Pictures of crowded cells; the same seed gives the same pictures on every machine.
+    """Images of crowded cells; the same seed gives the same images on every machine.
 
     Args:
-        length: how many pictures.
+        length: number of images.
         size: height and width in pixels.
-        seed: pictures of different seeds have nothing in common.
+        seed: sets what is drawn; images of different seeds have nothing in common.
         crowd: cells per 96 × 96 pixels; above 20 nearly all of them touch.
 
     Raises:
@@ -72,7 +73,7 @@ def draw_cells(length: int, *, size: int = 96, seed: int = 0, crowd: int = 16) -
 
 
 def _draw(draw: np.random.Generator, size: int, crowd: int) -> tuple[np.ndarray, np.ndarray]:
-    """One picture (H, W) float32 and its ids (H, W) int64."""
+    """One image (H, W) float32 and its ids (H, W) int64."""
     count = max(1, round(crowd * (size / 96) ** 2))
     spots = draw.uniform(0, size, (count, 2))  # rows and columns
     for _ in range(12):  # cells that lie on each other push each other away
@@ -130,7 +131,7 @@ def touching_pairs(ids: Tensor) -> list[tuple[int, int]]:
     """Pairs of ids, the smaller first, of cells that come within two pixels of each other.
 
     Args:
-        ids: ``(H, W)``, 0 is background.
+        ids: cell of each pixel, ``(H, W)``; 0 is background.
     """
     pairs: set[tuple[int, int]] = set()
     height, width = ids.shape
@@ -155,8 +156,8 @@ def score_cells(labels: Tensor, ids: Tensor) -> dict[str, Any]:
     """How well a prediction finds cells and keeps those apart that touch.
 
     Args:
-        labels: predicted class ids ``(N, H, W)``.
-        ids: the truth ``(N, H, W)``, 0 is background.
+        labels: predicted class ids, ``(N, H, W)``.
+        ids: true cell of each pixel, ``(N, H, W)``; 0 is background.
 
     Returns:
         ``iou`` of the class cell; ``split``, the share of touching pairs whose two cells are both found and lie in two
@@ -172,13 +173,13 @@ def score_cells(labels: Tensor, ids: Tensor) -> dict[str, Any]:
         hit += int(table[1:, 1:].sum())
         union += int(table.sum() - table[0, 0])
         own = table[:, 1:]  # (cells, components)
-        largest, which = own.max(1) if count > 1 else (torch.zeros(cells), torch.zeros(cells))
+        largest, component = own.max(1) if count > 1 else (torch.zeros(cells), torch.zeros(cells))
         seen = 2 * largest > table.sum(1)  # (cells,): most of the cell lies in one component
         for a, b in touching_pairs(truth):
             pairs += 1
             both = bool(seen[a] & seen[b])
-            split += both and bool(which[a] != which[b])
-            merged += both and bool(which[a] == which[b])
+            split += both and bool(component[a] != component[b])
+            merged += both and bool(component[a] == component[b])
         joint = table.sum(1, keepdim=True) + table.sum(0, keepdim=True) - table  # (cells, components)
         matched += int((2 * table[1:, 1:] > joint[1:, 1:]).sum())
         found, true = found + count - 1, true + cells - 1
@@ -192,12 +193,12 @@ def score_cells(labels: Tensor, ids: Tensor) -> dict[str, Any]:
 
 
 def border_map(ids: Tensor, *, w0: float = 10.0, sigma: float = 5.0) -> Tensor:
-    """The weights of the paper for one picture, 1 + w₀ exp(−(d₁ + d₂)² / 2σ²): ids ``(H, W)`` → float32 ``(H, W)``."""
+    """The weights of the paper for one image, 1 + w₀ exp(−(d₁ + d₂)² / 2σ²): ids ``(H, W)`` → float32 ``(H, W)``."""
     return 1 + border_weights(ids, w0=w0, sigma=sigma)
 
 
 def train_on_cells(
-    model: nn.Module,
+    model: Model,
     data: Cells,
     *,
     steps: int,
@@ -208,19 +209,19 @@ def train_on_cells(
     lr: float = 2e-3,
     on_step: OnStep | None = None,
 ) -> list[float]:
-    """Train ``model`` in place; mirroring and quarter turns are the only augmentation.
+    """Train ``model`` in place; flips and quarter turns are the only augmentation.
 
-    The order of the pictures depends on ``seed`` alone, so models and weights that differ see the same batches.
+    The order of the images depends on ``seed`` alone, so models and weights that differ see the same batches.
 
     Args:
         model: any semantic model with two classes.
-        data: pictures to learn from.
+        data: images to train on.
         steps: optimiser steps.
-        seed: of the order and of the turns.
-        batch_size: pictures per step.
-        weighing: gives the weight of every pixel from the ids ``(H, W)`` of a picture; ``None``: equal weights.
-        optimizer: by default AdamW with ``lr``, which then falls to 0 along a cosine.
-        lr: of the default optimiser.
+        seed: sets the order of the images, the flips and the quarter turns.
+        batch_size: images per step.
+        weighing: gives the weight of every pixel from the ids ``(H, W)`` of an image; ``None``: equal weights.
+        optimizer: optimiser of the model's weights; by default AdamW, whose learning rate falls to 0 along a cosine.
+        lr: learning rate of the default optimiser.
         on_step: called after every step as in ``seglib.train.fit``.
 
     Returns:
@@ -245,12 +246,12 @@ def train_on_cells(
     model.train()
     for step in range(steps):
 
-        def look(x: Tensor, step: int = step) -> Tensor:
+        def augmented(x: Tensor, step: int = step) -> Tensor:
             turned = torch.rot90(x[order[step]], turns[step], (-2, -1))
             return turned.flip(-1) if flips[step] else turned
 
-        targets = Targets(semantic=look(labels), pixel_weight=None if weights is None else look(weights))
-        loss = torch.stack(list(model.loss(model(look(data.images)), targets).values())).sum()  # type: ignore[operator]
+        targets = Targets(semantic=augmented(labels), pixel_weight=None if weights is None else augmented(weights))
+        loss = torch.stack(list(model.loss(model(augmented(data.images)), targets).values())).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -264,6 +265,6 @@ def train_on_cells(
 
 
 @torch.inference_mode()
-def predict_cells(model: nn.Module, data: Cells, *, batch_size: int = 25) -> Tensor:
+def predict_cells(model: Model, data: Cells, *, batch_size: int = 25) -> Tensor:
     """The class ids that ``model`` predicts, ``(N, H, W)`` int64, on the data's device."""
-    return torch.cat([torch.stack([p.labels for p in model.predict(i)]) for i in data.images.split(batch_size)])  # type: ignore[operator]
+    return torch.cat([torch.stack([p.labels for p in model.predict(i)]) for i in data.images.split(batch_size)])

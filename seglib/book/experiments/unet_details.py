@@ -3,9 +3,9 @@
 ======================  =========================================================================================
 as in the paper         no norm, up-convolutions, weights of standard deviation √(2/N); trained with AdamW here
 batch norm              a batch norm behind every 3×3 convolution
-default weights         PyTorch's start for convolutions, a standard deviation of √(1/3N)
-bilinear up             bilinear enlargement and a 3×3 convolution in place of each up-convolution
-batch of one            one picture a step and SGD with momentum 0.99, as the paper trains; the same number of pictures
+default weights         PyTorch's initialisation of convolutions, a standard deviation of √(1/3N)
+bilinear up             bilinear upsampling and a 3×3 convolution in place of each up-convolution
+batch of one            one image a step and SGD with momentum 0.99, as the paper trains; the same number of images
 ======================  =========================================================================================
 """
 
@@ -45,14 +45,14 @@ def batch_norm(model: PaperUNet) -> None:
 
 
 def default_weights(model: PaperUNet) -> None:
-    """Convolutions as PyTorch starts them."""
+    """Convolutions as PyTorch initialises them."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             module.reset_parameters()
 
 
 def bilinear_up(model: PaperUNet) -> None:
-    """Bilinear enlargement, then a padded 3×3 convolution: the map has the size that an up-convolution gives."""
+    """Bilinear upsampling, then a padded 3×3 convolution: the map has the size that an up-convolution gives."""
     for i, up in enumerate(model.up):
         conv = nn.Conv2d(up.in_channels, up.out_channels, 3, padding=1)  # type: ignore[arg-type]
         model.up[i] = nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False), conv)
@@ -83,13 +83,13 @@ def run(
     """Train every variant once for every seed, with the paper's border weights, and score it on held-out cells.
 
     Args:
-        seeds: of the weights and of the order of the pictures.
+        seeds: one run per seed; a seed sets the model's initialisation and the order of the images.
         steps: optimiser steps of each run; "batch of one" takes ``batch_size`` times as many.
         variants: names in `VARIANTS`.
-        scenes: number of pictures to train on, when ``data`` is not given.
-        val_scenes: number of pictures to score on, when ``data`` is not given.
-        batch_size: pictures per step.
-        data: training and held-out pictures that are in memory already.
+        scenes: number of images to train on, when ``data`` is not given.
+        val_scenes: number of images to score on, when ``data`` is not given.
+        batch_size: images per step.
+        data: training and held-out images that are in memory already.
         report: called with a line of text after every run.
 
     Returns:
@@ -97,7 +97,7 @@ def run(
         last tenth) and the scores of :func:`~seglib.book.experiments.unet_cells.score_cells`.
 
     Raises:
-        ValueError: without steps or pictures, or for an unknown variant.
+        ValueError: without steps or images, or for an unknown variant.
     """
     changes = only(variants, VARIANTS)
     train, val = data or load_cells(scenes, val_scenes)

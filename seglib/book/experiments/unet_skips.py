@@ -15,14 +15,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from torch import nn
-
 from seglib.book.experiments.compare import compare, only
 from seglib.data.scenes import CATEGORIES
+from seglib.models.base import Model
 from seglib.models.fcn import fcn_tiny
 from seglib.models.unet import unet_tiny
 
-VARIANTS: dict[str, Callable[[], nn.Module]] = {
+VARIANTS: dict[str, Callable[[], Model]] = {
     "skips": partial(unet_tiny, len(CATEGORIES)),
     "no skips": partial(unet_tiny, len(CATEGORIES), skips=False),
     "added scores": partial(fcn_tiny, len(CATEGORIES)),
@@ -37,10 +36,10 @@ def run(
     With one seed all variants see the same batches and their encoders start alike.
 
     Args:
-        seeds: of the weights and of the order of the scenes.
+        seeds: one run per seed; a seed sets the model's initialisation and the order of the scenes.
         steps: optimiser steps of each run.
         variants: names in `VARIANTS`.
-        **settings: of :func:`~seglib.book.experiments.compare.compare`.
+        **settings: further arguments of :func:`~seglib.book.experiments.compare.compare`.
 
     Returns:
         What ``compare`` returns, with ``variant`` in each run, and ``parameters``: the weights of each variant.

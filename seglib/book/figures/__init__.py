@@ -35,8 +35,8 @@ def mask_metrics(
     A slider shrinks both masks: their IoU stays, up to rounding to cells, while the accuracy climbs towards 1.
 
     Args:
-        width: cells per row.
-        height: cells per column.
+        width: number of cells per row.
+        height: number of cells per column.
         truth: the box of the true mask, ``xyxy`` in cells.
         prediction: the box of the predicted mask at the start.
 
@@ -66,8 +66,8 @@ def loss_dial(
     A dial lets each ground pixel stand for 10, 100 or 1000, so that the object becomes rare.
 
     Args:
-        probabilities: of object, six of them, each 0.01 to 0.99.
-        truth: 1 on the object and 0 elsewhere; at least one is 1.
+        probabilities: probability of object for each of the six pixels, 0.01 to 0.99.
+        truth: label of each of the six pixels, 1 on the object and 0 elsewhere; at least one is 1.
 
     Raises:
         ValueError: when there are not six of each, a value is out of range or no pixel is object.
@@ -104,10 +104,10 @@ def transposed_conv(
 
     Args:
         input: square grid of at most 4 × 4 numbers, 0 or more.
-        stride: 1 to 3.
-        kernel: 2 to 4, the side of the square kernel.
-        padding: 0 to 2.
-        weights: ``"ones"`` or ``"bilinear"``.
+        stride: stride at the start, 1 to 3.
+        kernel: side of the square kernel at the start, 2 to 4.
+        padding: cells cut off at each border at the start, 0 to 2.
+        weights: values of the kernel, ``"ones"`` or ``"bilinear"``.
 
     Raises:
         ValueError: when a value is out of range or nothing of the output is left.
@@ -192,7 +192,7 @@ def dilation(rates: Sequence[int] = (2, 2, 2), *, parallel: bool = False, cells:
         fallback=(
             f"<p>What 3 × 3 convolutions with rates {', '.join(map(str, rates))}, {order}, read (needs JavaScript). "
             "One after another each layer adds 2·d cells to the receptive field, side by side the widest decides: "
-            f"here it is {side} cells wide. Where all rates share a divisor above 1, the field has gaps.</p>"
+            f"here it is {side} cells wide. Where all rates share a common divisor above 1, the field has gaps.</p>"
         ),
     )
 
@@ -261,16 +261,16 @@ def pixel_probe(sample: Sample, categories: Sequence[Category], *, start: tuple[
 
 
 def valid_tiles(image: Tensor, *, size: int = 512, depth: int = 4, bottom: int = 32) -> Figure:
-    """A tile to drag over a picture: what a U-Net without padding reads for it, with the sizes of all its maps.
+    """A tile to drag over an image: what a U-Net without padding reads for it, with the sizes of all its maps.
 
     Args:
-        image: ``(3, H, W)`` in [0, 1], square, at most 160 pixels a side (it travels in the page).
-        size: the side of the picture that it stands for, in pixels.
-        depth: poolings at the start, 1 to 4.
+        image: image under the tile, ``(3, H, W)`` in [0, 1], square, at most 160 pixels a side (the page holds it).
+        size: side in pixels of the image that the shown one stands for.
+        depth: number of poolings at the start, 1 to 4.
         bottom: side of the lowest level's map before its convolutions, at the start.
 
     Raises:
-        ValueError: when the image is not square or too large, or the tile leaves the picture.
+        ValueError: when the image is not square or too large, or the tile leaves the image.
     """
     if image.ndim != 3 or image.shape[1] != image.shape[2] or image.shape[1] > 160:
         raise ValueError(f"image must be (3, H, H) with H of at most 160, got {tuple(image.shape)}")
@@ -280,16 +280,16 @@ def valid_tiles(image: Tensor, *, size: int = 512, depth: int = 4, bottom: int =
     read = (bottom + 4) * 2**depth - 4  # two convolutions take 4 cells a level on the way down
     if not 0 < read - lost <= size:
         raise ValueError(
-            f"depth {depth} with {bottom} cells at the bottom answers for {read - lost} pixels, which does not fit a "
-            f"picture of {size}; change bottom"
+            f"depth {depth} with {bottom} cells at the bottom answers for {read - lost} pixels, which does not fit an "
+            f"image of {size}; change bottom"
         )
     return Figure(
         "valid_tiles",
         {"image": _png(image), "size": size, "depth": depth, "bottom": bottom},
         text="the tile of a U-Net without padding, and the window that it reads",
         fallback=(
-            f'<p><img src="{html.escape(_png(image))}" width="256" alt="The picture"><br>A tile to drag over the '
-            f"picture (needs JavaScript). With {depth} poolings a U-Net without padding reads {read} × {read} pixels, "
+            f'<p><img src="{html.escape(_png(image))}" width="256" alt="The image"><br>A tile to drag over the '
+            f"image (needs JavaScript). With {depth} poolings a U-Net without padding reads {read} × {read} pixels, "
             f"and answers for the {read - lost} × {read - lost} in the middle: {lost // 2} more on every side.</p>"
         ),
     )
@@ -299,10 +299,10 @@ def _png(image: Tensor) -> str:
     """The image ``(3, H, W)`` as the address of a small PNG that is written out in full."""
     from PIL import Image
 
-    photo = io.BytesIO()
+    file = io.BytesIO()
     # 128 colours look the same at this size and halve the page.
-    Image.fromarray(to_rgb8(image)).quantize(128, dither=Image.Dither.NONE).save(photo, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(photo.getvalue()).decode()}"
+    Image.fromarray(to_rgb8(image)).quantize(128, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _runs(values: np.ndarray) -> list[int]:

@@ -23,9 +23,9 @@ def precision_recall(
     """A ranked list of detections to reorder and to mark right or wrong: the curve, its interpolation and AP follow.
 
     Args:
-        right: 1 for right and 0 for wrong, by falling score, 1 to 10 of them.
-        scores: of the places in the list, falling, in [0, 1]; by default from 0.95 down.
-        objects: how many there are to find, 1 to 8, at least as many as there are right detections.
+        right: 1 for a right detection and 0 for a wrong one, by falling score, 1 to 10 of them.
+        scores: scores at the places of the list, falling, in [0, 1]; by default from 0.95 down.
+        objects: number of objects to find, 1 to 8, at least as many as there are right detections.
 
     Raises:
         ValueError: when a value is out of range, scores rise or there are fewer objects than right detections.
@@ -65,10 +65,10 @@ def roi_bins(
     A switch turns ``aligned`` off, which moves all samples by half a cell.
 
     Args:
-        features: rows of numbers, 0 or more, 3 to 12 cells a side.
-        box: ``xyxy`` in cells, inside the map.
-        size: P, the bins along each side, 1 to 4.
-        ratio: samples in a bin along each axis, 1 to 4.
+        features: the map as rows of numbers, 0 or more, 3 to 12 cells a side.
+        box: box ``xyxy`` in cells, inside the map.
+        size: number of bins P along each side, 1 to 4.
+        ratio: number of samples in a bin along each axis, 1 to 4.
 
     Raises:
         ValueError: when a value is out of range or the box is empty or leaves the map.
@@ -112,8 +112,8 @@ def nms(
     """Boxes to drag, with scores and a threshold: which survive non-maximum suppression, and who drops the others.
 
     Args:
-        boxes: ``xyxy`` on a ground of 42 × 28, 2 to 8 of them.
-        scores: one for each box, in [0, 1].
+        boxes: 2 to 8 boxes ``xyxy`` on a ground of 42 × 28.
+        scores: score of each box, in [0, 1].
         threshold: IoU above which a box is dropped, in [0, 1].
 
     Raises:

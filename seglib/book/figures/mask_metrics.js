@@ -50,7 +50,7 @@ export function render(root, {width: W, height: H, truth: T, prediction: P}) {
   for (const [id, text] of [["tp", "TP hit"], ["fp", "FP false alarm"], ["fn", "FN missed"], ["tn", "TN rest"]]) {
     const swatch = el("svg", {viewBox: "0 0 1 1", class: "swatch", "aria-hidden": "true"},
       el("rect", {width: 1, height: 1, rx: 0.12, stroke: "var(--line)", "stroke-width": 0.06}));
-    // A pattern is looked up in its own tree, so the swatch can use the big picture's.
+    // A pattern is looked up in its own tree, so the swatch can use the big drawing's.
     swatch.firstChild.style.fill = fills[id];
     counts[id] = el("b");
     key.append(el("span", {}, swatch, text + " ", counts[id]));

@@ -35,7 +35,7 @@ export function render(root, p) {
   const stripe = Math.max(2, Math.floor(Math.min(W, H) / 40));
   const grey = i => (Math.floor((i % W + Math.floor(i / W)) / stripe) % 2 ? [150, 150, 150] : [205, 205, 205]);
 
-  // Pictures of the maps; photo(i) is the photo's pixel, for what an annotation leaves out.
+  // Colours of each map's pixel i; null where an annotation says nothing.
   const colors = {
     semantic: i => p.categories[maps.semantic[i]]?.color ?? grey(i),
     instance: i => { const top = p.stacks[maps.stack[i]].slice(-1)[0]; return top === undefined ? null : p.instanceColors[top]; },
@@ -43,7 +43,7 @@ export function render(root, p) {
   };
   const ids = {semantic: maps.semantic, instance: maps.stack, panoptic: maps.segment};
   const tiles = {}, board = el("div", {class: "tiles"});
-  for (const [id, name] of [["photo", "Photo"], ["semantic", "Semantic"], ["instance", "Instance"], ["panoptic", "Panoptic"]]) {
+  for (const [id, name] of [["image", "Image"], ["semantic", "Semantic"], ["instance", "Instance"], ["panoptic", "Panoptic"]]) {
     const t = tiles[id] = {says: el("b"), cannot: el("span"), swatch: el("i"), cross: el("svg", {viewBox: `0 0 ${W} ${H}`, "aria-hidden": "true"})};
     t.canvas = el("canvas", {width: W, height: H, role: "img", "aria-label": name});
     t.pane = el("div", {class: "pane"}, t.canvas, t.cross);
@@ -55,7 +55,7 @@ export function render(root, p) {
     t.pane.addEventListener("pointerdown", follow);
     t.pane.addEventListener("pointermove", follow);
   }
-  const stage = tiles.photo.pane;
+  const stage = tiles.image.pane;
   for (const [key, value] of Object.entries({tabindex: 0, role: "slider", "aria-label": "Pixel; arrow keys move it, with Shift by eight",
     "aria-valuemin": 0, "aria-valuemax": W * H - 1})) stage.setAttribute(key, value);
 
@@ -69,28 +69,28 @@ export function render(root, p) {
     .says { margin-top: 6px; font-size: 15px; line-height: 1.3; } .says + span { color: var(--soft); font-size: 13px; display: block; min-height: 4.4em; }
     .says i { display: inline-block; width: 13px; height: 13px; border-radius: 3px; margin-right: 6px; vertical-align: -1px; border: 1px solid var(--line); }
     .halo { fill: none; stroke: #fff; } .ring { fill: none; stroke: #111; } `,
-    el("p", {class: "lead"}, "Move over any picture, or use the arrow keys, and read what each annotation knows about that pixel."), board);
+    el("p", {class: "lead"}, "Move over any image, or use the arrow keys, and read what each annotation knows about that pixel."), board);
 
-  const photo = new Image();
-  photo.onload = () => {
-    const context = tiles.photo.canvas.getContext("2d");
-    context.drawImage(photo, 0, 0, W, H);
-    tiles.photo.pixels = context.getImageData(0, 0, W, H).data;
+  const scene = new Image();
+  scene.onload = () => {
+    const context = tiles.image.canvas.getContext("2d");
+    context.drawImage(scene, 0, 0, W, H);
+    tiles.image.pixels = context.getImageData(0, 0, W, H).data;
     for (const id of ["semantic", "instance", "panoptic"]) paint(id);
     draw();
   };
-  photo.src = p.image;
+  scene.src = p.image;
 
   function paint(id) {
-    const picture = new ImageData(W, H), from = tiles.photo.pixels, map = ids[id];
+    const painted = new ImageData(W, H), from = tiles.image.pixels, map = ids[id];
     for (let i = 0; i < W * H; i++) {
-      // Where an annotation says nothing, a pale photo shows through.
+      // Where an annotation says nothing, the pale image shows through.
       let c = colors[id](i) ?? [0, 1, 2].map(k => 150 + 0.4 * from[4 * i + k]);
       const right = (i + 1) % W && map[i] !== map[i + 1], below = i + W < W * H && map[i] !== map[i + W];
       if (right || below) c = c.map(v => v * 0.5);
-      picture.data.set([...c, 255], 4 * i);
+      painted.data.set([...c, 255], 4 * i);
     }
-    tiles[id].canvas.getContext("2d").putImageData(picture, 0, 0);
+    tiles[id].canvas.getContext("2d").putImageData(painted, 0, 0);
   }
 
   function go(px, py) {
@@ -100,12 +100,12 @@ export function render(root, p) {
 
   function draw() {
     const found = answers(p, maps, x, y), at = y * W + x, unit = W / 40;
-    const rgb = tiles.photo.pixels ? [0, 1, 2].map(k => tiles.photo.pixels[4 * at + k]) : null;
-    found.photo = {says: rgb ? rgb.map(v => (v / 255).toFixed(2)).join(" ") : "", cannot: "Red, green and blue: a colour, not a meaning."};
+    const rgb = tiles.image.pixels ? [0, 1, 2].map(k => tiles.image.pixels[4 * at + k]) : null;
+    found.image = {says: rgb ? rgb.map(v => (v / 255).toFixed(2)).join(" ") : "", cannot: "Red, green and blue: a colour, not a meaning."};
     for (const [id, t] of Object.entries(tiles)) {
       t.says.textContent = found[id].says;
       t.cannot.textContent = found[id].cannot;
-      const c = id === "photo" ? rgb : colors[id](at);
+      const c = id === "image" ? rgb : colors[id](at);
       t.swatch.style.display = c ? "" : "none";
       if (c) t.swatch.style.background = `rgb(${c.join()})`;
       const ring = width => el("path", {class: width > unit * 0.5 ? "halo" : "ring", "stroke-width": width,

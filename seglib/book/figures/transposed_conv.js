@@ -32,7 +32,7 @@ export function render(root, {input, stride: S, kernel: K, padding: P, weights})
   let s = S, k = K, p = P, step = n * n, bil = weights === "bilinear", counting = false, timer = null;
   const maxPadding = () => Math.min(2, Math.floor((outputSize(n, s, k, 0) - 1) / 2));
 
-  // A square of cells in a picture whose side is `side` cells of the largest grid, so all cells look the same size.
+  // A square of cells in a drawing whose side is `side` cells of the largest grid, so all cells look the same size.
   function board(name) {
     const svg = el("svg", {role: "img"}), title = el("div", {class: "title"});
     return {root: el("figure", {class: name}, title, svg), svg, title};

@@ -14,13 +14,13 @@ export function ledger(b, depth) {
 // Pixels that the network loses in all: 4 on the way down, twice what the levels below lose, 4 on the way up.
 export const lost = depth => (depth ? 8 + 2 * lost(depth - 1) : 4);
 
-// Which pixel of a line of n stands at position i beyond its ends: the line is mirrored, its end pixels not repeated.
-export function mirror(i, n) {
+// Which pixel of a line of n stands at position i beyond its ends: reflect padding, which does not repeat the end pixels.
+export function reflect(i, n) {
   const period = 2 * (n - 1), j = ((i % period) + period) % period;
   return j < n ? j : period - j;
 }
 
-// The sizes b of the lowest level for which the answer is not empty and fits into the picture.
+// The sizes b of the lowest level for which the answer is not empty and fits into the image.
 export function range(depth, size) {
   let low = 5;
   while (ledger(low, depth).output < 1) low++;
@@ -33,11 +33,11 @@ export function render(root, {image, size, depth: startDepth, bottom}) {
   let depth = startDepth, b = bottom, x = 0, y = 0;
   const RIM = lost(4) / 2 + 6, all = size + 2 * RIM;
   const svg = el("svg", {viewBox: `${-RIM} ${-RIM} ${all} ${all}`});
-  const photo = el("canvas", {width: all, height: all}), pixels = new Image();
-  // The picture and, fainter around it, its mirror images about the centre of the first pixel (c → 1 − c) and of the
+  const canvas = el("canvas", {width: all, height: all}), pixels = new Image();
+  // The image and, fainter around it, its reflect padding: flipped about the centre of the first pixel (c → 1 − c) and of the
   // last (c → 2n − 1 − c).
   pixels.onload = () => {
-    const pen = photo.getContext("2d"), ways = [[-1, 1], [-1, 2 * size - 1], [1, 0]];
+    const pen = canvas.getContext("2d"), ways = [[-1, 1], [-1, 2 * size - 1], [1, 0]];
     for (const [a, dx] of ways) for (const [c, dy] of ways) {
       pen.globalAlpha = a + c === 2 ? 1 : 0.55;
       pen.setTransform(a, 0, 0, c, dx + RIM, dy + RIM);
@@ -79,8 +79,8 @@ export function render(root, {image, size, depth: startDepth, bottom}) {
     .out { font-weight: 600; color: color-mix(in srgb, var(--blue) 75%, var(--ink)); }
     @media (max-width: 480px) { th, td { padding-right: 7px; font-size: 13px; } }`,
     el("p", {class: "lead"}, "Drag the blue tile: the network answers for it, and reads the orange window to do so. "
-      + "What lies outside the picture is its mirror image."),
-    el("div", {class: "row"}, el("div", {class: "pane"}, el("div", {class: "scene"}, photo, svg)), el("div", {}, table)),
+      + "What lies outside the image is reflect padding."),
+    el("div", {class: "row"}, el("div", {class: "pane"}, el("div", {class: "scene"}, canvas, svg)), el("div", {}, table)),
     el("div", {class: "controls"}, depthSlider.root, sizeSlider.root), status);
 
   function draw() {
@@ -104,8 +104,8 @@ export function render(root, {image, size, depth: startDepth, bottom}) {
     tile.setAttribute("aria-valuenow", x);
     tile.setAttribute("aria-valuetext", `column ${x}, row ${y}, ${output} pixels wide`);
     status.textContent = `For ${output} × ${output} pixels the network reads ${input} × ${input}: ${m} more on every side. `
-      + (columns + rows ? `Here ${columns} columns and ${rows} rows of the window are mirrored. ` : "Here the whole window lies inside the picture. ")
-      + `The picture of ${size} × ${size} takes ${side * side} such ${side === 1 ? "tile" : "tiles"} or more.`;
+      + (columns + rows ? `Here ${columns} columns and ${rows} rows of the window are reflect padding. ` : "Here the whole window lies inside the image. ")
+      + `The image of ${size} × ${size} takes ${side * side} such ${side === 1 ? "tile" : "tiles"} or more.`;
     say(status.textContent);
   }
 

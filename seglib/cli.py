@@ -346,16 +346,21 @@ def _progress_bar(*, quiet: bool) -> Iterator[Any]:
         TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:.1f} images/s"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
-        bar: Any = None
+    progress = Progress(*columns, console=Console(stderr=True), disable=quiet)
+    bar: Any = None
 
-        def on_step(step: int, steps: int, loss: float, rate: float, eta: float) -> None:
-            nonlocal bar
-            if bar is None:
-                bar = progress.add_task("train", total=steps, loss=loss, rate=rate)
-            progress.update(bar, completed=step, loss=loss, rate=rate)
+    def on_step(step: int, steps: int, loss: float, rate: float, eta: float) -> None:
+        nonlocal bar
+        if bar is None:  # not before the first step: an error before it stands alone
+            progress.start()
+            bar = progress.add_task("train", total=steps, loss=loss, rate=rate)
+        progress.update(bar, completed=step, loss=loss, rate=rate)
 
+    try:
         yield on_step
+    finally:
+        if bar is not None:
+            progress.stop()
 
 
 def _one_line(error: Exception) -> str:

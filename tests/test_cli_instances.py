@@ -100,7 +100,7 @@ def test_results_have_the_size_of_the_photo_whatever_the_model_saw(coco, run, tm
         (["train", "mask_rcnn_tiny", "--data", "scenes", "--loss", "dice"], "mask_rcnn_tiny has losses of its own"),
         (["train", "mask_rcnn_tiny", "--data", "camvid", "--root", "{root}"], "instances"),
         (["train", "mask_rcnn_tiny", "--encoder", "{run}x"], "No such file"),
-        (["eval", "--weights", "{run}", "--data", "scenes"], "class 'house' of this data is not among those to predict"),
+        (["eval", "--weights", "{run}", "--data", "scenes"], "class 'house' of this data is not among those to"),
     ],
 )
 def test_mistakes_get_one_line(coco, run, tmp_path, arguments, message, capsys, monkeypatch):

@@ -156,7 +156,9 @@ def test_programs_are_recorded_with_their_lines_ratios_and_errors(programs, monk
     found = report["benchmarks"]
     fast = found["fast"]
     assert fast["status"] == "ok" and fast["lines"][0] == "['--size', '8']" and fast["arguments"] == ["--size", "8"]
-    assert fast["ratios"] == [{"name": "a, forward", "ours": 2.0, "reference": 4.0, "low": 0.4, "ratio": 0.5, "high": 0.6}]
+    assert fast["ratios"] == [
+        {"name": "a, forward", "ours": 2.0, "reference": 4.0, "low": 0.4, "ratio": 0.5, "high": 0.6}
+    ]
     assert found["wrong"]["status"] == "failed" and found["wrong"]["error"] == "the logits differ"
     assert found["slow"]["status"] == "failed" and found["slow"]["lines"] == ["begun"]
     assert found["slow"]["error"] == "took longer than its limit of 2 s"

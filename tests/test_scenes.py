@@ -1,4 +1,4 @@
-"""The made scenes: the same everywhere, three annotations that agree, and parameters that do what they say."""
+"""The synthetic scenes: the same everywhere, three annotations that agree, and parameters that do what they say."""
 
 import itertools
 import pickle

@@ -33,7 +33,7 @@ class Anchors:
     """The anchors of a pyramid.
 
     Attributes:
-        sizes: of the anchors of each level in pixels, finest level first.
+        sizes: the sides of the anchors of each level in pixels, finest level first.
         ratios: height over width.
         strides: pixels per cell, of each level.
         offset: where the first anchor is centred, in cells: 0 in the published detectors; ½ where cell i of a map lies

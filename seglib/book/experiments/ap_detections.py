@@ -38,7 +38,7 @@ class Noise:
         shift: how far masks are moved, as a share of √area: the standard deviation along each axis.
         outline: by how much masks grow or shrink, as a share of √area: the standard deviation.
         pixels: how far every mask is moved besides, in pixels, each in a direction of its own.
-        spread: of the scores' logits.
+        spread: standard deviation of the noise on the scores' logits.
     """
 
     missed: float = 0.0
@@ -82,7 +82,7 @@ def detect(target: Instances, noise: Noise, seed: int, image: int, num_classes: 
     Args:
         target: the objects, N.
         noise: the dials.
-        seed: of everything random.
+        seed: number that everything random is drawn with.
         image: number of the image; other images get other draws.
         num_classes: K; a wrong class is one of the other K − 1.
     """

@@ -57,7 +57,7 @@ def one_image(
     Args:
         target: the objects.
         noise: the dials.
-        seed: of the errors.
+        seed: number that the errors are drawn with.
         image: number of the image.
         packed: the objects as run-length codes; given, they aren't encoded again.
     """
@@ -101,7 +101,7 @@ def bootstrap(pairs: Sequence[Sequence[AveragePrecision]], resamples: int, seed:
     Args:
         pairs: for every detector its metrics of the n images.
         resamples: how many draws.
-        seed: of the draws.
+        seed: number that the images are drawn with.
     """
     rng, n = np.random.default_rng(seed), len(pairs[0])
     draws = rng.integers(n, size=(resamples, n))
@@ -121,7 +121,7 @@ def run(
     """Both parts for every seed; a seed sets the scenes and the errors.
 
     Args:
-        seeds: of scenes and errors.
+        seeds: one run each; a seed sets the scenes and the errors.
         steps: resamples of every bootstrap.
         scenes: images per seed for the second part.
         error_scenes: images per seed for the first part, the first ones of the same series.

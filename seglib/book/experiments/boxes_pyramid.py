@@ -49,7 +49,7 @@ class BoxScenes:
 
     Attributes:
         images: ``(N, 3, H, W)`` uint8.
-        boxes: of each scene, ``(M, 4)``.
+        boxes: the objects' boxes of each scene, ``(M, 4)``.
     """
 
     images: Tensor
@@ -202,8 +202,8 @@ def recalls(proposals: Sequence[Tensor], boxes: Sequence[Tensor], counts: Sequen
     several.
 
     Args:
-        proposals: of each image, ``(P, 4)`` by falling score.
-        boxes: of each image, ``(M, 4)``.
+        proposals: the proposals of each image, ``(P, 4)`` by falling score.
+        boxes: the objects' boxes of each image, ``(M, 4)``.
         counts: the numbers n of proposals.
 
     Returns:
@@ -240,7 +240,7 @@ def run(
     With one seed all variants see the same batches.
 
     Args:
-        seeds: of the weights and of the order of the scenes.
+        seeds: one run each; a seed sets the initial weights and the order of the scenes.
         steps: optimiser steps of each run.
         variants: names in `VARIANTS`.
         scenes: number of scenes to train on, when ``data`` is not given.

@@ -81,7 +81,7 @@ def run(
     With one seed all variants see the same batches.
 
     Args:
-        seeds: of the heads' weights and of the order of the scenes.
+        seeds: one run each; a seed sets the heads' weights and the order of the scenes.
         steps: optimiser steps of each run.
         variants: keys of :data:`VARIANTS`.
         scenes: number of scenes to train on.

@@ -119,7 +119,7 @@ def load_things(
     Args:
         length: number of scenes.
         split: "train", "val" or "test".
-        strides: of the maps, in `LEVELS`.
+        strides: strides of the maps that are pooled from, in `LEVELS`.
         size: height and width of the scenes.
         device: where everything lies; ``None`` is a GPU where there is one.
 
@@ -199,7 +199,7 @@ def mask_ious(head: MaskHead, pool: Pool, stride: int, data: Things, *, shift: f
     Args:
         head: trained for ``pool`` and ``stride``.
         pool: gives the patches.
-        stride: of the maps.
+        stride: stride of the maps that are pooled from.
         data: the things.
         shift: pixels by which every box is shifted right and down, where it is pooled and where it is pasted.
         count: score the first ones alone; 0 for all.
@@ -249,9 +249,9 @@ def run(
     """Train a mask head once for every seed, stride and variant, and score its masks.
 
     Args:
-        seeds: of the weights, the order of the things and the moves of their boxes.
+        seeds: one run each; a seed sets the head's weights, the order of the things and the moves of their boxes.
         steps: optimiser steps of each run.
-        strides: of the maps, in `LEVELS`.
+        strides: strides of the maps that are pooled from, in `LEVELS`.
         variants: names in `VARIANTS`.
         scenes: number of scenes to train on, when ``data`` is not given.
         val_scenes: number of scenes to score on, when ``data`` is not given.

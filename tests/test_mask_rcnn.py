@@ -8,11 +8,13 @@ import torch
 from seglib.data.collate import collate
 from seglib.data.scenes import Scenes
 from seglib.losses.two_stage import BOX_WEIGHTS
+from seglib.metrics import CocoObjects, coco_objects
 from seglib.models.mask_rcnn import mask_rcnn_fpn, mask_rcnn_tiny
 from seglib.models.two_stage import RoISettings, sample_rois
 from seglib.ops.boxes import box_iou, decode_boxes
 from seglib.ops.masks import masks_to_boxes
 from seglib.ops.paste import MaskGrids
+from seglib.ops.rle import encode_rle
 from seglib.postprocess.instance import detect
 from seglib.types import Instances, Targets
 
@@ -317,6 +319,17 @@ def test_predictions_stay_grids_until_masks_are_asked_for(model, monkeypatch):
     few = found[found.scores >= found.scores[4]].to("cpu")
     assert len(few) == 5 and few.size == (3000, 4000) and pasted == []
     assert few.masks.shape == (5, 3000, 4000) and pasted == [5]
+
+
+def test_packed_masks_are_encoded_a_few_at_a_time(model, monkeypatch):
+    pasted = []
+    dense = MaskGrids.dense
+    monkeypatch.setattr(MaskGrids, "dense", lambda grids: pasted.append(len(grids)) or dense(grids))
+    monkeypatch.setattr(coco_objects, "CHUNK", 4 * 64 * 64)
+    found = model.predict(some_images(1))[0][:10]
+    codes = CocoObjects.from_instances(found, "masks").regions
+    assert pasted == [4, 4, 2]
+    assert codes == encode_rle(found.masks) and pasted == [4, 4, 2, 10]  # the instances themselves had stayed packed
 
 
 def test_it_learns_two_scenes_by_heart():

@@ -34,7 +34,7 @@ from seglib.layers.anchors import Anchors
 from seglib.layers.encoder import Encoder
 from seglib.layers.fpn import FPN, TopPool
 from seglib.layers.frozen import freeze
-from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize, pad_to_multiple
+from seglib.layers.normalize import Normalize, pad_to_multiple
 from seglib.layers.resnet import resnet_encoder
 from seglib.layers.roi_heads import BoxHead, MaskHead
 from seglib.layers.rpn import RPNHead, propose
@@ -77,8 +77,7 @@ class MaskRCNN(Model):
         rpn: how proposals are trained and made.
         roi: how RoIs are trained and pooled.
         detections: what counts as a detection.
-        mean: per-channel mean used for normalisation, (C,).
-        std: per-channel standard deviation used for normalisation, (C,).
+        normalize: what is done to images first; ImageNet's mean and standard deviation when not given.
         padding: what fills an image up to the size of its batch and to a multiple of the coarsest stride: "constant",
             the mean colour, as published weights know it, or "replicate", its last row and column.
 
@@ -100,15 +99,14 @@ class MaskRCNN(Model):
         rpn: RPNSettings,
         roi: RoISettings,
         detections: DetectionSettings,
-        mean: tuple[float, ...] = IMAGENET_MEAN,
-        std: tuple[float, ...] = IMAGENET_STD,
+        normalize: Normalize | None = None,
         padding: str = "constant",
     ) -> None:
         super().__init__()
         if padding not in ("constant", "replicate"):
             raise ValueError(f'padding is "constant" or "replicate", got {padding!r}')
         self.num_classes, self.padding = num_classes, padding
-        self.normalize = Normalize(mean, std)
+        self.normalize = normalize or Normalize()
         self.encoder = encoder
         self.levels = tuple(levels)
         self.fpn, self.rpn_head, self.box_head, self.mask_head = fpn, rpn_head, box_head, mask_head
@@ -423,7 +421,6 @@ def mask_rcnn_tiny(num_classes: int, *, channels: int = 48, pooling: str = "alig
         ),
         roi=RoISettings(batch_size_per_image=64, canonical_size=112, pooling=pooling),
         detections=DetectionSettings(),
-        mean=TINY_MEAN,
-        std=TINY_STD,
+        normalize=Normalize(TINY_MEAN, TINY_STD),
         padding="replicate",  # it is trained on crops that fit, and would take a strip of another colour for things
     )

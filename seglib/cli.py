@@ -430,11 +430,12 @@ def _device(name: str) -> torch.device:
     import torch
 
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    usable = [kind for kind, is_there in there.items() if is_there]
+    usable = [device_type for device_type, is_there in there.items() if is_there]
     if name == "auto":
         return torch.device(usable[0])
-    kind, _, number = name.partition(":")
-    if kind not in usable or (number and not (number.isdecimal() and int(number) < max(1, torch.cuda.device_count()))):
+    device_type, _, number = name.partition(":")
+    exists = not number or (number.isdecimal() and int(number) < max(1, torch.cuda.device_count()))
+    if device_type not in usable or not exists:
         raise ValueError(f"device {name!r} is not on this machine; choose one of auto, {', '.join(usable)}")
     return torch.device(name)
 

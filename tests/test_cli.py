@@ -69,14 +69,16 @@ def run(photos, tmp_path_factory):
     return out
 
 
-def test_help_answers_within_a_second_and_names_the_commands():
-    times = []
-    for _ in range(3):  # the best of three: the machine may be busy
-        begin = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "seglib", "--help"], capture_output=True, text=True, check=True)
-        times.append(time.perf_counter() - begin)
+def test_help_names_the_commands_and_imports_no_torch():
+    code = (
+        "import sys; from seglib import cli; sys.argv = ['seglib', '--help']\n"
+        "try: cli.main()\n"
+        "except SystemExit as leave: assert not leave.code\n"
+        "print('loaded:', *sorted({'torch', 'torchvision', 'numpy', 'PIL', 'accelerate'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert all(command in done.stdout for command in ("train", "eval", "predict", "convert"))
-    assert min(times) < 1.0, times
+    assert done.stdout.splitlines()[-1].strip() == "loaded:"
 
 
 def test_training_learns_a_folder_of_pictures(photos, run, capsys):
@@ -357,9 +359,8 @@ def test_a_killed_run_resumes_to_the_same_final_loss(photos, tmp_path):
     whole = json.loads(subprocess.run(command(tmp_path / "w"), capture_output=True, check=True, env=environment).stdout)
     victim = subprocess.Popen(command(tmp_path / "k"), stdout=subprocess.DEVNULL, env=environment)
     log = tmp_path / "k" / "log.csv"
-    deadline = time.monotonic() + 120
     while not (log.exists() and "\n15,loss" in log.read_text()):  # past the state of step 10, before that of step 20
-        assert time.monotonic() < deadline and victim.poll() is None
+        assert victim.poll() is None  # pytest's timeout ends a run that hangs
         time.sleep(0.002)
     victim.send_signal(signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL

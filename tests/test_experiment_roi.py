@@ -5,9 +5,9 @@ import torch
 
 from seglib.book.experiments import roi_pooling
 from seglib.book.experiments.roi_pooling import (
+    MIN_SIZE,
     PATCH,
     SHIFTS,
-    SMALLEST,
     VARIANTS,
     Things,
     load_things,
@@ -30,7 +30,7 @@ def test_things_are_those_of_the_scenes_but_for_small_ones(data):
     things, at = data[1], 0
     for i in range(3):
         truth = Scenes(3, split="val", size=96)[i].instances
-        kept = (truth.boxes[:, 2:] - truth.boxes[:, :2]).prod(1).sqrt() >= SMALLEST
+        kept = (truth.boxes[:, 2:] - truth.boxes[:, :2]).prod(1).sqrt() >= MIN_SIZE
         count = int(kept.sum())
         picked = torch.arange(at, at + count)
         assert torch.equal(things.boxes[picked], truth.boxes[kept])

@@ -359,29 +359,27 @@ def test_an_empty_book_is_fine(small_book: Path, monkeypatch: pytest.MonkeyPatch
     assert notebooks.main(["check"]) == 0
 
 
-def run_tool(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "seglib.book.notebooks", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-
-
 @pytest.mark.slow
-def test_running_again_gives_the_same_bytes(small_book: Path) -> None:
+def test_running_again_gives_the_same_bytes(
+    small_book: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(small_book)
     path = small_book / "chapters" / "01_a.ipynb"
     path.write_text(nbformat.writes(sample_chapter()))
-    assert run_tool(small_book, "run").returncode == 0
+    assert notebooks.main(["run"]) == 0 and ": changed" in capsys.readouterr().out
     first = path.read_bytes()
-    again = run_tool(small_book, "run")
-    assert path.read_bytes() == first and "unchanged" in again.stdout
-    assert run_tool(small_book, "check").returncode == 0
+    assert b"image/png" in first and b"14" in first
+    assert notebooks.main(["run"]) == 0 and ": unchanged" in capsys.readouterr().out
+    assert path.read_bytes() == first
+    assert notebooks.main(["check"]) == 0
 
 
 @pytest.mark.slow
 def test_a_cell_that_raises_stops_the_run_and_leaves_the_file(small_book: Path) -> None:
     path = small_book / "chapters" / "01_a.ipynb"
-    notebook = sample_chapter()
-    notebook.cells.append(code("1 / 0"))
-    path.write_text(nbformat.writes(notebook))
+    path.write_text(nbformat.writes(nbformat.v4.new_notebook(cells=[code("1 / 0"), code("print('never')")])))
     before = path.read_bytes()
-    result = run_tool(small_book, "run")
+    command = [sys.executable, "-m", "seglib.book.notebooks", "run"]
+    result = subprocess.run(command, cwd=small_book, capture_output=True, text=True, check=False)
     assert result.returncode == 1 and "ZeroDivisionError" in result.stderr
     assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == ["01_a.ipynb"]

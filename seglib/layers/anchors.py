@@ -13,9 +13,9 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], *, rounded: bo
     """The anchors of one cell, centred on 0: for every size s and ratio r a box of area s² with height / width = r.
 
     Args:
-        sizes: in pixels.
-        ratios: height over width.
-        rounded: corners to whole pixels, as torchvision does.
+        sizes: square roots of the anchors' areas, in pixels.
+        ratios: heights over widths of the anchors.
+        rounded: whether corners are rounded to whole pixels, as torchvision does.
 
     Returns:
         ``(A, 4)`` float32 xyxy, A = ratios × sizes, ratio by ratio.
@@ -33,13 +33,14 @@ class Anchors:
     """The anchors of a pyramid.
 
     Attributes:
-        sizes: the sides of the anchors of each level in pixels, finest level first.
-        ratios: height over width.
-        strides: pixels per cell, of each level.
+        sizes: square roots of the anchors' areas in pixels, for each level, finest first.
+        ratios: heights over widths of the anchors.
+        strides: pixels per cell, one number for each level.
         offset: where the first anchor is centred, in cells: 0 in the published detectors; ½ where cell i of a map lies
             in the middle of the pixels that it stands for.
-        rounded: torchvision's way: corners are whole pixels, and the stride of a level is the image's side divided by
-            the map's, rounded down. It differs from 64 where a map of odd size was halved to make the coarsest level.
+        rounded: whether to build anchors torchvision's way: corners are whole pixels, and the stride of a level is the
+            image's side divided by the map's, rounded down. It differs from 64 where a map of odd size was halved to
+            make the coarsest level.
 
     Raises:
         ValueError: when sizes, ratios or strides are missing or not above 0, or there are not as many of each level.
@@ -67,8 +68,8 @@ class Anchors:
         """The anchors of maps of these shapes.
 
         Args:
-            shapes: ``(H, W)`` of each level's map.
-            device: where to make them.
+            shapes: size ``(H, W)`` of the map of each level.
+            device: the device that the anchors are made on.
 
         Returns:
             ``(H·W·A, 4)`` float32 of each level: row by row, cell by cell, ratio by ratio.

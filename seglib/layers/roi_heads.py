@@ -23,13 +23,13 @@ class BoxHead(nn.Module):
 
     Args:
         channels: channels of the pyramid's levels.
-        num_classes: K, without background.
-        size: P, the side of a pooled patch.
+        num_classes: number of classes K, without background.
+        size: number of cells P along a side of a pooled patch.
         hidden: width of the fully connected layers.
-        depth: the number of fully connected layers.
-        convs: 3×3 convolutions before the fully connected layers, with batch norm: 0 in the paper, 4 in torchvision's
-            second version.
-        class_agnostic: one box for all classes instead of one for each.
+        depth: number of fully connected layers.
+        convs: number of 3×3 convolutions before the fully connected layers, with batch norm: 0 in the paper, 4 in
+            torchvision's second version.
+        class_agnostic: whether one box is predicted for all classes instead of one for each.
 
     Raises:
         ValueError: when ``num_classes`` is out of range.
@@ -73,10 +73,10 @@ class MaskHead(nn.Module):
 
     Args:
         channels: channels of the pyramid's levels.
-        num_classes: K, without background.
+        num_classes: number of classes K, without background.
         hidden: channels of the head.
-        depth: the number of 3×3 convolutions.
-        norm: batch norm behind each 3×3 convolution, as in torchvision's second version.
+        depth: number of 3×3 convolutions.
+        norm: whether a batch norm stands behind each 3×3 convolution, as in torchvision's second version.
     """
 
     def __init__(
@@ -103,8 +103,8 @@ class MaskHead(nn.Module):
         """The masks of RoIs as logits.
 
         Args:
-            patches: ``(R, C, P, P)``.
-            labels: ``(R,)`` int64, the class of which each RoI's mask is wanted; ``None`` gives those of all classes.
+            patches: pooled patches of the RoIs, ``(R, C, P, P)``.
+            labels: class of which each RoI's mask is wanted, ``(R,)`` int64; ``None`` gives the masks of all classes.
             impl: with labels, "reference" computes all classes and picks one; "fast", the default, computes that one
                 in a quarter of the memory.
 

@@ -20,8 +20,8 @@ class RPNHead(nn.Module):
 
     Args:
         channels: channels of the pyramid's levels.
-        anchors: A, the anchors of one cell.
-        depth: the number of 3×3 convolutions: 1 in the paper, 2 in torchvision's second version.
+        anchors: number of anchors A per cell.
+        depth: number of 3×3 convolutions: 1 in the paper, 2 in torchvision's second version.
     """
 
     def __init__(self, channels: int, anchors: int = 3, *, depth: int = 1) -> None:
@@ -70,11 +70,11 @@ def propose(
         logits: the objectness of each level's anchors, ``(B, N_i)``.
         deltas: the box deltas of each level's anchors, ``(B, N_i, 4)``.
         anchors: the anchors of each level, ``(N_i, 4)``.
-        size: ``(H, W)`` of the images, or a tensor ``(B, 2)`` of each one's; boxes are cut at its borders.
-        pre_nms_top_k: how many of each level go into NMS.
-        post_nms_top_k: P, how many of all levels come out at most.
+        size: size ``(H, W)`` of all images, or a tensor ``(B, 2)`` with one for each; boxes are cut at its borders.
+        pre_nms_top_k: number of best boxes of each level that go into NMS.
+        post_nms_top_k: largest number P of proposals of an image, of all levels together.
         threshold: IoU above which NMS, within a level, drops a box.
-        min_size: boxes with a side of at most this many pixels are dropped.
+        min_size: side length in pixels up to which a box is dropped.
 
     Returns:
         ``(B, P, 4)`` boxes by falling score and their logits ``(B, P)``. Where there are fewer than P, padding of zeros

@@ -26,10 +26,11 @@ def match_boxes(
     Source: Ren et al., "Faster R-CNN", section 3.1.2.
 
     Args:
-        iou: ``(M, N)`` of M objects with N boxes. M may be 0.
-        foreground_iou: threshold from which a box takes an object, in (0, 1].
-        background_iou: threshold below which a box is background, in [0, foreground_iou].
-        allow_low_quality_matches: give every object that touches a box its best boxes, however low their IoU.
+        iou: IoU of M objects with N boxes, ``(M, N)``. M may be 0.
+        foreground_iou: IoU threshold from which a box takes an object, in (0, 1].
+        background_iou: IoU threshold below which a box is background, in [0, foreground_iou].
+        allow_low_quality_matches: whether to give every object that touches a box its best boxes, however low their
+            IoU.
 
     Returns:
         ``(N,)`` int64: the index of the object, −1 for background, −2 for boxes to ignore.
@@ -67,9 +68,9 @@ def sample_balanced(matches: Tensor, batch_size: int, positive_fraction: float) 
     Where foreground is too little, background takes its place. Draws from torch's generator.
 
     Args:
-        matches: ``(N,)`` of :func:`match_boxes`.
-        batch_size: the most boxes that are chosen, at least 1.
-        positive_fraction: the largest share of them that is foreground, in [0, 1].
+        matches: match of each box, ``(N,)`` as :func:`match_boxes` returns them.
+        batch_size: largest number of boxes that are chosen, at least 1.
+        positive_fraction: largest share of foreground among the chosen boxes, in [0, 1].
 
     Returns:
         ``(S,)`` int64 indices: first foreground, then background.

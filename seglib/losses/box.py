@@ -12,10 +12,10 @@ def smooth_l1(predicted: Tensor, target: Tensor, beta: float = 0.0) -> Tensor:
     """The sum of abs(d) − β/2, and of d² / 2β where abs(d) < β: squared for small errors, linear for outliers.
 
     Args:
-        predicted: any shape.
-        target: the same shape.
-        beta: where the two pieces meet, at least 0; 0 is L1. The published detectors take 0 (Detectron2) or 1/9
-            (torchvision's RPN and box head).
+        predicted: predicted numbers of any shape.
+        target: true numbers in the shape of ``predicted``.
+        beta: error at which the two pieces meet, at least 0; 0 is L1. The published detectors take 0 (Detectron2) or
+            1/9 (torchvision's RPN and box head).
 
     Returns:
         A scalar, the sum, not the mean, because the detectors divide by a count of their own.
@@ -29,5 +29,5 @@ def smooth_l1(predicted: Tensor, target: Tensor, beta: float = 0.0) -> Tensor:
 
 
 def giou_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """The sum of 1 − GIoU over pairs of boxes ``(N, 4)`` xyxy; see :func:`~seglib.ops.boxes.generalized_box_iou`."""
+    """The sum of 1 − GIoU over pairs of boxes ``(N, 4)`` xyxy (:func:`~seglib.ops.boxes.generalized_box_iou`)."""
     return (1 - generalized_box_iou(predicted, target)).sum()

@@ -27,11 +27,11 @@ def rpn_loss(
 
     Args:
         objectness: ``(S,)`` logits of the sampled anchors of the whole batch.
-        deltas: ``(S, 4)`` predicted for these anchors.
-        anchors: ``(S, 4)`` xyxy.
-        boxes: ``(S, 4)`` xyxy of the object that each anchor is matched with; unused where there is none.
+        deltas: ``(S, 4)`` deltas predicted for the sampled anchors.
+        anchors: sampled anchors, ``(S, 4)`` xyxy.
+        boxes: ``(S, 4)`` xyxy, box of the object that each anchor is matched with; unused where there is none.
         foreground: ``(S,)`` bool, whether an anchor is matched with an object.
-        beta: where the pieces of :func:`~seglib.losses.box.smooth_l1` meet; 0 is L1.
+        beta: error at which the pieces of :func:`~seglib.losses.box.smooth_l1` meet; 0 is L1.
 
     Returns:
         Two scalars, 0 without samples.
@@ -55,13 +55,13 @@ def roi_loss(
     """Which class is it, and where: both divided by the number of sampled RoIs, foreground or not.
 
     Args:
-        logits: ``(S, K + 1)``, background last.
-        deltas: ``(S, K, 4)``, of which only those of the object's class are trained; or ``(S, 1, 4)``.
-        rois: ``(S, 4)`` xyxy.
-        labels: ``(S,)`` int64, K for background.
-        boxes: ``(S, 4)`` xyxy of the object that each RoI is matched with; unused for background.
-        beta: where the pieces of :func:`~seglib.losses.box.smooth_l1` meet; 0 is L1.
-        box_loss: "smooth_l1" compares deltas, "giou" the decoded boxes.
+        logits: class logits of the sampled RoIs, ``(S, K + 1)``, background last.
+        deltas: predicted deltas ``(S, K, 4)``, of which only the object's class is trained; or ``(S, 1, 4)``.
+        rois: sampled RoIs, ``(S, 4)`` xyxy.
+        labels: class of each RoI, ``(S,)`` int64, K for background.
+        boxes: ``(S, 4)`` xyxy, box of the object that each RoI is matched with; unused for background.
+        beta: error at which the pieces of :func:`~seglib.losses.box.smooth_l1` meet; 0 is L1.
+        box_loss: loss of the boxes: "smooth_l1" compares deltas, "giou" the decoded boxes.
 
     Returns:
         Two scalars, 0 without samples.
@@ -81,8 +81,8 @@ def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Mean binary cross-entropy over the pixels of all masks; 0 without masks.
 
     Args:
-        logits: ``(N, M, M)`` of each object's own class: no other class learns from it.
-        target: ``(N, M, M)`` in [0, 1].
+        logits: mask logits ``(N, M, M)`` of each object's own class: no other class is trained.
+        target: true masks, ``(N, M, M)`` in [0, 1].
     """
     if logits.numel() == 0:
         return logits.sum()
@@ -97,12 +97,13 @@ def mask_targets(masks: Tensor, matches: Tensor, boxes: Tensor, size: int, *, al
     the other side of the threshold.)
 
     Args:
-        masks: ``(G, H, W)`` bool of all objects.
-        matches: ``(N,)`` int64, the object that each RoI is matched with.
-        boxes: ``(N, 4)`` xyxy of the RoIs.
-        size: M, the side of a target in cells.
-        aligned: whether pixel i lies at i + ½, see :func:`~seglib.ops.roi.roi_align`.
-        binary: threshold at ½, as Detectron2 does; otherwise shares of cells, as torchvision does.
+        masks: masks of all objects, ``(G, H, W)`` bool.
+        matches: index of the object that each RoI is matched with, ``(N,)`` int64.
+        boxes: the RoIs, ``(N, 4)`` xyxy.
+        size: number of cells M along a side of a target.
+        aligned: whether pixel i lies at i + ½ (:func:`~seglib.ops.roi.roi_align`).
+        binary: whether targets are thresholded at ½, as Detectron2 does; otherwise shares of cells, as torchvision
+            does.
 
     Returns:
         ``(N, M, M)`` of the boxes' type.

@@ -67,18 +67,18 @@ class MaskRCNN(Model):
 
     Args:
         encoder: the backbone, whose maps the pyramid is built on.
-        num_classes: K, the number of classes of things, without background.
+        num_classes: number of classes K of things, without background.
         levels: names of the encoder's maps that the pyramid is built on, finest first.
-        fpn: builds p2, p3, … from these maps.
-        rpn_head: scores the anchors.
-        box_head: classifies RoIs and refines their boxes.
-        mask_head: draws masks.
-        anchors: the anchors of every level of the pyramid.
-        rpn: how proposals are trained and made.
-        roi: how RoIs are trained and pooled.
-        detections: what counts as a detection.
+        fpn: module that builds the pyramid p2, p3, … from the encoder's maps.
+        rpn_head: module that scores the anchors and predicts their deltas.
+        box_head: module that classifies RoIs and refines their boxes.
+        mask_head: module that draws masks.
+        anchors: anchors of every level of the pyramid.
+        rpn: settings of the first stage: how proposals are trained and made.
+        roi: settings of the second stage: how RoIs are trained and pooled.
+        detections: settings of what counts as a detection.
         normalize: what is done to images first; ImageNet's mean and standard deviation when not given.
-        padding: what fills an image up to the size of its batch and to a multiple of the coarsest stride: "constant",
+        padding: what fills the padding to the size of the batch and to a multiple of the coarsest stride: "constant",
             the mean colour, as published weights know it, or "replicate", its last row and column.
 
     Raises:
@@ -119,9 +119,9 @@ class MaskRCNN(Model):
         """All stages. With targets the second one sees a sample of the proposals, as training wants it.
 
         Args:
-            images: ``(B, 3, H, W)`` float in [0, 1], any H and W.
+            images: batch ``(B, 3, H, W)`` float in [0, 1], any H and W.
             targets: annotations with ``instances``. Crowds are left out.
-            sizes: the true ``(H, W)`` of each image: what lies beyond is padding, and no box reaches there. ``None``
+            sizes: true size ``(H, W)`` of each image: what lies beyond is padding, and no box reaches there. ``None``
                 when every image fills the batch.
 
         Raises:
@@ -216,8 +216,8 @@ class MaskRCNN(Model):
 
         Args:
             out: an output that was made without targets, with the same sizes.
-            sizes: the true ``(H, W)`` of each image.
-            output_sizes: the ``(H, W)`` in which boxes and masks are wanted; ``None`` for those of the images.
+            sizes: true size ``(H, W)`` of each image.
+            output_sizes: size ``(H, W)`` in which boxes and masks are wanted; ``None`` for ``sizes``.
         """
         found = []
         wanted = sizes if output_sizes is None else output_sizes
@@ -292,7 +292,7 @@ def mask_rcnn_resnet50_fpn(num_classes: int, **keywords: Any) -> MaskRCNN:
     """Mask R-CNN on ResNet-50-FPN, whose published weights ``seglib convert`` turns into its own.
 
     Args:
-        num_classes: K, the number of classes of things, without background.
+        num_classes: number of classes K of things, without background.
         **keywords: further keywords of :func:`mask_rcnn_fpn`.
     """
     return mask_rcnn_fpn("resnet50", num_classes, **keywords)
@@ -313,8 +313,8 @@ def mask_rcnn_resnet50_fpn_v2(num_classes: int, *, pretrained: bool = False) -> 
     Source: Li et al., "Benchmarking Detection Transfer Learning with Vision Transformers", 2021, section 2.
 
     Args:
-        num_classes: K, the number of classes of things, without background.
-        pretrained: start the encoder from torchvision's ImageNet weights.
+        num_classes: number of classes K of things, without background.
+        pretrained: whether to start the encoder from torchvision's ImageNet weights.
     """
     encoder = resnet_encoder("resnet50", pretrained=pretrained)
     return MaskRCNN(
@@ -346,17 +346,17 @@ def mask_rcnn_fpn(
     """Mask R-CNN on a ResNet with a pyramid of 256 channels.
 
     Args:
-        encoder: "resnet18", "resnet34", "resnet50" or "resnet101".
-        num_classes: K, the number of classes of things, without background.
-        pretrained: start the encoder from torchvision's ImageNet weights.
-        frozen: keep the encoder's batch norms, its first convolution and its first stage as they are; ``None`` does so
-            when it is pretrained, as the paper does. From scratch they must learn.
-        class_agnostic: one box for all classes of an RoI instead of one for each.
+        encoder: name of the encoder: "resnet18", "resnet34", "resnet50" or "resnet101".
+        num_classes: number of classes K of things, without background.
+        pretrained: whether to start the encoder from torchvision's ImageNet weights.
+        frozen: whether the encoder's batch norms, its first convolution and its first stage stay as they are; ``None``
+            freezes them when it is pretrained, as the paper does. From scratch they must learn.
+        class_agnostic: whether one box is predicted for all classes of an RoI instead of one for each.
         box_loss: the box loss of the second stage, "smooth_l1" or "giou".
-        conventions: whose details to follow, "detectron2" or "torchvision".
+        conventions: library whose details to follow, "detectron2" or "torchvision".
         stride_in_1x1: whether a bottleneck's stride lies in its first convolution, as in Detectron2's ResNets.
-        sampling_ratio: samples of RoIAlign per bin along each axis; Detectron2's models were trained with 0, as many
-            as cells, torchvision's with 2.
+        sampling_ratio: number of RoIAlign's samples per bin along each axis; Detectron2's models were trained with 0,
+            as many as cells, torchvision's with 2.
 
     Raises:
         ValueError: for an unknown encoder, loss or convention.
@@ -397,7 +397,7 @@ def mask_rcnn_tiny(num_classes: int, *, channels: int = 48, pooling: str = "alig
     Its pyramid begins at stride 2, because the scenes' things are a few pixels wide; samples and heads are smaller.
 
     Args:
-        num_classes: K, the number of classes of things, without background.
+        num_classes: number of classes K of things, without background.
         channels: channels of the pyramid's levels and of the mask head.
         pooling: how a patch is cut out, "align" (RoIAlign) or "pool" (RoI Pooling).
     """

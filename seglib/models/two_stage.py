@@ -20,17 +20,17 @@ class RPNSettings:
     """How proposals are trained and made.
 
     Attributes:
-        foreground_iou: threshold from which an anchor is an object.
-        background_iou: threshold below which an anchor is background; between both it is ignored.
-        batch_size_per_image: anchors of an image that the loss looks at.
-        positive_fraction: the largest share of foreground among these anchors.
-        pre_nms_top_k_train: with targets, the best anchors of each level that go into NMS.
-        pre_nms_top_k_test: without targets, the best anchors of each level that go into NMS.
-        post_nms_top_k_train: with targets, proposals of an image.
-        post_nms_top_k_test: without targets, proposals of an image.
+        foreground_iou: IoU threshold from which an anchor is foreground.
+        background_iou: IoU threshold below which an anchor is background; between both it is ignored.
+        batch_size_per_image: number of anchors of an image that the loss looks at.
+        positive_fraction: largest share of foreground among these anchors.
+        pre_nms_top_k_train: number of best anchors of each level that go into NMS, with targets.
+        pre_nms_top_k_test: number of best anchors of each level that go into NMS, without targets.
+        post_nms_top_k_train: largest number of proposals of an image, with targets.
+        post_nms_top_k_test: largest number of proposals of an image, without targets.
         nms: IoU above which NMS drops a proposal.
-        min_size: proposals with a side of at most this many pixels are dropped.
-        beta: where the pieces of the smooth L1 loss meet; 0 is L1.
+        min_size: side length in pixels up to which a proposal is dropped.
+        beta: error at which the pieces of the smooth L1 loss meet; 0 is L1.
         sampler: chooses the anchors that the loss looks at.
     """
 
@@ -53,17 +53,17 @@ class RoISettings:
     """How RoIs are trained and pooled.
 
     Attributes:
-        foreground_iou: threshold from which a proposal is an object; below it is background.
-        batch_size_per_image: RoIs of an image that the box head is trained on.
-        positive_fraction: the largest share of foreground among these RoIs.
+        foreground_iou: IoU threshold from which a proposal is foreground; below it is background.
+        batch_size_per_image: number of RoIs of an image that the box head is trained on.
+        positive_fraction: largest share of foreground among these RoIs.
         box_size: cells along a side of the box head's patch.
         mask_size: cells along a side of the mask head's patch; its masks have twice as many.
         pooling: how a patch is cut out, "align" (RoIAlign) or "pool" (RoI Pooling, to see what it costs).
-        sampling_ratio: samples of RoIAlign per bin along each axis; 0 takes as many as cells.
-        aligned: whether RoIAlign places cell i at i + ½, see :func:`~seglib.ops.roi.roi_align`.
+        sampling_ratio: number of RoIAlign's samples per bin along each axis; 0 takes as many as cells.
+        aligned: whether RoIAlign places cell i at i + ½ (:func:`~seglib.ops.roi.roi_align`).
         canonical_size: the side of a square box, in pixels, that is served by the third level of the pyramid.
-        beta: where the pieces of the smooth L1 loss meet; 0 is L1.
-        box_loss: "smooth_l1" or "giou".
+        beta: error at which the pieces of the smooth L1 loss meet; 0 is L1.
+        box_loss: loss of the boxes, "smooth_l1" or "giou".
         binary_masks: whether mask targets are thresholded at ½ after they were cut out.
         sampler: chooses the RoIs that the heads are trained on.
     """
@@ -99,11 +99,11 @@ class DetectionSettings:
     """What counts as a detection.
 
     Attributes:
-        threshold: scores must exceed it.
+        threshold: score that a detection must exceed.
         nms: IoU above which NMS, within a class, drops a box.
-        max_detections: detections of an image at most.
-        min_size: boxes with a side of at most this many pixels are dropped.
-        rounded_paste: whether masks are stretched over whole pixels, see :func:`~seglib.ops.paste.paste_probs`.
+        max_detections: largest number of detections of an image.
+        min_size: side length in pixels up to which a detection is dropped.
+        rounded_paste: whether masks are stretched over whole pixels (:func:`~seglib.ops.paste.paste_probs`).
     """
 
     threshold: float = 0.05
@@ -118,21 +118,22 @@ class MaskRCNNOutput:
     """Every stage of Mask R-CNN for a batch. Padding, where an image has less than others, is zeros.
 
     Attributes:
-        anchors: ``(A, 4)`` of all levels, finest first; the same for every image.
-        objectness: ``(B, A)`` logits.
-        anchor_deltas: ``(B, A, 4)``.
-        proposals: ``(B, P, 4)`` by falling score.
-        proposal_scores: ``(B, P)`` logits, −inf for padding.
-        rois: ``(B, R, 4)`` that the box head saw: the proposals, or with targets a sample of them, foreground first.
-        matches: ``(B, R)`` int64: the index of the object that an RoI stands for, −1 for background (and for all
+        anchors: anchors of all levels, ``(A, 4)`` xyxy, finest first; the same for every image.
+        objectness: logits of the anchors, ``(B, A)``.
+        anchor_deltas: predicted deltas of the anchors, ``(B, A, 4)``.
+        proposals: proposals by falling score, ``(B, P, 4)`` xyxy.
+        proposal_scores: logits of the proposals, ``(B, P)``, −inf for padding.
+        rois: RoIs that the box head saw, ``(B, R, 4)`` xyxy: the proposals, or with targets a sample of them,
+            foreground first.
+        matches: ``(B, R)`` int64, index of the object that an RoI is matched with, −1 for background (and for all
             RoIs without targets), −2 for padding.
-        class_logits: ``(B, R, K + 1)``, background last.
-        box_deltas: ``(B, R, K, 4)``, or ``(B, R, 1, 4)`` class-agnostic.
-        boxes: ``(B, D, 4)`` in which masks were drawn: the detections, or with targets the foreground RoIs.
-        labels: ``(B, D)`` int64 classes of these boxes.
-        scores: ``(B, D)`` in [0, 1], 0 for padding; with targets 1 for all others.
-        mask_logits: ``(B, D, M, M)`` of each box's class.
-        sizes: ``(B, 2)`` int64, the true height and width of each image.
+        class_logits: class logits of the RoIs, ``(B, R, K + 1)``, background last.
+        box_deltas: predicted deltas of the RoIs, ``(B, R, K, 4)``, or ``(B, R, 1, 4)`` class-agnostic.
+        boxes: boxes in which masks were drawn, ``(B, D, 4)`` xyxy: the detections, or with targets the foreground RoIs.
+        labels: class of each of ``boxes``, ``(B, D)`` int64.
+        scores: score of each of ``boxes``, ``(B, D)`` in [0, 1], 0 for padding; with targets 1 for all others.
+        mask_logits: mask of each of ``boxes`` for its class, ``(B, D, M, M)``.
+        sizes: true height and width of each image, ``(B, 2)`` int64.
     """
 
     anchors: Tensor
@@ -183,10 +184,10 @@ def sample_rois(
     The objects' own boxes are candidates too, before the proposals.
 
     Args:
-        proposals: ``(B, P, 4)``.
-        scores: ``(B, P)``, −inf for padding.
-        objects: the objects of each image.
-        s: IoU, number, shares and sampler.
+        proposals: proposals of each image, ``(B, P, 4)`` xyxy.
+        scores: logits of the proposals, ``(B, P)``, −inf for padding.
+        objects: true objects of each image.
+        s: the settings: IoU threshold, number, share and sampler.
 
     Raises:
         ValueError: when the sampler chooses more RoIs, or more foreground, than the settings allow.
@@ -233,9 +234,9 @@ class ObjectTable:
     """The boxes and labels of all objects of a batch, packed; masks stay where they are.
 
     Attributes:
-        boxes: ``(G, 4)`` xyxy.
-        labels: ``(G,)`` int64.
-        first: ``(B,)`` int64, the row of each image's first object.
+        boxes: boxes of the objects, ``(G, 4)`` xyxy.
+        labels: classes of the objects, ``(G,)`` int64.
+        first: row of the first object of each image, ``(B,)`` int64.
     """
 
     boxes: Tensor
@@ -252,8 +253,8 @@ class ObjectTable:
         """Boxes ``(…, 4)`` and labels ``(…)`` of the objects that stand behind matches, zeros where there is none.
 
         Args:
-            image: the image of each match, of a shape that broadcasts with ``matches``.
-            matches: ``(…)`` int64, the index of an object within its image; negative for none.
+            image: index of the image of each match, of a shape that broadcasts with ``matches``.
+            matches: index of an object within its image, ``(…)`` int64; negative for none.
         """
         row, valid = self.first[image] + matches, matches >= 0
         return take_rows(self.boxes, row, valid), take_rows(self.labels, row, valid)
@@ -265,10 +266,10 @@ def foreground_rois(
     """Of sampled RoIs the foreground: boxes ``(B, D, 4)``, labels ``(B, D)``, and 1 as their score ``(B, D)``.
 
     Args:
-        rois: ``(B, R, 4)``, foreground first.
-        matches: ``(B, R)`` of these RoIs.
-        objects: the objects of each image.
-        most: D, at most R.
+        rois: sampled RoIs, ``(B, R, 4)`` xyxy, foreground first.
+        matches: match of each RoI, ``(B, R)`` int64.
+        objects: true objects of each image.
+        most: number D of RoIs that are kept, at most R.
     """
     matches = matches[:, :most]
     foreground = matches >= 0

@@ -17,8 +17,8 @@ convolutions make one of the two. Every pixel's answer is so built from the deep
                                  └─ c5 ×2
 
 Two forms. ``PaperUNet`` is the paper's: its convolutions do not pad, so a map shrinks by two pixels at each; skips are
-cropped, and the answer is smaller than the input: 388 pixels of 572. What is missing is mirrored at the picture's
-border. No answer depends on padding, so a picture of any size can be cut into tiles that fit together exactly.
+cropped, and the answer is smaller than the input: 388 pixels of 572. What is missing is reflected at the image's
+border. No answer depends on padding, so an image of any size can be cut into tiles that fit together exactly.
 
 ``UNet`` is the form in use: convolutions that pad, batch norm, and any encoder on the way down.
 """
@@ -134,7 +134,7 @@ class _Up(nn.Module):
 
 
 class PaperUNet(SemanticModel):
-    """The paper's network: convolutions without padding, and a mirrored border where the picture ends.
+    """The paper's network: convolutions without padding, and reflect padding where the image ends.
 
     Each level has two 3×3 convolutions with ReLU. On the way down a 2×2 max pooling halves the map and the channels
     double; on the way up a 2×2 transposed convolution halves the channels, and the skip is cropped to the middle.
@@ -142,7 +142,7 @@ class PaperUNet(SemanticModel):
     (section 3). There is no batch norm.
 
     With ``depth`` poolings an answer of n pixels needs ``n + 2 · margin`` pixels of input, and n must be
-    ``size_rest`` above a multiple of 2^depth: 388 from 572 for a depth of 4. ``forward`` mirrors and crops so that any
+    ``size_rest`` above a multiple of 2^depth: 388 from 572 for a depth of 4. ``forward`` reflects and crops so that any
     size comes out.
 
     Args:
@@ -194,7 +194,7 @@ class PaperUNet(SemanticModel):
     def forward(
         self, images: Tensor, targets: Targets | None = None, sizes: Sequence[Size] | None = None
     ) -> DenseOutput:
-        """Class scores of every pixel; what lies beyond the picture is its mirror image.
+        """Class scores of every pixel; what lies beyond the image is its reflection.
 
         Args:
             images: ``(B, C, H, W)`` float in the range that the normalisation declares, any H and W.
@@ -244,8 +244,8 @@ class PaperUNet(SemanticModel):
     def overlap_tile(self, images: Tensor, tile: int) -> Tensor:
         """The logits of :meth:`forward` in evaluation mode, computed tile by tile (section 2, figure 2).
 
-        Tiles begin at multiples of 2^depth, where the poolings of the whole picture begin too, and each reads its
-        margin from the picture or its mirror image. So the result is that of one big pass, whatever the tile's size,
+        Tiles begin at multiples of 2^depth, where the poolings of the whole image begin too, and each reads its
+        margin from the image or its reflection. So the result is that of one big pass, whatever the tile's size,
         with the memory of one tile.
 
         Args:
@@ -293,7 +293,7 @@ def _sizes(depth: int) -> tuple[int, int]:
 
 
 def reflect_pad(x: Tensor, rim: tuple[int, int, int, int]) -> Tensor:
-    """Append the mirror image on each side, as often as needed; the outermost pixel is not repeated.
+    """Append the reflection on each side, as often as needed; the outermost pixel is not repeated.
 
     ``torch.nn.functional.pad`` in its mode "reflect", but for rims of any width.
 

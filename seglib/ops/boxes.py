@@ -22,8 +22,8 @@ def check_boxes(boxes: Tensor, name: str = "boxes") -> None:
     """Raise when ``boxes`` can't be the boxes of objects: for ground truth, whose values are known on the host.
 
     Args:
-        boxes: ``(N, 4)``.
-        name: what the message calls them.
+        boxes: boxes of objects, ``(N, 4)`` xyxy.
+        name: name of the boxes in the message.
 
     Raises:
         ValueError: for another shape or integers, NaN or infinite coordinates, or a width or height that isn't
@@ -56,8 +56,8 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union of every box of ``a`` with every box of ``b``.
 
     Args:
-        a: ``(N, 4)``, or a batch ``(…, N, 4)``.
-        b: ``(M, 4)``, or ``(…, M, 4)``.
+        a: N boxes ``(N, 4)`` xyxy, or a batch ``(…, N, 4)``.
+        b: M boxes ``(M, 4)`` xyxy, or a batch ``(…, M, 4)``.
 
     Returns:
         ``(…, N, M)`` in [0, 1]; 0 where both boxes have no area.
@@ -73,8 +73,8 @@ def generalized_box_iou(a: Tensor, b: Tensor) -> Tensor:
     Source: Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019, algorithm 1.
 
     Args:
-        a: ``(…, 4)``.
-        b: ``(…, 4)``, broadcast against ``a``: pass ``a[:, None]`` and ``b[None]`` for all pairs.
+        a: boxes ``(…, 4)`` xyxy.
+        b: boxes ``(…, 4)`` xyxy, broadcast against ``a``: pass ``a[:, None]`` and ``b[None]`` for all pairs.
 
     Returns:
         ``(…)`` in [-1, 1].
@@ -93,8 +93,8 @@ def encode_boxes(boxes: Tensor, anchors: Tensor, weights: Sequence[float] = (1.0
     Source: Girshick et al., "Rich Feature Hierarchies" (R-CNN), CVPR 2014, appendix C.
 
     Args:
-        boxes: ``(…, 4)``, with positive sides.
-        anchors: ``(…, 4)``, with positive sides.
+        boxes: target boxes ``(…, 4)`` xyxy, with positive sides.
+        anchors: anchors ``(…, 4)`` xyxy, with positive sides.
         weights: the factors wx, wy, ww, wh, which bring the targets to about unit variance.
 
     Returns:
@@ -109,12 +109,13 @@ def encode_boxes(boxes: Tensor, anchors: Tensor, weights: Sequence[float] = (1.0
 def decode_boxes(deltas: Tensor, anchors: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
     """Move anchors by deltas; the inverse of :func:`encode_boxes`.
 
-    dw and dh are clamped at log(1000 / 16), see :data:`LARGEST_LOG_RATIO`.
+    dw and dh are clamped at log(1000 / 16) (:data:`LARGEST_LOG_RATIO`).
 
     Args:
-        deltas: ``(…, 4)`` (dx, dy, dw, dh).
-        anchors: ``(…, 4)``, broadcast against ``deltas``: for deltas of K classes pass ``anchors[:, None]``.
-        weights: those of the encoding.
+        deltas: deltas (dx, dy, dw, dh), ``(…, 4)``.
+        anchors: anchors ``(…, 4)`` xyxy, broadcast against ``deltas``: for deltas of K classes pass
+            ``anchors[:, None]``.
+        weights: the factors wx, wy, ww, wh with which the deltas were encoded.
 
     Returns:
         ``(…, 4)`` boxes, float32 at least.
@@ -131,8 +132,8 @@ def clip_boxes(boxes: Tensor, size: Sequence[int] | Tensor) -> Tensor:
     """Boxes cut at the borders of their image; one that lies outside gets no area.
 
     Args:
-        boxes: ``(…, 4)``, or of a batch ``(B, …, 4)``.
-        size: ``(H, W)`` of the image, or a tensor ``(B, 2)`` with the height and width of each image of the batch.
+        boxes: boxes of one image ``(…, 4)`` xyxy, or of a batch ``(B, …, 4)``.
+        size: size ``(H, W)`` of the image, or a tensor ``(B, 2)`` with the height and width of each image of the batch.
 
     Returns:
         Boxes of the same shape.

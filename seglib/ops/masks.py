@@ -13,7 +13,7 @@ def masks_to_boxes(masks: Tensor) -> Tensor:
     ``torchvision.ops.masks_to_boxes`` counts pixel indices instead and returns ``x2 = max x``.
 
     Args:
-        masks: ``(N, H, W)`` bool. N may be 0.
+        masks: masks of objects, ``(N, H, W)`` bool. N may be 0.
 
     Returns:
         ``(N, 4)`` float32 ``xyxy`` in pixels; zeros where a mask is empty.
@@ -40,10 +40,10 @@ def mask_iou(a: Tensor, b: Tensor, iscrowd: Tensor | None = None) -> Tensor:
     """Intersection over union of every mask of ``a`` with every mask of ``b``.
 
     Args:
-        a: ``(N, H, W)`` bool.
-        b: ``(M, H, W)`` bool.
-        iscrowd: ``(M,)`` bool: for a crowd the denominator is the area of the mask of ``a`` alone (COCO's rule), since
-            one object among many can't cover it.
+        a: N masks, ``(N, H, W)`` bool.
+        b: M masks, ``(M, H, W)`` bool.
+        iscrowd: ``(M,)`` bool, whether a mask of ``b`` is a crowd: for it the denominator is the area of the mask of
+            ``a`` alone (COCO's rule), since one object among many can't cover it.
 
     Returns:
         ``(N, M)`` float32 in [0, 1]; 0 where both masks are empty.
@@ -69,8 +69,8 @@ def crop_masks(masks: Tensor, boxes: Tensor) -> Tensor:
     """The masks with everything outside their boxes set to 0; a pixel is inside when its centre is.
 
     Args:
-        masks: ``(N, H, W)`` of any type.
-        boxes: ``(N, 4)`` xyxy.
+        masks: masks of objects, ``(N, H, W)`` of any type.
+        boxes: box of each mask, ``(N, 4)`` xyxy.
 
     Returns:
         ``(N, H, W)`` of the same type; gradients pass inside.

@@ -15,10 +15,10 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float, *, impl: str = "torchvi
     """Greedy NMS: take boxes by falling score, drop every later one whose IoU with a taken box exceeds ``threshold``.
 
     Args:
-        boxes: ``(N, 4)`` xyxy.
-        scores: ``(N,)``. Of equal scores the earlier box comes first.
-        threshold: in [0, 1]. A box whose IoU equals it is kept.
-        impl: ``"torchvision"``, its kernel; ``"reference"``, the loop that the book derives.
+        boxes: boxes to choose from, ``(N, 4)`` xyxy.
+        scores: score of each box, ``(N,)``. Of equal scores the earlier box comes first.
+        threshold: IoU above which a box is dropped, in [0, 1]; at exactly this IoU it is kept.
+        impl: ``"torchvision"`` runs its kernel, ``"reference"`` the loop that the book derives.
 
     Returns:
         ``(M,)`` int64 indices of the boxes that are kept, by falling score.
@@ -50,17 +50,17 @@ def batched_nms(
     with all, so there many boxes go group by group.
 
     Args:
-        boxes: ``(N, 4)`` xyxy.
-        scores: ``(N,)``.
-        groups: ``(N,)`` int64, any ids.
-        threshold: as in :func:`nms`.
-        impl: as in :func:`nms`; ``"reference"`` goes group by group.
+        boxes: boxes to choose from, ``(N, 4)`` xyxy.
+        scores: score of each box, ``(N,)``.
+        groups: group of each box, ``(N,)`` int64, any ids.
+        threshold: IoU above which a box of the same group is dropped, in [0, 1].
+        impl: ``"torchvision"`` runs its kernel, ``"reference"`` the book's loop group by group.
 
     Returns:
         ``(M,)`` int64 indices of the boxes that are kept, by falling score.
 
     Raises:
-        ValueError: as :func:`nms`.
+        ValueError: for shapes that don't match, a threshold out of range or an unknown ``impl``.
     """
     _check(boxes, scores, threshold, impl)
     if groups.shape != scores.shape:
@@ -83,10 +83,10 @@ def soft_nms(boxes: Tensor, scores: Tensor, *, sigma: float = 0.5, threshold: fl
     Source: Bodla et al., "Soft-NMS — Improving Object Detection With One Line of Code", ICCV 2017, eq. 3.
 
     Args:
-        boxes: ``(N, 4)`` xyxy.
-        scores: ``(N,)``.
-        sigma: σ, above 0: larger is softer.
-        threshold: boxes whose score falls below are dropped, in [0, 1).
+        boxes: boxes to choose from, ``(N, 4)`` xyxy.
+        scores: score of each box, ``(N,)``.
+        sigma: σ, above 0; the larger, the less overlaps cost.
+        threshold: score below which a box is dropped, in [0, 1).
 
     Returns:
         ``(M,)`` int64 indices in the order in which they were taken, and their lowered scores ``(M,)``, which fall.

@@ -27,9 +27,9 @@ class MaskGrids:
 
     Attributes:
         probs: probabilities of each object's grid, ``(N, M, M)`` in [0, 1].
-        boxes: ``(N, 4)`` xyxy in pixels of the image, over which the grids are stretched.
-        size: ``(H, W)`` of the image.
-        rounded: whether grids are stretched over whole pixels, see :func:`paste_probs`.
+        boxes: boxes over which the grids are stretched, ``(N, 4)`` xyxy in pixels of the image.
+        size: size ``(H, W)`` of the image.
+        rounded: whether grids are stretched over whole pixels, torchvision's way (:func:`paste_probs`).
         threshold: the probability from which a pixel belongs to the object, in (0, 1].
 
     Raises:
@@ -66,11 +66,11 @@ def paste_masks(
     """Stretch masks over their boxes in an image of ``size`` and threshold them there.
 
     Args:
-        probs: ``(N, M, M)`` in [0, 1].
-        boxes: ``(N, 4)`` xyxy, in pixels of that image; parts outside are cut off.
-        size: ``(H, W)`` of the image.
-        threshold: a pixel belongs to the object when its probability is at least this.
-        rounded: see :func:`paste_probs`.
+        probs: probabilities of each object's grid, ``(N, M, M)`` in [0, 1].
+        boxes: box of each grid, ``(N, 4)`` xyxy in pixels of the image; parts outside are cut off.
+        size: size ``(H, W)`` of the image.
+        threshold: the probability from which a pixel belongs to the object, in (0, 1].
+        rounded: whether grids are stretched over whole pixels, torchvision's way (:func:`paste_probs`).
 
     Returns:
         ``(N, H, W)`` bool.
@@ -95,11 +95,11 @@ def paste_probs(probs: Tensor, boxes: Tensor, size: Sequence[int], *, rounded: b
     of the box's side, and beyond the outer cells' centres values fall to 0 within half a cell.
 
     Args:
-        probs: ``(N, M, M)``.
-        boxes: ``(N, 4)`` xyxy.
-        size: ``(H, W)``.
-        rounded: torchvision's way. The mask gets a rim of zeros, the box grows alike, is cut to whole pixels, counts
-            both its first and its last one, and the mask is resized to that many pixels.
+        probs: probabilities of each object's grid, ``(N, M, M)``.
+        boxes: box of each grid, ``(N, 4)`` xyxy in pixels of the image.
+        size: size ``(H, W)`` of the image.
+        rounded: whether to paste torchvision's way: the mask gets a rim of zeros, the box grows alike, is cut to whole
+            pixels, counts both its first and its last one, and the mask is resized to that many pixels.
     """
     height, width = size
     probs = at_least_float32(probs)

@@ -1,4 +1,4 @@
-"""RoI Pooling and RoIAlign: a patch of fixed size from every region of a feature map.
+"""RoI Pooling and RoIAlign: a patch of fixed size from every box on a feature map.
 
 Each function has three paths with the same values: ``"reference"``, the loops that the book derives; ``"torch"``,
 vectorised; and ``"torchvision"``, its C++ and CUDA kernels. ``"auto"`` takes the fastest for the device.
@@ -30,8 +30,8 @@ def roi_levels(
     Source: Lin et al., "Feature Pyramid Networks", CVPR 2017, eq. 1.
 
     Args:
-        boxes: ``(R, 4)`` xyxy in pixels.
-        num_levels: how many levels there are.
+        boxes: RoIs, ``(R, 4)`` xyxy in pixels.
+        num_levels: number of levels of the pyramid.
         lowest: the level of the finest map: 2 for P2, of stride 4.
         canonical_size: the side of a square box, in pixels, that goes to the canonical level.
         canonical_level: the level that serves boxes of the canonical size: 4 for P4.
@@ -64,17 +64,18 @@ def roi_align(
     further out counts as 0. Source: He et al., "Mask R-CNN", ICCV 2017, section 3; ``aligned`` is from Detectron2.
 
     Args:
-        features: ``(B, C, H, W)``, or such maps of several levels, finest first.
-        boxes: ``(R, 4)`` xyxy in pixels of the image.
-        images: ``(R,)`` int64, which image of the batch each box is in.
-        output_size: P.
-        strides: pixels per cell, of each level.
+        features: feature map ``(B, C, H, W)``, or such maps of several levels, finest first.
+        boxes: RoIs, ``(R, 4)`` xyxy in pixels of the image.
+        images: ``(R,)`` int64, index in the batch of each box's image.
+        output_size: number of bins P along each side of a patch.
+        strides: pixels per cell, one number for each level.
         levels: ``(R,)`` int64, the level that serves each box; needed with more than one.
-        sampling_ratio: samples per bin along each axis. 0 takes as many as a bin is cells wide, rounded up, so that no
-            cell is passed over.
-        aligned: place cell i of a map at (i + ½) strides, as pixel centres lie. Without it cell i lies at i strides,
+        sampling_ratio: number of samples per bin along each axis. 0 takes as many as a bin is cells wide, rounded up,
+            so that no cell is passed over.
+        aligned: whether cell i of a map lies at (i + ½) strides, as pixel centres do. Otherwise it lies at i strides,
             half a cell off, and boxes smaller than a cell are widened to it: the first implementations' way.
-        impl: "auto", "torch", "torchvision" or "reference". Only "torch" and "reference" pass gradients to the boxes.
+        impl: path to take: "auto", "torch", "torchvision" or "reference". Only "torch" and "reference" pass gradients
+            to the boxes.
 
     Returns:
         ``(R, C, P, P)``.
@@ -116,13 +117,13 @@ def roi_pool(
     which is 16 pixels at stride 32: the reason for :func:`roi_align`.
 
     Args:
-        features: ``(B, C, H, W)``, or such maps of several levels, finest first.
-        boxes: ``(R, 4)`` xyxy in pixels of the image.
-        images: ``(R,)`` int64, which image of the batch each box is in.
-        output_size: P.
-        strides: pixels per cell, of each level.
+        features: feature map ``(B, C, H, W)``, or such maps of several levels, finest first.
+        boxes: RoIs, ``(R, 4)`` xyxy in pixels of the image.
+        images: ``(R,)`` int64, index in the batch of each box's image.
+        output_size: number of bins P along each side of a patch.
+        strides: pixels per cell, one number for each level.
         levels: ``(R,)`` int64, the level that serves each box; needed with more than one.
-        impl: "auto" (torchvision's kernel), "torch", "torchvision" or "reference".
+        impl: path to take: "auto" (torchvision's kernel), "torch", "torchvision" or "reference".
 
     Returns:
         ``(R, C, P, P)``; 0 in bins without a cell.
@@ -148,9 +149,9 @@ def bilinear_sample(values: Tensor, y: Tensor, x: Tensor) -> Tensor:
     The reference path of :func:`roi_align`, for one point.
 
     Args:
-        values: ``(C, H, W)``.
-        y: a number; cell i lies at y = i.
-        x: a number.
+        values: the map, ``(C, H, W)``.
+        y: vertical position of the point in cells; row i lies at y = i.
+        x: horizontal position of the point in cells; column j lies at x = j.
 
     Returns:
         ``(C,)``; beyond the border by up to one cell the border's value, further out 0.
@@ -170,7 +171,7 @@ def bilinear_sample(values: Tensor, y: Tensor, x: Tensor) -> Tensor:
 def _align_by_loops(
     features: Tensor, boxes: Tensor, images: Tensor, size: int, scale: float, ratio: int, aligned: bool
 ) -> Tensor:
-    regions = []
+    patches = []
     for box, image in zip(boxes, images.tolist(), strict=True):
         x1, y1, x2, y2 = box * scale - (0.5 if aligned else 0.0)
         width, height = x2 - x1, y2 - y1
@@ -189,8 +190,8 @@ def _align_by_loops(
                         x = x1 + (q + (j + 0.5) / columns) * bin_w
                         total = total + bilinear_sample(features[image], y, x)
                 bins.append(total / max(rows * columns, 1))
-        regions.append(torch.stack(bins, 1).view(-1, size, size))  # (C, P, P)
-    return torch.stack(regions) if regions else features.new_zeros(0, features.shape[1], size, size)
+        patches.append(torch.stack(bins, 1).view(-1, size, size))  # (C, P, P)
+    return torch.stack(patches) if patches else features.new_zeros(0, features.shape[1], size, size)
 
 
 def _align_by_rows(
@@ -261,7 +262,7 @@ def _taps(start: Tensor, side: Tensor, size: int, length: Tensor, ratio: int) ->
 
 def _pool_by_loops(features: Tensor, boxes: Tensor, images: Tensor, size: int, scale: float) -> Tensor:
     height, width = features.shape[2:]
-    regions = []
+    patches = []
     for box, image in zip(boxes, images.tolist(), strict=True):
         x1, y1, x2, y2 = (_round(float(v * scale)) for v in box)
         bin_h, bin_w = max(y2 - y1 + 1, 1) / size, max(x2 - x1 + 1, 1) / size
@@ -274,8 +275,8 @@ def _pool_by_loops(features: Tensor, boxes: Tensor, images: Tensor, size: int, s
                 right = min(max(math.ceil((q + 1) * bin_w) + x1, 0), width)
                 cells = features[image, :, top:bottom, left:right].flatten(1)  # (C, cells)
                 bins.append(cells.max(1).values if cells.shape[1] else features.new_zeros(features.shape[1]))
-        regions.append(torch.stack(bins, 1).view(-1, size, size))
-    return torch.stack(regions) if regions else features.new_zeros(0, features.shape[1], size, size)
+        patches.append(torch.stack(bins, 1).view(-1, size, size))
+    return torch.stack(patches) if patches else features.new_zeros(0, features.shape[1], size, size)
 
 
 def _pool_by_masks(features: Tensor, boxes: Tensor, images: Tensor, size: int, scale: float) -> Tensor:

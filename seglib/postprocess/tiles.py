@@ -238,18 +238,18 @@ def _resized(
 ) -> Iterator[tuple[int, Tensor]]:
     """The bands of a image of size ``source`` resized to ``target``, at most 64 rows at a time."""
     taps = _Taps(source[0], target[0], 0, target[0])
-    held, first, done = None, 0, 0  # rows that are still needed, the first of them, target rows that are out
+    kept, first, done = None, 0, 0  # rows that are still needed, the first of them, target rows that are out
     for start, probs in bands:
-        held = torch.cat([probs[:, :0] if held is None else held, probs], 1)
+        kept = torch.cat([probs[:, :0] if kept is None else kept, probs], 1)
         ready = int((taps.high < start + probs.shape[1]).sum())
         while done < ready:
             stop = min(done + _ROWS, ready)
             part = _Taps(source[0], target[0], done, stop)
-            rows = _interpolated(held, 1, part, first)  # (K, n, w)
+            rows = _interpolated(kept, 1, part, first)  # (K, n, w)
             yield done, F.interpolate(rows[None], size=(stop - done, target[1]), mode="bilinear")[0]  # (K, n, W)
             done = stop
-        spent = min(int(taps.low[done]) - first, held.shape[1]) if done < target[0] else 0
-        held, first = held[:, spent:], first + spent
+        spent = min(int(taps.low[done]) - first, kept.shape[1]) if done < target[0] else 0
+        kept, first = kept[:, spent:], first + spent
 
 
 def _strip(image: Tensor, size: tuple[int, int], rows: tuple[int, int]) -> Tensor:

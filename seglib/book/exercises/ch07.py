@@ -297,10 +297,10 @@ STRICT = Exercise(
 )
 
 
-# In the mirror --------------------------------------------------------------------------------------------------------
+# The flipped image ---------------------------------------------------------------------------------------------------
 
 
-def mirror(boxes: Tensor, width: int) -> Tensor:
+def flip_boxes(boxes: Tensor, width: int) -> Tensor:
     """Boxes ``(P, 4)`` in the flipped image."""
     x0, y0, x1, y1 = boxes.unbind(1)
     return torch.stack([width - x1, y0, width - x0, y1], 1)
@@ -308,7 +308,7 @@ def mirror(boxes: Tensor, width: int) -> Tensor:
 
 def agreement(propose: Propose, image: Tensor) -> Tensor:
     """The share of the proposals that are proposed in the flipped image too, with IoU 0.5 or more."""
-    return _agree(propose(image), mirror(propose(image.flip(-1)), image.shape[-1]))
+    return _agree(propose(image), flip_boxes(propose(image.flip(-1)), image.shape[-1]))
 
 
 def _agree(ours: Tensor, others: Tensor) -> Tensor:
@@ -321,7 +321,7 @@ def _swapped(propose: Propose, image: Tensor) -> Tensor:
 
 
 def _windows(size: int, step: int, threshold: float) -> Propose:
-    """A made proposer: the windows of a grid that begins at the left whose mean brightness exceeds a threshold."""
+    """A toy proposer: the windows of a grid that begins at the left whose mean brightness exceeds a threshold."""
 
     def propose(image: Tensor) -> Tensor:
         grey, found = image.mean(0), []
@@ -348,7 +348,7 @@ def _images() -> Mapping[str, tuple[Propose, Tensor]]:
     }
 
 
-MIRROR = Exercise(
+FLIP = Exercise(
     solution=agreement,
     wrong={
         "not_back": (
@@ -360,25 +360,25 @@ MIRROR = Exercise(
             "Your flipped boxes have their left edge right of their right one: the new left edge is W − x₁.",
         ),
         "height": (
-            lambda propose, image: _agree(propose(image), mirror(propose(image.flip(-1)), image.shape[-2])),
-            "You mirror with the height. An image is (3, H, W), and x runs along W.",
+            lambda propose, image: _agree(propose(image), flip_boxes(propose(image.flip(-1)), image.shape[-2])),
+            "You flip with the height. An image is (3, H, W), and x runs along W.",
         ),
         "less_one": (
-            lambda propose, image: _agree(propose(image), mirror(propose(image.flip(-1)), image.shape[-1] - 1)),
+            lambda propose, image: _agree(propose(image), flip_boxes(propose(image.flip(-1)), image.shape[-1] - 1)),
             "You flip with W − 1, which is right for pixel indices. Box corners are continuous: x becomes W − x.",
         ),
         "other_share": (
-            lambda propose, image: _agree(mirror(propose(image.flip(-1)), image.shape[-1]), propose(image)),
+            lambda propose, image: _agree(flip_boxes(propose(image.flip(-1)), image.shape[-1]), propose(image)),
             "That is the share of the flipped image's boxes. Ask for those of the image.",
         ),
         "mean_iou": (
             lambda propose, image: (
-                box_iou(propose(image), mirror(propose(image.flip(-1)), image.shape[-1])).amax(1).mean()
+                box_iou(propose(image), flip_boxes(propose(image.flip(-1)), image.shape[-1])).amax(1).mean()
             ),
             "That is the mean IoU. Return the share of boxes with an IoU of 0.5 or more.",
         ),
         "upside_down": (
-            lambda propose, image: _agree(propose(image), mirror(propose(image.flip(-2)), image.shape[-1])),
+            lambda propose, image: _agree(propose(image), flip_boxes(propose(image.flip(-2)), image.shape[-1])),
             "You turn the image upside down: flip its last axis.",
         ),
     },
@@ -392,5 +392,5 @@ EXERCISES = {
     "ch07.fit": FIT,
     "ch07.soft": SOFT,
     "ch07.strict": STRICT,
-    "ch07.mirror": MIRROR,
+    "ch07.flip": FLIP,
 }

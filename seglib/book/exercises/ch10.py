@@ -45,19 +45,21 @@ DECOUPLE = Exercise(
 # The sample ----------------------------------------------------------------------------------------------------------
 
 
-def sample_counts(objects: int, background: int, size: int, share: float) -> tuple[int, int]:
+def sample_counts(
+    foreground: int, background: int, batch_size_per_image: int, positive_fraction: float
+) -> tuple[int, int]:
     """How much foreground and how much background is drawn."""
-    taken = min(objects, int(size * share))
-    return taken, min(background, size - taken)
+    taken = min(foreground, int(batch_size_per_image * positive_fraction))
+    return taken, min(background, batch_size_per_image - taken)
 
 
 def _samples() -> Mapping[str, tuple[int, int, int, float]]:
     return {
-        "many objects": (400, 3000, 512, 0.25),
-        "few objects": (20, 3000, 512, 0.25),
-        "no objects": (0, 700, 512, 0.25),
+        "much foreground": (400, 3000, 512, 0.25),
+        "little foreground": (20, 3000, 512, 0.25),
+        "no foreground": (0, 700, 512, 0.25),
         "little of both": (30, 50, 512, 0.25),
-        "many objects and little background": (400, 50, 512, 0.25),
+        "much foreground and little background": (400, 50, 512, 0.25),
         "an RPN": (10, 9000, 256, 0.5),
     }
 
@@ -66,33 +68,33 @@ SAMPLE = Exercise(
     solution=sample_counts,
     wrong={
         "fixed_background": (
-            lambda o, b, n, s: (min(o, int(n * s)), min(b, n - int(n * s))),
-            "Where objects are too few, background fills the sample up: its part isn't fixed.",
+            lambda f, b, n, s: (min(f, int(n * s)), min(b, n - int(n * s))),
+            "Where there is little foreground, background fills the sample up: its part isn't fixed.",
         ),
         "fixed_ratio": (
-            lambda o, b, n, s: (min(o, int(n * s)), min(b, int(min(o, int(n * s)) * (1 - s) / s))),
-            "You keep the ratio and make the sample smaller. The share is an upper bound for objects, no more.",
+            lambda f, b, n, s: (min(f, int(n * s)), min(b, int(min(f, int(n * s)) * (1 - s) / s))),
+            "You keep the ratio and make the sample smaller. The fraction is an upper bound for foreground, no more.",
         ),
-        "all_objects": (
-            lambda o, b, n, s: (min(o, n), min(b, n - min(o, n))),
-            "Objects may take their share at most, else four hundred of them leave no room for background.",
+        "all_foreground": (
+            lambda f, b, n, s: (min(f, n), min(b, n - min(f, n))),
+            "Foreground may take its fraction at most, else four hundred RoIs leave no room for background.",
         ),
-        "objects_fill": (
-            lambda o, b, n, s: (min(o, n - min(b, n - int(n * s))), min(b, n - int(n * s))),
-            "Background is what fills up, not the objects: the second stage must learn to say no.",
+        "foreground_fills": (
+            lambda f, b, n, s: (min(f, n - min(b, n - int(n * s))), min(b, n - int(n * s))),
+            "Background is what fills up, not foreground: the second stage must learn to say no.",
         ),
         "beyond_what_is_there": (
-            lambda o, b, n, s: (min(o, int(n * s)), n - min(o, int(n * s))),
+            lambda f, b, n, s: (min(f, int(n * s)), n - min(f, int(n * s))),
             "There may be fewer background proposals than there is room for.",
         ),
         "always_full": (
-            lambda o, b, n, s: (int(n * s), n - int(n * s)),
-            "You count what there is room for. There may be fewer objects, or less background, than that.",
+            lambda f, b, n, s: (int(n * s), n - int(n * s)),
+            "You count what there is room for. There may be less foreground, or less background, than that.",
         ),
-        "swapped": (lambda o, b, n, s: sample_counts(o, b, n, s)[::-1], "Return the objects first."),
+        "swapped": (lambda f, b, n, s: sample_counts(f, b, n, s)[::-1], "Return the foreground first."),
     },
     probes=_samples,
-    hint="Objects: as many as there are, but at most their share. Then background, as many as there is room for.",
+    hint="Foreground: as much as there is, but at most its fraction. Then background, as much as there is room for.",
 )
 
 
@@ -298,7 +300,7 @@ CUT = Exercise(
             _by(lambda hits, kept, objects: hits / objects, last=True),
             "That is the best recall: keep all. Wrong detections must cost something too.",
         ),
-        "as_found": (_unsorted, "The detections aren't sorted by score: sort them first."),
+        "unsorted": (_unsorted, "The detections aren't sorted by score: sort them first."),
         "one_too_far": (
             _one_further,
             "You return the score of the first detection to drop. The threshold is the last that is kept.",

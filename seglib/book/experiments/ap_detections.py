@@ -30,11 +30,11 @@ class Noise:
 
     Attributes:
         missed: share of the objects that get no detection.
-        lost: more of them are missed, with probability lost · exp(−√area / 16): the small ones.
+        lost: further share of the objects that are missed, with probability lost · exp(−√area / 16): the small ones.
         confused: share of the detections whose class is another one.
         duplicates: share of the objects that are detected twice.
-        background: detections of nothing, per object on average; each has the shape and class of an object of the
-            image and lies anywhere.
+        background: number of detections of nothing, per object on average; each has the shape and class of an object of
+            the image and lies anywhere.
         shift: how far masks are moved, as a share of √area: the standard deviation along each axis.
         outline: by how much masks grow or shrink, as a share of √area: the standard deviation.
         pixels: how far every mask is moved besides, in pixels, each in a direction of its own.
@@ -67,8 +67,8 @@ class Made:
 
     Attributes:
         instances: masks, labels, boxes and scores of D detections.
-        source: ``(D,)`` int64, the object that each was made from, −1 for detections of nothing.
-        second: ``(D,)`` bool, the second detections of an object.
+        source: ``(D,)`` int64, the object that each detection was made from, −1 for detections of nothing.
+        second: ``(D,)`` bool, whether a detection is the second one of its object.
     """
 
     instances: Instances
@@ -80,11 +80,11 @@ def detect(target: Instances, noise: Noise, seed: int, image: int, num_classes: 
     """The detections of one image, a pure function of its arguments.
 
     Args:
-        target: the objects, N.
+        target: the N true objects of the image.
         noise: the dials.
-        seed: number that everything random is drawn with.
+        seed: random seed of all draws.
         image: number of the image; other images get other draws.
-        num_classes: K; a wrong class is one of the other K − 1.
+        num_classes: number of classes K; a wrong class is one of the other K − 1.
     """
     n, (height, width) = len(target), target.masks.shape[1:]
     chance, size = _generator(seed, image, 0), _areas(target.masks).sqrt()  # (N,) √area
@@ -130,10 +130,10 @@ def redraw(
     """A mask ``(H, W)`` moved and grown (or shrunk) by whole pixels; what leaves the image is cut off.
 
     Args:
-        mask: bool.
-        down: pixels, rounded.
-        right: pixels, rounded.
-        grown: pixels to every side, rounded; below 0 the mask shrinks, but never to nothing.
+        mask: the mask to redraw, ``(H, W)`` bool.
+        down: pixels to move it down by, rounded.
+        right: pixels to move it right by, rounded.
+        grown: pixels to grow it by on every side, rounded; below 0 the mask shrinks, but never to nothing.
         box: the mask's tight box, if it is known.
     """
     height, width = mask.shape

@@ -55,11 +55,11 @@ def one_image(
     """The metric of one image. Those of several are put together with ``merge``.
 
     Args:
-        target: the objects.
+        target: true objects of the image.
         noise: the dials.
-        seed: number that the errors are drawn with.
+        seed: random seed of the errors.
         image: number of the image.
-        packed: the objects as run-length codes; given, they aren't encoded again.
+        packed: the true objects as run-length codes, so that they aren't encoded again.
     """
     found = CocoObjects.from_instances(detect(target, noise, seed, image, len(THINGS)).instances, "masks")
     metric = AveragePrecision(len(THINGS))
@@ -99,9 +99,9 @@ def bootstrap(pairs: Sequence[Sequence[AveragePrecision]], resamples: int, seed:
     """AP of each detector over images drawn with replacement, the same ones for all: ``(resamples, detectors)``.
 
     Args:
-        pairs: for every detector its metrics of the n images.
-        resamples: how many draws.
-        seed: number that the images are drawn with.
+        pairs: metrics of the n images, one list for every detector.
+        resamples: number of draws.
+        seed: random seed of the draws.
     """
     rng, n = np.random.default_rng(seed), len(pairs[0])
     draws = rng.integers(n, size=(resamples, n))
@@ -121,13 +121,13 @@ def run(
     """Both parts for every seed; a seed sets the scenes and the errors.
 
     Args:
-        seeds: one run each; a seed sets the scenes and the errors.
-        steps: resamples of every bootstrap.
-        scenes: images per seed for the second part.
-        error_scenes: images per seed for the first part, the first ones of the same series.
-        sizes: images of a set.
-        size: pixels a side.
-        report: called with a line of text after every part.
+        seeds: one run per seed; a seed sets the scenes and the errors.
+        steps: number of resamples of every bootstrap.
+        scenes: number of images per seed for the second part.
+        error_scenes: number of images per seed for the first part, the first ones of the same series.
+        sizes: numbers of images of the sets.
+        size: height and width of the images in pixels.
+        report: function that is called with a line of text after every part.
 
     Returns:
         The settings; ``errors``, the rows of `error_costs`; ``sets``, the AP of the three detectors on every disjoint

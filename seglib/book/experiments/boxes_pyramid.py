@@ -48,7 +48,7 @@ class BoxScenes:
     """Scenes in memory.
 
     Attributes:
-        images: ``(N, 3, H, W)`` uint8.
+        images: the scenes, ``(N, 3, H, W)`` uint8.
         boxes: the objects' boxes of each scene, ``(M, 4)``.
     """
 
@@ -95,7 +95,7 @@ class Proposer(nn.Module):
             with anchors of one of `SIZES` on each, or a single one, with anchors of all.
         top_down: whether deep maps are added to shallow ones.
         channels: channels of the pyramid's levels.
-        foreground_iou: threshold from which an anchor is an object in training.
+        foreground_iou: IoU threshold from which an anchor is foreground in training.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Proposer(nn.Module):
         self.head = RPNHead(channels, self.anchors.per_cell)
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Images ``(B, 3, H, W)`` in [0, 1] → logits, deltas and anchors of each level (see ``RPNHead``)."""
+        """Images ``(B, 3, H, W)`` in [0, 1] → logits, deltas and anchors of each level, as ``RPNHead`` gives them."""
         maps = self.encoder(self.normalize(images))
         pyramid = self.fpn([maps[level] for level in self.levels])
         return *self.head(pyramid), self.anchors([p.shape[-2:] for p in pyramid], images.device)
@@ -204,7 +204,7 @@ def recalls(proposals: Sequence[Tensor], boxes: Sequence[Tensor], counts: Sequen
     Args:
         proposals: the proposals of each image, ``(P, 4)`` by falling score.
         boxes: the objects' boxes of each image, ``(M, 4)``.
-        counts: the numbers n of proposals.
+        counts: numbers n of proposals to score.
 
     Returns:
         ``recall``: bin of `BINS` or ``"all"`` → the share of objects reached at IoU 0.5, for each n; and ``ar``: the
@@ -240,15 +240,15 @@ def run(
     With one seed all variants see the same batches.
 
     Args:
-        seeds: one run each; a seed sets the initial weights and the order of the scenes.
+        seeds: one run per seed; a seed sets the initialisation and the order of the scenes.
         steps: optimiser steps of each run.
-        variants: names in `VARIANTS`.
+        variants: names of the variants to train, out of `VARIANTS`.
         scenes: number of scenes to train on, when ``data`` is not given.
         val_scenes: number of scenes to score on, when ``data`` is not given.
         batch_size: scenes per step.
-        lr: the highest learning rate.
+        lr: highest learning rate.
         data: training and held-out scenes that are in memory already.
-        report: called with a line of text after every run.
+        report: function that is called with a line of text after every run.
 
     Returns:
         The settings, the number of held-out ``objects`` in each bin, and ``runs``: one dict per run with ``variant``,

@@ -81,14 +81,14 @@ def run(
     With one seed all variants see the same batches.
 
     Args:
-        seeds: one run each; a seed sets the heads' weights and the order of the scenes.
+        seeds: one run per seed; a seed sets the initialisation of the heads and the order of the scenes.
         steps: optimiser steps of each run.
-        variants: keys of :data:`VARIANTS`.
+        variants: names of the variants to train, out of :data:`VARIANTS`.
         scenes: number of scenes to train on.
         val_scenes: number of held-out scenes to score on.
         batch_size: scenes per step.
-        detector: whose boxes, classes and features are taken; the stored ``mask_rcnn_tiny`` by default.
-        report: called with a line of text after every run.
+        detector: detector whose boxes, classes and features are used; the stored ``mask_rcnn_tiny`` by default.
+        report: function that is called with a line of text after every run.
 
     Returns:
         The settings and ``runs``: one dict per run with ``variant``, ``seed``, ``loss`` (mean of the last tenth of the

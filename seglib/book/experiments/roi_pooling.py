@@ -1,7 +1,7 @@
 """What does rounding cost a mask? One mask head behind RoI Pooling and behind RoIAlign, on maps of several strides.
 
 Everything but the pooling is the same in all runs: the encoder's maps, which are computed once and stay as they are,
-the boxes, the head, its first weights, the order of the things and the number of steps. Boxes are the true ones, so no
+the boxes, the head, its initialisation, the order of the things and the number of steps. Boxes are the true ones, so no
 detector can hide or add an error; in training their sides are moved at random by up to a tenth, as proposals would be.
 
 Between RoI Pooling and RoIAlign two things change, the rounding and the maximum. "rounded, bilinear" keeps the first
@@ -39,7 +39,7 @@ LEVELS = {4: "c2", 8: "c3", 16: "c4"}
 SIZE = 192
 """Height and width of the scenes."""
 
-SMALLEST = 12.0
+MIN_SIZE = 12.0
 """Things whose box has a smaller side, √(wh), are left out: at stride 16 they are less than a cell."""
 
 PATCH = 14
@@ -82,12 +82,12 @@ class Things:
     """The things of many scenes, and the maps of these scenes.
 
     Attributes:
-        maps: stride → ``(S, C, H/s, W/s)``.
+        maps: feature maps of the scenes: stride → ``(S, C, H/s, W/s)``.
         owners: ``(S, H, W)`` uint8, the number in its scene of the thing that a pixel belongs to; 255 for none.
-        scenes: ``(R,)`` int64, the scene of each thing.
-        numbers: ``(R,)`` uint8, its number there.
-        boxes: ``(R, 4)``.
-        labels: ``(R,)`` int64.
+        scenes: index of each thing's scene, ``(R,)`` int64.
+        numbers: number of each thing in its scene, ``(R,)`` uint8.
+        boxes: boxes of the things, ``(R, 4)`` xyxy.
+        labels: classes of the things, ``(R,)`` int64.
     """
 
     maps: Mapping[int, Tensor]
@@ -118,10 +118,10 @@ def load_things(
 
     Args:
         length: number of scenes.
-        split: "train", "val" or "test".
+        split: the split: "train", "val" or "test".
         strides: strides of the maps that are pooled from, in `LEVELS`.
         size: height and width of the scenes.
-        device: where everything lies; ``None`` is a GPU where there is one.
+        device: device of all tensors; ``None`` is a GPU where there is one.
 
     Raises:
         ValueError: when ``length`` is not positive.
@@ -146,7 +146,7 @@ def load_things(
         for n, mask in zip(number, things.masks, strict=True):
             owner[mask] = n
         side = things.boxes[:, 2:] - things.boxes[:, :2]  # (N, 2)
-        kept = side.prod(1).sqrt() >= SMALLEST
+        kept = side.prod(1).sqrt() >= MIN_SIZE
         owners.append(owner)
         scenes.append(torch.full_like(things.labels, i)[kept])
         numbers.append(number[kept])
@@ -197,12 +197,12 @@ def mask_ious(head: MaskHead, pool: Pool, stride: int, data: Things, *, shift: f
     """The IoU of each thing's pasted mask with the true one, ``(R,)``.
 
     Args:
-        head: trained for ``pool`` and ``stride``.
-        pool: gives the patches.
+        head: mask head that was trained for ``pool`` and ``stride``.
+        pool: function that gives the patches.
         stride: stride of the maps that are pooled from.
-        data: the things.
+        data: the things to score.
         shift: pixels by which every box is shifted right and down, where it is pooled and where it is pasted.
-        count: score the first ones alone; 0 for all.
+        count: number of things to score, the first ones; 0 for all.
     """
     found = []
     for picked in torch.arange(count or len(data), device=data.boxes.device).split(128):
@@ -249,15 +249,15 @@ def run(
     """Train a mask head once for every seed, stride and variant, and score its masks.
 
     Args:
-        seeds: one run each; a seed sets the head's weights, the order of the things and the moves of their boxes.
+        seeds: one run per seed; a seed sets the initialisation, the order of the things and the moves of their boxes.
         steps: optimiser steps of each run.
         strides: strides of the maps that are pooled from, in `LEVELS`.
-        variants: names in `VARIANTS`.
+        variants: names of the variants to train, out of `VARIANTS`.
         scenes: number of scenes to train on, when ``data`` is not given.
         val_scenes: number of scenes to score on, when ``data`` is not given.
         batch_size: things per step.
         data: training and held-out things that are in memory already.
-        report: called with a line of text after every run.
+        report: function that is called with a line of text after every run.
 
     Returns:
         The settings, the paper's numbers, and ``runs``: one dict per run with ``variant``, ``stride``, ``seed``,
@@ -290,7 +290,7 @@ def run(
                     report(f"seed {seed}, stride {stride}, {name}: {scores}")
     return {
         "model": "a mask head on frozen maps of fcn_tiny's encoder, true boxes",
-        "data": f"scenes of {SIZE} pixels, things of {SMALLEST:.0f} pixels and more",
+        "data": f"scenes of {SIZE} pixels, things of {MIN_SIZE:.0f} pixels and more",
         "scenes": len(train.owners),
         "things": len(train),
         "val_scenes": len(val.owners),

@@ -1,17 +1,17 @@
 """The types that flow between the parts of seglib. Every convention of the package is stated here, once.
 
-Images      float32 RGB in [0, 1], ``(3, H, W)``; batches ``(B, 3, H, W)``. Any H and W. Images with other channels or
-            in other units (Hounsfield units, z-scores) are declared by the model's normalisation.
-Volumes     ``(C, D, H, W)``; batches ``(B, C, D, H, W)``; spacing of the voxels in millimetres, ``(z, y, x)``.
-Sizes       of an image ``(H, W)``, of a volume ``(D, H, W)``: its true size, without the padding of a batch.
-Labels      int64 category ids, ``(H, W)`` or ``(D, H, W)``. Ids are contiguous from 0; 255 is void. In a table of
-            things and stuff, things come first.
-Regions     of classes that may overlap: uint8 ``(K, H, W)``, 1 inside, 0 outside, 255 void.
-Boxes       ``xyxy`` in continuous pixel coordinates: the pixel in column x covers [x, x + 1], its centre is x + 0.5.
-Points      ``(x, y)`` in the same coordinates.
-Masks       bool ``(N, H, W)``.
-Weights     of pixels in a loss: float32 ``(H, W)``, at least 0; batches ``(B, H, W)``.
-Panoptic    an int32 map of segment ids (0 = void) and the list of its segments.
+- **Images**: float32 RGB in [0, 1], ``(3, H, W)``; batches ``(B, 3, H, W)``. Any H and W. Images with other channels or
+  in other units (Hounsfield units, z-scores) are declared by the model's normalisation.
+- **Volumes**: ``(C, D, H, W)``; batches ``(B, C, D, H, W)``; spacing of the voxels in millimetres, ``(z, y, x)``.
+- **Sizes**: ``(H, W)`` of an image, ``(D, H, W)`` of a volume; a true size is without the padding of a batch.
+- **Labels**: int64 category ids, ``(H, W)`` or ``(D, H, W)``. Ids are contiguous from 0; 255 is void. In a table of
+  things and stuff, things come first.
+- **Regions**: classes that may overlap, uint8 ``(K, H, W)``: 1 inside, 0 outside, 255 void.
+- **Boxes**: ``xyxy`` in continuous pixel coordinates: the pixel in column x covers [x, x + 1], its centre is x + 0.5.
+- **Points**: ``(x, y)`` in the same coordinates.
+- **Masks**: bool ``(N, H, W)``.
+- **Weights** of pixels in a loss: float32 ``(H, W)``, at least 0; batches ``(B, H, W)``.
+- **Panoptic**: an int32 map of segment ids (0 = void) and the list of its segments.
 
 Empty is normal: zero instances and an all-void map are valid everywhere.
 """

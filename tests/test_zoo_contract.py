@@ -24,7 +24,12 @@ ALIASES = {
 }
 TINY = ["fcn_tiny", "unet_tiny", "deeplab_tiny", "mask_rcnn_tiny"]
 
-every_architecture = pytest.mark.parametrize("name", SLIM)
+# The others share their code with these: they are checked in the full run.
+FAST = {"fcn_tiny", "fcn_dilated", "unet_tiny", "unet_paper", "deeplab_tiny", "mask_rcnn_tiny"}
+
+every_architecture = pytest.mark.parametrize(
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in SLIM]
+)
 # Tracing takes seconds per model.
 traced_architectures = pytest.mark.parametrize(
     "name", [n if n == "fcn_tiny" else pytest.param(n, marks=pytest.mark.slow) for n in SLIM]
@@ -151,7 +156,7 @@ def test_too_few_classes_are_refused(name):
         builder(fewest - 1)
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in DENSE])
 def test_dense_models_predict_one_region_or_several_that_overlap(name):
     model = DENSE[name](1, overlapping=True).eval()
     images = torch.rand(2, 3, 33, 47)

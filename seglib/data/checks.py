@@ -138,8 +138,8 @@ def check_labels_of_split(counts: LabelCounts, categories: Sequence[Category], s
         split: the name of the split, for the messages.
 
     Returns:
-        Warnings, one line each: classes that never occur, masks of 0 and 255 whose 255 is void, annotations that are
-        left out.
+        One line for each warning about classes that never occur, masks of 0 and 255 whose 255 is void, and annotations
+        that are left out.
 
     Raises:
         ValueError: when nothing is labelled: no image, no annotation, crowds alone, or all pixels void.

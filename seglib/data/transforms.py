@@ -234,7 +234,7 @@ def move_maps(sample: Sample, image: Tensor, move: Callable[[Tensor, int], Tenso
 
     Args:
         sample: the sample before.
-        image: ``(C, H', W')``, already moved.
+        image: the moved image, ``(C, H', W')``.
         move: gets each map ``(..., H, W)`` and the value that it has outside the image, and returns the map
             ``(..., H', W')``. It must look pixels up and not mix them.
 

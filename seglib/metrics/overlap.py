@@ -16,8 +16,8 @@ class OverlapScores:
     """Scores of K regions.
 
     Attributes:
-        dice: ``(K,)`` 2·|P ∩ T| / (|P| + |T|) in [0, 1], NaN where a region is neither predicted nor there.
-        iou: ``(K,)`` |P ∩ T| / |P ∪ T| in [0, 1], NaN where a region is neither predicted nor there.
+        dice: ``(K,)`` in [0, 1], 2·TP / (2·TP + FP + FN) in pixels; NaN where a region is neither predicted nor there.
+        iou: ``(K,)`` in [0, 1], TP / (TP + FP + FN) in pixels; NaN where a region is neither predicted nor there.
         mean_dice: mean Dice over the regions that have one; NaN when none has.
         mean_iou: mean IoU over the regions that have one; NaN when none has.
     """

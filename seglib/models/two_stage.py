@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ class RPNSettings:
     nms: float = 0.7
     min_size: float = 0.0
     beta: float = 0.0
-    sampler: Sampler = sample_balanced
+    sampler: Sampler = field(default_factory=lambda: sample_balanced)  # a plain default would read as a method
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class RoISettings:
     beta: float = 0.0
     box_loss: str = "smooth_l1"
     binary_masks: bool = True
-    sampler: Sampler = sample_balanced
+    sampler: Sampler = field(default_factory=lambda: sample_balanced)  # a plain default would read as a method
 
     def __post_init__(self) -> None:
         if self.pooling not in ("align", "pool"):
@@ -90,7 +90,7 @@ class RoISettings:
 
     @property
     def max_foreground(self) -> int:
-        """The most foreground RoIs of an image that are trained on: those that the mask head sees."""
+        """The most foreground RoIs of an image that the mask head is trained on."""
         return int(self.batch_size_per_image * self.positive_fraction)
 
 

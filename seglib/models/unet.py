@@ -51,7 +51,8 @@ class UNet(SemanticModel):
     """The form in use: an encoder's maps c1 … c5, joined by concatenation on the way up.
 
     Args:
-        encoder: gives ``c1`` … ``c5`` with strides 2 … 32. Larger divisors than 32 are not needed: images are padded.
+        encoder: gives ``c1`` … ``c5`` with strides 2 … 32. A ``size_divisibility`` above 32 is not needed: images are
+            padded.
         num_classes: number of classes K.
         widths: channels behind each doubling: to strides 16, 8, 4, 2, and 1. With four widths the scores are made at
             stride 2 and upsampled, which saves most of the decoder's time.
@@ -298,7 +299,7 @@ def reflect_pad(x: Tensor, rim: tuple[int, int, int, int]) -> Tensor:
     ``torch.nn.functional.pad`` in its mode "reflect", but for rims of any width.
 
     Args:
-        x: ``(B, C, H, W)``, at least one pixel.
+        x: maps to pad, ``(B, C, H, W)`` of at least one pixel.
         rim: pixels at the left, right, top and bottom.
     """
     left, right, top, bottom = rim

@@ -98,7 +98,7 @@ def build(name: str, **arguments: Any) -> Model:
     Args:
         name: a key of :data:`MODELS`.
         **arguments: keywords of the model's builder: ``num_classes`` for most. A weights file stores all of them, so
-            that :func:`seglib.weights.load_model` can build the model again.
+            that :func:`seglib.weights.load.load_model` can build the model again.
 
     Raises:
         ValueError: when the name is unknown or the builder refuses its arguments.

@@ -24,7 +24,7 @@ def filled_slots(valid: Tensor) -> tuple[Tensor, Tensor]:
     Under a compiler these are all slots, so that no size depends on data; :func:`to_slots` clears the padding.
 
     Args:
-        valid: ``(B, R)`` bool.
+        valid: whether a slot is filled, ``(B, R)`` bool.
 
     Returns:
         ``image`` and ``slot``, ``(N,)`` int64 each, image by image.
@@ -41,10 +41,10 @@ def to_slots(rows: Tensor, valid: Tensor, image: Tensor, slot: Tensor) -> Tensor
     """Packed rows at their slots of a padded batch; padding is zeros. Gradients pass.
 
     Args:
-        rows: ``(N, …)``, one for each of :func:`filled_slots`.
-        valid: ``(B, R)`` bool.
-        image: ``(N,)`` of :func:`filled_slots`.
-        slot: ``(N,)`` of :func:`filled_slots`.
+        rows: values of the filled slots, ``(N, …)``, in the order of :func:`filled_slots`.
+        valid: whether a slot is filled, ``(B, R)`` bool.
+        image: image of each filled slot, ``(N,)`` as :func:`filled_slots` returns it.
+        slot: place of each filled slot in its image, ``(N,)`` as :func:`filled_slots` returns it.
 
     Returns:
         ``(B, R, …)``, float32 at least.
@@ -61,8 +61,8 @@ def pad_lists(lists: Sequence[Tensor], length: int, padding: float = 0) -> Tenso
 
     Args:
         lists: B tensors ``(N_i, …)``, alike but for N_i.
-        length: R, the slots of every image.
-        padding: what padding holds.
+        length: number of slots R of every image.
+        padding: value of the padding.
 
     Returns:
         ``(B, R, …)``.
@@ -88,9 +88,9 @@ def take_rows(packed: Tensor, row: Tensor, valid: Tensor) -> Tensor:
     """The rows of a packed table, and zeros where none is meant.
 
     Args:
-        packed: ``(N, …)``; N may be 0.
-        row: ``(…)`` int64, anything where not valid.
-        valid: ``(…)`` bool, of the same shape.
+        packed: rows to take from, ``(N, …)``; N may be 0.
+        row: index of each row, ``(…)`` int64, anything where not valid.
+        valid: whether a row is wanted, ``(…)`` bool in the shape of ``row``.
 
     Returns:
         ``(…, …)``: the shape of ``row``, then that of a row.

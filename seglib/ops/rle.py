@@ -36,7 +36,7 @@ def encode_rle(masks: Tensor) -> list[RLE]:
     """The run-length codes of masks, ready for JSON.
 
     Args:
-        masks: ``(N, H, W)`` bool. N, H and W may be 0.
+        masks: masks to encode, ``(N, H, W)`` bool. N, H and W may be 0.
 
     Returns:
         N codes with text counts.

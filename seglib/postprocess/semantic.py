@@ -62,7 +62,7 @@ def model_sizes(
     """The (height, width) at which probabilities are averaged, and the one that the model sees at every scale.
 
     Args:
-        image: ``(3, H, W)``.
+        image: the image, ``(3, H, W)``.
         geometry: how the image is resized for the model.
         scales: size of each view, relative to the size that the geometry gives.
 

@@ -54,7 +54,8 @@ WORDS = {
 
 LEANING = re.compile(
     r"^\s+\*{0,2}(?!\w*(?:Error|Exception): )\w+: "
-    r"(of |see |as in|as :|alike\b|those of |that of |there\b|[A-Z]\.$|(in pixels|a number|any shape|bool|``\([^`]*\)``( (bool|int64|xyxy))*)\.$).*",
+    r"(of |see |as in|as :|alike\b|those of |that of |there\b"
+    r"|([A-Z]|in pixels|a number|any shape|bool|``\([^`]*\)``( (bool|int64|xyxy))*)\.$).*",
     re.MULTILINE,
 )
 """Argument lines that say nothing without their neighbours."""

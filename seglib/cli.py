@@ -111,7 +111,7 @@ def train(
     from seglib.files import atomic_path
     from seglib.losses import LOSSES
     from seglib.models.zoo import build, check_task
-    from seglib.ops.geometry import NATIVE, Geometry
+    from seglib.ops.geometry import Geometry
     from seglib.train import TASKS, Interrupted, TrainConfig, fit
     from seglib.train.recipes import recipe
     from seglib.weights import load_encoder, load_weights, read_metadata
@@ -127,8 +127,7 @@ def train(
     if loss != "ce" and task_type.name != "semantic":
         raise ValueError(f"--loss {loss} is for semantic models; {model} has losses of its own")
     stored = {} if weights is None else read_metadata(weights)
-    # what was trained at some size goes on at that size
-    geometry = Geometry(**stored.get("geometry", {})) if shape is None else NATIVE
+    geometry = Geometry(**stored.get("geometry", {}))  # what was trained at some size goes on at that size
     train_set = build_dataset(data, root, "train", size=shape, augment=True, keep=(task_type.needs,), geometry=geometry)
     val_set = build_dataset(data, root, "val", size=shape, keep=(task_type.needs,))
     the_task = task_type(train_set.categories)
@@ -139,8 +138,11 @@ def train(
     if val_set.size is not None:
         geometry = Geometry("shorter", min(val_set.size))
     torch.manual_seed(config.seed)
-    same = stored.get("model") == model  # then with its own arguments, but for the classes of this data set
-    arguments = (stored["arguments"] if same else {}) | the_task.model_arguments()
+    arguments = the_task.model_arguments()
+    if stored.get("model") == model and "arguments" in stored:  # its own, but for the classes of this data set
+        if stored.get("task", task_type.name) != task_type.name:
+            raise ValueError(f"{weights} are for {stored['task']}; pass --task {stored['task']}, or other weights")
+        arguments = stored["arguments"] | arguments
     net = build(model, **arguments)
     net.geometry = geometry
     if weights is not None:
@@ -197,16 +199,15 @@ def evaluate_command(
 ) -> None:
     """Score stored weights on a split of a dataset."""
     from seglib.data.catalog import RESIZES, build_dataset
-    from seglib.ops.geometry import Geometry
-    from seglib.train import TASKS, evaluate
+    from seglib.train import evaluate
 
     net, metadata = _load(weights, device)
-    task = TASKS[metadata["task"]](_categories(metadata, weights))
+    task = _task(metadata, weights)
     shape = _size(size)
     if shape is None and data == metadata.get("data") and "data_size" in metadata:
         shape = tuple(metadata["data_size"])
     elif shape is not None:
-        net.geometry = Geometry() if data in RESIZES else Geometry("shorter", min(shape))
+        net.geometry = _shorter(net.geometry, 0 if data in RESIZES else min(shape))
     dataset = build_dataset(data, root, split, size=shape, keep=(task.needs,))
     scores = evaluate(net, dataset, task, batch_size=batch_size, workers=workers)
     _report(scores, as_json, {"images": len(dataset), "split": split})
@@ -256,8 +257,7 @@ def predict(
     """
     from seglib.data.coco import read_image_ids
     from seglib.data.images import read_image, write_png
-    from seglib.ops.geometry import NATIVE, Geometry
-    from seglib.photos import Options, photo_predictor, photos_at, png_targets
+    from seglib.photos import Options, check_options, photos_at, png_targets, predict_photo
 
     views = _scales(scales)
     photos = photos_at(photo)
@@ -267,25 +267,20 @@ def predict(
     if clash := set(overlays) & set(maps):
         raise ValueError(f"--out and --labels would both write {min(clash)}; name two different places")
     net, metadata = _load(weights, device)
-    categories = _categories(metadata, weights)
-    geometry = net.geometry
+    task = _task(metadata, weights)
     if short_side is not None:
-        geometry = Geometry("shorter", short_side) if short_side else NATIVE
+        net.geometry = _shorter(net.geometry, short_side)
     image_ids = None if ids is None else read_image_ids(ids)
-    find_in = photo_predictor(
-        metadata["task"],
-        categories=categories,
-        file_ids=metadata.get("file_ids", [c.id for c in categories]),
-        void_id=metadata.get("void_id"),
-        options=Options(geometry, score, tile, views, flip, image_ids),
-    )
+    file_ids = metadata.get("file_ids", [c.id for c in task.categories])
+    options = Options(file_ids, metadata.get("void_id"), score, image_ids, tile, views, flip)
+    check_options(task, options)
     where = next(net.parameters()).device
     entries: list[dict[str, Any]] = []
     failed = []
     for i, path in enumerate(photos):
         try:
             image = read_image(path)  # (3, H, W)
-            found = find_in(net, image.to(where), path)
+            found = predict_photo(net, task, image.to(where), path, options)
         except (ValueError, OSError) as error:
             failed.append(_one_line(error))
             continue
@@ -410,12 +405,24 @@ def _load(weights: Path, device: str) -> tuple[Any, dict[str, Any]]:
     return net, {"task": check_task(metadata["model"]), **metadata}
 
 
-def _categories(metadata: dict[str, Any], weights: Path) -> list[Any]:
+def _task(metadata: dict[str, Any], weights: Path) -> Any:
+    """The task that the weights were trained for, with its classes."""
+    from seglib.train import TASKS
     from seglib.types import Category
 
     if "categories" not in metadata:
         raise ValueError(f"{weights} has no class table; write it with `seglib train` or `seglib convert`")
-    return [Category(**{**c, "color": tuple(c["color"])}) for c in metadata["categories"]]
+    categories = [Category(**{**c, "color": tuple(c["color"])}) for c in metadata["categories"]]
+    return TASKS[metadata["task"]](categories, **metadata.get("task_arguments", {}))
+
+
+def _shorter(geometry: Any, size: int) -> Any:
+    """The geometry with another shorter side and no limit on the longer one; with 0 images keep their own size."""
+    from dataclasses import replace
+
+    if size == 0:
+        return replace(geometry, mode="native", size=None, longest=None)
+    return replace(geometry, mode="shorter", size=size, longest=None)
 
 
 def _count_labels(dataset: Any, task: Any, split: str) -> None:
@@ -448,9 +455,10 @@ def _report(scores: dict[str, Any], as_json: bool, facts: dict[str, Any]) -> Non
     for name, value in scores.items():
         if not isinstance(value, dict):
             table.add_row(name, f"{value:.4f}")
-    for group, of_class in (("IoU", scores.get("iou", {})), ("AP", scores.get("class_ap", {}))):
-        for name, value in of_class.items():
-            table.add_row(f"  {group} {name}", f"{value:.4f}", style="dim")
+    words = {"iou": "IoU", "dice": "Dice", "class_ap": "AP"}
+    for group, of_class in scores.items():
+        for name, value in of_class.items() if isinstance(of_class, dict) else ():
+            table.add_row(f"  {words.get(group, group)} {name}", f"{value:.4f}", style="dim")
     for name, value in facts.items():
         table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
     console.print(table)

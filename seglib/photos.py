@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from seglib.data.class_tables import labels_to_files
 from seglib.data.coco import ImageIds, coco_results
-from seglib.ops.geometry import Geometry
+from seglib.data.collate import collate
 from seglib.postprocess import predict_tiled
-from seglib.types import Category, SegmentationModel
+from seglib.train.sampling import ResizedFor
+from seglib.train.tasks import RegionTask, Task
+from seglib.types import Instances, Regions, Sample, Semantic
 from seglib.viz import overlay, overlay_instances
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -23,23 +26,26 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 @dataclass(frozen=True)
 class Options:
-    """How photos are predicted.
+    """How photos are predicted and written.
 
     Attributes:
-        geometry: the size at which the model sees a photo.
-        score: lowest score of an object; ``None`` is 0.5. For instance models.
-        tile: side of overlapping tiles in pixels; ``None`` cuts large photos only. For semantic models.
-        scales: average over views of the photo at these scales. For semantic models.
-        flip: average over flipped views too. For semantic models.
-        image_ids: the image ids of a COCO file by photo, for JSON results; ``None`` writes file names and no ids.
+        file_ids: what the label files or the COCO file of the model's dataset call each class.
+        void_id: what they call void; ``None`` when they have none.
+        score: lowest score of an object; ``None`` is 0.5. For tasks that predict instances.
+        image_ids: the image ids of a COCO file by photo, for JSON results; ``None`` writes file names and no ids. For
+            tasks that predict instances.
+        tile: side of overlapping tiles in pixels; ``None`` cuts large photos only. For tasks that predict label maps.
+        scales: average over views of the photo at these scales. For tasks that predict label maps.
+        flip: average over flipped views too. For tasks that predict label maps.
     """
 
-    geometry: Geometry
+    file_ids: Sequence[int | None]
+    void_id: int | None = None
     score: float | None = None
+    image_ids: ImageIds | None = None
     tile: int | None = None
     scales: Sequence[float] = (1.0,)
     flip: bool = False
-    image_ids: ImageIds | None = None
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,8 @@ class Prediction:
     """What was found in a photo.
 
     Attributes:
-        labels: ``(H, W)`` uint8 or uint16: class ids as the label files of the dataset have them; of an instance model
-            1, 2, … for its objects by falling score, 0 for none.
+        labels: ``(H, W)`` uint8 or uint16: class ids as the label files of the dataset have them; of instances 1, 2, …
+            by falling score, of regions 1, 2, … with later ones on top, 0 for none.
         overlay: makes the overlay ``(H, W, 3)`` uint8.
         entries: the photo's part of the JSON output.
     """
@@ -58,67 +64,66 @@ class Prediction:
     entries: list[dict[str, Any]]
 
 
-Predict = Callable[[SegmentationModel, Tensor, Path], Prediction]
-"""A model, an image ``(3, H, W)`` on its device and the photo's path → what was found."""
+def check_options(task: Task, options: Options) -> None:
+    """Check that photos can be predicted for a task, with these options.
+
+    Raises:
+        ValueError: when they can't, or for an option that the task has no use for.
+    """
+    if task.predicts not in (Semantic, *_RESULTS):
+        raise ValueError(f"photos of the task {task.name!r} can't be written; use task.predict in Python")
+    if task.predicts is not Instances and (options.score is not None or options.image_ids is not None):
+        raise ValueError("--score and --ids are for instance models; this one gives every pixel its classes")
+    if task.predicts is not Semantic and (options.tile is not None or options.flip or tuple(options.scales) != (1.0,)):
+        raise ValueError("--tile, --scales and --flip are for semantic models; leave them out")
 
 
-def predict_semantic_photo(
-    model: SegmentationModel,
-    image: Tensor,
-    path: Path,
-    *,
-    categories: Sequence[Category],
-    file_ids: Sequence[int | None],
-    void_id: int | None,
-    options: Options,
-) -> Prediction:
-    """The class of every pixel; as JSON the share of every class.
+@torch.inference_mode()
+def predict_photo(model: Any, task: Task, image: Tensor, path: Path, options: Options) -> Prediction:
+    """Predict one photo at the size that ``model.geometry`` asks for; results have the photo's own size.
+
+    Label maps are made tile by tile where the photo is large; masks of objects are unpacked one at a time. So a large
+    photo takes little more memory than what the model needs.
 
     Args:
-        model: a semantic model.
-        image: ``(3, H, W)`` on the model's device.
+        model: a :class:`~seglib.types.SegmentationModel` of the task.
+        task: makes the predictions.
+        image: ``(C, H, W)`` on the model's device.
         path: the photo's path.
-        categories: the classes.
-        file_ids: what the dataset's label files call each class.
-        void_id: what they call void.
-        options: how to predict.
+        options: checked by :func:`check_options`.
     """
-    classes = predict_tiled(
-        model, image, tile=options.tile, geometry=options.geometry, scales=options.scales, flip=options.flip
-    ).numpy()
-    share = {c.name: round(float((classes == c.id).mean()), 4) for c in categories}
-    entry = {"photo": str(path), "height": image.shape[1], "width": image.shape[2], "share": share}
-    labels = labels_to_files(classes, file_ids, void_id)
-    return Prediction(labels, partial(overlay, image.cpu(), classes, categories), [entry])
+    if task.predicts is Semantic:
+        labels = predict_tiled(
+            model, image, tile=options.tile, geometry=model.geometry, scales=options.scales, flip=options.flip
+        )
+        return _semantic(labels.numpy(), task, image, path, options)
+    batch = collate([ResizedFor([Sample(image, path.name)], model.geometry)[0]])
+    found = task.predict(model, batch)[0].to("cpu")
+    return _RESULTS[task.predicts](found, task, image, path, options)
 
 
-def predict_instances_photo(
-    model: SegmentationModel,
-    image: Tensor,
-    path: Path,
-    *,
-    categories: Sequence[Category],
-    file_ids: Sequence[int | None],
-    void_id: int | None,
-    options: Options,
-) -> Prediction:
-    """The objects; as JSON a list of COCO results with ``file_name``, and ``image_id`` where the ids are known.
+def _semantic(classes: np.ndarray, task: Task, image: Tensor, path: Path, options: Options) -> Prediction:
+    """The class of every pixel; as JSON the share of every class."""
+    share = {c.name: round(float((classes == c.id).mean()), 4) for c in task.categories}
+    labels = labels_to_files(classes, options.file_ids, options.void_id)
+    return Prediction(labels, partial(overlay, image.cpu(), classes, task.categories), [_facts(image, path, share)])
 
-    Masks are unpacked one at a time, so that a large photo with many objects takes no more memory than one with few.
 
-    Args:
-        model: an instance model.
-        image: ``(3, H, W)`` on the model's device.
-        path: the photo's path.
-        categories: the things.
-        file_ids: the category ids of the dataset's COCO file.
-        void_id: not used; both functions take it.
-        options: how to predict.
-    """
-    size = (image.shape[1], image.shape[2])
-    objects = model.predict(options.geometry(image)[None], output_sizes=[size])[0]
-    objects = objects[objects.scores >= (0.5 if options.score is None else options.score)].to("cpu")
-    labels = np.zeros(size, np.uint8)
+def _regions(found: Regions, task: RegionTask, image: Tensor, path: Path, options: Options) -> Prediction:
+    """Where each region is; as JSON the share of every region."""
+    share = {n: round(float(m.float().mean()), 4) for n, m in zip(task.regions, found.masks, strict=True)}
+    labels = np.zeros(found.masks.shape[1:], np.uint8)
+    for i, mask in enumerate(found.masks, start=1):
+        labels[mask.numpy()] = i
+    shown = Instances(found.masks, torch.arange(len(found.masks)), torch.zeros(len(found.masks), 4))
+    return Prediction(labels, partial(overlay_instances, image.cpu(), shown), [_facts(image, path, share)])
+
+
+def _instances(objects: Instances, task: Task, image: Tensor, path: Path, options: Options) -> Prediction:
+    """The objects; as JSON a list of COCO results with ``file_name``, and ``image_id`` where the ids are known."""
+    assert objects.scores is not None  # predictions have scores
+    objects = objects[objects.scores >= (0.5 if options.score is None else options.score)]
+    labels = np.zeros(objects.size, np.uint8)
     for rank in range(min(len(objects), 255), 0, -1):  # the best on top
         labels[objects[rank - 1].masks[0].numpy()] = rank
     identity: dict[str, Any] = {"file_name": path.name}
@@ -126,46 +131,18 @@ def predict_instances_photo(
         identity["image_id"] = options.image_ids[path]
     entries = []
     for found in objects:
-        for entry in coco_results([found], [0], file_ids):
+        for entry in coco_results([found], [0], options.file_ids):
             del entry["image_id"]
-            entries.append({**identity, **entry, "category": categories[int(found.labels)].name})
+            entries.append({**identity, **entry, "category": task.categories[int(found.labels)].name})
     return Prediction(labels, partial(overlay_instances, image.cpu(), objects), entries)
 
 
-PREDICT: dict[str, Callable[..., Prediction]] = {
-    "semantic": predict_semantic_photo,
-    "instance": predict_instances_photo,
-}
-"""What makes a photo's results, by the name of the task."""
+_RESULTS: dict[type, Callable[..., Prediction]] = {Regions: _regions, Instances: _instances}
+"""What makes a photo's results of a prediction, by its type."""
 
 
-def photo_predictor(
-    task: str,
-    *,
-    categories: Sequence[Category],
-    file_ids: Sequence[int | None],
-    void_id: int | None,
-    options: Options,
-) -> Predict:
-    """The function that predicts photos for a task, with everything but model and photo filled in.
-
-    Args:
-        task: the name of the task.
-        categories: the classes that the model predicts.
-        file_ids: what the dataset's files call each class.
-        void_id: what they call void; ``None`` when they have none.
-        options: how to predict.
-
-    Raises:
-        ValueError: for a task without photos, or an option that the task has no use for.
-    """
-    if task not in PREDICT:
-        raise ValueError(f"photos are predicted for {' and '.join(PREDICT)} models, not for {task}; use Python")
-    if task == "semantic" and (options.score is not None or options.image_ids is not None):
-        raise ValueError("--score and --ids are for instance models; a semantic model gives every pixel its best class")
-    if task == "instance" and (options.tile is not None or options.flip or tuple(options.scales) != (1.0,)):
-        raise ValueError("--tile, --scales and --flip are for semantic models; leave them out")
-    return partial(PREDICT[task], categories=categories, file_ids=file_ids, void_id=void_id, options=options)
+def _facts(image: Tensor, path: Path, share: dict[str, float]) -> dict[str, Any]:
+    return {"photo": str(path), "height": image.shape[1], "width": image.shape[2], "share": share}
 
 
 def photos_at(path: Path) -> list[Path]:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 VOID = 255
 """The id of void (ignored, unlabelled) pixels in semantic maps."""
 
+ANNOTATIONS = ("semantic", "instances", "panoptic", "regions")
+"""The annotations of a sample that are made of classes."""
+
 Size = tuple[int, ...]
 """``(H, W)`` of an image, ``(D, H, W)`` of a volume, in pixels."""
 
@@ -86,7 +89,7 @@ class _Moves:
             return value
 
         parts = fields(self)  # type: ignore[arg-type]  # every subclass but Instances is a dataclass
-        return replace(self, **{f.name: walk(getattr(self, f.name)) for f in parts})  # type: ignore[type-var]
+        return replace(self, **{f.name: walk(getattr(self, f.name)) for f in parts})  # type: ignore[type-var]  # a dataclass, as above
 
 
 class PackedMasks(Protocol):
@@ -189,7 +192,8 @@ class Instances(_Moves):
                 raise IndexError(f"there is no object {index} among {len(self)}")
             index %= len(self)
             index = slice(index, index + 1)
-        return Instances(*(None if v is None else v[index] for v in self._parts()))  # type: ignore[arg-type]
+        parts: Any = (None if v is None else v[index] for v in self._parts())
+        return Instances(*parts)
 
     def __iter__(self) -> Iterator[Instances]:
         return (self[i] for i in range(len(self)))
@@ -225,7 +229,7 @@ class Instances(_Moves):
             torch.cat([p.masks for p in parts]),
             torch.cat([p.labels for p in parts]),
             torch.cat([p.boxes for p in parts]),
-            torch.cat([p.scores for p in parts]) if all(scored) else None,  # type: ignore[misc]
+            torch.cat([p.scores for p in parts if p.scores is not None]) if all(scored) else None,
             torch.cat(crowds) if any(p.iscrowd is not None for p in parts) else None,
         )
 
@@ -233,8 +237,8 @@ class Instances(_Moves):
         return self._masks, self.labels, self.boxes, self.scores, self.iscrowd
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Instances:
-        parts = (v if v is None else change(v) if isinstance(v, Tensor) else v._map(change) for v in self._parts())
-        return Instances(*parts)  # type: ignore[arg-type]
+        parts: Any = (v if v is None or isinstance(v, Tensor) else v._map(change) for v in self._parts())
+        return Instances(*(change(v) if isinstance(v, Tensor) else v for v in parts))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Instances, self._parts()

@@ -144,6 +144,10 @@ def assert_same(a: Any, b: Any, *, rtol: float = 0.0, atol: float = 0.0, of_larg
         torch.testing.assert_close(x, y, rtol=rtol, atol=atol + of_largest * largest)
 
 
+def hold_something(predictions: list[Any]) -> bool:
+    return any(t.numel() for t in tensors(predictions))  # no object, no number
+
+
 def vary(x: Tensor) -> bool:
     return x.is_floating_point() and x.numel() > 1 and float(x[x.isfinite()].std()) > 1e-3
 
@@ -195,11 +199,14 @@ def follows_the_protocol(model: nn.Module, inputs: Inputs) -> None:
 
 
 def any_input_size(model: nn.Module, inputs: Inputs) -> None:
+    seen = []
     for size in SIZES:
         predictions = model.predict(inputs.images(2, size))
         assert len(predictions) == 2
         for prediction in predictions:
             inputs.check(prediction, size)
+        seen += predictions
+    assert hold_something(seen), "nothing was predicted, so nothing was checked"
 
 
 def no_images(model: nn.Module, inputs: Inputs) -> None:
@@ -301,7 +308,9 @@ def batch_equals_one_by_one(model: nn.Module, inputs: Inputs) -> None:
     """In float64, so that rounding can't swap two detections or decide a pixel: other kernels for other batch sizes."""
     model.double()
     images = inputs.images(3, (40, 56)).double()
-    together = [inputs.numbers(p) for p in model.predict(images)]
+    predictions = model.predict(images)
+    assert all(hold_something([p]) for p in predictions), "nothing was predicted, so nothing was compared"
+    together = [inputs.numbers(p) for p in predictions]
     alone = [inputs.numbers(model.predict(image[None])[0]) for image in images]
     assert_same(together, alone, rtol=1e-6, atol=1e-6)  # results are float32
 
@@ -310,6 +319,7 @@ def mixed_sizes_equal_one_by_one(model: nn.Module, inputs: Inputs) -> None:
     batch = mixed_batch(inputs, WANTED)
     assert batch.images.shape[2:] == (40, 64) and batch.sizes == MIXED and batch.output_sizes == WANTED
     predictions = model.predict(batch.images, batch.sizes, batch.output_sizes)
+    assert all(hold_something([p]) for p in predictions), "nothing was predicted, so nothing was compared"
     for i, (prediction, size) in enumerate(zip(predictions, WANTED, strict=True)):
         inputs.check(prediction, size)
         alone = model.predict(inputs.images(1, MIXED[i]), None, [size])
@@ -335,7 +345,9 @@ def padding_changes_nothing(model: nn.Module, inputs: Inputs) -> None:
             assert_same(outputs[0], outputs[2])
         seen = list(zip(tensors(model(filled[1])), tensors(model(filled[2])), strict=True))
         assert not all(torch.equal(a, b) for a, b in seen), "what is no padding should be seen"
-        for prediction, size in zip(model.postprocess(model(noise, None, MIXED), MIXED), MIXED, strict=True):
+        predictions = model.postprocess(model(noise, None, MIXED), MIXED)
+        assert hold_something(predictions), "nothing was predicted, so nothing was checked"
+        for prediction, size in zip(predictions, MIXED, strict=True):
             inputs.check(prediction, size)
 
 
@@ -347,6 +359,7 @@ def postprocess_is_pure(model: nn.Module, inputs: Inputs) -> None:
     before = copy.deepcopy(out)
     model.to("meta")  # parameters and buffers without values: whoever uses one fails
     predictions = model.postprocess(out, batch.sizes, WANTED)
+    assert hold_something(predictions), "nothing was predicted, so nothing was checked"
     for prediction, size in zip(predictions, WANTED, strict=True):
         inputs.check(prediction, size)
     assert_same(model.postprocess(out, batch.sizes), model.postprocess(out, batch.sizes, batch.sizes))

@@ -514,7 +514,7 @@ def test_bad_predictions_are_named():
         metric.update(target.replace(scores=torch.ones(1)), rectangles((0, 0, 5, 5), size=(30, 40)))
     with pytest.raises(
         ValueError,
-        match="has iou_type 'masks', the predicted regions are boxes; build it with iou_type='boxes', or pass masks",
+        match="has iou_type 'masks', the predicted shapes are boxes; build it with iou_type='boxes', or pass masks",
     ):
         metric.update_coco(CocoObjects([A], [0], scores=[1.0]), CocoObjects([A], [0]))
 
@@ -522,18 +522,18 @@ def test_bad_predictions_are_named():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (dict(regions=[A, B], labels=[0]), "boxes as numbers of shape (1, 4)"),
-        (dict(regions=[[1, 2, 3]], labels=[0]), "boxes as numbers of shape (1, 4)"),
-        (dict(regions=[[0, 0, -1, 5]], labels=[0]), "boxes[0] is [0.0, 0.0, -1.0, 5.0]; boxes are x, y, width, height"),
-        (dict(regions=[[0, 0, math.inf, 5]], labels=[0]), "boxes[0] is [0.0, 0.0, inf, 5.0], which isn't finite"),
-        (dict(regions=[["0", 0, 1, 5]], labels=[0]), "boxes as numbers"),
-        (dict(regions=[A], labels=[0.5]), "labels are integer class ids"),
-        (dict(regions=[A], labels=[[0]]), "labels are integer class ids"),
-        (dict(regions=[A], labels=[0], scores=[0.5, 0.6]), "scores as numbers of shape (1,)"),
-        (dict(regions=[A], labels=[0], areas=[math.nan]), "areas[0] is nan"),
-        (dict(regions=[A], labels=[0], iscrowd=[True, False]), "iscrowd of shape (1,), got (2,)"),
-        (dict(regions=[{"size": [2, 3], "counts": "231"}], labels=[]), "0 labels need as many codes, got 1"),
-        (dict(regions=[{"size": [2, 3], "counts": "23"}], labels=[0]), "rles[0] is malformed"),
+        (dict(shapes=[A, B], labels=[0]), "boxes as numbers of shape (1, 4)"),
+        (dict(shapes=[[1, 2, 3]], labels=[0]), "boxes as numbers of shape (1, 4)"),
+        (dict(shapes=[[0, 0, -1, 5]], labels=[0]), "boxes[0] is [0.0, 0.0, -1.0, 5.0]; boxes are x, y, width, height"),
+        (dict(shapes=[[0, 0, math.inf, 5]], labels=[0]), "boxes[0] is [0.0, 0.0, inf, 5.0], which isn't finite"),
+        (dict(shapes=[["0", 0, 1, 5]], labels=[0]), "boxes as numbers"),
+        (dict(shapes=[A], labels=[0.5]), "labels are integer class ids"),
+        (dict(shapes=[A], labels=[[0]]), "labels are integer class ids"),
+        (dict(shapes=[A], labels=[0], scores=[0.5, 0.6]), "scores as numbers of shape (1,)"),
+        (dict(shapes=[A], labels=[0], areas=[math.nan]), "areas[0] is nan"),
+        (dict(shapes=[A], labels=[0], iscrowd=[True, False]), "iscrowd of shape (1,), got (2,)"),
+        (dict(shapes=[{"size": [2, 3], "counts": "231"}], labels=[]), "0 labels need as many codes, got 1"),
+        (dict(shapes=[{"size": [2, 3], "counts": "23"}], labels=[0]), "rles[0] is malformed"),
     ],
 )
 def test_objects_that_are_none_are_refused(arguments, says):

@@ -24,7 +24,7 @@ ALLOWED = {
     "weights": {"types", "files", "ops", "layers", "models", "data"},
     "train": {"types", "files", "ops", "data", "metrics", "models", "weights"},
     "viz": {"types", "ops"},
-    "photos": {"types", "ops", "data", "postprocess", "viz"},
+    "photos": {"types", "data", "postprocess", "train", "viz"},
     "cli": {"types", "files", "ops", "data", "losses", "models", "photos", "train", "weights"},
     "book": {
         "types",

@@ -135,8 +135,9 @@ def test_image_ids_come_from_the_data_set_and_not_from_digits_in_names(tmp_path,
     assert code == 0 and plain and not any("image_id" in entry for entry in plain)
     truth = root / "annotations" / "instances_val2017.json"
     code, printed = seglib("predict", root / "val2017", *wanted, "--ids", truth, capsys=capsys)
-    assert code == 0
-    assert {(e["file_name"], e["image_id"]) for e in json.loads(printed.out)} <= {("2.png", 1), ("1.png", 2)}
+    entries = json.loads(printed.out)
+    assert code == 0 and len(entries) == len(plain)
+    assert {(e["file_name"], e["image_id"]) for e in entries} <= {("2.png", 1), ("1.png", 2)}
 
 
 @pytest.mark.slow
@@ -173,3 +174,28 @@ def test_a_size_of_evaluation_is_what_the_model_sees_where_images_keep_their_own
             code, printed = seglib("eval", *data, *([] if size is None else ["--size", size]), "--json", capsys=capsys)
             assert code == 0, printed.err
             assert set(seen) == {want}
+
+
+def test_regions_train_score_and_segment_photos(tmp_path, capsys):
+    root = label_folder(tmp_path / "data", [POLYP | {"ids": [255]}, REST | {"ids": [0]}])
+    out = tmp_path / "run"
+    data = ["--data", "folder", "--root", root]
+    more = ["--size", "32x32", "--steps", 30, "--batch-size", 4, "--lr", 0.01, "--task", "regions", "--out", out]
+    code, printed = seglib("train", "fcn_tiny", *data, *more, capsys=capsys)
+    assert code == 0, printed.err
+    assert "Dice polyp" in printed.out
+    facts = read_metadata(out / "weights.safetensors")
+    assert facts["arguments"] == {"num_classes": 2, "overlapping": True} and facts["task"] == "regions"
+    weights = ["--weights", out / "weights.safetensors"]
+    code, printed = seglib("eval", *weights, *data, "--json", capsys=capsys)
+    assert code == 0 and json.loads(printed.out)["mean_dice"] > 0.8
+    photo = root / "test" / "images" / "0.png"
+    wanted = ["--labels", tmp_path / "l.png", "--out", tmp_path / "o.png", "--json"]
+    code, printed = seglib("predict", photo, *weights, *wanted, capsys=capsys)
+    assert code == 0 and set(json.loads(printed.out)[0]["share"]) == {"polyp", "rest"}
+    labels, truth = np.asarray(Image.open(tmp_path / "l.png")), np.asarray(Image.open(root / "test/labels/0.png"))
+    assert ((labels == 1) == (truth == 255)).mean() > 0.9
+    code, printed = seglib(
+        "train", "fcn_tiny", *data, "--size", "32x32", *weights, "--out", tmp_path / "b", capsys=capsys
+    )
+    assert code == 2 and "are for regions; pass --task regions" in printed.err

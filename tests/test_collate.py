@@ -118,7 +118,7 @@ def test_annotations_of_another_size_than_the_image_are_padded_to_their_own_larg
     assert batch.targets.semantic.shape == (2, 9, 12) and batch.output_sizes == [(6, 12), (9, 9)]
     assert [int((labels == 0).sum()) for labels in batch.targets.semantic] == [6 * 12, 9 * 9]
     wrong = Sample(torch.zeros(3, 2, 4), "wrong", semantic=torch.zeros(2, 4, dtype=torch.int64), output_size=(6, 12))
-    with pytest.raises(ValueError, match=r"sample 'wrong': the semantic map is \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"sample 'wrong': the semantic map is \(2, 4\) and the output_size \(6, 12\)"):
         collate([wrong])
 
 

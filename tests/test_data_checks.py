@@ -362,6 +362,16 @@ def test_stuff_that_a_table_of_things_lacks_becomes_void():
     assert counts.classes == (1, 0, 3) and counts.void == 1 + 3
 
 
+def test_regions_are_counted_as_they_are_mapped():
+    """Grass is dropped; the data has no cow, so its region is void in every pixel."""
+    data = match_categories(Listed(SAMPLES), OTHER, "instances")
+    # per image: dog and cat with 4 pixels each, of which one is void in the first image, and 4 of the cow
+    expected = LabelCounts("regions", (1, 0, 3), 2, 2, pixels=24, void=2 + 2 * 4)
+    assert count_labels(data, "regions") == expected
+    more = match_categories(Listed(SAMPLES), (*OTHER, Category(3, "grass", False, (0, 0, 0))))
+    assert count_labels(more, "regions") == LabelCounts("regions", (1, 0, 3, 3), 2, 2, pixels=32, void=3 + 2 * 4)
+
+
 def test_the_first_class_that_training_lacks_is_named():
     with pytest.raises(
         ValueError, match="class 'grass' of this data is not among those to predict .*'dog', 'cow', 'cat'"

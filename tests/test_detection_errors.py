@@ -1,4 +1,4 @@
-"""Errors of detections, one of each kind by hand."""
+"""Errors of detections, one of each type by hand."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ TRUTH = squares([(0, 0), (20, 0), (40, 0), (0, 30), (40, 40)], [0, 0, 1, 1, 0], 
 
 
 @pytest.mark.parametrize("iou_type", ["masks", "boxes"])
-def test_one_of_each_kind(iou_type):
+def test_one_of_each_type(iou_type):
     found = squares(
         [(0, 0), (1, 0), (20, 0), (5, 30), (44, 3), (20, 50), (41, 40)],
         [0, 0, 1, 1, 0, 0, 0],
@@ -30,7 +30,7 @@ def test_one_of_each_kind(iou_type):
     )
     errors = detection_errors(found, TRUTH, iou_type=iou_type)
     # found, found again, of another class, half beside, beside and of another class, nothing there, in a crowd
-    assert errors.kinds.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert errors.types.tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert errors.objects.tolist() == [0, 0, 1, 3, 2, -1, 4]
     assert errors.missed.tolist() == [False, True, True, True, False]
     assert errors.counts() == dict.fromkeys(
@@ -40,7 +40,7 @@ def test_one_of_each_kind(iou_type):
 
 def test_the_better_score_takes_the_object():
     found = squares([(0, 0), (1, 0)], [0, 0], [0.2, 0.9])
-    assert detection_errors(found, TRUTH).kinds.tolist() == [1, 0]
+    assert detection_errors(found, TRUTH).types.tolist() == [1, 0]
 
 
 def test_an_iou_at_the_threshold_counts():
@@ -69,7 +69,7 @@ def test_correct_detections_are_the_hits_of_average_precision():
 def test_nothing_found_and_nothing_there():
     none = squares([], [], [])
     assert detection_errors(none, TRUTH).counts()["missed"] == 4
-    assert detection_errors(squares([(0, 0)], [0], [0.5]), squares([], [])).kinds.tolist() == [5]
+    assert detection_errors(squares([(0, 0)], [0], [0.5]), squares([], [])).types.tolist() == [5]
     assert detection_errors(none, squares([], [])).counts()["missed"] == 0
 
 

@@ -98,7 +98,7 @@ def test_the_experiment_gives_one_run_per_seed_stride_and_variant_and_repeats_it
 
 def test_training_lowers_the_loss(data):
     torch.manual_seed(0)
-    head = MaskHead(data[0].maps[4].shape[1], roi_pooling.CLASSES, hidden=32, depth=2, norm=True)
+    head = MaskHead(data[0].maps[4].shape[1], roi_pooling.NUM_CLASSES, hidden=32, depth=2, norm=True)
     losses = roi_pooling.train_head(head, VARIANTS["RoIAlign"], 4, data[0], steps=25, seed=0, batch_size=16)
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5]) and not head.training
 

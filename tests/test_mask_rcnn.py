@@ -327,7 +327,7 @@ def test_packed_masks_are_encoded_a_few_at_a_time(model, monkeypatch):
     monkeypatch.setattr(MaskGrids, "dense", lambda grids: pasted.append(len(grids)) or dense(grids))
     monkeypatch.setattr(coco_objects, "CHUNK", 4 * 64 * 64)
     found = model.predict(some_images(1))[0][:10]
-    codes = CocoObjects.from_instances(found, "masks").regions
+    codes = CocoObjects.from_instances(found, "masks").shapes
     assert pasted == [4, 4, 2]
     assert codes == encode_rle(found.masks) and pasted == [4, 4, 2, 10]  # the instances themselves had stayed packed
 

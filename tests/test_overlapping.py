@@ -70,9 +70,21 @@ def test_overlap_is_pooled_over_images_by_hand():
     assert math.isnan(scores.dice[1]) and scores.mean_dice == pytest.approx(4 / 6)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
+def test_overlap_refuses_a_value_that_is_neither_inside_nor_outside_nor_void(dtype):
+    metric = RegionOverlap(1)
+    with pytest.raises(ValueError, match=r"regions are 0, 1 or 255 \(void\), got 7; make masks"):
+        metric.update(torch.zeros(1, 4, dtype=torch.bool), torch.tensor([[0, 255, 7, 1]], dtype=dtype))
+    with pytest.raises(ValueError, match="got -1"):
+        metric.update(torch.zeros(1, 2, dtype=torch.bool), torch.tensor([[0, -1]]))
+    assert not metric.counts.any()  # nothing was counted
+
+
 def test_overlap_refuses_other_shapes_and_types():
     metric = RegionOverlap(2)
     with pytest.raises(ValueError, match=r"expected bool regions \(2, …\)"):
         metric.update(torch.zeros(2, 4), torch.zeros(2, 4))
     with pytest.raises(ValueError, match="target of that shape"):
         metric.update(torch.zeros(1, 4, dtype=torch.bool), torch.zeros(1, 4))
+    with pytest.raises(ValueError, match="integers, got torch.float32; convert them"):
+        metric.update(torch.zeros(2, 4, dtype=torch.bool), torch.zeros(2, 4))

@@ -1,6 +1,7 @@
 """Tasks own what differs: new kinds of models train, score and predict without a change of the training loop."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from seglib.layers.normalize import Normalize
 from seglib.models.semantic import SemanticModel
 from seglib.ops.geometry import Geometry
 from seglib.ops.resize import crop_to, resize_image
+from seglib.postprocess import predict_semantic, predict_tiled
 from seglib.train import RegionTask, SemanticTask, Task, TrainConfig, evaluate, fit
-from seglib.types import VOID, Category, DenseOutput, Sample, SegmentationModel, Semantic
+from seglib.types import VOID, Category, DenseOutput, Sample, SegmentationModel, Semantic, Targets
+from seglib.weights import read_metadata
 
 CATEGORIES = (Category(0, "cell", True, (230, 159, 0)), Category(1, "dish", False, (0, 114, 178)))
 CONFIG = TrainConfig(steps=25, batch_size=4, lr=0.05, precision="no")
@@ -261,6 +264,39 @@ def test_regions_without_classes_are_refused(regions, message):
         RegionTask(CATEGORIES, regions)
 
 
+def test_a_tasks_arguments_make_it_again(tmp_path):
+    task = RegionTask(Tumours.categories, {"whole": ["core", "rim"], "core": ["core"], "rim": ["rim"]})
+    again = RegionTask(task.categories, **json.loads(json.dumps(task.arguments())))
+    assert again.regions == {"whole": ["core", "rim"], "core": ["core"], "rim": ["rim"]}
+    config = TrainConfig(steps=1, batch_size=2)
+    fit(Layers(**task.model_arguments()), Tumours(), Tumours(), task=task, config=config, out=tmp_path)
+    assert read_metadata(tmp_path / "weights.safetensors")["task_arguments"] == task.arguments()
+    assert SemanticTask(CATEGORIES).arguments() == {}
+
+
+def test_training_maps_both_splits_to_the_tasks_classes_by_name():
+    core, rim, ground = Tumours.categories
+    turned = (replace(rim, id=0), replace(core, id=1), ground)
+    task = SemanticTask(turned)
+    torch.manual_seed(0)
+    model = Layers(**task.model_arguments())
+    fit(model, Tumours(), Tumours(), task=task, config=TrainConfig(steps=60, batch_size=8, lr=0.05))
+    labels = model.predict(Tumours()[0].image[None])[0].labels
+    assert labels[6, 6] == 1 and labels[3, 3] == 0
+
+
+def test_auxiliary_outputs_need_as_many_weights():
+    model = Layers(2)
+    with pytest.raises(ValueError, match="2 auxiliary outputs need as many weights, aux_weights has 1"):
+        logits = torch.zeros(1, 2, 4, 4)
+        model.loss(DenseOutput(logits, (logits, logits)), Targets(semantic=torch.zeros(1, 4, 4, dtype=torch.int64)))
+
+
+def test_label_maps_of_photos_want_classes_that_exclude_each_other():
+    with pytest.raises(ValueError, match="this predicts Regions; use predict"):
+        predict_tiled(Layers(2, overlapping=True), torch.rand(3, 64, 64))
+
+
 # Geometry
 
 
@@ -302,6 +338,27 @@ def test_evaluation_shows_images_as_the_geometry_says_and_scores_at_the_size_of_
     assert scores["miou"] > 0.9
     model.geometry = Geometry()
     assert evaluate(model, Halves(), SemanticTask(CATEGORIES), batch_size=3)["miou"] == 1.0
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_a_photo_is_resized_for_the_model_as_evaluation_resizes_it(antialias):
+    model = Bright()
+    model.geometry = Geometry("shorter", 10, antialias=antialias)
+    image = torch.rand(3, 40, 60)
+    want = model.predict(model.geometry(image)[None], output_sizes=[(40, 60)])[0].labels
+    assert torch.equal(predict_semantic(model, image, geometry=model.geometry).labels, want)
+    tiled = predict_tiled(model, image, geometry=model.geometry)
+    assert (tiled.long() != want).float().mean() < 1e-3  # its rows are summed in another order
+
+
+def test_padding_is_not_taken_for_values_of_the_image():
+    model = Bright()
+    model.normalize = Normalize((1500.0,) * 3, (200.0,) * 3, value_range=(1000.0, 2000.0))
+    batch = torch.zeros(2, 3, 8, 8)  # collate pads with 0, which no image of this range has
+    batch[0], batch[1, :, :4, :4] = 1400.0, 1600.0
+    assert len(model.predict(batch, [(8, 8), (4, 4)])) == 2
+    with pytest.raises(ValueError, match=r"must lie in \[1000, 2000\], these span 0 to"):
+        model.predict(batch)
 
 
 def test_the_batch_size_changes_no_score_where_images_differ_in_size():

@@ -328,6 +328,25 @@ def test_load_model_says_what_a_file_lacks(tmp_path, facts, message):
         load_model(tmp_path / "w.safetensors")
 
 
+@pytest.mark.parametrize(("name", "builder"), [("unet_resnet34", "unet"), ("mask_rcnn_resnet50_fpn", "mask_rcnn")])
+def test_load_model_fetches_no_imagenet_weights_for_a_file_that_has_its_own(tmp_path, monkeypatch, name, builder):
+    def fetch(weights):
+        raise AssertionError(f"{weights} would be downloaded")
+
+    monkeypatch.setattr("seglib.layers.resnet.load_pretrained", fetch)
+    frozen = {"frozen": True} if builder == "mask_rcnn" else {}
+    facts = {"model": name, "arguments": {"num_classes": 3, "pretrained": True}}
+    save_weights(build(name, num_classes=3, **frozen), tmp_path / "w.safetensors", facts)
+    load_model(tmp_path / "w.safetensors")
+
+
+def test_a_geometry_of_a_newer_version_is_refused_by_name(tmp_path):
+    facts = {"model": "fcn_tiny", "arguments": {"num_classes": 3}, "geometry": {"mode": "native", "crop": 3}}
+    save_weights(build("fcn_tiny", num_classes=3), tmp_path / "w.safetensors", facts)
+    with pytest.raises(ValueError, match="another version of fcn_tiny .*crop"):
+        load_model(tmp_path / "w.safetensors")
+
+
 def test_converted_detectors_see_images_as_their_authors_show_them():
     for origin, geometry in (
         ("torchvision:mask_rcnn_resnet50_fpn", Geometry("shorter", 800, 1333, antialias=False, rounding="floor")),

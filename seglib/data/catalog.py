@@ -42,8 +42,6 @@ class SegmentationDataset(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
-Size = tuple[int, int]
-
 SCENES_LENGTH = {"train": 2000, "val": 200, "test": 200}
 
 RESIZES = frozenset({"scenes", "camvid", "pets", "folder"})
@@ -56,7 +54,7 @@ class _Request:
 
     root: Path | None
     split: str
-    size: Size | None
+    size: tuple[int, int] | None
     augment: bool
     keep: tuple[str, ...]
     geometry: Geometry | None
@@ -72,7 +70,7 @@ class _Request:
         if self.split not in SCENES_LENGTH:
             raise ValueError(f"split {self.split!r} is unknown; choose one of {', '.join(SCENES_LENGTH)}")
 
-    def crop(self, default: Size) -> Size:
+    def crop(self, default: tuple[int, int]) -> tuple[int, int]:
         """The crop to train on: ``size``, else the square that the model wants, else the dataset's default."""
         if self.size is None and self.geometry is not None and self.geometry.mode in ("square", "letterbox"):
             side = self.geometry.size
@@ -169,7 +167,7 @@ DATASETS: dict[str, Builder] = {
     "folder": _folder,
 }
 
-ANNOTATIONS: dict[str, tuple[str, ...]] = dict.fromkeys(DATASETS, ("semantic",)) | {
+ANNOTATIONS_OF: dict[str, tuple[str, ...]] = dict.fromkeys(DATASETS, ("semantic",)) | {
     "scenes": ("semantic", "instances", "panoptic"),
     "coco": ("instances",),
     "dsb2018": ("instances",),
@@ -182,7 +180,7 @@ def build_dataset(
     root: Path | None,
     split: str,
     *,
-    size: Size | None = None,
+    size: tuple[int, int] | None = None,
     augment: bool = False,
     keep: tuple[str, ...] = ("semantic",),
     geometry: Geometry | None = None,
@@ -212,10 +210,10 @@ def build_dataset(
     """
     if name not in DATASETS:
         raise ValueError(f"dataset {name!r} is unknown; choose one of {', '.join(DATASETS)}")
-    if absent := [k for k in keep if k not in ANNOTATIONS[name]]:
-        others = [d for d, has in ANNOTATIONS.items() if set(keep) <= set(has)]
+    if absent := [k for k in keep if k not in ANNOTATIONS_OF[name]]:
+        others = [d for d, has in ANNOTATIONS_OF.items() if set(keep) <= set(has)]
         raise ValueError(
-            f"dataset {name!r} has no {absent[0]} annotations, only {', '.join(ANNOTATIONS[name])};"
+            f"dataset {name!r} has no {absent[0]} annotations, only {', '.join(ANNOTATIONS_OF[name])};"
             f" datasets with {' and '.join(keep)}: {', '.join(others) or 'none'}"
         )
     return DATASETS[name](_Request(root, split, size, augment, keep, geometry))

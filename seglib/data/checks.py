@@ -14,13 +14,10 @@ import torch
 from torch import Tensor
 
 from seglib.ops.labels import check_labels
-from seglib.types import VOID, Category, Sample
+from seglib.types import ANNOTATIONS, VOID, Category, Sample
 
 if TYPE_CHECKING:
     from seglib.data.catalog import SegmentationDataset
-
-ANNOTATIONS = ("semantic", "instances", "panoptic", "regions")
-"""What can be counted: the annotations of a sample that are made of classes."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class LabelCounts:
     """How often each class occurs in (some of) the images of a dataset.
 
     Attributes:
-        annotation: what was counted, one of :data:`ANNOTATIONS`.
+        annotation: what was counted, one of :data:`~seglib.types.ANNOTATIONS`.
         classes: for each category id its pixels; of "instances" its objects, crowds not among them.
         images_seen: the number of images that were counted.
         images: the number of images of the dataset.
@@ -60,9 +57,10 @@ class LabelCounts:
 def count_labels(dataset: SegmentationDataset, needs: str, most: int = 1000) -> LabelCounts:
     """Count how often each class occurs, in evenly spaced images where there are more than ``most``.
 
-    A dataset may have a method ``count_labels(needs, indices)`` that is cheaper than reading its samples, and all of
-    seglib have: of COCO's format the whole file is counted, of label maps only these are decoded. Samples of any other
-    dataset are read as they are, with their augmentation; torch's random state is the same afterwards.
+    A dataset may have a method ``count_labels(needs, indices)`` that is cheaper than reading its samples, as every
+    dataset of seglib has: for a COCO file all annotations are counted, for label maps only the label files are decoded.
+    Samples of any other dataset are read as they are, with their augmentation; torch's random state is the same
+    afterwards.
 
     Args:
         dataset: samples with a class table.
@@ -85,9 +83,9 @@ def count_images(dataset: SegmentationDataset, needs: str, indices: Sequence[int
     if needs not in ANNOTATIONS:
         raise ValueError(f"annotation {needs!r} is unknown; choose one of {', '.join(ANNOTATIONS)}")
     cheap = getattr(dataset, "count_labels", None)
-    if cheap is not None:
-        return cheap(needs, indices)
     with torch.random.fork_rng(devices=[]):
+        if cheap is not None:
+            return cheap(needs, indices)
         return count_samples((dataset[i] for i in indices), needs, len(dataset.categories), len(dataset))
 
 

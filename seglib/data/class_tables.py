@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from seglib.data.checks import LabelCounts, count_images
+from seglib.data.checks import LabelCounts, count_images, count_samples
 from seglib.types import VOID, Category, Panoptic, Sample, check_categories
 
 if TYPE_CHECKING:
@@ -118,6 +118,8 @@ class MatchedDataset(Dataset[Sample]):
 
     def count_labels(self, needs: str, indices: Sequence[int]) -> LabelCounts:
         """What :func:`seglib.data.checks.count_labels` asks for."""
+        if needs == "regions":  # those that the dataset lacks are void: the samples as they are here say how much
+            return count_samples((self[i] for i in indices), needs, len(self.categories), len(self))
         counts = count_images(self.dataset, needs, indices)
         lost = sum(n for n, new in zip(counts.classes, self._new, strict=True) if new == VOID and needs != "instances")
         return replace(counts, classes=tuple(self._here(counts.classes, 0)), void=counts.void + lost)

@@ -28,7 +28,8 @@ def collate(samples: Sequence[Sample], *, multiple: int = 1) -> Batch:
 
     Raises:
         ValueError: when there are no samples, when images differ in channels or dimensions, when only some have an
-            annotation or a spacing, when an annotation isn't as large as its image, or when ``multiple`` is below 1.
+            annotation or a spacing, when an annotation isn't as large as its image (or has another size than
+            ``output_size``), or when ``multiple`` is below 1.
     """
     if not samples:
         raise ValueError("a batch needs at least one sample, got none; is the dataset empty?")
@@ -84,10 +85,11 @@ def _output_size(sample: Sample) -> Size:
         "regions": None if sample.regions is None else tuple(sample.regions.shape[1:]),
         "pixel_weight": None if sample.pixel_weight is None else tuple(sample.pixel_weight.shape),
     }
+    other = "image" if sample.output_size is None else "output_size"
     for name, value in annotations.items():
         if value is not None and value != size:
             raise ValueError(
-                f"sample {sample.id!r}: the {name} is {value} and the image {size} (H, W); transform both together"
+                f"sample {sample.id!r}: the {name} is {value} and the {other} {size} (H, W); transform both together"
             )
     return size
 

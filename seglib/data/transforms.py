@@ -27,7 +27,7 @@ from torchvision.transforms import v2
 from seglib.ops.geometry import Geometry
 from seglib.ops.masks import masks_to_boxes
 from seglib.ops.resize import resize_image, resize_labels
-from seglib.types import VOID, Instances, Panoptic, Sample
+from seglib.types import ANNOTATIONS, VOID, Instances, Panoptic, Sample
 
 Transform = Callable[[Sample], Sample]
 
@@ -91,12 +91,10 @@ class Keep:
         names: some of "semantic", "instances", "panoptic" and "regions".
     """
 
-    _ALL = ("semantic", "instances", "panoptic", "regions")
-
     def __init__(self, *names: str) -> None:
-        if unknown := [n for n in names if n not in self._ALL]:
-            raise ValueError(f"annotation {unknown[0]!r} is unknown; choose from {', '.join(self._ALL)}")
-        self._dropped = {n: None for n in self._ALL if n not in names}
+        if unknown := [n for n in names if n not in ANNOTATIONS]:
+            raise ValueError(f"annotation {unknown[0]!r} is unknown; choose from {', '.join(ANNOTATIONS)}")
+        self._dropped = {n: None for n in ANNOTATIONS if n not in names}
         if "semantic" not in names and "regions" not in names:
             self._dropped["pixel_weight"] = None
 

@@ -87,7 +87,8 @@ class Normalize(nn.Module):
             raise ValueError(f"expected images (B, {channels}, {AXES[self.dims]}), got shape {tuple(images.shape)}")
         if not images.is_floating_point():
             span = "" if self.value_range is None else " in [{:g}, {:g}]".format(*self.value_range)
-            raise ValueError(f"expected float images{span}, got {images.dtype}; divide 8-bit images by 255")
+            remedy = "divide 8-bit images by 255" if self.value_range == (0.0, 1.0) else "convert them with .float()"
+            raise ValueError(f"expected float images{span}, got {images.dtype}; {remedy}")
         column = (-1, *(1,) * self.dims)
         x = (images - self.mean.view(column)) / self.std.view(column)
         return x if sizes is None else fill_padding(x, sizes, padding)
@@ -104,9 +105,9 @@ class Normalize(nn.Module):
         if images.numel() == 0 or not images.is_floating_point():
             return
         low, high = (float(v) for v in images.aminmax())
+        if low != low:
+            raise ValueError("the images hold nan; look for a division by zero where they were made")
         if self.value_range is None:
-            if low != low:
-                raise ValueError("the images hold nan; look for a division by zero where they were made")
             return
         least, most = self.value_range
         room = 0.5 * (most - least)

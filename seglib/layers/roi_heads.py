@@ -137,4 +137,4 @@ class MaskHead(nn.Module):
             for j in (0, 1)
         ]  # four of (R, P·P, 1)
         masks = torch.cat(pixels, 2).view(-1, size, size, 2, 2).transpose(2, 3)  # (R, P, 2, P, 2)
-        return masks.reshape(-1, 2 * size, 2 * size) + self.predict.bias[labels, None, None]  # type: ignore[index]
+        return masks.reshape(-1, 2 * size, 2 * size) + self.predict.bias[labels, None, None]  # type: ignore[index]  # it has one

@@ -35,7 +35,7 @@ class RPNHead(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # these convolutions have a bias
 
     def forward(self, pyramid: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Pyramid ``(B, C, H_i, W_i)`` → of each level logits ``(B, H·W·A)`` and deltas ``(B, H·W·A, 4)``.

@@ -107,7 +107,7 @@ class TinyEncoder(nn.Module):
         grid = Grid().through(self.stem)
         self.grids: dict[str, Grid] = {"c1": grid}
         for name, down in zip(names[1:], self.down, strict=True):
-            self.grids[name] = grid = grid.through(down)  # type: ignore[arg-type]
+            self.grids[name] = grid = grid.through(down)  # type: ignore[arg-type]  # a Sequential iterates over its modules
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """``(B, C, H, W)`` normalised images → the maps ``c1`` … ``c5``, ``(B, channels, H / stride, W / stride)``."""

@@ -83,7 +83,7 @@ class VGG16Encoder(nn.Module):
             for layer in [*vgg.features, self.fc6, self.fc7]:
                 if isinstance(layer, nn.Conv2d):
                     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+                    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # these convolutions have a bias
         self.dropout = nn.Dropout2d(dropout)
 
         layers = list(vgg.features)

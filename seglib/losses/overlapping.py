@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from seglib.ops.labels import check_regions
 from seglib.ops.precision import at_least_float32
 from seglib.types import VOID
 
@@ -14,9 +15,8 @@ def _prepare(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if logits.shape != target.shape:
         raise ValueError(f"logits {tuple(logits.shape)} need regions of the same shape, got {tuple(target.shape)}")
     logits = at_least_float32(logits)
+    check_regions(target)
     known = target != VOID
-    if bool((target[known] > 1).any()):
-        raise ValueError(f"regions are 0, 1 or {VOID} (void), got {sorted(target.unique().tolist())[:5]}")
     return logits, target.to(logits.dtype) * known, known.to(logits.dtype)
 
 

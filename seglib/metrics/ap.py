@@ -114,10 +114,10 @@ class AveragePrecision:
                     f"{name} label {side.labels[wrong][0]} is not in 0..{self.num_classes - 1}; "
                     "remap category ids to contiguous ones, or correct the number of categories"
                 )
-            if isinstance(side.regions, list) != (self.iou_type == "masks") and len(side.labels):
-                given = "masks" if isinstance(side.regions, list) else "boxes"
+            if isinstance(side.shapes, list) != (self.iou_type == "masks") and len(side.labels):
+                given = "masks" if isinstance(side.shapes, list) else "boxes"
                 raise ValueError(
-                    f"this metric has iou_type {self.iou_type!r}, the {name} regions are {given}; "
+                    f"this metric has iou_type {self.iou_type!r}, the {name} shapes are {given}; "
                     f"build it with iou_type={given!r}, or pass {self.iou_type}"
                 )
         if prediction.scores is None:
@@ -149,7 +149,7 @@ class AveragePrecision:
         rows, columns = shared.any(1).nonzero()[0], shared.any(0).nonzero()[0]
         if not len(rows):
             return iou
-        found, objects, crowd = prediction.regions, target.regions, target.iscrowd[columns]
+        found, objects, crowd = prediction.shapes, target.shapes, target.iscrowd[columns]
         if isinstance(found, np.ndarray) and isinstance(objects, np.ndarray):
             overlaps = coco_box_iou(found[order[rows]], objects[columns], crowd)
         else:

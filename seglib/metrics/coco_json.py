@@ -15,7 +15,6 @@ from seglib.ops.rle import compress_rles, polygons_to_rle
 
 Source = str | PathLike[str]
 Entry = dict[str, Any]
-Size = tuple[int, int]
 
 
 def evaluate_coco(
@@ -55,12 +54,12 @@ def evaluate_coco(
     annotations = _by_image(truth["annotations"], "annotations", images, classes)
     detections = _by_image(found, "results", images, classes)
 
-    def target(entries: list[Entry], size: Size) -> CocoObjects:
+    def target(entries: list[Entry], size: tuple[int, int]) -> CocoObjects:
         labels, areas = [classes[e["category_id"]] for e in entries], [e["area"] for e in entries]
         crowd = [bool(e.get("iscrowd")) for e in entries]
         return CocoObjects(_masks_or_boxes(entries, iou_type, size), labels, iscrowd=crowd, areas=areas)
 
-    def prediction(entries: list[Entry], size: Size) -> CocoObjects:
+    def prediction(entries: list[Entry], size: tuple[int, int]) -> CocoObjects:
         labels, scores = [classes[e["category_id"]] for e in entries], [e["score"] for e in entries]
         return CocoObjects(_masks_or_boxes(entries, iou_type, size), labels, scores)
 
@@ -112,14 +111,14 @@ def _by_image(
     return numbers
 
 
-def _size(image: Entry) -> Size:
+def _size(image: Entry) -> tuple[int, int]:
     height, width = image.get("height"), image.get("width")
     if not (isinstance(height, int) and isinstance(width, int)):
         raise ValueError(f"image {image['id']} has height {height!r} and width {width!r}; masks need both in pixels")
     return height, width
 
 
-def _masks_or_boxes(entries: list[Entry], iou_type: IoUType, size: Size) -> list[Any]:
+def _masks_or_boxes(entries: list[Entry], iou_type: IoUType, size: tuple[int, int]) -> list[Any]:
     if iou_type == "boxes":
         return [entry["bbox"] for entry in entries]
     segmentations = [entry["segmentation"] for entry in entries]
@@ -127,7 +126,11 @@ def _masks_or_boxes(entries: list[Entry], iou_type: IoUType, size: Size) -> list
 
 
 def _build(
-    make: Callable[[list[Entry], Size], CocoObjects], name: str, entries: list[Entry], numbers: list[int], size: Size
+    make: Callable[[list[Entry], tuple[int, int]], CocoObjects],
+    name: str,
+    entries: list[Entry],
+    numbers: list[int],
+    size: tuple[int, int],
 ) -> CocoObjects:
     """What ``make`` makes of the entries of one image; when it can't, an error that names the first bad entry."""
     try:

@@ -23,15 +23,15 @@ class CocoObjects:
     """N objects of one image, checked, as arrays on the CPU. Masks stay packed: nothing is drawn.
 
     Args:
-        regions: N run-length codes of one size, or boxes ``(N, 4)`` **x, y, width, height** in pixels. Boxes aren't
+        shapes: N run-length codes of one size, or boxes ``(N, 4)`` **x, y, width, height** in pixels. Boxes aren't
             ``xyxy`` here because x + width − x isn't always width, and a last bit can decide an IoU of exactly 0.5.
         labels: ``(N,)`` integer class ids.
         scores: ``(N,)`` scores of predictions, ``None`` for ground truth.
         iscrowd: ``(N,)`` bool, whether an object is a crowd; ``None`` means that none is.
-        areas: ``(N,)`` areas in pixels², by which objects are small or large; ``None`` takes those of the regions.
+        areas: ``(N,)`` areas in pixels², by which objects are small or large; ``None`` takes those of the shapes.
 
     Attributes:
-        regions: N codes with text counts, or boxes ``(N, 4)`` float64.
+        shapes: N codes with text counts, or boxes ``(N, 4)`` float64.
         labels: class ids, ``(N,)`` int64.
         scores: scores of predictions, ``(N,)`` float64, or ``None``.
         iscrowd: whether each object is a crowd, ``(N,)`` bool.
@@ -44,7 +44,7 @@ class CocoObjects:
 
     def __init__(
         self,
-        regions: Sequence[RLE] | ArrayLike | Tensor,
+        shapes: Sequence[RLE] | ArrayLike | Tensor,
         labels: ArrayLike | Tensor,
         scores: ArrayLike | Tensor | None = None,
         iscrowd: ArrayLike | Tensor | None = None,
@@ -52,20 +52,20 @@ class CocoObjects:
     ) -> None:
         self.labels = _labels(labels)
         n = len(self.labels)
-        self.regions: list[RLE] | np.ndarray
+        self.shapes: list[RLE] | np.ndarray
         own: Tensor | np.ndarray
-        if isinstance(regions, list | tuple) and all(isinstance(r, dict) for r in regions):
-            if len(regions) != n:
-                raise ValueError(f"{n} labels need as many codes, got {len(regions)}")
-            self.regions, own = check_rles(regions)
+        if isinstance(shapes, list | tuple) and all(isinstance(r, dict) for r in shapes):
+            if len(shapes) != n:
+                raise ValueError(f"{n} labels need as many codes, got {len(shapes)}")
+            self.shapes, own = check_rles(shapes)
         else:
-            self.regions = _floats(regions, "boxes", (n, 4))
-            own = self.regions[:, 2] * self.regions[:, 3]
-            negative = (self.regions[:, 2:] < 0).any(1)
+            self.shapes = _floats(shapes, "boxes", (n, 4))
+            own = self.shapes[:, 2] * self.shapes[:, 3]
+            negative = (self.shapes[:, 2:] < 0).any(1)
             if negative.any():
                 i = int(negative.argmax())
                 raise ValueError(
-                    f"boxes[{i}] is {self.regions[i].tolist()}; boxes are x, y, width, height here, width and height "
+                    f"boxes[{i}] is {self.shapes[i].tolist()}; boxes are x, y, width, height here, width and height "
                     "at least 0"
                 )
         self.scores = None if scores is None else _floats(scores, "scores", (n,))
@@ -85,17 +85,17 @@ class CocoObjects:
             ImportError: for masks, when pycocotools isn't installed.
         """
         check_iou_type(iou_type)
-        regions: list[RLE] | np.ndarray
+        shapes: list[RLE] | np.ndarray
         if iou_type == "masks":
             height, width = instances.size
             step = max(1, CHUNK // max(1, height * width))
-            regions = []
+            shapes = []
             for begin in range(0, len(instances), step):  # packed masks are unpacked a few at a time
-                regions += encode_rle(instances[begin : begin + step].masks)
+                shapes += encode_rle(instances[begin : begin + step].masks)
         else:
             corners = instances.boxes.detach().double().cpu().numpy()  # (N, 4)
-            regions = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
-        return cls(regions, instances.labels, instances.scores, instances.iscrowd, areas)
+            shapes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
+        return cls(shapes, instances.labels, instances.scores, instances.iscrowd, areas)
 
 
 def check_iou_type(iou_type: str) -> None:

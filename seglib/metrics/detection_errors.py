@@ -12,8 +12,8 @@ from seglib.ops.boxes import box_iou
 from seglib.ops.masks import mask_iou
 from seglib.types import Instances
 
-KINDS = ("correct", "duplicate", "class", "location", "both", "background", "ignored")
-"""What a detection can be, in the order of :attr:`DetectionErrors.kinds`."""
+ERROR_TYPES = ("correct", "duplicate", "class", "location", "both", "background", "ignored")
+"""What a detection can be, in the order of :attr:`DetectionErrors.types`."""
 
 
 @dataclass(frozen=True)
@@ -21,19 +21,19 @@ class DetectionErrors:
     """The judgement of one image.
 
     Attributes:
-        kinds: ``(D,)`` int64, what each detection is, an index into :data:`KINDS`.
+        types: ``(D,)`` int64, what each detection is, an index into :data:`ERROR_TYPES`.
         objects: ``(D,)`` int64, the object that each detection is about; −1 for background.
         missed: ``(G,)`` bool, whether no detection found an object. Crowds are never missed.
     """
 
-    kinds: Tensor
+    types: Tensor
     objects: Tensor
     missed: Tensor
 
     def counts(self) -> dict[str, int]:
-        """How many detections are of each kind, and how many objects were ``missed``."""
-        found = torch.bincount(self.kinds, minlength=len(KINDS)).tolist()
-        return dict(zip(KINDS, found, strict=True)) | {"missed": int(self.missed.sum())}
+        """How many detections are of each type, and how many objects were ``missed``."""
+        found = torch.bincount(self.types, minlength=len(ERROR_TYPES)).tolist()
+        return dict(zip(ERROR_TYPES, found, strict=True)) | {"missed": int(self.missed.sum())}
 
 
 def detection_errors(
@@ -84,7 +84,7 @@ def detection_errors(
     same = prediction.labels.cpu()[:, None] == target.labels.cpu()  # (D, G)
     single = ~crowd
 
-    kinds = torch.full((len(prediction),), KINDS.index("background"))
+    types = torch.full((len(prediction),), ERROR_TYPES.index("background"))
     objects = torch.full((len(prediction),), -1)
     taken = torch.zeros(count, dtype=torch.bool)
     for i in prediction.scores.cpu().argsort(descending=True, stable=True).tolist():
@@ -100,8 +100,8 @@ def detection_errors(
         for name, allowed, least in choices:
             scores = torch.where(allowed, overlap[i], -1.0)
             if count and scores.max() >= least:
-                kinds[i], objects[i] = KINDS.index(name), scores.argmax()
+                types[i], objects[i] = ERROR_TYPES.index(name), scores.argmax()
                 break
-        if kinds[i] == KINDS.index("correct"):
+        if types[i] == ERROR_TYPES.index("correct"):
             taken[objects[i]] = True
-    return DetectionErrors(kinds, objects, single & ~taken)
+    return DetectionErrors(types, objects, single & ~taken)

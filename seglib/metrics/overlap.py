@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from seglib.metrics.streaming import StreamingCounts
+from seglib.ops.labels import check_regions
 from seglib.types import VOID
 
 
@@ -49,13 +50,14 @@ class RegionOverlap(StreamingCounts):
             target: true regions, ``(K, …)`` integers: 1 inside the region, 0 outside, 255 void, where nothing counts.
 
         Raises:
-            ValueError: when shapes or types differ from that.
+            ValueError: when shapes, types or values differ from that.
         """
         if prediction.dtype != torch.bool or prediction.shape != target.shape or len(target) != self.num_classes:
             raise ValueError(
                 f"expected bool regions ({self.num_classes}, …) and a target of that shape, got {prediction.dtype} "
                 f"{tuple(prediction.shape)} and {tuple(target.shape)}"
             )
+        check_regions(target)
         known = (target != VOID).flatten(1)  # (K, N)
         predicted, true = prediction.flatten(1) & known, (target == 1).flatten(1)
         self._add(torch.stack([(predicted & true).sum(1), predicted.sum(1), true.sum(1)]))

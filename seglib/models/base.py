@@ -58,7 +58,6 @@ class Model(nn.Module):
         Raises:
             ValueError: when the images have another shape, type or range, or sizes don't fit them.
         """
-        self.normalize.check_range(images)
         full = tuple(images.shape[2:])
         true = [full] * len(images) if sizes is None else [tuple(int(n) for n in size) for size in sizes]
         wanted = true if output_sizes is None else [tuple(int(n) for n in size) for size in output_sizes]
@@ -73,8 +72,9 @@ class Model(nn.Module):
         found: list[Any] = [None] * len(images)
         with evaluating(self):
             for size, members in groups.items():
-                part = images if len(groups) == 1 else images[members]
-                out = self(crop_to(part, size))
+                part = crop_to(images if len(groups) == 1 else images[members], size)
+                self.normalize.check_range(part)  # without its padding, whose values mean nothing
+                out = self(part)
                 here = self.postprocess(out, [size] * len(members), [wanted[i] for i in members])
                 for i, prediction in zip(members, here, strict=True):
                     found[i] = prediction

@@ -133,7 +133,7 @@ def _zero_score(channels: int, num_classes: int) -> nn.Conv2d:
     """A 1×1 convolution that scores each cell for each class, all zero at the start."""
     conv = nn.Conv2d(channels, num_classes, 1)
     nn.init.zeros_(conv.weight)
-    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]  # these convolutions have a bias
     return conv
 
 

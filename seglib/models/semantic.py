@@ -72,12 +72,18 @@ class SemanticModel(Model):
             raise ValueError(f"the targets have no `{name}` labels; train on a dataset whose samples carry them")
         weight = targets.pixel_weight
         if weight is not None and self.criterion is not cross_entropy:
+            other = "" if self.overlapping else ", or set model.criterion = cross_entropy"
             raise ValueError(
-                "the targets have pixel weights, which only cross_entropy takes; "
-                "leave the transform BorderWeights out, or set model.criterion = cross_entropy"
+                "the targets have pixel weights, which only the cross-entropy of exclusive classes takes; leave the "
+                f"transform BorderWeights out{other}"
             )
         losses = {name: self._compare(out.logits, labels, weight)}
         if out.aux:
+            if len(self.aux_weights) != len(out.aux):
+                raise ValueError(
+                    f"{len(out.aux)} auxiliary outputs need as many weights, aux_weights has {len(self.aux_weights)}; "
+                    "set model.aux_weights"
+                )
             parts = zip(self.aux_weights, out.aux, strict=True)
             losses["aux"] = sum(share * self._compare(aux, labels, weight) for share, aux in parts)  # type: ignore[assignment]  # not empty
         return losses

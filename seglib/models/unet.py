@@ -190,7 +190,7 @@ class PaperUNet(SemanticModel):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # these convolutions have a bias
 
     def forward(
         self, images: Tensor, targets: Targets | None = None, sizes: Sequence[Size] | None = None

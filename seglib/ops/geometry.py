@@ -22,7 +22,7 @@ class Geometry:
     ``native``     the image as it is; also of volumes
     ``shorter``    the shorter side becomes ``size`` pixels, but the longer one at most ``longest``
     ``square``     height and width become ``size`` each, whatever the shape was
-    ``letterbox``  the longer side becomes ``size``; the model pads its square itself, after normalisation
+    ``letterbox``  the longer side becomes ``size``; a model of fixed size pads the rest itself, normalised
     =============  ==============================================================================================
 
     Attributes:

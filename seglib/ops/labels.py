@@ -1,9 +1,11 @@
-"""Label maps: integer tensors of class ids, any shape, with one value that stands for void."""
+"""Label maps, integer tensors of class ids with one value that stands for void, and regions that may overlap."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from seglib.types import VOID
 
 AXES = ("image", "row", "column")
 
@@ -49,3 +51,20 @@ def check_labels(labels: Tensor, num_classes: int, ignore_index: int | None = No
         f'remap it when the data is read (remap={{{value}: …}}, or "ids" in categories.json), '
         "or correct num_classes or ignore_index"
     )
+
+
+def check_regions(regions: Tensor) -> None:
+    """Raise when regions that may overlap hold anything but 0, 1 and void.
+
+    Args:
+        regions: integers of any shape: 1 inside the region, 0 outside, 255 void.
+
+    Raises:
+        ValueError: when the regions aren't integers, or with the first bad value and the remedy.
+    """
+    expected = f"regions are 0, 1 or {VOID} (void)"
+    if regions.is_floating_point() or regions.is_complex():
+        raise ValueError(f"{expected}, integers, got {regions.dtype}; convert them, e.g. to torch.uint8")
+    bad = (regions < 0) | ((regions > 1) & (regions != VOID))
+    if bad.any():
+        raise ValueError(f"{expected}, got {int(regions[bad][0])}; make masks of 0 and 1, e.g. by `labels == class_id`")

@@ -78,6 +78,18 @@ def model_sizes(
     return (h, w), [(max(1, round(h * s)), max(1, round(w * s))) for s in scales]
 
 
+def predict_one(model: PredictsSemantic, image: Tensor) -> Semantic:
+    """The semantic prediction of one image ``(C, H, W)``.
+
+    Raises:
+        ValueError: when the model predicts something else.
+    """
+    found = model.predict(image[None])[0]
+    if not isinstance(found, Semantic):
+        raise ValueError(f"expected a model of exclusive classes, this predicts {type(found).__name__}; use predict()")
+    return found
+
+
 @torch.inference_mode()
 def predict_semantic(
     model: PredictsSemantic,
@@ -123,9 +135,9 @@ def predict_semantic(
     size, views = model_sizes(image, geometry, scales)
     total: Tensor | None = None
     for view in views:
-        view_image = resize_image(image, view)  # (3, h, w)
+        view_image = resize_image(image, view, antialias=geometry.antialias)  # (3, h, w)
         for flipped in (False, True) if flip else (False,):
-            result = model.predict((view_image.flip(-1) if flipped else view_image)[None])[0]
+            result = predict_one(model, view_image.flip(-1) if flipped else view_image)
             probs = resize_image(result.probs.flip(-1) if flipped else result.probs, size, antialias=False)  # (K, h, w)
             total = probs if total is None else total + probs
     assert total is not None  # there is at least one scale

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seglib.ops.geometry import NATIVE, Geometry
-from seglib.postprocess.semantic import PredictsSemantic, model_sizes
+from seglib.postprocess.semantic import PredictsSemantic, model_sizes, predict_one
 
 TILE = 1024
 OVERLAP = 256
@@ -117,7 +117,8 @@ def label_bands(
     overlap = min(OVERLAP, tile // 2) if overlap is None else overlap
     if not 0 <= overlap <= tile // 2:
         raise ValueError(f"overlap must lie in 0..{tile // 2}, half a tile of {tile}; got {overlap}")
-    bands = _bands(model, image, size, views, flip, [_Axis(n, tile, overlap, stride) for n in size])
+    axes = [_Axis(n, tile, overlap, stride) for n in size]
+    bands = _bands(model, image, size, views, flip, axes, geometry.antialias)
     if size != image.shape[-2:]:
         bands = _resized(bands, size, (image.shape[-2], image.shape[-1]))
     for first, probs in bands:
@@ -178,6 +179,7 @@ def _bands(
     views: list[tuple[int, int]],
     flip: bool,
     axes: list[_Axis],
+    antialias: bool,
 ) -> Iterator[tuple[int, Tensor]]:
     """Finished probabilities at model scale: the first row, and ``(K, n, w)`` that the next band overwrites.
 
@@ -187,14 +189,15 @@ def _bands(
     band: Tensor | None = None  # (K, rows, w), from the first row of the core
     for down, following in zip(vertical.cores, [*vertical.cores[1:], (size[0], size[0])], strict=True):
         regions = [vertical.region(down, view[0]) for view in views]
-        strips = [_strip(image, view, rows) for view, rows in zip(views, regions, strict=True)]  # (3, rows, w of view)
+        # (C, rows, w of view)
+        strips = [_strip(image, view, rows, antialias) for view, rows in zip(views, regions, strict=True)]
         for across in horizontal.cores:
             weights = vertical.weights(down, image.device)[:, None] * horizontal.weights(across, image.device)  # (n, m)
             for view, rows, strip in zip(views, regions, strips, strict=True):
                 for flipped in (False, True) if flip else (False,):
                     left, right = horizontal.region(across, view[1], flipped)
-                    seen = strip[None, ..., left:right]  # (1, 3, rows, columns)
-                    probs = model.predict(seen.flip(-1) if flipped else seen)[0].probs
+                    seen = strip[..., left:right]  # (C, rows, columns)
+                    probs = predict_one(model, seen.flip(-1) if flipped else seen).probs
                     probs = probs.flip(-1) if flipped else probs  # (K, rows, columns)
                     probs = _interpolated(probs, 1, _Taps(view[0], size[0], *down), rows[0])
                     probs = _interpolated(probs, 2, _Taps(view[1], size[1], *across), left)  # (K, n, m)
@@ -252,8 +255,8 @@ def _resized(
         kept, first = kept[:, spent:], first + spent
 
 
-def _strip(image: Tensor, size: tuple[int, int], rows: tuple[int, int]) -> Tensor:
-    """Some rows of ``F.interpolate(image, size, mode="bilinear", antialias=True)`` ``(3, *size)``, and no others.
+def _strip(image: Tensor, size: tuple[int, int], rows: tuple[int, int], antialias: bool) -> Tensor:
+    """Some rows of ``F.interpolate(image, size, mode="bilinear", antialias=…)`` ``(C, *size)``, and no others.
 
     A target pixel is a mean of source pixels under a triangle around its centre, whose half-width is one target pixel
     where the image shrinks and one source pixel where it grows.
@@ -262,7 +265,7 @@ def _strip(image: Tensor, size: tuple[int, int], rows: tuple[int, int]) -> Tenso
     if size == (height, width):
         return image[:, rows[0] : rows[1]]
     scale = height / size[0]
-    reach = max(scale, 1.0)
+    reach = max(scale, 1.0) if antialias else 1.0
     parts = []
     for top in range(*rows, _ROWS):
         centres = (torch.arange(top, min(top + _ROWS, rows[1]), dtype=torch.float64) + 0.5) * scale
@@ -272,5 +275,5 @@ def _strip(image: Tensor, size: tuple[int, int], rows: tuple[int, int]) -> Tenso
         weights = (1 - away.abs() / reach).clamp(min=0)
         weights = (weights / weights.sum(1, keepdim=True)).to(image)
         part = (weights @ image[:, first:last])[None]  # (1, 3, n, W)
-        parts.append(F.interpolate(part, size=(len(centres), size[1]), mode="bilinear", antialias=True)[0])
+        parts.append(F.interpolate(part, size=(len(centres), size[1]), mode="bilinear", antialias=antialias)[0])
     return torch.cat(parts, 1)  # (3, rows, w)

@@ -156,8 +156,10 @@ def fit(
 
     Args:
         model: a :class:`~seglib.types.SegmentationModel`.
-        train: samples to learn from; their augmentation belongs into the dataset's transform.
+        train: samples to learn from; their augmentation belongs into the dataset's transform. That there is something
+            to learn, ``seglib.data.checks`` tells; the command line asks it.
         val: samples to score on, never those of ``train``. Their images are resized as ``model.geometry`` says.
+            A dataset with another class table than the task's is mapped to it by name, as is that of ``train``.
         task: computes losses and predictions, and scores these.
         config: how to train.
         out: the run's folder; ``None`` writes nothing.
@@ -197,15 +199,15 @@ def fit(
         check_same_run(progress["config"], settings, state)
         check_state(state, model)
 
+    train, val = _matched(train, task), None if val is None else _matched(val, task)
     if val is not None and progress is None:  # is all there that scoring needs? Nothing is written yet
-        val = _matched(val, task)
-        few: Any = Subset(val, range(min(config.batch_size, len(val))))  # type: ignore[arg-type]  # map-style
+        few: Any = Subset(val, range(min(config.batch_size, len(val))))
         with torch.random.fork_rng(devices=[]):  # the run draws the numbers that it would draw without
             evaluate(model.to(accelerator.device), few, task, batch_size=config.batch_size)
 
     # The parts: model, optimiser, moving average, and the stream of batches from the step where the run stands
-    if accelerator.device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)  # what cuDNN's tensor-core kernels want
+    if accelerator.device.type == "cuda" and all(p.ndim < 5 for p in model.parameters()):
+        model = model.to(memory_format=torch.channels_last)  # what cuDNN's tensor-core kernels want of images
     optimizer = build_optimizer(
         model, config.optimizer, lr=config.lr, weight_decay=config.weight_decay, lr_multipliers=config.lr_multipliers
     )
@@ -256,7 +258,7 @@ def fit(
     def keep(step: int, scores: dict[str, Any]) -> None:
         if folder and accelerator.is_main_process:
             facts = {**(metadata or {}), "task": task.name, "step": step, "seed": config.seed, "scores": scores}
-            facts["categories"] = [asdict(c) for c in task.categories]
+            facts |= {"task_arguments": task.arguments(), "categories": [asdict(c) for c in task.categories]}
             facts["geometry"] = _geometry(model).to_json()
             save_weights(ema.module if ema is not None else model, folder / "weights.safetensors", facts)
 
@@ -359,7 +361,7 @@ def evaluate(
     dataset = _matched(dataset, task)
     if accelerator is not None and accelerator.num_processes > 1:
         share = range(accelerator.process_index, len(dataset), accelerator.num_processes)
-        dataset = Subset(dataset, share)  # type: ignore[arg-type]
+        dataset = Subset(dataset, share)  # type: ignore[arg-type]  # map-style
     assert isinstance(model, nn.Module)
     device = next(model.parameters()).device
     evaluator = task.evaluator()

@@ -44,6 +44,7 @@ class Task(ABC):
         name: the task's name, as the model zoo lists it.
         needs: the annotation of samples that it trains and scores on.
         score: the entry of the scores (higher is better) that picks the weights to keep.
+        predicts: the type of a prediction, of ``seglib.types``, by which photos are written.
         categories: the classes that a model of the task predicts.
 
     Raises:
@@ -53,6 +54,7 @@ class Task(ABC):
     name: str
     needs: str
     score: str
+    predicts: type = object
 
     def __init__(self, categories: Sequence[Category]) -> None:
         self.categories: tuple[Category, ...] = check_categories(categories)
@@ -60,6 +62,10 @@ class Task(ABC):
     def model_arguments(self) -> dict[str, Any]:
         """The arguments of a model's builder that follow from the classes."""
         return {"num_classes": len(self.categories)}
+
+    def arguments(self) -> dict[str, Any]:
+        """What the task was made with besides the categories, JSON-able: stored with weights, to make it again."""
+        return {}
 
     def losses(self, model: SegmentationModel, batch: Batch) -> dict[str, Tensor]:
         """The losses of one batch, already weighted: their sum is what training minimises."""
@@ -80,6 +86,7 @@ class SemanticTask(Task):
     name = "semantic"
     needs = "semantic"
     score = "miou"
+    predicts = Semantic
 
     def evaluator(self) -> Evaluator:
         """A fresh evaluator over the task's classes."""
@@ -130,6 +137,7 @@ class RegionTask(Task):
     name = "regions"
     needs = "semantic"
     score = "mean_dice"
+    predicts = Regions
 
     def __init__(self, categories: Sequence[Category], regions: Mapping[str, Sequence[str]] | None = None) -> None:
         super().__init__(categories)
@@ -142,6 +150,10 @@ class RegionTask(Task):
             if unknown or not classes:
                 raise ValueError(f"region {name!r} has the classes {list(classes)}; choose some of {', '.join(ids)}")
         self._members = [torch.tensor([ids[c] for c in classes]) for classes in self.regions.values()]
+
+    def arguments(self) -> dict[str, Any]:
+        """The regions."""
+        return {"regions": {name: list(classes) for name, classes in self.regions.items()}}
 
     def model_arguments(self) -> dict[str, Any]:
         """One sigmoid for each region."""
@@ -202,6 +214,7 @@ class InstanceTask(Task):
     name = "instance"
     needs = "instances"
     score = "ap"
+    predicts = Instances
 
     def __init__(self, categories: Sequence[Category]) -> None:
         super().__init__(categories)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from seglib.files import atomic_path
 from seglib.models.base import Model
-from seglib.models.zoo import build
+from seglib.models.zoo import build, find
 from seglib.ops.geometry import Geometry
 from seglib.weights.pickles import read_arrays
 
@@ -78,12 +79,22 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
             "model yourself and use load_weights"
         )
     try:
-        model = build(metadata["model"], **metadata["arguments"])
-    except ValueError as error:
+        model = build(metadata["model"], **_without_download(metadata["model"], metadata["arguments"]))
+        model.geometry = Geometry(**metadata.get("geometry", {}))
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path} was written for another version of {metadata['model']} ({error})") from error
     load_weights(model, path)
-    model.geometry = Geometry(**metadata.get("geometry", {}))
     return model.to(device).eval()
+
+
+def _without_download(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a builder without the ImageNet weights that a file's own weights would replace."""
+    given = dict(arguments)
+    if given.pop("pretrained", False) and given.get("frozen") is None:
+        parameters = inspect.signature(find(name).builder()).parameters
+        if "frozen" in parameters or "keywords" in parameters:  # a detector that freezes what is pretrained
+            given["frozen"] = True
+    return given
 
 
 def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:

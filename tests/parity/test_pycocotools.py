@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pycocotools import coco as coco_api
+from pycocotools import cocoeval as coco_eval
+from pycocotools import mask as coco_mask
 
 from seglib.metrics import evaluate_coco
-
-coco_api = pytest.importorskip("pycocotools.coco")
-coco_eval = pytest.importorskip("pycocotools.cocoeval")
-coco_mask = pytest.importorskip("pycocotools.mask")
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 OFFICIAL = DATA / "fixtures-eval" / "cocoapi"

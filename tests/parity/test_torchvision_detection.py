@@ -139,9 +139,11 @@ def test_images_are_resized_and_results_come_back_at_their_own_size_as_in_torchv
     reference, model = models
     as_it_is = reference.transform
     reference.transform = GeneralizedRCNNTransform(160, 224, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]).eval()
-    with torch.no_grad():
-        wanted = [reference([image])[0] for image in images()]
-    reference.transform = as_it_is
+    try:
+        with torch.no_grad():
+            wanted = [reference([image])[0] for image in images()]
+    finally:
+        reference.transform = as_it_is
     samples = [Sample(image, str(i)) for i, image in enumerate(images())]
     seen = ResizedFor(samples, Geometry("shorter", 160, 224, antialias=False, rounding="floor"))
     for i, (sample, want) in enumerate(zip(samples, wanted, strict=True)):

@@ -19,7 +19,7 @@ EXPERIMENTS: dict[str, str] = {
     "unet_details": "What do the U-Net paper's details do? Norm, initialisation, up-convolutions, a batch of one.",
     "deeplab_strides": "What does a dense map buy? DeepLab at output stride 32, 16 and 8, without and with a decoder.",
     "losses_imbalance": "What does rarity do to a loss? Specks of 10%, 1% and 0.1% of the pixels, several losses.",
-    "ap_errors": "What does each kind of error cost in AP? And how many images does a difference need?",
+    "ap_errors": "What does each type of error cost in AP? And how many images does a difference need?",
     "boxes_pyramid": "What does a pyramid bring? Recall of region proposals from a pyramid and from single maps.",
     "roi_pooling": "What does rounding cost a mask? A mask head behind RoI Pooling and behind RoIAlign, three strides.",
     "mask_classes": "Should classes compete for a pixel? A mask head with sigmoids, a softmax, one mask for all.",

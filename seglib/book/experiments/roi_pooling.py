@@ -45,7 +45,7 @@ MIN_SIZE = 12.0
 PATCH = 14
 """P: the head makes masks of twice as many cells a side."""
 
-CLASSES = sum(category.isthing for category in CATEGORIES)
+NUM_CLASSES = sum(category.isthing for category in CATEGORIES)
 
 SHIFTS = tuple(round(0.1 * i, 1) for i in range(11))
 """Pixels by which boxes are shifted, right and down, for the scores ``shift_iou`` and ``wobble``."""
@@ -275,7 +275,7 @@ def run(
         for stride in strides:
             for name, pool in chosen.items():
                 torch.manual_seed(seed)
-                head = MaskHead(train.maps[stride].shape[1], CLASSES, hidden=32, depth=2, norm=True).to(
+                head = MaskHead(train.maps[stride].shape[1], NUM_CLASSES, hidden=32, depth=2, norm=True).to(
                     train.boxes.device
                 )
                 started = time.process_time()

@@ -137,7 +137,7 @@ def _instances(objects: Instances, task: Task, image: Tensor, path: Path, option
     return Prediction(labels, partial(overlay_instances, image.cpu(), objects), entries)
 
 
-_RESULTS: dict[type, Callable[..., Prediction]] = {Regions: _regions, Instances: _instances}
+_RESULTS: dict[type | None, Callable[..., Prediction]] = {Regions: _regions, Instances: _instances}
 """What makes a photo's results of a prediction, by its type."""
 
 

@@ -258,12 +258,13 @@ def test_no_tensor_of_all_classes_and_all_pixels_is_ever_made(monkeypatch):
 
 
 @pytest.mark.parametrize(("height", "width", "size"), [(90, 60, (30, 47)), (30, 47, (90, 60)), (64, 64, (64, 20))])
-def test_strips_are_rows_of_the_whole_resized_picture(height, width, size):
+@pytest.mark.parametrize("antialias", [True, False])
+def test_strips_are_rows_of_the_whole_resized_image(height, width, size, antialias):
     image = noise(height, width)
-    whole = F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
+    whole = F.interpolate(image[None], size=size, mode="bilinear", antialias=antialias)[0]
     for rows in ((0, size[0]), (7, 20), (size[0] - 1, size[0])):
         # F.interpolate computes its filter in float32
-        torch.testing.assert_close(_strip(image, size, rows), whole[:, rows[0] : rows[1]], rtol=0, atol=1e-5)
+        torch.testing.assert_close(_strip(image, size, rows, antialias), whole[:, rows[0] : rows[1]], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

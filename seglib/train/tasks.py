@@ -44,7 +44,7 @@ class Task(ABC):
         name: the task's name, as the model zoo lists it.
         needs: the annotation of samples that it trains and scores on.
         score: the entry of the scores (higher is better) that picks the weights to keep.
-        predicts: the type of a prediction, of ``seglib.types``, by which photos are written.
+        predicts: the type of a prediction, by which photos are written: one of ``seglib.types``, or ``None``.
         categories: the classes that a model of the task predicts.
 
     Raises:
@@ -54,7 +54,7 @@ class Task(ABC):
     name: str
     needs: str
     score: str
-    predicts: type = object
+    predicts: type | None = None
 
     def __init__(self, categories: Sequence[Category]) -> None:
         self.categories: tuple[Category, ...] = check_categories(categories)

@@ -21,6 +21,8 @@ def give_memory_back():
     A worker runs many files; without this it grows to the sum of what they needed, above 3 GB.
     """
     yield
+    if "torch._dynamo" in sys.modules:
+        sys.modules["torch._dynamo"].reset()  # compiled graphs hold their models
     gc.collect()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone

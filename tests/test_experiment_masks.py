@@ -14,6 +14,7 @@ def detector():
     return mask_rcnn_tiny(mask_classes.K)
 
 
+@pytest.mark.slow
 def test_it_runs_and_repeats_itself(detector):
     lines = []
     budget = {"seeds": [0, 1], "steps": 2, "scenes": 4, "val_scenes": 2, "batch_size": 2, "detector": detector}

@@ -80,6 +80,7 @@ def test_true_masks_have_iou_one_and_shifted_boxes_less(data):
     assert len(shifted) == 5 and (shifted < expected[:5]).all()
 
 
+@pytest.mark.slow
 def test_the_experiment_gives_one_run_per_seed_stride_and_variant_and_repeats_itself(data, tmp_path):
     lines = []
     small = {"seeds": [0, 1], "steps": 3, "batch_size": 4, "strides": (8, 16), "data": data}

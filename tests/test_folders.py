@@ -229,6 +229,7 @@ def test_no_pairs_at_all_are_refused():
         SegmentationFiles([], CATEGORIES)
 
 
+@pytest.mark.slow
 def test_a_dataset_can_be_pickled_and_read_by_worker_processes(folder):
     dataset = load(folder, transform=train_transform(4, keep=("semantic",)))
     assert len(pickle.loads(pickle.dumps(dataset))) == 2

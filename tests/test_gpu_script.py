@@ -76,6 +76,7 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(gpu, monkeypatch, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_steps_are_measured_and_a_failing_entry_does_not_stop_the_others(gpu, broken, monkeypatch, tmp_path):
     # here, because starting another process takes longer than the steps; the next test starts some
     monkeypatch.setattr(gpu.Worker, "run", lambda self, job, limit, left: gpu.attempt(*job))

@@ -332,6 +332,7 @@ def test_packed_masks_are_encoded_a_few_at_a_time(model, monkeypatch):
     assert codes == encode_rle(found.masks) and pasted == [4, 4, 2, 10]  # the instances themselves had stayed packed
 
 
+@pytest.mark.slow
 def test_it_learns_two_scenes_by_heart():
     torch.manual_seed(0)
     data = Scenes(2, size=64)

@@ -32,6 +32,7 @@ def test_by_hand(impl):
     assert batched_nms(CROWD, SCORES, groups, 0.5, impl=impl).tolist() == [1, 0, 2]
 
 
+@pytest.mark.slow
 def test_the_loop_equals_torchvision_on_random_cases():
     for boxes, scores, threshold, _ in cases(1000):
         assert nms(boxes, scores, threshold, impl="reference").tolist() == tv.nms(boxes, scores, threshold).tolist()

@@ -82,6 +82,17 @@ def test_an_absent_class_that_is_not_predicted_has_loss_zero(impl, smooth):
     assert value == 0 and (gradient == 0).all()
 
 
+@every_impl
+@pytest.mark.parametrize("logit", [-300.0, -700.0, -709.0, -725.0, -744.0])
+def test_a_probability_at_the_edge_of_underflow_has_a_finite_gradient(impl, logit):
+    # p_1 is e⁻⁷²⁵ = 1e-315: positive, but 1 / p_1 is beyond the largest float64
+    certain = torch.tensor([0.0, logit], dtype=torch.float64).view(1, 2, 1, 1)
+    target = torch.zeros(1, 1, 1, dtype=torch.long)
+    for prices in ({"alpha": 0.0, "beta": 0.0}, {"alpha": 0.5, "beta": 0.5}):
+        _, gradient = value_and_gradient(tversky_loss, certain, target, smooth=0.0, absent="count", impl=impl, **prices)
+        assert gradient.isfinite().all()
+
+
 @pytest.mark.parametrize("absent", ["skip", "count"])
 @pytest.mark.parametrize("per_sample", [False, True])
 @given(pixels(), st.sampled_from([(0.5, 0.5), (0.3, 0.7), (0.0, 1.0), (0.0, 0.0)]), st.sampled_from([0.0, 1e-5, 1.0]))

@@ -134,7 +134,8 @@ def tversky_loss(
         tp, fp, fn = tp.sum(0), fp.sum(0), fn.sum(0)  # (K,) each
     wrong = alpha * fp + beta * fn
     total = tp + wrong + smooth
-    loss = wrong / torch.where(total > 0, total, 1)  # 1 − T, without the cancellation; 0 / 0 is 0
+    # 1 − T, without the cancellation; 0 / 0 is 0, and so is what underflows: 1 / total stays finite for the gradient
+    loss = wrong / torch.where(total > torch.finfo(total.dtype).tiny, total, 1)
     counted = tp + fn > 0 if absent == "skip" else torch.ones_like(loss, dtype=torch.bool)
     return (loss * counted).sum() / counted.sum().clamp_min(1)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seglib.types import VOID, Batch, Panoptic, Sample, Size, Targets
+from seglib.types import VOID, Batch, Instances, Panoptic, Sample, Size, Targets
 
 
 def collate(samples: Sequence[Sample], *, multiple: int = 1) -> Batch:
@@ -47,7 +47,7 @@ def collate(samples: Sequence[Sample], *, multiple: int = 1) -> Batch:
     instances, panoptic = _all_or_none(samples, "instances"), _all_or_none(samples, "panoptic")
     targets = Targets(
         semantic=stacked("semantic", VOID),
-        instances=instances and [i.replace(masks=_pad(i.masks, output_canvas, 0)) for i in instances],
+        instances=instances and [_pad_masks(i, output_canvas) for i in instances],
         panoptic=panoptic and [Panoptic(_pad(p.map, output_canvas, 0), p.segments) for p in panoptic],
         regions=stacked("regions", VOID),
         pixel_weight=stacked("pixel_weight", 0),
@@ -66,6 +66,11 @@ def _pad(x: Tensor, size: Size, fill: int) -> Tensor:
     """``(…, *size)``, filled at the end of each axis."""
     missing = [m for new, old in zip(reversed(size), reversed(x.shape), strict=False) for m in (0, new - old)]
     return F.pad(x, missing, value=fill) if any(missing) else x
+
+
+def _pad_masks(instances: Instances, size: Size) -> Instances:
+    """Instances whose masks are ``(N, *size)``; unpacks them only where they are smaller."""
+    return instances if instances.size == size else instances.replace(masks=_pad(instances.masks, size, 0))
 
 
 def _check_channels(samples: Sequence[Sample]) -> None:

@@ -110,16 +110,34 @@ def test_a_blank_is_not_attempted(blank):
     assert say("ex.predict", blank) == "ex.predict: not attempted yet."
 
 
-def test_the_readers_exception_is_reported_in_one_line():
+def test_the_readers_exception_is_reported_in_one_line_and_names_the_case():
     def broken(a, b):
         raise KeyError("two\nlines")
 
-    assert say("ex.dice", broken) == r"ex.dice: your code raised KeyError: 'two\nlines'"
+    assert (
+        say("ex.dice", broken) == r"ex.dice: not right yet. For random masks, your code raised KeyError: 'two\nlines'."
+    )
 
-    def failed(a, b):
-        raise RuntimeError("two\n  lines")
+    def failed_when_empty(a, b):
+        if not (a | b).any():
+            raise RuntimeError("two\n  lines")
+        return dice(a, b)
 
-    assert say("ex.dice", failed) == "ex.dice: your code raised RuntimeError: two lines"
+    assert say("ex.dice", failed_when_empty) == (
+        "ex.dice: not right yet. For two empty masks, your code raised RuntimeError: two lines."
+    )
+
+
+def test_a_known_mistake_that_raises_gets_its_hint_behind_the_case():
+    def divides(a, b):
+        return 2 * int((a & b).sum()) / int(a.sum() + b.sum())
+
+    exercise = Exercise(solution=dice, probes=masks, wrong={"zero": (divides, "Two empty masks agree perfectly.")})
+    message = examine("x", lambda a, b: divides(a, b), {"x": exercise}).message
+    assert message == (
+        "x: not right yet. For two empty masks, your code raised ZeroDivisionError: division by zero. "
+        "Two empty masks agree perfectly."
+    )
 
 
 def test_an_assertion_of_the_reader_is_an_exception_and_no_hint():
@@ -129,9 +147,35 @@ def test_an_assertion_of_the_reader_is_an_exception_and_no_hint():
     assert "your code raised AssertionError: " in say("ex.dice", asserts)
 
 
+def test_a_not_implemented_error_of_torch_is_an_exception_and_no_stub():
+    def asks_too_much(a, b):
+        return torch.nn.Module()(a)
+
+    assert "For random masks, your code raised NotImplementedError: Module" in say("ex.dice", asks_too_much)
+
+
+def test_a_wrong_prediction_of_several_parts_is_judged_part_by_part():
+    exercise = Exercise(
+        solution=(2, 3, 4),
+        wrong={"doubled": ((4, 6, 8), "You counted both sides."), "swapped": ((3, 2, 4), "The other way round.")},
+        hint="Count again.",
+    )
+
+    def message(*attempt):
+        return examine("x", attempt, {"x": exercise}).message
+
+    assert message(2, 6, 4) == "x: not right yet. Right: answers 1 and 3. Wrong: answer 2. You counted both sides."
+    assert message(3, 2, 4) == "x: not right yet. The other way round."
+    assert message(1, 7, 9) == "x: not right yet. Wrong: answers 1, 2 and 3. Count again."
+    assert examine("x", torch.tensor([2, 3, 4]), {"x": exercise}).passed
+    assert message(2, 3) == "x: not right yet. Count again."
+
+
 def test_a_wrong_prediction_without_a_general_hint_hears_its_own_answer():
     exercise = Exercise(solution=(2, 3), wrong={})
-    assert examine("x", (2, 4), {"x": exercise}).message == "x: not right yet. Your answer is 4."
+    assert examine("x", (2, 4), {"x": exercise}).message == "x: not right yet. Right: answer 1. Wrong: answer 2."
+    exercise = Exercise(solution=3, wrong={})
+    assert examine("x", 4, {"x": exercise}).message == "x: not right yet. Your answer is 4."
 
 
 def test_a_value_for_a_function_and_a_function_for_a_value_are_told_apart():
@@ -147,6 +191,32 @@ def test_an_attempt_that_changes_its_inputs_does_not_spoil_the_others():
         return result
 
     assert examine("ex.dice", destructive, EXAMPLES).passed
+
+
+def test_arguments_are_copied_for_every_run_even_when_probes_share_them():
+    shared = torch.arange(4.0)
+    exercise = Exercise(
+        solution=lambda x, y: x + y,
+        probes=lambda: {"the same twice": (shared, shared), "a view": (shared[1:], torch.ones(1).expand(3))},
+        wrong={"first": (lambda x, y: x.mul_(2), "You add x twice."), "zero": (lambda x, y: x.zero_(), "Not nothing.")},
+    )
+
+    def in_place(x, y):
+        x += y
+        y.zero_()
+        return x
+
+    for _ in range(2):
+        assert examine("x", in_place, {"x": exercise}).passed
+    assert shared.tolist() == [0, 1, 2, 3]
+
+
+def test_an_answer_that_is_used_again_is_judged_as_it_was_returned():
+    buffer = torch.zeros(3)
+    exercise = Exercise(
+        solution=lambda k: torch.full((3,), float(k)), probes=lambda: {f"k = {k}": (k,) for k in (1, 2)}, wrong={}
+    )
+    assert examine("x", lambda k: buffer.fill_(k), {"x": exercise}).passed
 
 
 def test_an_unknown_name_lists_close_ones():
@@ -165,10 +235,40 @@ def test_check_prints_one_line_and_raises_only_when_required(capsys, monkeypatch
         check("ex.dice", ..., required=True)
 
 
+def test_the_shape_of_the_code_follows_from_the_second_wrong_try_on(capsys, monkeypatch):
+    exercise = Exercise(
+        solution=dice,
+        probes=masks,
+        wrong={},
+        sketch="""
+        overlap = ...
+        return 2 * overlap / ...
+    """,
+    )
+    monkeypatch.setitem(CHECKS, "ex.sketched", exercise)
+
+    def printed(attempt):
+        check("ex.sketched", attempt)
+        return capsys.readouterr().out
+
+    shape = "The shape of it:\n    overlap = ...\n    return 2 * overlap / ...\n"
+    assert shape not in printed(half)
+    assert shape not in printed(...)  # a stub is no try
+    assert printed(half).endswith(shape)
+    assert printed(iou).endswith(shape)
+    assert printed(dice) == "ex.sketched: correct.\n"
+    assert shape not in printed(half)
+
+
 @pytest.mark.parametrize(
     ("got", "want"),
     [
         (1, 1.0),
+        (["B", "D"], "BD"),
+        ({"D", "b"}, "BD"),
+        ("B, D", "BD"),
+        ([torch.tensor(1.0), torch.tensor(2.0)], torch.tensor([1.0, 2.0])),
+        (torch.tensor([1.0], dtype=torch.bfloat16), 1.0),
         (torch.tensor(2.0), 2),
         (torch.tensor([2.0]), 2),
         (float("nan"), float("nan")),
@@ -238,7 +338,8 @@ def test_a_planted_mistake_gets_its_own_hint(name, mistake):
     attempt, hint = ALL[name].wrong[mistake]
     outcome = examine(name, attempt, ALL)
     assert not outcome.passed
-    assert outcome.message == f"{name}: not right yet. {hint}"
+    crashed = r"(For [^\n]+, your code raised [^\n]+\. )?"  # a mistake may be one that raises
+    assert re.fullmatch(rf"{re.escape(name)}: not right yet\. {crashed}{re.escape(hint)}", outcome.message)
     assert "\n" not in outcome.message
 
 
@@ -248,3 +349,15 @@ def test_an_exercise_knows_at_least_three_mistakes_with_distinct_hints(name):
     assert len(hints) >= 3
     assert len(set(hints)) == len(hints)
     assert ALL[name].hint not in hints
+
+
+@pytest.mark.parametrize(("name", "answer"), [(name, a) for name, exercise in ALL.items() for a in exercise.right])
+def test_a_right_answer_of_another_form_passes(name, answer):
+    for _ in range(2):  # the first run may leave nothing behind that fails the second
+        assert examine(name, ALL[name].right[answer], ALL).message == f"{name}: correct."
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_an_exercise_lists_two_right_answers_of_other_forms_and_the_shape_of_its_code(name):
+    assert len(CHECKS[name].right) >= 2
+    assert CHECKS[name].sketch.strip()

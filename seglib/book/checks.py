@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from seglib.book.exercise import Exercise, Hint
+from seglib.book.exercise import Exercise, Hint, is_stub
 from seglib.book.exercises import CHECKS
+
+_wrong_tries: Counter[str] = Counter()  # name of the exercise → wrong tries since the last right one
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one check: whether it passed, and the line that is printed."""
+    """The result of one check: whether it passed, the line that is printed, and whether anything was attempted."""
 
     passed: bool
     message: str
+    attempted: bool = True
 
 
 def examine(name: str, attempt: Any, exercises: Mapping[str, Exercise] = CHECKS) -> Outcome:
@@ -35,11 +40,11 @@ def examine(name: str, attempt: Any, exercises: Mapping[str, Exercise] = CHECKS)
         raise ValueError(f"there is no exercise {name!r}; did you mean {' or '.join(map(repr, close))}?")
     try:
         exercises[name].judge(attempt)
-    except NotImplementedError:
-        return Outcome(False, f"{name}: not attempted yet.")
     except Hint as hint:
         return Outcome(False, f"{name}: not right yet. {hint}")
     except Exception as error:  # the reader's code may raise anything
+        if is_stub(error):
+            return Outcome(False, f"{name}: not attempted yet.", attempted=False)
         reason = " ".join(str(error).split()) or "no message"
         return Outcome(False, f"{name}: your code raised {type(error).__name__}: {reason}")
     return Outcome(True, f"{name}: correct.")
@@ -47,6 +52,8 @@ def examine(name: str, attempt: Any, exercises: Mapping[str, Exercise] = CHECKS)
 
 def check(name: str, attempt: Any, required: bool = False) -> None:
     """Checks an exercise and prints one line: correct, not attempted yet, or what is wrong.
+
+    From the second wrong try on, the shape of the code follows: a first hint asks for a thought, a second helps.
 
     Args:
         name: name of the exercise, such as ``"ch02.dice"``.
@@ -62,3 +69,9 @@ def check(name: str, attempt: Any, required: bool = False) -> None:
     if required and not outcome.passed:
         raise AssertionError(outcome.message)
     print(outcome.message)
+    if outcome.passed:
+        _wrong_tries.pop(name, None)
+    elif outcome.attempted:
+        _wrong_tries[name] += 1
+        if _wrong_tries[name] > 1 and (sketch := CHECKS[name].sketch):
+            print("The shape of it:\n" + textwrap.indent(textwrap.dedent(sketch).strip("\n"), "    "))

@@ -2,18 +2,22 @@
 
 An exercise holds the right answer, the inputs that tell right from wrong, and the mistakes that readers make: each a
 wrong answer with the hint that it deserves. An attempt that behaves like a known mistake on every input gets that hint;
-any other wrong attempt learns for which input it differs.
+any other wrong attempt learns for which input it differs. It also lists right answers of other forms (in place, with
+NumPy, as a list, with loops), which must pass.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 
 class Hint(Exception):
@@ -32,18 +36,32 @@ def compare(got: Any, want: Any, hint: str, *, tolerance: float = 1e-5) -> None:
 
 
 @dataclass(frozen=True)
+class Crash:
+    """What stands in for an answer when the code raised: two are equal when their exceptions have one type."""
+
+    error: Exception = field(compare=False)
+    name: str
+
+    def __str__(self) -> str:
+        return f"your code raised {self.name}: {' '.join(str(self.error).split()) or 'no message'}"
+
+
+@dataclass(frozen=True)
 class Exercise:
     """One exercise: its right answer, its inputs and its known mistakes.
 
     Attributes:
         solution: a right answer, best a function of seglib itself; a plain value for an exercise that asks for a
             prediction.
-        wrong: known mistakes: name → (a wrong answer that makes the mistake, its hint).
-        probes: function without arguments that returns the inputs: name of the case → arguments. It is called afresh
-            for every run, so an attempt may change its inputs. ``None``: the attempt is compared as a value.
+        wrong: known mistakes, at least one for each clause of the exercise's text: name → (a wrong answer that makes
+            the mistake, its hint). A wrong answer may raise.
+        right: right answers of other forms, at least two: name → answer. The tests hold that they pass.
+        probes: function without arguments that returns the inputs: name of the case → arguments. Every run gets copies
+            of its own, so an attempt may change its inputs. ``None``: the attempt is compared as a value.
         run: function that puts an attempt to work, ``run(attempt, *arguments)``; by default the attempt is called.
         verify: further demands on the attempt, made with ``expect`` and ``compare`` before its answers are compared.
         hint: hint given when no known mistake fits.
+        sketch: the shape of the code, or the way to the number, shown from the second wrong try on.
         tolerance: largest absolute and relative error of a number.
         compared: whether the answers are compared at all; ``False`` leaves everything to ``verify``, for exercises
             with many right answers.
@@ -51,18 +69,30 @@ class Exercise:
 
     solution: Any
     wrong: Mapping[str, tuple[Any, str]]
+    right: Mapping[str, Any] = field(default_factory=dict)
     probes: Callable[[], Mapping[str, tuple[Any, ...]]] | None = None
     run: Callable[..., Any] = field(default=lambda attempt, *arguments: attempt(*arguments))
     verify: Callable[[Any], None] | None = None
     hint: str = ""
+    sketch: str = ""
     tolerance: float = 1e-5
     compared: bool = True
 
     def answers(self, attempt: Any) -> dict[str, Any]:
-        """What an attempt answers to every probe (a value answers to itself)."""
+        """What an attempt answers to every probe, a :class:`Crash` where it raised (a value answers to itself)."""
         if self.probes is None:
             return {"": attempt}
-        return {case: self.run(attempt, *arguments) for case, arguments in self.probes().items()}
+        return {case: self._answer(attempt, arguments) for case, arguments in self.probes().items()}
+
+    def _answer(self, attempt: Any, arguments: Sequence[Any]) -> Any:
+        try:
+            return own(self.run(attempt, *map(own, arguments)))  # copied: a later run may change what it returned
+        except Hint:
+            raise
+        except Exception as error:  # the reader's code may raise anything
+            if is_stub(error):
+                raise
+            return Crash(error, type(error).__name__)
 
     def same(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         """Whether two sets of answers agree on every probe."""
@@ -74,7 +104,7 @@ class Exercise:
         Raises:
             Hint: when it is wrong.
             NotImplementedError: when it is still the stub.
-            Exception: whatever the attempt raises.
+            Exception: whatever the attempt raises in ``verify``.
         """
         parts = attempt if isinstance(attempt, tuple | list) else (attempt,)
         if attempt is None or any(part is ... for part in parts):
@@ -84,20 +114,67 @@ class Exercise:
         if self.probes is None and callable(attempt) and not callable(self.solution):
             raise Hint("A value is wanted here, not a function: call it and pass the result.")
         got = self.answers(attempt) if self.compared else {}
-        if self.verify is not None:
+        crashed = next(((case, answer) for case, answer in got.items() if isinstance(answer, Crash)), None)
+        if self.verify is not None and crashed is None:
             self.verify(attempt)
         want = self.answers(self.solution) if self.compared else {}
         if self.same(got, want):
             return
+        told = f"For {crashed[0]}, {crashed[1]}. " if crashed else ""
         for mistaken, hint in self.wrong.values():
             if self.same(got, self.answers(mistaken)):
-                raise Hint(hint)
-        # A prediction's answer stays secret; a function may see the first case that it gets wrong.
-        secret = self.probes is None
+                raise Hint(told + hint)
+        if crashed:
+            raise Hint(told.strip())
+        if self.probes is None:
+            raise Hint(self._about_value(attempt))
         for case in got:
-            if found := difference(got[case], want[case], tolerance=self.tolerance, reveal=not secret):
-                said = f"{found[0].upper()}{found[1:]}."
-                raise Hint(self.hint or said if secret else f"For {case}, {found}. {self.hint}".strip())
+            if found := difference(got[case], want[case], tolerance=self.tolerance):
+                raise Hint(f"For {case}, {found}. {self.hint}".strip())
+
+    def _about_value(self, attempt: Any) -> str:
+        """What to say about a wrong prediction: never the right value, but which of several parts are right."""
+        want, hint = self.solution, self.hint
+        if not isinstance(want, tuple | list) or not _sized(attempt) or len(attempt) != len(want):
+            return hint or f"{_capital(difference(attempt, want, tolerance=self.tolerance, reveal=False) or '')}."
+        right = [difference(a, b, tolerance=self.tolerance) is None for a, b in zip(attempt, want, strict=True)]
+        said = [f"Right: {_places(right)}. " if any(right) else "", f"Wrong: {_places([not r for r in right])}."]
+        for slot in (i for i, r in enumerate(right) if not r):
+            for mistaken, its_hint in self.wrong.values():
+                fits = _sized(mistaken) and len(mistaken) == len(want)
+                if fits and difference(attempt[slot], mistaken[slot], tolerance=self.tolerance) is None:
+                    return "".join([*said, f" {its_hint}"])
+        return "".join([*said, f" {hint}" if hint else ""])
+
+
+def is_stub(error: BaseException) -> bool:
+    """Whether an exception is that of an unwritten stub; torch raises the same type, with a message."""
+    return isinstance(error, NotImplementedError) and not error.args
+
+
+def own(value: Any) -> Any:
+    """A copy that shares nothing with ``value``: tensors, arrays, modules, and what holds them."""
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        return value.detach().clone().requires_grad_(value.requires_grad)
+    if type(value) in (tuple, list):
+        return type(value)(map(own, value))
+    if type(value) is dict:
+        return {key: own(item) for key, item in value.items()}
+    return copy.deepcopy(value)
+
+
+def _sized(value: Any) -> bool:
+    return isinstance(value, tuple | list | np.ndarray) or (isinstance(value, Tensor) and value.ndim > 0)
+
+
+def _places(marked: Sequence[bool]) -> str:
+    """The positions that are marked, counted from 1, as words: "answer 2", "answers 1 and 3"."""
+    found = [str(i) for i, m in enumerate(marked, 1) if m]
+    return f"answer{'s' if len(found) > 1 else ''} " + " and ".join(filter(None, [", ".join(found[:-1]), found[-1]]))
+
+
+def _capital(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def describe(value: Any) -> str:
@@ -112,10 +189,22 @@ def describe(value: Any) -> str:
     return text if len(text) <= 40 and "\n" not in text else f"a {type(value).__name__}"
 
 
+def _letters(value: Any) -> str | None:
+    """Text without case, spaces and commas; also from a list, tuple or set of pieces. ``None`` for what is no text."""
+    if isinstance(value, set | frozenset):
+        value = sorted(map(str, value), key=str.casefold)
+    if isinstance(value, tuple | list) and all(isinstance(part, str) for part in value):
+        value = "".join(value)
+    return re.sub(r"[\s,]+", "", value).casefold() if isinstance(value, str) else None
+
+
 def _array(value: Any) -> np.ndarray | None:
     """Numbers as an array; ``None`` for what is not numbers."""
     if isinstance(value, Tensor):
-        return value.detach().cpu().numpy()
+        value = value.detach().cpu()
+        return (value.float() if value.dtype == torch.bfloat16 else value).resolve_conj().numpy()
+    if isinstance(value, tuple | list) and any(isinstance(part, Tensor) for part in value):
+        value = [part.tolist() if isinstance(part, Tensor) else part for part in value]
     try:
         array = np.asarray(value)
     except ValueError:  # ragged nested lists
@@ -127,7 +216,7 @@ def difference(got: Any, want: Any, *, tolerance: float = 1e-5, reveal: bool = T
     """How ``got`` differs from ``want``, as the middle of a sentence, or ``None`` when they are equal.
 
     Numbers are compared within ``tolerance``, absolute and relative, whatever type carries them (NaN equals NaN);
-    text without regard to case; lists, tuples and dicts item by item.
+    text without regard to case, spaces and commas, also as a list of letters; lists, tuples and dicts item by item.
 
     Args:
         got: the attempt's answer.
@@ -135,8 +224,10 @@ def difference(got: Any, want: Any, *, tolerance: float = 1e-5, reveal: bool = T
         tolerance: largest absolute and relative error.
         reveal: whether to name the right value of the first wrong number.
     """
+    if isinstance(got, Crash) or isinstance(want, Crash):
+        return None if got == want else str(got) if isinstance(got, Crash) else f"your answer is {describe(got)}"
     if isinstance(want, str):
-        same = isinstance(got, str) and got.strip().casefold() == want.strip().casefold()
+        same = _letters(got) == _letters(want)
         return None if same else f"your answer is {describe(got)}" + (f" where {want!r} is right" if reveal else "")
     if isinstance(want, Mapping):
         if not isinstance(got, Mapping):

@@ -45,7 +45,7 @@ def sample_chapter() -> NotebookNode:
     cells = [
         markdown("# A sample\n\nThis chapter assumes nothing. It takes 1 minute on a CPU and less on a GPU."),
         markdown("## The problem, seen"),
-        code(PLOT, alt="A curve that rises from 0 to 4 over three points."),
+        code(PLOT, tags=("drawing",), alt="A curve that rises from 0 to 4 over three points."),
         markdown("## By hand: three numbers\n\nThe loss is $L = \\sum_i x_i^2$."),
         code("print(sum(x * x for x in (1, 2, 3)))\nprint('done')"),
         markdown("## From scratch\n\n$$\\mathrm{IoU} = \\frac{|A \\cap B|}{|A \\cup B|}$$ (iou)"),

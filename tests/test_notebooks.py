@@ -21,7 +21,7 @@ from sample_chapter import code, markdown, sample_chapter
 from seglib.book import notebooks
 from seglib.book.lint import STATIONS, lint
 from seglib.book.live import WIDGET_MIME
-from seglib.book.normalise import normalise, setup_source
+from seglib.book.normalise import CHECKED_TAG, is_setup, normalise, setup_source
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
@@ -138,6 +138,41 @@ def test_a_folded_solution_is_called_one_on_the_page() -> None:
 # The setup cell
 
 
+@pytest.mark.parametrize(
+    ("role", "words"),
+    [
+        ("drawing", "the drawing code"),
+        ("proof", "the check"),
+        ("trial", "the trial run"),
+        ("data", "the preparation"),
+    ],
+)
+def test_a_cell_that_is_not_the_idea_is_folded_under_its_own_words(role: str, words: str) -> None:
+    notebook = nbformat.v4.new_notebook(cells=[code("x = 1", tags=(role, CHECKED_TAG, "hide-cell")), code("y = 2")])
+    first = normalise(notebook)
+    cell, other = (c for c in notebook.cells if not is_setup(c))
+    assert cell.metadata["tags"] == [role, CHECKED_TAG, "hide-input"]
+    assert cell.metadata["mystnb"] == {"code_prompt_show": f"Show {words}", "code_prompt_hide": f"Hide {words}"}
+    assert "tags" not in other.metadata and "mystnb" not in other.metadata
+    assert normalise(nbformat.reads(first, as_version=4)) == first
+
+
+def test_the_code_of_a_guess_is_left_out_of_the_page_and_hidden_in_jupyterlab_and_colab() -> None:
+    notebook = nbformat.v4.new_notebook(cells=[code("guess.number('a', 'How many?', answer=3)", tags=("guess",))])
+    first = normalise(notebook)
+    cell = next(c for c in notebook.cells if not is_setup(c))
+    assert cell.metadata["tags"] == ["guess", "remove-input"]
+    assert cell.metadata["jupyter"] == {"source_hidden": True} and cell.metadata["cellView"] == "form"
+    assert normalise(nbformat.reads(first, as_version=4)) == first
+
+
+def test_nbvals_comment_becomes_its_tag() -> None:
+    notebook = nbformat.v4.new_notebook(cells=[code("# NBVAL_CHECK_OUTPUT\nprint(1)")])
+    normalise(notebook)
+    cell = next(c for c in notebook.cells if not is_setup(c))
+    assert cell.source == "print(1)" and cell.metadata["tags"] == [CHECKED_TAG]
+
+
 @pytest.mark.parametrize("url", ["", "https://github.com/EXAMPLE/REPO", "file:///somewhere/clone"])
 def test_the_setup_cell_is_short_and_stands_before_all_code(url: str) -> None:
     notebook = nbformat.v4.new_notebook(cells=[markdown("# T"), markdown("text"), code("1"), code("2")])
@@ -205,6 +240,10 @@ def drop_alt(notebook: NotebookNode) -> None:
     del find(notebook, "plt.show()").metadata["mystnb"]
 
 
+def unfold(notebook: NotebookNode) -> None:
+    find(notebook, "plt.show()").metadata["tags"] = []
+
+
 def two_images(notebook: NotebookNode) -> None:
     find(notebook, "plt.show()").outputs.append(image_output())
 
@@ -270,6 +309,19 @@ failure = nbformat.v4.new_output("error", ename="ValueError", evalue="no", trace
         (drop('"second", double, required'), "exercise 'second' has no solution cell"),
         (drop('check("second", double)'), "3 exercises but 2 different"),
         (drop("{exercise} The third"), "2 exercises; a chapter has 3 to 6"),
+        (unfold, "shows drawing code ('plt.')"),
+        (edit("x * x", "print('done')", "assert True"), "shows an assertion"),
+        (edit("x * x", "'done'", "'done'  # " + "a" * 80), "1 line(s) over 88 characters"),
+        (outputs(printed("word " * 20 + "\n")), "prints lines over 88 characters"),
+        (add(markdown("**Before you run it:** how many?")), "asks for a prediction ('before you run it'), but no"),
+        (
+            add(code("guess.number('a', 'How many?', answer=3)", tags=("hide-input",))),
+            "a guess without the tag 'guess'",
+        ),
+        (add(code("guess.number('a', 'How many?', answer=3)", tags=("guess",))), "the guess 'a' is never settled"),
+        (add(code("guess.settle('b', 3)", tags=("proof", "hide-input"))), "guess.settle('b', …) has no guess"),
+        (add(markdown("With skips the network works best.")), "judges ('works best') without a paired interval"),
+        (add(markdown("They report 59.4 {cite}`long2015fcn`.")), "quotes a paper's number ('59.4') without its table"),
         (add(markdown("word " * 200)), "a paragraph of 999 characters"),
         (add(markdown("![](a.png)")), "holds an image with the alt text ''"),
         (add(markdown("```{figure} a.png\n:name: a\n```")), "holds an image directive without `:alt:`"),
@@ -287,6 +339,9 @@ def test_lint_names_each_broken_rule(change: Callable[[NotebookNode], None], sen
         markdown("```python\n## not a heading\nprint('a long block')\n```\n\n" + "- " + "a list item " * 100),
         markdown("| a | b |\n| --- | --- |\n" + "| cell | cell |\n" * 80),
         markdown("$$\n" + "x + " * 300 + "x\n$$"),
+        markdown("With skips the network works best: +2.1 ± 0.4 points."),
+        markdown("They report 59.4 in Table 2 {cite}`long2015fcn`."),
+        code("assert True", tags=("proof", "hide-input")),
         markdown("See [the page](https://example.org) and ![A curve that rises](a.png)."),
         code("a = 1 / 2  # and a path/like/this\nb = '</p>'\nprint(a, b)"),
         code("values = {'root': '/', 'relative': 'content/tmp/x'}"),

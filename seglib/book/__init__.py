@@ -1,4 +1,4 @@
-"""What chapters need beside the models: `setup`, `budget`, `progress`, `live`, `check` and the moving ``figures``.
+"""What chapters need beside the models: `setup`, `budget`, `progress`, `live`, `check`, `table`, and the ``figures``.
 
 Nothing else in the package imports this one.
 """
@@ -8,5 +8,6 @@ from seglib.book.checks import check
 from seglib.book.live import live
 from seglib.book.progress import progress
 from seglib.book.setup import Setup, budget, setup
+from seglib.book.tables import table
 
-__all__ = ["Setup", "budget", "check", "figures", "live", "progress", "setup"]
+__all__ = ["Setup", "budget", "check", "figures", "live", "progress", "setup", "table"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from nbformat import NotebookNode
 
 from seglib.book.live import WIDGET_MIME
-from seglib.book.normalise import FOLDS, is_setup
+from seglib.book.normalise import FOLDS, GUESS_TAG, is_setup
 
 STATIONS: tuple[tuple[str, str], ...] = (
     ("1. The problem, seen", r"\bproblem\b|\bseen\b"),
@@ -24,6 +24,7 @@ STATIONS: tuple[tuple[str, str], ...] = (
 """The nine stations of a chapter: name, and the pattern that a level-2 heading of it matches (in any case)."""
 
 MAX_CELL_LINES = 25
+MAX_LINE = 88  # characters of code or printed text that fit the page's column
 MAX_PARAGRAPH_CHARACTERS = 700  # about six lines of the page
 MIN_ALT_CHARACTERS = 15
 EXERCISES = range(3, 7)
@@ -36,6 +37,22 @@ _NETWORK = re.compile(
     r"pretrained=True|download=True|from_pretrained"
 )
 _ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
+_DRAWS = re.compile(r"\bplt\.(?!cm\b)|\bfig, ax|\bax(es)?(\[\w+\])?\.\w+\(")
+_ASSERTS = re.compile(r"^\s*(assert\b|torch\.testing\.assert_close\()", re.MULTILINE)
+_ASKS = "before you run it"
+_GUESS = re.compile(r"\bguess\.(?:number|choice|drawing)\(\s*[\"']([^\"']+)[\"']")
+_SETTLE = re.compile(r"\bguess\.settle\(\s*[\"']([^\"']+)[\"']")
+_VERDICT = re.compile(
+    r"\b(won|wins|beats|outperforms|no difference|by far|(?:does|do|works?) (?:the )?best)\b", re.IGNORECASE
+)
+_INTERVAL = re.compile(
+    r"±|\binterval|\bevery seed|\b(?:all|each) .{0,20}\bseeds?\b|\{numref\}|\btable\b", re.IGNORECASE
+)
+_PAPERS_NUMBER = re.compile(r"\b\d+\.\d+\b|\b\d+(?:\.\d+)? ?(?:%|points?\b|AP\b|mIoU\b)")
+_PLACE = re.compile(
+    r"\b(Tab(?:le|s?\.)?|Fig(?:ure|s?\.)?|section|sect?\.|abstract|eq(?:uation|s?\.)?|appendix)\b|§|\{numref\}",
+    re.IGNORECASE,
+)
 _FENCED = re.compile(r"^(?P<fence>`{3,}|:{3,}|\$\$)[^\n]*\n.*?^(?P=fence)\s*$", re.MULTILINE | re.DOTALL)
 _DIRECTIVE = re.compile(r"^[`:]{3,}\{(?P<name>[\w-]+)\}", re.MULTILINE)
 _IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
@@ -43,7 +60,7 @@ _IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
 
 def lint(notebook: NotebookNode) -> list[str]:
     """What ``notebook`` breaks of the book's rules, one sentence each; empty when it keeps them all."""
-    problems = [*_top(notebook), *_stations(notebook), *_exercises(notebook)]
+    problems = [*_top(notebook), *_stations(notebook), *_exercises(notebook), *_guesses(notebook)]
     for index, cell in enumerate(notebook.cells):
         check = _code if cell.cell_type == "code" else _text
         problems += [f"cell {index}: {problem}" for problem in check(cell)]
@@ -123,11 +140,43 @@ def _exercises(notebook: NotebookNode) -> Iterator[str]:
         yield f"the solution of {name!r} is open; tag its cell `hide-input` or put it between solution-start and -end"
 
 
+def _guesses(notebook: NotebookNode) -> Iterator[str]:
+    """Each question before a result is a guess on the page, and a folded cell proves each guess's answer."""
+    asked: list[str] = []
+    settled: set[str] = set()
+    for index, cell in enumerate(notebook.cells):
+        if cell.cell_type == "markdown":
+            following = notebook.cells[index + 1 : index + 2]
+            if _ASKS in cell.source.lower() and not any(_GUESS.search(c.source) for c in following):
+                yield f"cell {index}: asks for a prediction ({_ASKS!r}), but no guess cell follows"
+            continue
+        found = _GUESS.findall(cell.source)
+        if found and GUESS_TAG not in cell.metadata.get("tags", []):
+            yield f"cell {index}: holds a guess without the tag {GUESS_TAG!r}, so the page would show its answer"
+        asked += found
+        settled.update(_SETTLE.findall(cell.source))
+    for name in asked:
+        if asked.count(name) > 1:
+            yield f"the guess {name!r} is asked {asked.count(name)} times; give each a name of its own"
+        if name not in settled:
+            yield f"the guess {name!r} is never settled; prove its answer in a folded cell with guess.settle"
+    for name in sorted(settled.difference(asked)):
+        yield f"guess.settle({name!r}, …) has no guess of this name"
+
+
 def _code(cell: NotebookNode) -> Iterator[str]:
     if not is_setup(cell):
         lines = cell.source.count("\n") + 1
         if lines > MAX_CELL_LINES:
             yield f"{lines} lines; at most {MAX_CELL_LINES}: split it or move code into seglib"
+        tags = set(cell.metadata.get("tags", []))
+        if FOLDS.isdisjoint(tags):
+            if match := _DRAWS.search(cell.source):
+                yield f"shows drawing code ({match[0]!r}); move it to a cell with the tag 'drawing'"
+            if _ASSERTS.search(cell.source):
+                yield "shows an assertion; move it to a cell with the tag 'proof', which prints its verdict"
+        if GUESS_TAG not in tags and (long := [line for line in cell.source.splitlines() if len(line) > MAX_LINE]):
+            yield f"{len(long)} line(s) over {MAX_LINE} characters: {long[0].strip()[:50]!r}…"
         if match := _NETWORK.search(cell.source):
             yield f"asks the network ({match[0]!r}); chapters need no download"
     if cell.source.rstrip().endswith(";"):
@@ -150,6 +199,8 @@ def _stored(cell: NotebookNode) -> Iterator[str]:
         else:
             images += any(mime in output.data for mime in _IMAGES)
         text = output.get("text", "") or output.get("data", {}).get("text/plain", "")
+        if output.output_type == "stream" and any(len(line) > MAX_LINE for line in text.splitlines()):
+            yield f"prints lines over {MAX_LINE} characters; print less or show a table"
         if match := _ABSOLUTE_PATH.search(text):
             yield f"prints a path of one machine ({match[0]!r})"
         if _ADDRESS.search(text):
@@ -172,3 +223,7 @@ def _text(cell: NotebookNode) -> Iterator[str]:
         plain = paragraph.strip()
         if not re.match(r"[|#>]|[-*+] |\d+\. |[`:]{3}|\(.*\)=$", plain) and len(plain) > MAX_PARAGRAPH_CHARACTERS:
             yield f"a paragraph of {len(plain)} characters (at most {MAX_PARAGRAPH_CHARACTERS}): {plain[:50]!r}…"
+        if (said := _VERDICT.search(plain)) and not _INTERVAL.search(plain):
+            yield f"judges ({said[0]!r}) without a paired interval, a figure or a table beside it: {plain[:50]!r}…"
+        if "{cite}" in plain and (said := _PAPERS_NUMBER.search(plain)) and not _PLACE.search(plain):
+            yield f"quotes a paper's number ({said[0]!r}) without its table, figure or section: {plain[:50]!r}…"

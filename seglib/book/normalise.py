@@ -14,10 +14,21 @@ from PIL import Image
 from seglib.book.live import WIDGET_MIME
 
 SETUP_TAG = "setup"
-FOLDS = frozenset({"hide-input", "hide-cell"})
-"""The tags under which a page folds a cell's code."""
+GUESS_TAG = "guess"
+CHECKED_TAG = "nbval-check-output"
+FOLDS = frozenset({"hide-input", "hide-cell", "remove-input"})
+"""The tags under which a page folds a cell's code, or leaves it out."""
+
+ROLES = {
+    "drawing": "the drawing code",
+    "proof": "the check",
+    "trial": "the trial run",
+    "data": "the preparation",
+}
+"""The tags of cells that are not the idea: their code is folded, under the words "Show …"."""
 
 _CELL_METADATA = ("tags", "mystnb")
+_CHECKED_COMMENT = re.compile(r"^# ?NBVAL_CHECK_OUTPUT\n?")
 
 _NOTEBOOK_METADATA: dict[str, Any] = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -71,9 +82,10 @@ def setup_source(repository: str) -> str:
 def normalise(notebook: NotebookNode, repository: str = "") -> str:
     """The text of ``notebook`` in the form in which the book stores it.
 
-    Stamps the setup cell, numbers cells and executions from the top, keeps known metadata only, merges pieces of
-    printed text, encodes PNGs again with 256 colours, and leaves a live widget's image instead of its state. Applied
-    to its own result it changes nothing.
+    Stamps the setup cell, folds what its tags say is not the idea (`ROLES`), turns nbval's comment into its tag,
+    numbers cells and executions from the top, keeps known metadata only, merges pieces of printed text, encodes PNGs
+    again with 256 colours, and leaves a live widget's image instead of its state. Applied to its own result it changes
+    nothing.
 
     Args:
         notebook: an executed notebook of format 4. It is changed in place.
@@ -91,9 +103,7 @@ def normalise(notebook: NotebookNode, repository: str = "") -> str:
         cell.pop("attachments", None)
         if cell.cell_type == "code":
             count += 1
-            if is_solution(cell):
-                prompts = {"code_prompt_show": "Show a solution", "code_prompt_hide": "Hide the solution"}
-                cell.metadata["mystnb"] = {**cell.metadata.get("mystnb", {}), **prompts}
+            _fold(cell)
             if cell.execution_count is not None:
                 cell.execution_count = count
             cell.outputs = _outputs(cell.outputs, cell.execution_count)
@@ -109,6 +119,27 @@ def is_setup(cell: NotebookNode) -> bool:
 def is_solution(cell: NotebookNode) -> bool:
     """Whether ``cell`` is a folded solution of an exercise."""
     return "required=True" in cell.source and not FOLDS.isdisjoint(cell.metadata.get("tags", []))
+
+
+def _fold(cell: NotebookNode) -> None:
+    """Folds a cell by its tags: a role's code under its own words, a solution's likewise, and no code of a guess."""
+    cell.source, checked = _CHECKED_COMMENT.subn("", cell.source)
+    tags = list(dict.fromkeys([*cell.metadata.get("tags", []), *([CHECKED_TAG] if checked else [])]))
+    words = next((text for tag, text in ROLES.items() if tag in tags), "")
+    if GUESS_TAG in tags:
+        tags = [tag for tag in tags if tag not in FOLDS] + ["remove-input"]
+        cell.metadata["jupyter"], cell.metadata["cellView"] = {"source_hidden": True}, "form"  # JupyterLab, Colab
+    elif words:
+        tags = [tag for tag in tags if tag not in FOLDS] + ["hide-input"]
+    if tags:
+        cell.metadata["tags"] = tags
+    if is_solution(cell):
+        prompts = {"code_prompt_show": "Show a solution", "code_prompt_hide": "Hide the solution"}
+    elif words:
+        prompts = {"code_prompt_show": f"Show {words}", "code_prompt_hide": f"Hide {words}"}
+    else:
+        return
+    cell.metadata["mystnb"] = {**cell.metadata.get("mystnb", {}), **prompts}
 
 
 def _stamp(notebook: NotebookNode, source: str) -> None:

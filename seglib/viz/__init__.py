@@ -4,7 +4,7 @@
 Everything that draws on axes imports matplotlib when it is called (``pip install seglib[book]``).
 """
 
-from seglib.viz.charts import interval95, show_confusion, show_features, show_interval
+from seglib.viz.charts import forest, interval95, show_confusion, show_features, show_interval
 from seglib.viz.colors import colorize, instance_colors, shades
 from seglib.viz.figures import grid, legend, show_errors, show_image, show_instances, show_panoptic, show_semantic
 from seglib.viz.overlay import overlay, overlay_instances, overlay_panoptic
@@ -13,6 +13,7 @@ from seglib.viz.style import CYCLE, style
 __all__ = [
     "CYCLE",
     "colorize",
+    "forest",
     "grid",
     "instance_colors",
     "interval95",

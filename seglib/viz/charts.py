@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 from seglib.types import Category
 from seglib.viz.colors import to_array
 from seglib.viz.figures import new_axes
-from seglib.viz.style import FAINT, INK
+from seglib.viz.style import CYCLE, FAINT, INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,6 +120,51 @@ def show_interval(
     (line,) = ax.plot(position, mean, color=color, marker=marker, label=text)
     if runs > 1:
         ax.fill_between(position, mean - half, mean + half, color=line.get_color(), alpha=0.18, linewidth=0)
+    return ax
+
+
+def forest(
+    rows: Mapping[str, tuple[float, float]] | Sequence[tuple[str, float, float, float]],
+    ax: Axes | None = None,
+    *,
+    zero: bool = True,
+    unit: str = "",
+) -> Axes:
+    """A forest plot: one line a row with its mean and interval, from the top. An interval that holds 0 is hollow.
+
+    Args:
+        rows: label → (mean, half-width of the interval), or tuples of label, mean, lower and upper end.
+        ax: where to draw; ``None`` makes a figure as high as the rows need.
+        zero: whether 0 means "no difference": draws a line there and leaves intervals hollow that hold it.
+        unit: unit of the values, the label of the horizontal axis.
+
+    Raises:
+        ValueError: when there are no rows, or a mean lies outside its interval.
+    """
+    listed = (
+        [(name, mean, mean - half, mean + half) for name, (mean, half) in rows.items()]
+        if isinstance(rows, Mapping)
+        else list(rows)
+    )
+    if not listed:
+        raise ValueError("a forest plot needs at least one row, got none")
+    for name, mean, low, high in listed:
+        if not low <= mean <= high:
+            raise ValueError(f"the mean of {name!r}, {mean}, lies outside its interval {low} to {high}")
+    ax = new_axes(ax, 6.2, 0.75 + 0.34 * len(listed))
+    if zero:
+        ax.axvline(0, color=INK, linewidth=1, zorder=1)
+    for y, (_, mean, low, high) in enumerate(listed):
+        open_ = zero and low <= 0 <= high
+        ax.plot([low, high], [y, y], color=CYCLE[0], linewidth=2, solid_capstyle="butt", zorder=2)
+        face = ax.get_facecolor() if open_ else CYCLE[0]
+        ax.plot([mean], [y], "o", markersize=7, markerfacecolor=face, markeredgecolor=CYCLE[0], zorder=3)
+    ax.set_yticks(range(len(listed)), [name for name, *_ in listed])
+    ax.set_ylim(len(listed) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    ax.tick_params(axis="y", length=0)
+    if unit:
+        ax.set_xlabel(unit)
     return ax
 
 

@@ -48,20 +48,21 @@ EXPERIMENT := $(BIN)/python -m seglib.book.experiments
 STORE := $(BIN)/python -m seglib.book.experiments.from_run runs/$$model \
 	--store chapters/weights/$$model.safetensors --out chapters/weights/$$model.json
 
-results: $(VENV)/.ready  ## train the stored weights and repeat the measurements (five hours on two cores)
-	for model in fcn_tiny deeplab_tiny; do \
+results: $(VENV)/.ready  ## train the stored weights and repeat the measurements (six hours on two cores)
+	for model in fcn_tiny unet_tiny deeplab_tiny; do \
 		$(BIN)/seglib train $$model --data scenes --steps 3000 --eval-every 1000 --out runs/$$model && $(STORE) || exit 1; \
 	done
 	model=mask_rcnn_tiny; $(BIN)/seglib train $$model --data scenes --steps 4000 --eval-every 1000 \
 		--encoder chapters/weights/fcn_tiny.safetensors --out runs/$$model && $(STORE)
 	$(EXPERIMENT) measuring --seeds 5 --steps 300 --out chapters/results/measuring_erased.json
 	$(EXPERIMENT) fcn_strides --seeds 3 --steps 300 --scenes 1000 --out chapters/results/fcn_strides.json
-	$(EXPERIMENT) fcn_details --seeds 3 --steps 150 --scenes 1000 --out chapters/results/fcn_details.json
+	$(EXPERIMENT) fcn_details --seeds 5 --steps 150 --scenes 1000 --out chapters/results/fcn_details.json
 	$(EXPERIMENT) unet_skips --seeds 3 --steps 300 --scenes 1000 --out chapters/results/unet_skips.json
 	$(EXPERIMENT) unet_borders --seeds 3 --steps 200 --scenes 200 --out chapters/results/unet_borders.json
 	$(EXPERIMENT) unet_details --seeds 3 --steps 200 --scenes 200 --out chapters/results/unet_details.json
 	$(EXPERIMENT) deeplab_strides --seeds 3 --steps 300 --scenes 1000 --out chapters/results/deeplab_strides.json
 	$(EXPERIMENT) deeplab_strides --seeds 3 --steps 2 --scenes 40 --out chapters/results/deeplab_costs.json  # on an idle machine
+	$(EXPERIMENT) deeplab_branches --seeds 5 --steps 300 --scenes 1000 --out chapters/results/deeplab_branches.json
 	$(EXPERIMENT) boxes_pyramid --seeds 3 --steps 300 --scenes 400 --out chapters/results/boxes_pyramid.json
 	$(EXPERIMENT) roi_pooling --seeds 5 --steps 400 --scenes 500 --out chapters/results/roi_pooling.json
 	$(EXPERIMENT) mask_classes --seeds 3 --steps 300 --scenes 1000 --out chapters/results/mask_classes.json

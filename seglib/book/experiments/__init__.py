@@ -13,11 +13,12 @@ from typing import Any
 EXPERIMENTS: dict[str, str] = {
     "measuring": "Which mistakes does each score notice? Every class in turn is taken out of a model's answers.",
     "fcn_strides": "How much do skips sharpen? fcn_tiny with strides 32, 16, 8 and 4.",
-    "fcn_details": "What do the paper's details do? Fixed or random upsampling, score layers that start random.",
+    "fcn_details": "What do the paper's details do? Upsampling learned, fixed or random; scores that start random.",
     "unet_skips": "What do U-Net's skips bring? unet_tiny with and without them, and fcn_tiny, which adds scores.",
     "unet_borders": "Does the weight map separate touching cells? unet_tiny on drawn cells, with and without it.",
     "unet_details": "What do the U-Net paper's details do? Norm, initialisation, up-convolutions, a batch of one.",
     "deeplab_strides": "What does a dense map buy? DeepLab at output stride 32, 16 and 8, without and with a decoder.",
+    "deeplab_branches": "What does each part of ASPP bring? DeepLab v3 trained without some of its branches.",
     "losses_imbalance": "What does rarity do to a loss? Specks of 10%, 1% and 0.1% of the pixels, several losses.",
     "ap_errors": "What does each type of error cost in AP? And how many images does a difference need?",
     "boxes_pyramid": "What does a pyramid bring? Recall of region proposals from a pyramid and from single maps.",

@@ -1,11 +1,18 @@
 """What do the details of the FCN paper do? One change at a time to ``fcn_tiny`` with stride 8, same seeds and budget.
 
-======================  ===============================================================================
-as in the paper         learnable upsampling that starts as bilinear, score layers that start at zero
-fixed upsampling        the bilinear weights stay as they are
-random upsampling       the upsampling kernels start with PyTorch's random default
+======================  ================================================================================================
+as in the paper         upsampling starts as bilinear; the intermediate layers learn, the final one stays fixed; score
+                        layers start at zero
+all fixed               all upsampling stays bilinear, as in the released networks
+all learned             the final upsampling learns too, as in ``seglib``
+random upsampling       the intermediate layers start with PyTorch's random default and learn
 random scores           the score layers start with PyTorch's random default
-======================  ===============================================================================
+======================  ================================================================================================
+
+Long, Shelhamer and Darrell (CVPR 2015, section 4.3): "Final layer deconvolutional filters are fixed to bilinear
+interpolation, while intermediate upsampling layers are initialized to bilinear upsampling, and then learned"; random
+scores gave "neither better performance nor faster convergence". The authors' released networks fix all filters and
+their notes report no significant difference.
 """
 
 from __future__ import annotations
@@ -24,29 +31,38 @@ STRIDE = 8
 
 
 def as_in_the_paper(model: FCN) -> None:
-    """No change."""
+    """The final upsampling stays bilinear, the intermediate layers learn."""
+    model.upsample["image"].requires_grad_(False)
 
 
-def fixed_upsampling(model: FCN) -> None:
-    """Bilinear interpolation for good."""
+def all_fixed(model: FCN) -> None:
+    """Bilinear interpolation at every level, as in the authors' released networks."""
     model.upsample.requires_grad_(False)
 
 
+def all_learned(model: FCN) -> None:
+    """No change to ``seglib``'s model: every upsampling layer learns."""
+
+
 def random_upsampling(model: FCN) -> None:
-    """Transposed convolutions as PyTorch starts them."""
-    for layer in model.upsample.values():
-        nn.ConvTranspose2d.reset_parameters(layer)  # type: ignore[arg-type]
+    """Intermediate transposed convolutions as PyTorch starts them; the final one as in the paper."""
+    as_in_the_paper(model)
+    for level, layer in model.upsample.items():
+        if level != "image":
+            nn.ConvTranspose2d.reset_parameters(layer)  # type: ignore[arg-type]
 
 
 def random_scores(model: FCN) -> None:
-    """Score layers as PyTorch starts them."""
+    """Score layers as PyTorch starts them; upsampling as in the paper."""
+    as_in_the_paper(model)
     for layer in model.score.values():
         layer.reset_parameters()  # type: ignore[operator]
 
 
 VARIANTS: dict[str, Callable[[FCN], None]] = {
     "as in the paper": as_in_the_paper,
-    "fixed upsampling": fixed_upsampling,
+    "all fixed": all_fixed,
+    "all learned": all_learned,
     "random upsampling": random_upsampling,
     "random scores": random_scores,
 }

@@ -23,6 +23,7 @@ EXPERIMENTS: dict[str, str] = {
     "ap_errors": "What does each type of error cost in AP? And how many images does a difference need?",
     "boxes_pyramid": "What does a pyramid bring? Recall of region proposals from a pyramid and from single maps.",
     "roi_pooling": "What does rounding cost a mask? A mask head behind RoI Pooling and behind RoIAlign, three strides.",
+    "roi_position": "How much of RoIAlign's gain is position? Each mask moved to where it fits best.",
     "mask_classes": "Should classes compete for a pixel? A mask head with sigmoids, a softmax, one mask for all.",
 }
 """Name of an experiment, which is a module of this package, → its question."""

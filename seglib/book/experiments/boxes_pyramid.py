@@ -64,7 +64,7 @@ class BoxScenes:
 
 
 def box_scenes(length: int, split: str, *, size: int = 128) -> BoxScenes:
-    """The first ``length`` scenes of a split and the boxes of their things.
+    """The first ``length`` scenes of a split and the boxes of their objects.
 
     Raises:
         ValueError: when ``length`` is not positive.

@@ -1,8 +1,9 @@
 """What does rounding cost a mask? One mask head behind RoI Pooling and behind RoIAlign, on maps of several strides.
 
 Everything but the pooling is the same in all runs: the encoder's maps, which are computed once and stay as they are,
-the boxes, the head, its initialisation, the order of the things and the number of steps. Boxes are the true ones, so no
-detector can hide or add an error; in training their sides are moved at random by up to a tenth, as proposals would be.
+the boxes, the head, its initialisation, the order of the objects and the number of steps. Boxes are the true ones, so
+no detector can hide or add an error; in training their sides are moved at random by up to a tenth, as proposals would
+be.
 
 Between RoI Pooling and RoIAlign two things change, the rounding and the maximum. "rounded, bilinear" keeps the first
 and drops the second: it rounds the box to the cells that RoI Pooling reads and samples these with RoIAlign, in the
@@ -40,7 +41,7 @@ SIZE = 192
 """Height and width of the scenes."""
 
 MIN_SIZE = 12.0
-"""Things whose box has a smaller side, √(wh), are left out: at stride 16 they are less than a cell."""
+"""Objects whose box has a smaller side, √(wh), are left out: at stride 16 they are less than a cell."""
 
 PATCH = 14
 """P: the head makes masks of twice as many cells a side."""
@@ -78,16 +79,16 @@ VARIANTS: dict[str, Pool] = {
 
 
 @dataclass(frozen=True)
-class Things:
-    """The things of many scenes, and the maps of these scenes.
+class Objects:
+    """The objects of many scenes, and the maps of these scenes.
 
     Attributes:
         maps: feature maps of the scenes: stride → ``(S, C, H/s, W/s)``.
-        owners: ``(S, H, W)`` uint8, the number in its scene of the thing that a pixel belongs to; 255 for none.
-        scenes: index of each thing's scene, ``(R,)`` int64.
-        numbers: number of each thing in its scene, ``(R,)`` uint8.
-        boxes: boxes of the things, ``(R, 4)`` xyxy.
-        labels: classes of the things, ``(R,)`` int64.
+        owners: ``(S, H, W)`` uint8, the number in its scene of the object that a pixel belongs to; 255 for none.
+        scenes: index of each object's scene, ``(R,)`` int64.
+        numbers: number of each object in its scene, ``(R,)`` uint8.
+        boxes: boxes of the objects, ``(R, 4)`` xyxy.
+        labels: classes of the objects, ``(R,)`` int64.
     """
 
     maps: Mapping[int, Tensor]
@@ -100,21 +101,26 @@ class Things:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    @property
+    def sides(self) -> Tensor:
+        """Sizes of the objects, the root of their box's area in pixels, ``(R,)``."""
+        return (self.boxes[:, 2:] - self.boxes[:, :2]).prod(1).sqrt()
+
     def masks(self, picked: Tensor) -> Tensor:
-        """The masks of the things ``picked`` (n,): ``(n, H, W)`` bool."""
+        """The masks of the objects ``picked`` (n,): ``(n, H, W)`` bool."""
         return self.owners[self.scenes[picked]] == self.numbers[picked, None, None]
 
     def pooled(self, pool: Pool, stride: int, picked: Tensor, boxes: Tensor) -> Tensor:
-        """Patches ``(n, C, P, P)`` of the boxes ``(n, 4)``, from the maps of the scenes of the things ``picked``."""
+        """Patches ``(n, C, P, P)`` of the boxes ``(n, 4)``, from the maps of the scenes of the objects ``picked``."""
         used, images = self.scenes[picked].unique(return_inverse=True)
         return pool(self.maps[stride][used], boxes, images, stride)
 
 
 @torch.no_grad()
-def load_things(
+def load_objects(
     length: int, split: str, *, strides: Sequence[int] = tuple(LEVELS), size: int = SIZE, device: str | None = None
-) -> Things:
-    """The things of the first ``length`` scenes of a split, with maps of the encoder of ``fcn_tiny``.
+) -> Objects:
+    """The objects of the first ``length`` scenes of a split, with maps of the encoder of ``fcn_tiny``.
 
     Args:
         length: number of scenes.
@@ -138,30 +144,30 @@ def load_things(
         found = model.encoder(model.normalize(sample.image[None].to(device)))
         for stride in strides:
             maps[stride].append(found[LEVELS[stride]])
-        things = sample.instances
-        assert things is not None
-        # no two things share a pixel, so one map holds all masks
-        number = torch.arange(len(things), dtype=torch.uint8)
+        objects = sample.instances
+        assert objects is not None
+        # no two objects share a pixel, so one map holds all masks
+        number = torch.arange(len(objects), dtype=torch.uint8)
         owner = torch.full((size, size), 255, dtype=torch.uint8)
-        for n, mask in zip(number, things.masks, strict=True):
+        for n, mask in zip(number, objects.masks, strict=True):
             owner[mask] = n
-        side = things.boxes[:, 2:] - things.boxes[:, :2]  # (N, 2)
+        side = objects.boxes[:, 2:] - objects.boxes[:, :2]  # (N, 2)
         kept = side.prod(1).sqrt() >= MIN_SIZE
         owners.append(owner)
-        scenes.append(torch.full_like(things.labels, i)[kept])
+        scenes.append(torch.full_like(objects.labels, i)[kept])
         numbers.append(number[kept])
-        boxes.append(things.boxes[kept])
-        labels.append(things.labels[kept])
+        boxes.append(objects.boxes[kept])
+        labels.append(objects.labels[kept])
     columns = (torch.cat(column).to(device) for column in (scenes, numbers, boxes, labels))
-    return Things({s: torch.cat(m) for s, m in maps.items()}, torch.stack(owners).to(device), *columns)
+    return Objects({s: torch.cat(m) for s, m in maps.items()}, torch.stack(owners).to(device), *columns)
 
 
 def train_head(
-    head: MaskHead, pool: Pool, stride: int, data: Things, *, steps: int, seed: int, batch_size: int, lr: float = 4e-3
+    head: MaskHead, pool: Pool, stride: int, data: Objects, *, steps: int, seed: int, batch_size: int, lr: float = 4e-3
 ) -> list[float]:
     """Train ``head`` in place on patches of moved boxes; the loss of every step.
 
-    Which things a step sees, and how their boxes are moved, depends on ``seed`` alone.
+    Which objects a step sees, and how their boxes are moved, depends on ``seed`` alone.
 
     Raises:
         ValueError: when ``steps`` is not positive.
@@ -193,34 +199,49 @@ def train_head(
 
 
 @torch.no_grad()
-def mask_ious(head: MaskHead, pool: Pool, stride: int, data: Things, *, shift: float = 0.0, count: int = 0) -> Tensor:
-    """The IoU of each thing's pasted mask with the true one, ``(R,)``.
+def mask_ious(head: MaskHead, pool: Pool, stride: int, data: Objects, *, shift: float = 0.0, count: int = 0) -> Tensor:
+    """The IoU of each object's pasted mask with the true one, ``(R,)``.
 
     Args:
         head: mask head that was trained for ``pool`` and ``stride``.
         pool: function that gives the patches.
         stride: stride of the maps that are pooled from.
-        data: the things to score.
+        data: the objects to score.
         shift: pixels by which every box is shifted right and down, where it is pooled and where it is pasted.
-        count: number of things to score, the first ones; 0 for all.
+        count: number of objects to score, the first ones; 0 for all.
+    """
+    picked = torch.arange(count or len(data), device=data.boxes.device)
+    drawn, truth = paste_all(head, pool, stride, data, shift=shift, count=count), data.masks(picked)
+    return (drawn & truth).flatten(1).sum(1) / (drawn | truth).flatten(1).sum(1)
+
+
+@torch.no_grad()
+def paste_all(head: MaskHead, pool: Pool, stride: int, data: Objects, *, shift: float = 0.0, count: int = 0) -> Tensor:
+    """The head's mask of each object in the image, ``(R, H, W)`` bool.
+
+    Args:
+        head: mask head that was trained for ``pool`` and ``stride``.
+        pool: function that gives the patches.
+        stride: stride of the maps that are pooled from.
+        data: the objects.
+        shift: pixels by which every box is shifted right and down, where it is pooled and where it is pasted.
+        count: number of objects, the first ones; 0 for all.
     """
     found = []
     for picked in torch.arange(count or len(data), device=data.boxes.device).split(128):
         boxes = data.boxes[picked] + shift
         logits = head(data.pooled(pool, stride, picked, boxes), data.labels[picked])
-        truth = data.masks(picked)  # (n, H, W)
-        drawn = paste_masks(logits.sigmoid(), boxes, truth.shape[1:])
-        found.append((drawn & truth).flatten(1).sum(1) / (drawn | truth).flatten(1).sum(1))
+        found.append(paste_masks(logits.sigmoid(), boxes, data.owners.shape[1:]))
     return torch.cat(found)
 
 
-def score(head: MaskHead, pool: Pool, stride: int, data: Things) -> dict[str, Any]:
+def score(head: MaskHead, pool: Pool, stride: int, data: Objects) -> dict[str, Any]:
     """How good masks are, and how they take shifts of their boxes by less than a pixel.
 
     Returns:
         ``iou``, the mean; ``at50`` and ``at75``, the share of masks with at least that IoU; ``shift_iou``, the mean IoU
-        at each of `SHIFTS`; ``wobble``, by how much the IoU of one thing differs over these shifts, largest minus
-        smallest, on average. The last two are of the first 200 things.
+        at each of `SHIFTS`; ``wobble``, by how much the IoU of one object differs over these shifts, largest minus
+        smallest, on average. The last two are of the first 200 objects.
     """
     ious = mask_ious(head, pool, stride, data)
     count = min(200, len(data))
@@ -243,20 +264,20 @@ def run(
     scenes: int = 300,
     val_scenes: int = 60,
     batch_size: int = 48,
-    data: tuple[Things, Things] | None = None,
+    data: tuple[Objects, Objects] | None = None,
     report: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Train a mask head once for every seed, stride and variant, and score its masks.
 
     Args:
-        seeds: one run per seed; a seed sets the initialisation, the order of the things and the moves of their boxes.
+        seeds: one run per seed; a seed sets the initialisation, the order of the objects and the moves of their boxes.
         steps: optimiser steps of each run.
         strides: strides of the maps that are pooled from, in `LEVELS`.
         variants: names of the variants to train, out of `VARIANTS`.
         scenes: number of scenes to train on, when ``data`` is not given.
         val_scenes: number of scenes to score on, when ``data`` is not given.
-        batch_size: things per step.
-        data: training and held-out things that are in memory already.
+        batch_size: objects per step.
+        data: training and held-out objects that are in memory already.
         report: function that is called with a line of text after every run.
 
     Returns:
@@ -269,7 +290,7 @@ def run(
     chosen = only(variants, VARIANTS)
     if unknown := sorted(set(strides) - set(LEVELS)):
         raise ValueError(f"strides {unknown} are unknown; choose among {', '.join(map(str, LEVELS))}")
-    train, val = data or (load_things(scenes, "train"), load_things(val_scenes, "val"))
+    train, val = data or (load_objects(scenes, "train"), load_objects(val_scenes, "val"))
     runs: list[dict[str, Any]] = []
     for seed in seeds:
         for stride in strides:

@@ -57,13 +57,13 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 		--encoder chapters/weights/fcn_tiny.safetensors --out runs/$$model && $(STORE)
 	$(EXPERIMENT) measuring --seeds 5 --steps 300 --out chapters/results/measuring_erased.json
 	$(EXPERIMENT) fcn_strides --seeds 3 --steps 300 --scenes 1000 --out chapters/results/fcn_strides.json
-	$(EXPERIMENT) fcn_details --seeds 5 --steps 150 --scenes 1000 --out chapters/results/fcn_details.json
+	$(EXPERIMENT) fcn_details --seeds 3 --steps 150 --scenes 1000 --out chapters/results/fcn_details.json
 	$(EXPERIMENT) unet_skips --seeds 3 --steps 300 --scenes 1000 --out chapters/results/unet_skips.json
 	$(EXPERIMENT) unet_borders --seeds 3 --steps 200 --scenes 200 --out chapters/results/unet_borders.json
 	$(EXPERIMENT) unet_details --seeds 3 --steps 200 --scenes 200 --out chapters/results/unet_details.json
 	$(EXPERIMENT) deeplab_strides --seeds 3 --steps 300 --scenes 1000 --out chapters/results/deeplab_strides.json
 	$(EXPERIMENT) deeplab_strides --seeds 3 --steps 2 --scenes 40 --out chapters/results/deeplab_costs.json  # on an idle machine
-	$(EXPERIMENT) deeplab_branches --seeds 5 --steps 300 --scenes 1000 --out chapters/results/deeplab_branches.json
+	$(EXPERIMENT) deeplab_branches --seeds 3 --steps 300 --scenes 1000 --out chapters/results/deeplab_branches.json
 	$(EXPERIMENT) boxes_pyramid --seeds 3 --steps 300 --scenes 400 --out chapters/results/boxes_pyramid.json
 	$(EXPERIMENT) roi_pooling --seeds 5 --steps 400 --scenes 500 --out chapters/results/roi_pooling.json
 	$(EXPERIMENT) roi_position --seeds 5 --steps 160 --scenes 80 --out chapters/results/roi_position.json

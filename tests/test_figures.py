@@ -52,7 +52,7 @@ ALL: dict[str, Callable[[], figures.Figure]] = {
     "receptive_field": figures.receptive_field,
     "dilation": figures.dilation,
     "nms": figures.nms,
-    "loss_dial": figures.loss_dial,
+    "loss_gradient": figures.loss_gradient,
     "pixel_probe": lambda: figures.pixel_probe(scene(), CATEGORIES),
     "valid_tiles": lambda: figures.valid_tiles(scene().image),
     "precision_recall": figures.precision_recall,
@@ -109,9 +109,9 @@ def test_another_source_is_another_element():
         (lambda: figures.receptive_field([]), "1 to 5 layers, got 0"),
         (lambda: figures.receptive_field([(4, 1)]), r"layer \(4, 1\) must be"),
         (lambda: figures.receptive_field(cells=8), "cells must be 16 to 64"),
-        (lambda: figures.loss_dial((0.5,) * 5), "six pixels, got 5 probabilities and 6 truths"),
-        (lambda: figures.loss_dial((1.0,) * 6), "probabilities must be 0.01 to 0.99"),
-        (lambda: figures.loss_dial(truth=(0,) * 6), "truth holds 0 and 1, with at least one 1"),
+        (lambda: figures.loss_gradient((0.5,) * 5), "six pixels, got 5 probabilities and 6 truths"),
+        (lambda: figures.loss_gradient((1.0,) * 6), "probabilities must be 0.01 to 0.99"),
+        (lambda: figures.loss_gradient(truth=(0,) * 6), "truth holds 0 and 1, with at least one 1"),
         (lambda: figures.dilation([]), r"1 to 4 layers with rates of 1 to 36, got \(\)"),
         (lambda: figures.dilation((1, 0)), r"got \(1, 0\)"),
         (lambda: figures.dilation(cells=50), "cells must be 9 to 41, got 50"),
@@ -156,38 +156,51 @@ def js(open_page):
     return call
 
 
-def test_scores_equal_the_definitions_on_random_masks(js):
-    g = torch.Generator().manual_seed(0)
-    cases = [(torch.rand(2, 24, generator=g) < density).int() for density in torch.linspace(0, 1, 300)]
-    for (truth, pred), got in zip(cases, js("mask_metrics", "scores", [c.tolist() for c in cases]), strict=True):
-        t, p = truth.bool(), pred.bool()
-        want = [(t == p).double().mean(), (t & p).sum() / (t | p).sum(), 2 * (t & p).sum() / (t.sum() + p.sum())]
-        # float32 on torch's side
-        np.testing.assert_allclose([got["accuracy"], got["iou"], got["dice"]], torch.stack(want), rtol=1e-6)
+def random_box(rng, width, height):
+    x0, y0 = rng.uniform(0, width - 3), rng.uniform(0, height - 3)
+    return [x0, y0, rng.uniform(x0 + 1, width), rng.uniform(y0 + 1, height)]
 
 
-def test_a_house_covers_the_cells_whose_centres_it_holds(js):
-    rng = random.Random(0)
-    cases: list[Any] = []
-    for _ in range(200):
-        x0, y0 = rng.uniform(0, 10), rng.uniform(0, 6)
-        cases.append([[x0, y0, x0 + rng.uniform(1, 9), y0 + rng.uniform(1, 7)], 20, 14])
-    y, x = np.mgrid[0:14, 0:20] + 0.5
-    for (box, *_), got in zip(cases, js("mask_metrics", "house", cases), strict=True):
-        x0, y0, x1, y1 = box
-        w, eaves = x1 - x0, y0 + 0.4 * (y1 - y0)
-        corners = [(x0 + w / 2, y0), (x1, eaves), (x1 - w / 10, eaves), (x1 - w / 10, y1), (x0 + w / 10, y1)]
-        house = Path([*corners, (x0 + w / 10, eaves), (x0, eaves)])
-        assert got == house.contains_points(np.stack([x.ravel(), y.ravel()], 1)).astype(int).tolist()
+def raster_of_a_house(box, width, height, fine):
+    """The house as bool (H · fine, W · fine): a roof on the upper 40% of its box, walls below."""
+    x0, y0, x1, y1 = box
+    w, eaves = x1 - x0, y0 + 0.4 * (y1 - y0)
+    corners = [(x0 + w / 2, y0), (x1, eaves), (x1 - w / 10, eaves), (x1 - w / 10, y1), (x0 + w / 10, y1)]
+    house = Path([*corners, (x0 + w / 10, eaves), (x0, eaves)])
+    y, x = (np.mgrid[0 : height * fine, 0 : width * fine] + 0.5) / fine
+    return house.contains_points(np.stack([x.ravel(), y.ravel()], 1)).reshape(y.shape)
 
 
-def test_shrinking_both_masks_keeps_iou_and_raises_accuracy(js):
-    # Cells are fine here, so that rounding to cells does not matter.
-    score = "((a, b, f) => scores(...[a, b].map(box => house(scaleBox(box, [100, 70], f), 200, 140))))"
-    boxes = [[60, 20, 140, 120], [80, 30, 160, 130]]
-    large, small = js("mask_metrics", score, [[*boxes, 1], [*boxes, 0.25]])
-    assert large["iou"] == pytest.approx(small["iou"], abs=0.02)
-    assert large["accuracy"] < 0.9 < 0.98 < small["accuracy"]
+def test_exact_areas_and_scores_agree_with_counting_fine_pixels(js):
+    rng, width, height, fine = random.Random(0), 20, 14, 12
+    cases = [[random_box(rng, width, height), random_box(rng, width, height), width * height] for _ in range(40)]
+    cases += [[box, box, width * height] for box, *_ in cases[:3]]
+    for (truth, pred, _), got in zip(cases, js("mask_metrics", "scores", cases), strict=True):
+        t, p = (raster_of_a_house(box, width, height, fine) for box in (truth, pred))
+        counts = np.array([(t & p).sum(), (~t & p).sum(), (t & ~p).sum(), (~t & ~p).sum()]) / fine**2
+        exact = np.array([got[name] for name in ("tp", "fp", "fn", "tn")])
+        np.testing.assert_allclose(exact, counts, atol=0.8)  # outlines of some 60 pixels, 1/12 of a pixel fine
+        tp, fp, fn, tn = exact
+        want = [(tp + tn) / exact.sum(), tp / (tp + fp + fn), 2 * tp / (2 * tp + fp + fn)]
+        np.testing.assert_allclose([got["accuracy"], got["iou"], got["dice"]], want, rtol=1e-12)
+    (same,) = js("mask_metrics", "scores", [cases[-1]])
+    assert same["iou"] == pytest.approx(1, abs=1e-12) and same["accuracy"] == pytest.approx(1, abs=1e-12)
+
+
+def test_an_empty_prediction_has_the_accuracy_of_the_background(js):
+    (got,) = js("mask_metrics", "scores", [[[8, 2.75, 20, 17], None, 560]])
+    assert got["fn"] == pytest.approx(0.68 * 12 * 14.25)  # roof 0.4 / 2 and walls 0.6 · 0.8 of the box
+    assert got["accuracy"] == pytest.approx(1 - got["fn"] / 560) and got["iou"] == got["dice"] == 0
+
+
+def test_shrinking_both_masks_keeps_iou_and_dice_exactly_and_raises_accuracy(js):
+    score = "((a, b, f) => scores(...[a, b].map(box => scaleBox(box, [14, 9.875], f)), 560))"
+    rng = random.Random(1)
+    for truth, pred in [([8, 2.75, 20, 17], random_box(rng, 28, 20)) for _ in range(30)]:
+        got = js("mask_metrics", score, [[truth, pred, f / 100] for f in range(100, 30, -10)])
+        for name in ("iou", "dice"):
+            np.testing.assert_allclose([g[name] for g in got], got[0][name], rtol=1e-9)
+        assert np.all(np.diff([g["accuracy"] for g in got]) > 0)
 
 
 def test_stamping_equals_conv_transpose2d(js):
@@ -251,8 +264,8 @@ def test_paths_equal_the_gradient_of_ones_kernels_and_fields_its_extent(js):
             assert (read.min(), read.max() + 1) == (low, high)
 
 
-def dial_reference(p, y, n):
-    """The figure's losses with autograd, ground pixels repeated n times: {name: (value, gradient per pixel (6,))}."""
+def loss_reference(p, y, n):
+    """The figure's losses with autograd, background pixels repeated n times: {name: (value, gradient per pixel (6,))}."""
     logit = p.logit().requires_grad_()  # (6,)
     repeats = torch.where(y == 1, 1, n)
     z = torch.stack([logit, torch.zeros_like(logit)]).repeat_interleave(repeats, 1)[None, :, :, None]  # (1, 2, N, 1)
@@ -268,7 +281,7 @@ def dial_reference(p, y, n):
     return {k: (v.item(), torch.autograd.grad(v, logit, retain_graph=True)[0]) for k, v in found.items()}
 
 
-def test_the_dials_losses_and_gradients_equal_autograd_of_seglibs(js):
+def test_the_figures_losses_and_gradients_equal_autograd_of_seglibs(js):
     draw = torch.Generator().manual_seed(6)
     cases: list[Any] = []
     for _ in range(200):
@@ -277,17 +290,17 @@ def test_the_dials_losses_and_gradients_equal_autograd_of_seglibs(js):
         p = 0.02 + 0.96 * torch.rand(6, generator=draw, dtype=torch.float64)  # no two errors are equal
         cases.append([p, y, [1, 10, 100][len(cases) % 3]])
     sent = [[p.tolist(), y.tolist(), n] for p, y, n in cases]
-    for case, got in zip(cases, js("loss_dial", "losses", sent), strict=True):
-        for name, (value, grad) in dial_reference(*case).items():
+    for case, got in zip(cases, js("loss_gradient", "losses", sent), strict=True):
+        for name, (value, grad) in loss_reference(*case).items():
             # float64 on both sides; the sums of up to 600 pixels round differently
             np.testing.assert_allclose(got[name]["value"], value, rtol=1e-9)
             np.testing.assert_allclose(got[name]["grad"], grad, rtol=1e-7, atol=1e-12)
 
 
-def test_both_classes_of_seglibs_dice_are_the_dials(js):
+def test_both_classes_of_seglibs_dice_are_the_figures(js):
     p, y = torch.tensor([0.75, 0.25, 0.5, 0.2, 0.1, 0.2], dtype=torch.float64), torch.tensor([1, 1, 0, 0, 0, 0])
-    turned = [(1 - p).tolist(), (1 - y).tolist(), 1]  # the ground as the object
-    one, other = js("loss_dial", "losses", [[p.tolist(), y.tolist(), 1], turned])
+    turned = [(1 - p).tolist(), (1 - y).tolist(), 1]  # the background as the object
+    one, other = js("loss_gradient", "losses", [[p.tolist(), y.tolist(), 1], turned])
     z = torch.stack([p.logit(), torch.zeros_like(p)])[None, :, :, None]
     target = (1 - y)[None, :, None]
     for name, loss in (("dice", losses.dice_loss), ("lovasz", losses.lovasz_softmax)):
@@ -296,9 +309,9 @@ def test_both_classes_of_seglibs_dice_are_the_dials(js):
     assert one["dice"]["value"] == pytest.approx(0.5) and one["lovasz"]["value"] == pytest.approx(13 / 24)
 
 
-def test_the_objects_part_of_the_pull(js):
+def test_the_objects_part_of_the_gradient(js):
     grads = [[[-1.0, 0, 3, 0, 0, 0], [1, 1, 0, 0, 0, 0]], [[-2.0, -2, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0]]]
-    assert js("loss_dial", "objectShare", grads) == [0.25, 1.0]
+    assert js("loss_gradient", "objectShare", grads) == [0.25, 1.0]
 
 
 def test_suppression_and_iou_equal_seglibs_on_random_boxes_with_ties(js):
@@ -429,10 +442,11 @@ def test_the_probe_unpacks_the_maps_and_answers_as_they_do(js):
     maps = {"semantic": semantic, "stack": stack, "segment": segment}
     asked = [[p, maps, x, y] for x, y in [(3, 5), (7, 5), (0, 0), (15, 15)]]
     car, overlap, sky, void = js("pixel_probe", "answers", asked)
-    assert [car[a]["says"] for a in car] == ["0: car", "object 1, car", "segment 20: car"]
+    assert [car[a]["says"] for a in car] == ["0: car", "object 1, car", "segment 20: car", "one mask, 16 pixels"]
     assert overlap["instance"]["says"] == "object 1, car and object 2, car"
-    assert [sky[a]["says"] for a in sky] == ["1: sky", "nothing", "segment 9: sky (stuff)"]
-    assert [void[a]["says"] for a in void] == ["255: void", "nothing", "0: void"]
+    assert [sky[a]["says"] for a in sky][:3] == ["1: sky", "nothing", "segment 9: sky (stuff)"]
+    assert sky["prompt"]["says"] == f"one mask, {int((s.panoptic.map == 9).sum())} pixels"
+    assert [void[a]["says"] for a in void] == ["255: void", "nothing", "0: void", "nothing"]
 
 
 def test_a_scene_without_objects_can_be_probed():
@@ -578,6 +592,15 @@ def test_a_mask_follows_mouse_keys_slider_and_buttons(show):
         page.keyboard.press(key)
     assert bar(page, 1) == 1.0
     assert page.locator(".pred").get_attribute("aria-valuetext") == "left 8.0, top 2.8"
+    page.get_by_role("button", name="Reset").click()
+    page.get_by_label("Object size").focus()
+    accuracies = [bar(page, 0)]
+    for _ in range(6):
+        page.keyboard.press("ArrowLeft")
+        accuracies.append(bar(page, 0))
+        assert bar(page, 1) == start  # what the figure says: IoU stays as it is
+    assert accuracies == sorted(set(accuracies))
+    page.get_by_role("button", name="Reset").click()
     page.get_by_role("button", name="Predict nothing").click()
     assert bar(page, 1) == 0.0 and bar(page, 0) > 0.5
     accuracy = bar(page, 0)
@@ -589,6 +612,22 @@ def test_a_mask_follows_mouse_keys_slider_and_buttons(show):
     )
     assert page.locator("[aria-live]").inner_text().startswith("Pixel accuracy")
     assert visit.problems() == []
+
+
+@pytest.mark.parametrize("name", ["mask_metrics", "nms", "roi_bins", "valid_tiles"])
+def test_the_mark_of_a_focused_handle_is_a_few_pixels_thick(name, show):
+    page = show(name, width=800).page
+    handles = page.locator(".handle[tabindex]")
+    assert handles.count() > 0
+    page.keyboard.press("Tab")
+    for handle in handles.all():
+        handle.focus()
+        marks = handle.evaluate(
+            """e => [e, ...(e.tagName === "g" ? e.children : [])].map(c => getComputedStyle(c)).map(s =>
+            [s.outlineStyle, s.vectorEffect === "non-scaling-stroke" ? parseFloat(s.strokeWidth) : 0])"""
+        )
+        assert all(style == "none" for style, _ in marks)
+        assert 3 <= max(thick for _, thick in marks) <= 6
 
 
 def test_a_mask_follows_a_finger(show):
@@ -828,22 +867,27 @@ def test_a_probe_follows_mouse_and_keys(show):
         page.mouse.move(box["x"] + (x + 0.5) / 16 * box["width"], box["y"] + (y + 0.5) / 16 * box["height"])
         return says.all_inner_texts()[1:]
 
-    assert hover(3, 5) == ["0: car", "object 1, car", "segment 20: car"]
-    assert hover(15, 15) == ["255: void", "nothing", "0: void"]
+    assert hover(3, 5) == ["0: car", "object 1, car", "segment 20: car", "one mask, 16 pixels"]
+    assert hover(15, 15) == ["255: void", "nothing", "0: void", "nothing"]
     page.get_by_role("slider").focus()
     for key in ("ArrowUp", "ArrowUp"):
         page.keyboard.press(key)
-    assert says.all_inner_texts()[1:] == ["1: sky", "nothing", "segment 9: sky (stuff)"]
+    assert says.all_inner_texts()[1:] == ["1: sky", "nothing", "segment 9: sky (stuff)", "one mask, 212 pixels"]
     assert page.get_by_role("slider").get_attribute("aria-valuetext") == "column 15, row 13: segment 9: sky (stuff)"
     page.keyboard.press("Shift+ArrowLeft")
     assert "column 7" in page.get_by_role("slider").get_attribute("aria-valuetext")
     painted = page.locator("canvas").nth(1).evaluate("c => [...c.getContext('2d').getImageData(3, 5, 1, 1).data]")
     assert painted == [230, 159, 0, 255]
+    page.keyboard.press("ArrowUp")
+    hover(3, 5)
+    data = "c => [[3, 5], [12, 5]].map(at => [...c.getContext('2d').getImageData(...at, 1, 1).data])"
+    car, elsewhere = page.locator("canvas").nth(4).evaluate(data)
+    assert car == [86, 180, 233, 255] != elsewhere  # the prompt's mask follows the pointer
     assert visit.problems() == []
 
 
-def test_the_dial_follows_mouse_keys_and_buttons(show):
-    visit = show("loss_dial", width=800)
+def test_six_pixels_follow_mouse_keys_and_buttons(show):
+    visit = show("loss_gradient", width=800)
     page = visit.page
     values, shares, status = page.locator(".name b"), page.locator(".share b"), page.locator(".status")
     assert values.all_inner_texts()[2:] == ["0.500", "0.542"]  # Dice and Lovász of the chapter's six pixels
@@ -861,7 +905,7 @@ def test_the_dial_follows_mouse_keys_and_buttons(show):
     page.get_by_role("button", name="Reset").click()
     assert values.nth(2).inner_text() == "0.500"
     page.get_by_role("button", name="Before training").click()
-    page.get_by_label("Each ground pixel stands for").focus()
+    page.get_by_label("Each background pixel stands for").focus()
     page.keyboard.press("End")
     assert "The object holds 0.05% of the pixels" in status.inner_text()
     assert shares.nth(0).inner_text() == "0.05%" and shares.nth(2).inner_text() == "50%"

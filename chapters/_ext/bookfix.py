@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that autodoc documents this copy of seglib
+
+import booklinks  # noqa: E402
+from bookfigures import show_both_modes  # noqa: E402
 
 COLAB = "https://colab.research.google.com"
 
@@ -55,6 +59,10 @@ REPAIRS = (
 )
 
 
+# 1.4 MB for icons that the theme's style sheet draws from its font anyway.
+ICON_SCRIPT = re.compile(r'<script defer src="[^"]*/fontawesome\.js[^"]*"></script>\n?')
+
+
 def repair_pages(app: Sphinx, exception: Exception | None) -> None:
     """Correct accessibility mistakes in the markup of the theme and of Sphinx."""
     if exception is not None or app.builder.format != "html":
@@ -63,8 +71,10 @@ def repair_pages(app: Sphinx, exception: Exception | None) -> None:
         text = fixed = path.read_text(encoding="utf-8")
         for wrong, right in REPAIRS:
             fixed = fixed.replace(wrong, right)
+        fixed = ICON_SCRIPT.sub("", fixed)
         if fixed != text:
             path.write_text(fixed, encoding="utf-8")
+    show_both_modes(Path(app.outdir))
 
 
 class Prose:
@@ -92,6 +102,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     prose = Prose()
     app.connect("autodoc-process-docstring", prose.hide, priority=400)  # napoleon has 500
     app.connect("autodoc-process-docstring", prose.show, priority=600)
+    booklinks.setup(app)
     if app.config.html_baseurl:  # preview cards need absolute addresses
         app.setup_extension("sphinxext.opengraph")
         app.config.ogp_site_url = app.config.html_baseurl

@@ -3,11 +3,11 @@
 Nothing else in the package imports this one.
 """
 
-from seglib.book import figures
+from seglib.book import figures, guess
 from seglib.book.checks import check
 from seglib.book.live import live
 from seglib.book.progress import progress
 from seglib.book.setup import Setup, budget, setup
 from seglib.book.tables import table
 
-__all__ = ["Setup", "budget", "check", "figures", "live", "progress", "setup", "table"]
+__all__ = ["Setup", "budget", "check", "figures", "guess", "live", "progress", "setup", "table"]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from seglib.book.setup import PAGES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +54,12 @@ def live(draw: Callable[..., Figure], /, **controls: Any) -> None:
     panel = ipywidgets.interactive(show, **controls)
     buffer = io.BytesIO()
     figure = draw_closed(**panel.kwargs)  # the starting values
-    figure.savefig(buffer, format="png", bbox_inches="tight", dpi=figure.dpi)
+    if os.environ.get(PAGES) == "1":
+        from seglib.book.page_figures import two_palettes
+
+        buffer.write(two_palettes(figure))
+    else:
+        figure.savefig(buffer, format="png", bbox_inches="tight", dpi=figure.dpi)
     text = "Controls: " + ", ".join(f"{name} = {value}" for name, value in panel.kwargs.items())
     view = {"version_major": 2, "version_minor": 0, "model_id": panel.model_id}
     png = base64.b64encode(buffer.getvalue()).decode()

@@ -12,6 +12,7 @@ from nbformat import NotebookNode
 from PIL import Image
 
 from seglib.book.live import WIDGET_MIME
+from seglib.book.palettes import DARK_CHUNK, NARROW_CHUNK
 
 SETUP_TAG = "setup"
 GUESS_TAG = "guess"
@@ -178,9 +179,12 @@ def _outputs(outputs: list[NotebookNode], count: int | None) -> list[NotebookNod
 
 
 def _png(encoded: str) -> str:
-    """A base64 PNG with at most 256 colours and no metadata; one that is already so comes back as it is."""
+    """A base64 PNG with at most 256 colours and no metadata but the book's own (`seglib.book.palettes`).
+
+    One that is already so comes back as it is.
+    """
     with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
-        if image.mode == "P" and not image.info.keys() - {"transparency"}:
+        if image.mode == "P" and not image.info.keys() - {"transparency", DARK_CHUNK, NARROW_CHUNK}:
             return encoded.strip()
         pixels = image.convert("RGBA")
     if pixels.getchannel("A").getextrema() == (255, 255):  # no transparency

@@ -19,6 +19,7 @@ from nbformat import NotebookNode
 
 from seglib.book.lint import lint
 from seglib.book.normalise import normalise
+from seglib.book.setup import PAGES
 
 KERNEL_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -26,6 +27,7 @@ KERNEL_ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
     "CUDA_VISIBLE_DEVICES": "",
     "SEGLIB_BUDGET": "fast",
+    PAGES: "1",
 }
 """What ``run`` adds to the kernel's environment, so that a second run gives the same bytes."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import platform
 import random
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+
+PAGES = "SEGLIB_PAGES"
+"""Name of the environment variable that is ``1`` while `seglib.book.notebooks` runs a chapter for the book's pages."""
 
 _PACKAGES = ("seglib", "torch", "torchvision", "numpy", "matplotlib")
 
@@ -62,6 +66,7 @@ def setup(seed: int = 0) -> Setup:
     np.random.seed(seed)  # noqa: NPY002 - libraries that a reader adds may still draw from the global generator
     torch.manual_seed(seed)  # also seeds CUDA and MPS
     viz.style()
+    _figures_for_pages()
     print(f"Ready: random seed {seed}, figures in the book's style.")
     return Setup(seed, _device(), full_run(), _versions())
 
@@ -94,6 +99,26 @@ def full_run() -> bool:
     # CI is set by every common CI service, PYTEST_VERSION by pytest (so also under nbval).
     tested = os.environ.get("CI", "").lower() in ("1", "true") or "PYTEST_VERSION" in os.environ
     return not tested and _device().type != "cpu"
+
+
+def _figures_for_pages() -> None:
+    """Where a chapter runs for the book, let IPython show figures as `seglib.book.page_figures` draws them."""
+    if os.environ.get(PAGES) != "1":
+        return
+    from IPython.core.getipython import get_ipython
+
+    shell = get_ipython()
+    if shell is None:
+        return
+    import matplotlib_inline.backend_inline  # noqa: F401 - it registers a format for figures: ours comes after it
+    from matplotlib.figure import Figure
+
+    from seglib.book.page_figures import two_palettes
+
+    def encoded(figure: Figure) -> str:
+        return base64.b64encode(two_palettes(figure)).decode()
+
+    shell.display_formatter.formatters["image/png"].for_type(Figure, encoded)
 
 
 def _device() -> torch.device:

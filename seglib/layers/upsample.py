@@ -7,11 +7,17 @@ from torch import Tensor, nn
 
 
 def bilinear_kernel(channels_in: int, channels_out: int, size: int) -> Tensor:
-    """The weights with which a transposed convolution interpolates bilinearly, channel i into channel i.
+    r"""The weights with which a transposed convolution interpolates bilinearly, channel i into channel i.
 
-    Along one axis the weights are a tent, ``w(j) = 1 − |j − c| / f`` for j = 0 … size − 1, with centre
-    ``c = (size − 1) / 2`` and slope ``f = ⌊(size + 1) / 2⌋``, the upsampling factor that the kernel is made for.
-    The kernel is the outer product of two tents. All weights between different channels are 0.
+    Along one axis the weights are a tent,
+
+    .. math::
+
+        w(j) = 1 - \frac{|j - c|}{f} \quad \text{for } j = 0, …, \text{size} - 1, \qquad
+        c = \frac{\text{size} - 1}{2}, \qquad f = \left\lfloor \frac{\text{size} + 1}{2} \right\rfloor
+
+    with its centre at c and a slope of 1 / f, where f is the upsampling factor that the kernel is made for. The kernel
+    is the outer product of two tents. All weights between different channels are 0.
 
     Args:
         channels_in: C, channels of the small map.

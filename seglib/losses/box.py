@@ -9,7 +9,14 @@ from seglib.ops.boxes import generalized_box_iou
 
 
 def smooth_l1(predicted: Tensor, target: Tensor, beta: float = 0.0) -> Tensor:
-    """The sum of abs(d) − β/2, and of d² / 2β where abs(d) < β: squared for small errors, linear for outliers.
+    r"""Smooth L1, summed: squared for small errors, linear for outliers. With d the differences,
+
+    .. math::
+
+        L = \sum_d \begin{cases}
+            d^2 / 2\beta & \text{where } |d| < \beta \\
+            |d| - \beta / 2 & \text{elsewhere}
+        \end{cases}
 
     Args:
         predicted: predicted numbers of any shape.

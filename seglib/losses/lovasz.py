@@ -1,14 +1,14 @@
-"""Lovász-softmax: a loss whose value at hard predictions is 1 − IoU, and that has a gradient everywhere.
+r"""Lovász-softmax: a loss whose value at hard predictions is 1 − IoU, and that has a gradient everywhere.
 
 For class k let m(x) be the error of pixel x, 1 − p_k where the target is k and p_k elsewhere. Hard predictions have
-errors of 0 and 1, and the set M of the wrong pixels has the Jaccard loss ::
+errors of 0 and 1, and the set M of the wrong pixels has the Jaccard loss
 
-    Δ(M) = |M| / |{y = k} ∪ M| = 1 − IoU_k
+.. math:: \Delta(M) = \frac{|M|}{|\{y = k\} \cup M|} = 1 - \text{IoU}_k
 
 The Lovász extension carries Δ from sets to errors in [0, 1], and is its tightest convex one. Sort the errors from
-large to small, m_1 ≥ m_2 ≥ …; then ::
+large to small, m_1 ≥ m_2 ≥ …; then
 
-    L_k = Σ_i m_i · g_i        g_i = Δ({1, …, i}) − Δ({1, …, i − 1})
+.. math:: L_k = \sum_i m_i\, g_i \qquad g_i = \Delta(\{1, …, i\}) - \Delta(\{1, …, i - 1\})
 
 each error times what its pixel adds to the Jaccard loss when pixels turn wrong in that order. g is also the gradient.
 """

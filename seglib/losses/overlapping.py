@@ -36,7 +36,9 @@ def sigmoid_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def sigmoid_dice(logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tensor:
-    """One minus the Dice coefficient of each region over the batch, ``1 − (2 Σ p t + s) / (Σ p + Σ t + s)``, averaged.
+    r"""One minus the Dice coefficient of each region over the batch, averaged over the regions.
+
+    .. math:: 1 - \frac{2 \sum p\, t + s}{\sum p + \sum t + s}
 
     Args:
         logits: ``(B, K, …)``, one score for each region.

@@ -1,8 +1,8 @@
-"""Losses that judge every pixel on its own: cross-entropy, focal loss and the mining of hard pixels.
+r"""Losses that judge every pixel on its own: cross-entropy, focal loss and the mining of hard pixels.
 
 For the logits z of one pixel and its class y,
 
-    p_y = softmax(z)_y        CE = −log p_y = log Σ_k exp(z_k) − z_y
+.. math:: p_y = \text{softmax}(z)_y \qquad \text{CE} = -\log p_y = \log \sum_k \exp(z_k) - z_y
 
 Plain cross-entropy is the mean of CE over the pixels that have a label. The others change how much a pixel counts:
 weights set beforehand (per class, per pixel), weights by difficulty (focal), or only the hard pixels (OHEM).
@@ -30,11 +30,12 @@ def cross_entropy(
     pixel_weight: Tensor | None = None,
     impl: Literal["fast", "reference"] = "fast",
 ) -> Tensor:
-    """Mean cross-entropy over the labelled pixels, weighted by class and by pixel.
+    r"""Mean cross-entropy over the labelled pixels, weighted by class and by pixel.
 
-    L = Σ_x w(x) · CE(x) / Σ_x w(x), over the pixels x whose target y isn't void; w(x) is the product of
-    ``weight[y(x)]`` and ``pixel_weight(x)``, each 1 when not given. Half-precision logits are computed in float32,
-    under autocast too.
+    .. math:: L = \frac{\sum_x w(x)\, \text{CE}(x)}{\sum_x w(x)}
+
+    over the pixels x whose target y isn't void; w(x) is the product of ``weight[y(x)]`` and ``pixel_weight(x)``, each 1
+    when not given. Half-precision logits are computed in float32, under autocast too.
 
     Differs from :func:`torch.nn.functional.cross_entropy` in three ways: a weight per pixel (Ronneberger et al.,
     *U-Net*, MICCAI 2015, eq. 1, there a sum instead of a mean); without a labelled pixel (or with weight 0 on all of
@@ -87,10 +88,12 @@ def focal_loss(
     gamma: float = 2.0,
     alpha: Tensor | None = None,
 ) -> Tensor:
-    """Mean focal loss over the labelled pixels: cross-entropy that fades where the model is right already.
+    r"""Mean focal loss over the labelled pixels: cross-entropy that fades where the model is right already.
 
-    L = 1/N · Σ_x α_y · (1 − p_y)^γ · (−log p_y), over the N pixels x whose target y isn't void. γ = 0 without α is
-    cross-entropy. Half-precision logits are computed in float32, under autocast too.
+    .. math:: L = \frac{1}{N} \sum_x \alpha_y\, (1 - p_y)^\gamma\, (-\log p_y)
+
+    over the N pixels x whose target y isn't void. γ = 0 without α is cross-entropy. Half-precision logits are computed
+    in float32, under autocast too.
 
     Source: Lin et al., *Focal Loss for Dense Object Detection*, ICCV 2017, eq. 5, there with a sigmoid for two
     classes. This is the softmax form for K classes: with logits (0, z) it is the paper's loss of z, and the paper's α

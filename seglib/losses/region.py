@@ -1,8 +1,12 @@
-"""Losses that judge a region as a whole: soft Dice and its generalisation by Tversky.
+r"""Losses that judge a region as a whole: soft Dice and its generalisation by Tversky.
 
 Both count, for class k, the pixels that are right and wrong, with probabilities p_k in place of yes and no:
 
-    TP_k = Σ_{x: y(x) = k} p_k(x)        FP_k = Σ_{x: y(x) ≠ k} p_k(x)        FN_k = Σ_{x: y(x) = k} (1 − p_k(x))
+.. math::
+
+    \text{TP}_k = \sum_{x:\, y(x) = k} p_k(x) \qquad
+    \text{FP}_k = \sum_{x:\, y(x) \ne k} p_k(x) \qquad
+    \text{FN}_k = \sum_{x:\, y(x) = k} (1 - p_k(x))
 
 over the labelled pixels x. A class of 10 pixels then weighs as much as one of 10,000.
 """
@@ -30,11 +34,14 @@ def dice_loss(
     absent: Literal["skip", "count"] = "skip",
     impl: Literal["fast", "reference"] = "fast",
 ) -> Tensor:
-    """Soft Dice loss: the mean over classes of 1 − D_k.
+    r"""Soft Dice loss: the mean over classes of 1 − D_k.
 
-    With Σ p_k the sum of the probabilities and n_k the number of pixels of class k, ::
+    With Σ p_k the sum of the probabilities and n_k the number of pixels of class k,
 
-        D_k = (2·TP_k + s) / (2·TP_k + FP_k + FN_k + s) = (2 · Σ_{x: y(x) = k} p_k(x) + s) / (Σ p_k + n_k + s)
+    .. math::
+
+        D_k = \frac{2\, \text{TP}_k + s}{2\, \text{TP}_k + \text{FP}_k + \text{FN}_k + s}
+            = \frac{2 \sum_{x:\, y(x) = k} p_k(x) + s}{\sum p_k + n_k + s}
 
     The probabilities aren't squared, and the smoothing s stands above and below. A class that the target doesn't have
     has no overlap to judge: TP = FN = 0, so D_k = s / (FP_k + s), which is near 0 however little of it is predicted.
@@ -90,10 +97,11 @@ def tversky_loss(
     absent: Literal["skip", "count"] = "skip",
     impl: Literal["fast", "reference"] = "fast",
 ) -> Tensor:
-    """Tversky loss: the mean over classes of 1 − T_k, with one price for false positives and one for false negatives.
+    r"""Tversky loss: the mean over classes of 1 − T_k, with one price for false positives and one for false negatives.
 
-    T_k = (TP_k + s) / (TP_k + α·FP_k + β·FN_k + s). β > α asks for recall. α = β = ½ is Dice, whose s is twice this
-    one; α = β = 1 is soft IoU.
+    .. math:: T_k = \frac{\text{TP}_k + s}{\text{TP}_k + \alpha\, \text{FP}_k + \beta\, \text{FN}_k + s}
+
+    β > α asks for recall. α = β = ½ is Dice, whose s is twice this one; α = β = 1 is soft IoU.
 
     Source: Salehi et al., *Tversky Loss Function for Image Segmentation Using 3D Fully Convolutional Deep Networks*,
     MLMI 2017, eq. 4, for one class; there α = 0.3 and β = 0.7 did best. The mean over classes, absent classes and

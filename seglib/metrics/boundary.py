@@ -143,11 +143,11 @@ class BoundaryScores:
 
 
 class BoundaryIoU(StreamingCounts):
-    """Boundary IoU of a dataset of label maps, added up batch by batch.
+    r"""Boundary IoU of a dataset of label maps, added up batch by batch.
 
-    For the regions G_d and P_d of a class within d of their own contours::
+    For the regions G_d and P_d of a class within d of their own contours, summed over images,
 
-        Boundary IoU = Σ |G_d ∩ P_d| / Σ |G_d ∪ P_d|        summed over images
+    .. math:: \text{Boundary IoU} = \frac{\sum |G_d \cap P_d|}{\sum |G_d \cup P_d|}
 
     Conventions: d is ``dilation_ratio`` of the diagonal of the maps as given, so pass images one by one when they
     were padded. The border of the image is a contour. Void has none: where the target is void the prediction is

@@ -1,14 +1,18 @@
-"""The confusion matrix of two label maps, and the scores of semantic segmentation that follow from it.
+r"""The confusion matrix of two label maps, and the scores of semantic segmentation that follow from it.
 
 N[i, j] counts the pixels of class i (the truth) that were predicted as class j. With the sums of row c (the truth),
-of column c (the prediction) and the diagonal entry TP = N[c, c]::
+of column c (the prediction) and the diagonal entry TP = N[c, c],
 
-    pixel accuracy   Σ_c TP_c / Σ N
-    accuracy of c    TP / row                       (recall)
-    IoU of c         TP / (row + column − TP)       (Jaccard)
-    Dice of c        2 TP / (row + column)          = 2 IoU / (1 + IoU)
-    mean IoU         the mean over the classes that are present
-    fw IoU           Σ_c row_c / Σ N · IoU_c        (weighted by the frequency in the truth)
+.. math::
+
+    \begin{aligned}
+    \text{pixel accuracy} &= \textstyle\sum_c \text{TP}_c \,/ \sum N \\
+    \text{accuracy of } c &= \text{TP} / \text{row} && \text{(recall)} \\
+    \text{IoU of } c &= \text{TP} / (\text{row} + \text{column} - \text{TP}) && \text{(Jaccard)} \\
+    \text{Dice of } c &= 2\, \text{TP} / (\text{row} + \text{column}) && = 2\, \text{IoU} / (1 + \text{IoU}) \\
+    \text{mean IoU} &= \text{the mean over the classes that are present} \\
+    \text{fw IoU} &= \textstyle\sum_c \text{row}_c / \sum N \cdot \text{IoU}_c && \text{(by frequency in the truth)}
+    \end{aligned}
 """
 
 from __future__ import annotations

@@ -29,11 +29,15 @@ class RandScores:
 
 
 def foreground_rand(predicted: NDArray[np.integer], truth: NDArray[np.integer]) -> RandScores:
-    """The Rand score over the pixels that lie in true cells.
+    r"""The Rand score over the pixels that lie in true cells.
 
     With p_ij the share of these pixels that is in predicted cell i and true cell j, s_i and t_j its sums,
 
-        split = Σ p_ij² / Σ t_j²,   merge = Σ p_ij² / Σ s_i²,   score = 2 Σ p_ij² / (Σ s_i² + Σ t_j²).
+    .. math::
+
+        \text{split} = \frac{\sum p_{ij}^2}{\sum t_j^2} \qquad
+        \text{merge} = \frac{\sum p_{ij}^2}{\sum s_i^2} \qquad
+        \text{score} = \frac{2 \sum p_{ij}^2}{\sum s_i^2 + \sum t_j^2}
 
     Args:
         predicted: cell ids of any shape; 0 is an id like any other (:func:`cells` can fill it).

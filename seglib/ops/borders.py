@@ -13,12 +13,14 @@ from seglib.ops.masks import masks_to_boxes
 
 
 def border_weights(masks: Tensor, *, w0: float = 10.0, sigma: float = 5.0) -> Tensor:
-    """The border term of the U-Net paper's weight map: high where background separates two objects.
+    r"""The border term of the U-Net paper's weight map: high where background separates two objects.
 
-    w(x) = w0 · exp(−(d1(x) + d2(x))² / (2·σ²)) on the background, 0 on objects, with d1 and d2 the Euclidean distances
-    in pixels from the centre of x to the centre of the nearest pixel of the nearest and of the second nearest object.
-    With fewer than two objects nothing is separated and the weights are 0. Objects that touch without background
-    between them get none there: the labels must have a gap, as the paper's have.
+    .. math:: w(x) = w_0 \exp\left(-\frac{(d_1(x) + d_2(x))^2}{2 \sigma^2}\right)
+
+    on the background, 0 on objects, with d1 and d2 the Euclidean distances in pixels from the centre of x to the centre
+    of the nearest pixel of the nearest and of the second nearest object. With fewer than two objects nothing is
+    separated and the weights are 0. Objects that touch without background between them get none there: the labels must
+    have a gap, as the paper's have.
 
     Source: Ronneberger, Fischer, Brox, *U-Net*, MICCAI 2015, eq. 2, without its class-balancing term w_c, which is
     ``weight`` of :func:`~seglib.losses.pixel.cross_entropy`; for the paper's map with w_c = 1 pass ``1 +

@@ -86,10 +86,12 @@ def generalized_box_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def encode_boxes(boxes: Tensor, anchors: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
-    """The deltas that :func:`decode_boxes` turns back into ``boxes``.
+    r"""The deltas that :func:`decode_boxes` turns back into ``boxes``.
 
-    dx = wx·(x − xa) / wa, dw = ww·log(w / wa), and so for y and h, with x, y the centres: shifts are measured in sizes
-    of the anchor, scales as logarithms, so that one regression serves small and large objects.
+    .. math:: d_x = w_x\, \frac{x - x_a}{w_a} \qquad d_w = w_w \log \frac{w}{w_a}
+
+    and so for y and h, with x, y the centres: shifts are measured in sizes of the anchor, scales as logarithms, so that
+    one regression serves small and large objects.
     Source: Girshick et al., "Rich Feature Hierarchies" (R-CNN), CVPR 2014, appendix C.
 
     Args:

@@ -24,7 +24,11 @@ IMPLEMENTATIONS = ("auto", "torch", "torchvision", "reference")
 def roi_levels(
     boxes: Tensor, num_levels: int, *, lowest: int = 2, canonical_size: float = 224, canonical_level: int = 4
 ) -> Tensor:
-    """The pyramid level that serves each box: k = ⌊4 + log2(√(wh) / 224)⌋, within the levels that there are.
+    r"""The pyramid level that serves each box.
+
+    .. math:: k = \left\lfloor 4 + \log_2 \frac{\sqrt{w h}}{224} \right\rfloor
+
+    within the levels that there are.
 
     A box of 224 pixels, the size of ImageNet's crops, goes to P4, one of half that size to P3.
     Source: Lin et al., "Feature Pyramid Networks", CVPR 2017, eq. 1.

@@ -99,12 +99,12 @@ def predict_semantic(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
 ) -> Semantic:
-    """Predict one image at the size the model was trained for, and give the answer at the image's own size.
+    r"""Predict one image at the size the model was trained for, and give the answer at the image's own size.
 
     With several scales, and with ``flip``, the model sees as many views of the image, and the answer is the mean of
-    their probabilities (Chen et al. 2017, section 4: scales 0.5, 0.75, …, 1.75 and their flipped copies)::
+    their probabilities (Chen et al. 2017, section 4: scales 0.5, 0.75, …, 1.75 and their flipped copies),
 
-        P = 1/V · Σ_v  back_v(softmax(logits(view_v)))
+    .. math:: P = \frac{1}{V} \sum_v \text{back}_v(\text{softmax}(\text{logits}(\text{view}_v)))
 
     Small views have context for large things, large views have pixels for small ones. Every view is resized from the
     image itself, and its probabilities to the size that the geometry gives, where they are averaged; the mean is

@@ -69,9 +69,11 @@ def show_confusion(
 
 
 def interval95(ys: Tensor | np.ndarray | Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and half-width of the 95% t-interval of the mean over the first dimension.
+    r"""Mean and half-width of the 95% t-interval of the mean over the first dimension.
 
-    half = t(0.975, S − 1) · s / √S with s the sample standard deviation of the S runs.
+    .. math:: \text{half} = t_{0.975,\, S - 1} \cdot \frac{s}{\sqrt{S}}
+
+    with s the sample standard deviation of the S runs and t the quantile of Student's distribution.
 
     Args:
         ys: values ``(S, …)``, one row per seed.

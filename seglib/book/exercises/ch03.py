@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -39,8 +40,22 @@ SIZES = Exercise(
             (3, 3, 0),
             "That is the size after a convolution, which goes the other way. A transposed convolution upsamples.",
         ),
+        "chained": (
+            (15, 30, 240),
+            "You apply the three one after the other. Each of them starts from the map with 7 cells.",
+        ),
+        "whole_map": ((225, 196, 3136), "You count the cells of a square map. Count along one axis."),
+        "kernel_forgotten": ((12, 10, 40), "The last stamp starts at s(n − 1), and it is k cells long: add k."),
+        "one_cell_long": ((13, 11, 41), "You count the last stamp as one cell. It is k cells long."),
+    },
+    right={
+        "list": [15, 14, 56],
+        "floats": (15.0, 14.0, 56.0),
+        "tensor": torch.tensor([15, 14, 56]),
+        "array": np.array([15.0, 14.0, 56.0]),
     },
     hint="Where does the last stamp start, how long is it, and what does the padding cut off?",
+    sketch="The last stamp starts at s · (n − 1); add its length …; then take away what is cut at both ends, …",
 )
 
 
@@ -62,8 +77,9 @@ def _place(x: Tensor, w: Tensor, stride: int, padding: int, weight: Callable[[in
     return torch.tensor([sum(float(x[i] * weight(o, i)) for i in range(len(x))) for o in range(size)])
 
 
-def _at(w: Tensor, t: int) -> Tensor | float:
-    return w[t] if 0 <= t < len(w) else 0.0
+def _at(w: Tensor, t: int, low: int = 0, high: int = 0) -> Tensor | float:
+    """Weight t, or 0 outside of ``low`` … k − 1 − ``high``."""
+    return w[t] if low <= t < len(w) - high else 0.0
 
 
 def _last_wins(x: Tensor, w: Tensor, stride: int, padding: int) -> Tensor:
@@ -73,12 +89,64 @@ def _last_wins(x: Tensor, w: Tensor, stride: int, padding: int) -> Tensor:
     return out[padding : len(out) - padding]
 
 
+def _averaged(x: Tensor, w: Tensor, stride: int, padding: int) -> Tensor:
+    count = gather(torch.ones_like(x), torch.ones_like(w), stride, padding)
+    return gather(x, w, stride, padding) / count.clamp(min=1)
+
+
+def _every_tap(x: Tensor, w: Tensor, stride: int, padding: int) -> Tensor:
+    """Divides o + p − t by the stride without asking whether it goes in whole."""
+    size = stride * (len(x) - 1) + len(w) - 2 * padding
+    places = [[(o + padding - t) // stride for t in range(len(w))] for o in range(size)]
+    return torch.tensor([sum(float(x[i] * w[t]) for t, i in enumerate(p) if 0 <= i < len(x)) for p in places])
+
+
+def _minus_padding(x: Tensor, w: Tensor, stride: int, padding: int) -> Tensor:
+    return gather(x, w, stride, 0)[padding:-padding]  # empty without padding
+
+
+def _with_zeros(x: Tensor, w: Tensor, stride: int, padding: int) -> Tensor:
+    """Zeros between the cells, then a convolution with the flipped kernel."""
+    spread = torch.zeros(stride * (len(x) - 1) + 1)
+    spread[::stride] = x
+    full = F.pad(spread, (len(w) - 1, len(w) - 1)).unfold(0, len(w), 1) @ w.flip(0)
+    return full[padding : len(full) - padding]
+
+
+def _in_numpy(x: Tensor, w: Tensor, stride: int, padding: int) -> np.ndarray:
+    spread = np.zeros(stride * (len(x) - 1) + 1)
+    spread[::stride] = x.numpy()
+    full = np.convolve(spread, w.numpy())
+    return full[padding : len(full) - padding]
+
+
+def _in_lists(x: Tensor, w: Tensor, stride: int, padding: int) -> list[float]:
+    size = stride * (len(x) - 1) + len(w) - 2 * padding
+    out = []
+    for o in range(size):
+        reaching = [i for i in range(len(x)) if stride * i <= o + padding < stride * i + len(w)]
+        out.append(sum(x[i].item() * w[o + padding - stride * i].item() for i in reaching))
+    return out
+
+
+def _consuming(x: Tensor, w: Tensor, stride: int, padding: int) -> Tensor:
+    """Stamps cell after cell and wipes it out of x."""
+    out = torch.zeros(stride * (len(x) - 1) + len(w), dtype=torch.float64)
+    for i in range(len(x)):
+        out[stride * i : stride * i + len(w)].add_(x[i] * w)
+        x[i] = 0
+    return out[padding : len(out) - padding]
+
+
 def _lines() -> Mapping[str, tuple[Tensor, Tensor, int, int]]:
-    x = torch.tensor([1.0, 2.0, 4.0, 3.0])
+    x = torch.tensor([1.0, -2.0, 4.0, 3.0])
     return {
         "k = 3, stride 2, padding 0": (x, torch.tensor([1.0, 5.0, 2.0]), 2, 0),
         "k = 4, stride 2, padding 1": (x, torch.tensor([1.0, 3.0, 2.0, 7.0]), 2, 1),
         "k = 5, stride 3, padding 1": (x, torch.tensor([1.0, 0.0, 2.0, 6.0, 1.0]), 3, 1),
+        "k = 2, stride 3, padding 0 (gaps)": (x, torch.tensor([2.0, 5.0]), 3, 0),
+        "k = 5, stride 1, padding 2": (x, torch.tensor([1.0, 4.0, 2.0, 6.0, 3.0]), 1, 2),
+        "a single cell": (x[2:3], torch.tensor([1.5, 2.5, 3.5]), 2, 0),
     }
 
 
@@ -96,13 +164,39 @@ GATHER = Exercise(
             "A negative index wraps round in Python: w[-1] is the last weight. A stamp that starts after o does not "
             "reach it; demand 0 ≤ t < k.",
         ),
+        "first_weight_lost": (
+            lambda x, w, s, p: _place(x, w, s, p, lambda o, i: _at(w, o + p - s * i, low=1)),
+            "You leave out t = 0. The first weight of a stamp counts too: 0 ≤ t < k.",
+        ),
+        "last_weight_lost": (
+            lambda x, w, s, p: _place(x, w, s, p, lambda o, i: _at(w, o + p - s * i, high=1)),
+            "You leave out t = k − 1. The last weight of a stamp counts too: 0 ≤ t < k.",
+        ),
+        "every_tap": (
+            _every_tap,
+            "You divide by the stride and drop the rest. Where o + p − t is no multiple of s, no stamp puts weight t "
+            "on that cell.",
+        ),
         "padding_forgotten": (
             lambda x, w, s, p: _place(x, w, s, p, lambda o, i: _at(w, o - s * i)),
             "You cut the right end only. After the padding is cut, output cell o was cell o + p before.",
         ),
+        "padding_left_only": (
+            lambda x, w, s, p: gather(x, w, s, 0)[p:],
+            "You cut the left end only. p cells are cut off at the right end too.",
+        ),
+        "padding_twice": (
+            lambda x, w, s, p: _place(x, w, s, p, lambda o, i: _at(w, o + 2 * p - s * i)),
+            "You cut all 2p cells at the left. p of them are cut at either end, so output cell o was cell o + p "
+            "before.",
+        ),
         "padding_sign": (
             lambda x, w, s, p: _place(x, w, s, p, lambda o, i: _at(w, o - p - s * i)),
             "The sign of the padding is wrong: cutting p cells at the left means that output o was cell o + p before.",
+        ),
+        "minus_padding": (
+            _minus_padding,
+            "Without padding your slice [p : −p] is [0 : 0], which is empty. Cut up to the length less p.",
         ),
         "stride_one": (
             lambda x, w, s, p: _place(x, w, s, p, lambda o, i: _at(w, o + p - i)),
@@ -121,9 +215,21 @@ GATHER = Exercise(
             _last_wins,
             "Where stamps overlap you keep the last one. They add up.",
         ),
+        "averaged": (
+            _averaged,
+            "Where stamps overlap you take their mean. They add up.",
+        ),
+    },
+    right={
+        "zeros between the cells": _with_zeros,
+        "numpy": _in_numpy,
+        "lists": _in_lists,
+        "float64, wiping out the input": _consuming,
+        "torch's own": lambda x, w, s, p: F.conv_transpose1d(x[None, None], w[None, None], stride=s, padding=p)[0, 0],
     },
     probes=_lines,
     hint="Which weight of the stamp of cell i lies on output cell o?",
+    sketch="for every output cell o: for every cell i: t = … (o, p, s and i); if t lies in 0 … k − 1: add x[i] · w[t].",
 )
 
 
@@ -139,8 +245,38 @@ def _square(weights: Tensor) -> Tensor:
     return torch.outer(weights, weights)
 
 
+def _line(factor: int) -> Tensor:
+    """The right weights along one axis."""
+    size = 2 * factor - factor % 2
+    return _tent(size, (size - 1) / 2, factor)
+
+
 def _tent(size: int, centre: float, slope: float) -> Tensor:
     return (1 - (torch.arange(size) - centre).abs() / slope).clamp(min=0)
+
+
+def _kernel_in_loops(factor: int) -> list[list[float]]:
+    """Weight by weight: how far is the centre of a pixel from that of cell 0, in cells?"""
+    first = min(o for o in range(-2 * factor, factor) if abs((o + 0.5) / factor - 0.5) < 1)
+    size = sum(abs((o + 0.5) / factor - 0.5) < 1 for o in range(-2 * factor, 3 * factor))
+    line = [1 - abs((first + t + 0.5) / factor - 0.5) for t in range(size)]
+    return [[a * b for b in line] for a in line]
+
+
+def _kernel_as_response(factor: int) -> Tensor:
+    """What ``interpolate`` makes of a single 1: its bilinear kernel, cut out."""
+    impulse = torch.zeros(1, 1, 5, 5)
+    impulse[0, 0, 2, 2] = 1
+    full = F.interpolate(impulse, scale_factor=factor, mode="bilinear")[0, 0]
+    rows, columns = full.amax(1) > 0, full.amax(0) > 0
+    return full[rows][:, columns]
+
+
+def _kernel_in_numpy(factor: int) -> np.ndarray:
+    size = 2 * factor if factor % 2 == 0 else 2 * factor - 1
+    row, column = np.ogrid[:size, :size]
+    centre = (size - 1) / 2
+    return (1 - abs(row - centre) / factor) * (1 - abs(column - centre) / factor)
 
 
 BILINEAR = Exercise(
@@ -180,6 +316,19 @@ BILINEAR = Exercise(
             ),
             "You take the smaller of the two weights. Bilinear weights multiply: rows times columns.",
         ),
+        "sum": (
+            lambda f: _line(f)[:, None] + _line(f)[None, :],
+            "You add the weights of the two axes. Bilinear weights multiply: rows times columns.",
+        ),
+        "odd_slope": (
+            lambda f: _square(_tent(2 * f - f % 2, (2 * f - f % 2 - 1) / 2, (2 * f - f % 2) / 2)),
+            "For odd factors the sides of your tent are too steep: half of 2f − 1 is not f. They fall by 1/f a pixel "
+            "for every factor.",
+        ),
+        "rounded": (
+            lambda f: kernel_for(f).round(decimals=1),
+            "Your weights are rounded, so those that meet in a pixel no longer sum to 1.",
+        ),
         "one_axis": (
             lambda f: _tent(2 * f - f % 2, (2 * f - f % 2 - 1) / 2, f),
             "Those are the weights along one axis. The kernel is their outer product, rows times columns.",
@@ -190,8 +339,16 @@ BILINEAR = Exercise(
             "every *pixel*: the whole kernel sums to f².",
         ),
     },
-    probes=lambda: {f"f = {f}": (f,) for f in (2, 3, 4, 5)},
+    right={
+        "loops over pixel centres": _kernel_in_loops,
+        "the response to a single 1": _kernel_as_response,
+        "numpy": _kernel_in_numpy,
+        "float64": lambda f: kernel_for(f).double(),
+    },
+    probes=lambda: {f"f = {f}": (f,) for f in (2, 3, 4, 5, 1, 8)},
     hint="The weights that reach one pixel, from all cells, must sum to 1.",
+    sketch="k = …, which depends on whether f is odd; line = 1 − (distance of weight t from the middle, …) / f; the "
+    "kernel is the outer product of line with itself.",
 )
 
 
@@ -217,12 +374,47 @@ def _walk(
     return field, jump
 
 
+def _field_from_the_top(layers: Layers) -> list[int]:
+    """From the output down: r cells of a layer's output need s(r − 1) + d(k − 1) + 1 cells of its input."""
+    field = 1
+    for kernel, stride, dilation in reversed(layers):
+        field = stride * (field - 1) + dilation * (kernel - 1) + 1
+    return [field, int(np.prod([stride for _, stride, _ in layers]))]
+
+
+def _field_in_numpy(layers: Layers) -> np.ndarray:
+    k, s, d = np.array(layers, dtype=float).reshape(-1, 3).T
+    jumps = np.cumprod([1, *s])  # before each layer, and behind the last
+    return np.array([1 + (d * (k - 1) * jumps[:-1]).sum(), jumps[-1]])
+
+
+def _field_consuming(layers: list[tuple[int, int, int]]) -> Tensor:
+    field, jump = 1, 1
+    while layers:
+        kernel, stride, dilation = layers.pop(0)
+        for _ in range(kernel - 1):  # tap by tap
+            field += dilation * jump
+        jump *= stride
+    return torch.tensor([field, jump])
+
+
+def _from_the_first_layer(layers: Layers) -> tuple[int, int]:
+    (kernel, jump, dilation), *others = layers
+    field = dilation * (kernel - 1) + 1
+    for k, s, d in others:
+        field, jump = field + d * (k - 1) * jump, jump * s
+    return field, jump
+
+
 def _stacks() -> Mapping[str, tuple[Layers]]:
     return {
         "three 3 × 3 layers": ([(3, 1, 1)] * 3,),
         "strides 2 and 2, then 3 × 3": ([(4, 2, 1), (3, 2, 1), (3, 1, 1)],),
         "stride 2, then dilations 2 and 4": ([(3, 2, 1), (3, 1, 2), (3, 1, 4)],),
         "a strided layer with dilation 2": ([(3, 2, 2), (3, 1, 1)],),
+        "a last layer with stride 2": ([(5, 1, 3), (2, 2, 1)],),
+        "a 1 × 1 layer with stride 2 and dilation 4": ([(1, 2, 4), (3, 1, 3)],),
+        "no layer at all": ([],),
     }
 
 
@@ -259,13 +451,45 @@ RECEPTIVE_FIELD = Exercise(
             lambda layers: _walk(layers, lambda k, s, d, j: d * (k - 1) * j, lambda j, s, d: j * s * d),
             "Dilation spreads the taps of one kernel; it does not move the outputs apart. Leave it out of the jump.",
         ),
+        "jump_before_the_last": (
+            lambda layers: (receptive_field(layers)[0], receptive_field(layers[:-1])[1]),
+            "Your jump is that of the last layer's input. Its own stride counts too.",
+        ),
+        "one_each": (
+            lambda layers: _walk(layers, lambda k, s, d, j: d * (k - 1) * j + 1, lambda j, s, d: j * s),
+            "You add 1 for every layer. The 1 is counted once, for the first pixel.",
+        ),
+        "from_zero": (
+            lambda layers: (receptive_field(layers)[0] - 1, receptive_field(layers)[1]),
+            "Your field starts at 0. Before the first layer a cell sees one pixel: itself.",
+        ),
+        "no_layers": (
+            _from_the_first_layer,
+            "Without any layer field and jump are both 1; start there instead of at the first layer.",
+        ),
+        "radius": (
+            lambda layers: _walk(layers, lambda k, s, d, j: d * (k // 2) * j, lambda j, s, d: j * s),
+            "You add the taps on one side of the middle. All k − 1 gaps count.",
+        ),
+        "dilated_twice": (
+            lambda layers: _walk(layers, lambda k, s, d, j: d * d * (k - 1) * j, lambda j, s, d: j * s),
+            "The dilation counts once: the k taps lie d cells apart.",
+        ),
         "swapped": (
             lambda layers: receptive_field(layers)[::-1],
             "The two numbers are swapped: first the field, then the jump.",
         ),
     },
+    right={
+        "from the output down": _field_from_the_top,
+        "numpy": _field_in_numpy,
+        "taking the layers out of the list": _field_consuming,
+        "a list": lambda layers: list(receptive_field(layers)),
+    },
     probes=_stacks,
     hint="A kernel of k taps, d apart, spans d(k − 1) + 1 cells of its input; cells lie one jump apart.",
+    sketch="field = jump = 1; for every layer: field += (what its taps span beyond the first, in cells) · …; "
+    "jump = jump · ….",
 )
 
 
@@ -313,6 +537,54 @@ def _shift_all_pixels(predict: Predict, image: Tensor, shift: int) -> Tensor:
     return shift_agreement(predict, image, shift) * (width - shift) / width
 
 
+def _shift_once(predict: Predict, image: Tensor, shift: int) -> Tensor:
+    labels = predict(image)
+    width = image.shape[-1] - shift
+    one, two = labels[:, :width], labels[:, shift:]
+    return (one[:, shift:] == two[:, : width - shift]).double().mean()
+
+
+def _shift_minus(predict: Predict, image: Tensor, shift: int) -> Tensor:
+    one, two = predict(image[..., :-shift]), predict(image[..., shift:])  # empty when nothing moves
+    return (one[:, shift:] == two[:, :-shift]).double().mean()
+
+
+def _shift_one_too_far(predict: Predict, image: Tensor, shift: int) -> Tensor:
+    return shift_agreement(predict, image, shift + 1)
+
+
+def _shift_count(predict: Predict, image: Tensor, shift: int) -> Tensor:
+    return shift_agreement(predict, image, shift) * image.shape[-2] * (image.shape[-1] - 2 * shift)
+
+
+def _shift_in_numpy(predict: Predict, image: Tensor, shift: int) -> float:
+    first = predict(image[:, :, : image.shape[2] - shift]).numpy()
+    second = predict(image[:, :, shift:]).numpy()
+    return float(np.mean(first[:, shift:] == second[:, : second.shape[1] - shift]))
+
+
+def _shift_in_loops(predict: Predict, image: Tensor, shift: int) -> float:
+    width = image.shape[-1]
+    first, second = predict(image[..., : width - shift]), predict(image[..., shift:])
+    same = total = 0
+    for row in range(image.shape[1]):
+        for column in range(shift, width - shift):  # columns of the image that lie in both windows
+            same += int(first[row, column] == second[row, column - shift])
+            total += 1
+    return same / total
+
+
+def _shift_on_a_canvas(predict: Predict, image: Tensor, shift: int) -> Tensor:
+    """Lays both label maps on canvases of the image's size, and wipes the image out."""
+    height, width = image.shape[1:]
+    one, two = torch.full((height, width), -1), torch.full((height, width), -2)
+    one[:, : width - shift] = predict(image[..., : width - shift])
+    two[:, shift:] = predict(image[..., shift:])
+    image.zero_()
+    both = (one >= 0) & (two >= 0)
+    return (one[both] == two[both]).float().mean()
+
+
 def _blocks(image: Tensor) -> Tensor:
     """A predictor with a grid of 4 pixels: every block gets the id of its mean brightness."""
     means = F.avg_pool2d(image.mean(0)[None, None], 4, ceil_mode=True)[0, 0]  # (⌈H/4⌉, ⌈W/4⌉)
@@ -334,6 +606,7 @@ def _images() -> Mapping[str, tuple[Predict, Tensor, int]]:
         "a predictor with a grid of 4 pixels, moved by 3": (_blocks, image, 3),
         "a predictor with a grid of 4 pixels, moved by 4": (_blocks, image, 4),
         "a predictor with a grid of 4 pixels, not moved": (_blocks, image, 0),
+        "a predictor with a grid of 4 pixels, moved by 10": (_blocks, image, 10),
     }
 
 
@@ -375,9 +648,35 @@ SHIFT = Exercise(
             _shift_all_pixels,
             "You divide by all pixels of a window. Divide by those that lie in both windows.",
         ),
+        "one_prediction": (
+            _shift_once,
+            "Your answer is always 1: you compare one prediction, or the pixels, with itself. Cut the image twice, "
+            "predict each window and compare the labels.",
+        ),
+        "minus_shift": (
+            _shift_minus,
+            "For shift 0 your slice [: −shift] is [: 0], which is empty. Cut up to the width less the shift.",
+        ),
+        "one_too_far": (_shift_one_too_far, "You move by one pixel more than `shift`."),
+        "count": (_shift_count, "That is the number of pixels that agree. Divide by the number of pixels compared."),
+        "percent": (
+            lambda predict, image, shift: 100 * shift_agreement(predict, image, shift),
+            "That is a percentage. Return a share between 0 and 1.",
+        ),
+        "rounded": (
+            lambda predict, image, shift: round(float(shift_agreement(predict, image, shift)), 2),
+            "Your share is rounded. Return it as it is.",
+        ),
+    },
+    right={
+        "numpy": _shift_in_numpy,
+        "loops": _shift_in_loops,
+        "on a canvas, in float32, wiping out the image": _shift_on_a_canvas,
     },
     probes=_images,
     hint="The two windows share all columns but the first `shift` of one and the last `shift` of the other.",
+    sketch="one = predict(the image without its last `shift` columns); two = predict(the image without its first); "
+    "column c of two shows the same things as column … of one; compare the columns that both have.",
 )
 
 

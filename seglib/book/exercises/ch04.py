@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -50,12 +52,41 @@ SIZES = Exercise(
             "The input is right. You count what is lost on the way down and at the bottom; the convolutions on the way "
             "up lose as much again.",
         ),
+        "one_side": (
+            (204, 160),
+            "The input is right. You subtract what is lost on one side; it is lost on both.",
+        ),
+        "no_bottom": (
+            (204, 148),
+            "The input is right. The two convolutions at the bottom are missing: their 4 pixels are 32 of the input.",
+        ),
+        "below_200": (
+            (196, 108),
+            "196 works, but it is below 200: at least 200 pixels are asked for.",
+        ),
+        "next_but_one": (
+            (212, 124),
+            "212 works, but it is not the smallest: the sizes that work lie 8 apart.",
+        ),
+        "answer_of_200": (
+            (292, 204),
+            "That is the smallest input whose *answer* has at least 200 pixels. The input is to have them.",
+        ),
+        "swapped": ((116, 204), "The two numbers are swapped: first the input, then the answer."),
         "sixteens": (
             (220, 132),
             "That works, but a smaller input does too: with three poolings the sizes lie 8 apart, not 16.",
         ),
     },
+    right={
+        "list": [204, 116],
+        "floats": (204.0, 116.0),
+        "tensor": torch.tensor([204, 116]),
+        "array": np.array([204, 116]),
+    },
     hint="Minus 4 and half, three times, minus 4; then double and minus 4, three times. Every half must be whole.",
+    sketch="From below: the lowest map has b cells before its convolutions; one level up it had 2 · b + …; three "
+    "levels up that is the input. What is lost grows by … and a factor of … with every level.",
 )
 
 
@@ -77,11 +108,63 @@ def _padded(skip: Tensor, x: Tensor) -> Tensor:
     return torch.cat([skip, F.pad(x, (wide // 2, wide - wide // 2, tall // 2, tall - tall // 2))], 1)
 
 
+def _by_rows(skip: Tensor, x: Tensor) -> Tensor:
+    """Cuts a square, as wide as x is high."""
+    side = x.shape[-2]
+    top, left = (skip.shape[-2] - side) // 2, (skip.shape[-1] - side) // 2
+    return torch.cat([skip[..., top : top + side, left : left + side], x], 1)
+
+
+def _one_offset(skip: Tensor, x: Tensor) -> Tensor:
+    """Takes the rows' offset for the columns too."""
+    top = (skip.shape[-2] - x.shape[-2]) // 2
+    return torch.cat([skip[..., top : top + x.shape[-2], top : top + x.shape[-1]], x], 1)
+
+
+def _minus_slices(skip: Tensor, x: Tensor) -> Tensor:
+    top, left = (skip.shape[-2] - x.shape[-2]) // 2, (skip.shape[-1] - x.shape[-1]) // 2
+    return torch.cat([skip[..., top:-top, left:-left], x], 1)  # empty where nothing is to be cut
+
+
+def _full_difference(skip: Tensor, x: Tensor) -> Tensor:
+    return torch.cat([skip[..., -x.shape[-2] :, -x.shape[-1] :], x], 1)
+
+
+def _interleaved(skip: Tensor, x: Tensor) -> Tensor:
+    cut = crop_and_concatenate(skip, x)[:, : x.shape[1]]
+    return torch.stack([cut, x], 2).flatten(1, 2)
+
+
+def _join_in_numpy(skip: Tensor, x: Tensor) -> np.ndarray:
+    dy, dx = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
+    cut = skip.numpy()[:, :, dy // 2 : skip.shape[2] - dy // 2, dx // 2 : skip.shape[3] - dx // 2]
+    return np.concatenate([cut, x.numpy()], axis=1)
+
+
+def _join_by_padding(skip: Tensor, x: Tensor) -> Tensor:
+    dy, dx = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
+    return torch.cat([F.pad(skip, (-(dx // 2), -(dx // 2), -(dy // 2), -(dy // 2))), x], dim=-3)
+
+
+def _join_row_by_row(skip: Tensor, x: Tensor) -> Tensor:
+    """Fills a new map cell by cell, in float64."""
+    b, c, h, w = x.shape
+    top, left = (skip.shape[2] - h) // 2, (skip.shape[3] - w) // 2
+    out = torch.zeros(b, 2 * c, h, w, dtype=torch.float64)
+    for i in range(h):
+        for j in range(w):
+            out[:, :c, i, j] = skip[:, :, top + i, left + j]
+            out[:, c:, i, j] = x[:, :, i, j]
+    return out
+
+
 def _maps() -> Mapping[str, tuple[Tensor, Tensor]]:
     g = torch.Generator().manual_seed(4)
     return {
         "maps of 8 × 8 and 4 × 4": (torch.rand(1, 2, 8, 8, generator=g), torch.rand(1, 2, 4, 4, generator=g)),
         "maps of 10 × 16 and 8 × 8": (torch.rand(2, 3, 10, 16, generator=g), torch.rand(2, 3, 8, 8, generator=g)),
+        "maps of 9 × 14 and 5 × 6": (torch.rand(1, 2, 9, 14, generator=g), torch.rand(1, 2, 5, 6, generator=g)),
+        "maps of 12 × 7 and 8 × 5": (torch.rand(2, 1, 12, 7, generator=g), torch.rand(2, 1, 8, 5, generator=g)),
         "maps of equal size": (torch.rand(1, 1, 6, 6, generator=g), torch.rand(1, 1, 6, 6, generator=g)),
     }
 
@@ -110,12 +193,45 @@ CROP = Exercise(
             "The map from below stands first. Either order works in a network that is trained so, but weights fit one "
             "only; here the skip comes first.",
         ),
+        "other_corner": (
+            _full_difference,
+            "You cut out the bottom right corner. Half of what is too much is cut off on every side.",
+        ),
+        "square": (
+            _by_rows,
+            "You cut a square. The map from below need not be square: take its height for the rows and its width for "
+            "the columns.",
+        ),
+        "one_offset": (
+            _one_offset,
+            "You use the rows' offset for the columns. They differ where the maps are not square.",
+        ),
+        "minus_slices": (
+            _minus_slices,
+            "Where nothing is to be cut your slice is [0 : −0], which is empty. Let it end at its start plus the "
+            "height or width.",
+        ),
+        "interleaved": (
+            _interleaved,
+            "You mix the channels: first, first, second, second. All channels of the skip come first, then all of x.",
+        ),
+        "skip_alone": (
+            lambda skip, x: crop_and_concatenate(skip, x)[:, : x.shape[1]],
+            "You return the crop alone. The map from below belongs behind it.",
+        ),
         "batch": (
             lambda skip, x: torch.cat([crop_and_concatenate(skip, x)[:, : x.shape[1]], x], 0),
             "You stack along the batch. Channels are dimension 1.",
         ),
     },
+    right={
+        "numpy": _join_in_numpy,
+        "negative padding": _join_by_padding,
+        "cell by cell, in float64": _join_row_by_row,
+    },
     probes=_maps,
+    sketch="top = half of what the skip is too high, left = half of what it is too wide; "
+    "torch.cat([skip[…, top : top + …, left : left + …], x], …).",
     hint="(H − h) / 2 rows are cut off above and below, (W − w) / 2 columns at the left and right.",
 )
 
@@ -126,6 +242,26 @@ CROP = Exercise(
 def sum_weight(channels: int) -> Tensor:
     """Weights ``(C, 2C, 1, 1)`` with which a convolution of the concatenation ``[a, b]`` gives ``a + b``."""
     return torch.eye(channels).repeat(1, 2)[..., None, None]
+
+
+def _weight_in_loops(channels: int) -> list[list[list[list[float]]]]:
+    line = range(2 * channels)
+    return [[[[float(i in (o, o + channels))]] for i in line] for o in range(channels)]
+
+
+def _weight_in_numpy(channels: int) -> np.ndarray:
+    return np.hstack([np.eye(channels), np.eye(channels)]).reshape(channels, 2 * channels, 1, 1)
+
+
+def _weight_in_place(channels: int) -> Tensor:
+    weight = torch.zeros(channels, 2 * channels, 1, 1, dtype=torch.float64)
+    for half in (0, channels):
+        weight[range(channels), range(half, half + channels)] = 1
+    return weight
+
+
+def _three_by_three(channels: int) -> Tensor:
+    return F.pad(sum_weight(channels), (1, 1, 1, 1))
 
 
 SUM = Exercise(
@@ -152,6 +288,23 @@ SUM = Exercise(
             lambda c: torch.eye(c).repeat_interleave(2, 1)[..., None, None],
             "You pair neighbouring channels. After the concatenation channel i of the second map is channel C + i.",
         ),
+        "all_channels_into_one": (
+            lambda c: torch.ones(1, 2 * c, 1, 1),
+            "That makes a single channel, the sum of all. The sum of two maps has C channels.",
+        ),
+        "kept_apart": (
+            lambda c: torch.eye(2 * c)[..., None, None],
+            "That hands both maps through side by side. Channel i of the first and channel i of the second belong in "
+            "one output.",
+        ),
+        "crossed": (
+            lambda c: torch.cat([torch.eye(c), torch.eye(c).flip(0)], 1)[..., None, None],
+            "You add the second map's channels in the opposite order: channel i of a meets channel i of b.",
+        ),
+        "three_by_three": (
+            _three_by_three,
+            "The weights are right for a 3 × 3 kernel. A 1 × 1 convolution is asked for: (C, 2C, 1, 1).",
+        ),
         "matrix": (
             lambda c: sum_weight(c)[..., 0, 0],
             "The numbers are right. A 1 × 1 convolution wants the shape (C, 2C, 1, 1).",
@@ -161,8 +314,16 @@ SUM = Exercise(
             "A convolution's weight has the outputs first: (C, 2C, 1, 1), not (2C, C, 1, 1).",
         ),
     },
-    probes=lambda: {f"C = {c}": (c,) for c in (2, 3, 5)},
+    right={
+        "loops": _weight_in_loops,
+        "numpy": _weight_in_numpy,
+        "filled in place, in float64": _weight_in_place,
+        "a module's weight": lambda c: torch.nn.Parameter(sum_weight(c)),
+    },
+    probes=lambda: {f"C = {c}": (c,) for c in (2, 3, 5, 1)},
     hint="Row i of the weight has a 1 for channel i of the first map and one for channel i of the second.",
+    sketch="W = [W_a  W_b], (C, 2C): which C × C matrix returns a, and which returns b? Then give it the shape of a "
+    "1 × 1 kernel.",
 )
 
 
@@ -195,13 +356,79 @@ def _weigh(
     return (weights if everywhere else weights * (d[0] > 0)).float()
 
 
+def _of_one_too(masks: Tensor, w0: float, sigma: float) -> Tensor:
+    """Takes 0 for the distance to a second cell that isn't there."""
+    if len(masks) == 0:
+        return torch.zeros(masks.shape[1:])
+    if len(masks) == 1:
+        d = _distances(masks)[0]
+        return (w0 * torch.exp(-(d**2) / (2 * sigma**2)) * (d > 0)).float()
+    return border_weights(masks, w0=w0, sigma=sigma)
+
+
+def _needs_two(masks: Tensor, w0: float, sigma: float) -> Tensor:
+    d = _distances(masks).sort(0).values  # stack of nothing raises, and so does d[1] of one
+    return (w0 * torch.exp(-((d[0] + d[1]) ** 2) / (2 * sigma**2)) * (d[0] > 0)).float()
+
+
+def _needs_one(masks: Tensor, w0: float, sigma: float) -> Tensor:
+    return torch.zeros(masks.shape[1:]) if len(masks) == 1 else _needs_two(masks, w0, sigma)
+
+
+def _inside_out(masks: Tensor, w0: float, sigma: float) -> Tensor:
+    """The distance transform of the masks themselves: how deep inside a cell a pixel lies."""
+    if len(masks) < 2:
+        return torch.zeros(masks.shape[1:])
+    d = torch.stack([_distances(~m[None])[0] * m for m in masks]).sort(0).values
+    return (w0 * torch.exp(-((d[0] + d[1]) ** 2) / (2 * sigma**2)) * ~masks.any(0)).float()
+
+
+def _by_transform(masks: Tensor, w0: float, sigma: float) -> np.ndarray:
+    from scipy.ndimage import distance_transform_edt
+
+    if len(masks) < 2:
+        return np.zeros(masks.shape[1:])
+    far = np.sort(np.stack([distance_transform_edt(~m) for m in masks.numpy()]), axis=0)
+    weights = w0 * np.exp(-((far[0] + far[1]) ** 2) / (2 * sigma**2))
+    weights[masks.any(0).numpy()] = 0
+    return weights
+
+
+def _keeping_two(masks: Tensor, w0: float, sigma: float) -> Tensor:
+    """Keeps the two smallest distances while it goes through the cells, in float64, and empties the masks."""
+    free = ~masks.any(0)
+    first = torch.full(masks.shape[1:], math.inf, dtype=torch.float64)
+    second = first.clone()
+    for n in range(len(masks)):
+        d = _distances(masks[n : n + 1])[0]
+        second = torch.minimum(second, torch.maximum(first, d))
+        first = torch.minimum(first, d)
+        masks[n] = False
+    return w0 * torch.exp(-((first + second) ** 2) / (2 * sigma**2)) * free
+
+
+def _pixel_by_pixel(masks: Tensor, w0: float, sigma: float) -> list[list[float]]:
+    cells = [m.nonzero().tolist() for m in masks]
+    out = [[0.0] * masks.shape[2] for _ in range(masks.shape[1])]
+    for row in range(masks.shape[1]):
+        for column in range(masks.shape[2]):
+            near = sorted(min(math.hypot(row - y, column - x) for y, x in cell) for cell in cells)
+            if len(near) > 1 and near[0] > 0:
+                out[row][column] = w0 * math.exp(-((near[0] + near[1]) ** 2) / (2 * sigma**2))
+    return out
+
+
 def _borders() -> Mapping[str, tuple[Tensor, float, float]]:
     masks = torch.zeros(3, 9, 12, dtype=torch.bool)
     masks[0, 1:5, 1:5], masks[1, 2:6, 6:9], masks[2, 7:, 2:11] = True, True, True
+    touching = torch.zeros(2, 4, 7, dtype=torch.bool)
+    touching[0, :3, :3], touching[1, :, 3:5] = True, True
     return {
         "two cells, w0 = 10, sigma = 5": (masks[:2], 10.0, 5.0),
         "three cells, w0 = 4, sigma = 2": (masks, 4.0, 2.0),
+        "two cells that touch, w0 = 3, sigma = 1.5": (touching, 3.0, 1.5),
         "one cell": (masks[:1], 10.0, 5.0),
+        "no cell": (masks[:0], 10.0, 5.0),
     }
 
 
@@ -220,6 +447,44 @@ WEIGHTS = Exercise(
         "squares": (
             lambda m, w0, s: _weigh(m, w0, s, lambda d: (d[0] ** 2 + d[1] ** 2).sqrt()),
             "You add the squares of the distances. The formula squares their sum.",
+        ),
+        "all_cells": (
+            lambda m, w0, s: _weigh(m, w0, s, lambda d: d.sum(0)),
+            "You add the distances to all cells. Only the two smallest count.",
+        ),
+        "second_only": (
+            lambda m, w0, s: _weigh(m, w0, s, lambda d: 2 * d[1]),
+            "You use the second nearest cell alone. The weight falls with d₁ + d₂.",
+        ),
+        "not_squared": (
+            lambda m, w0, s: _weigh(m, w0, s, lambda d: (d[0] + d[1]).sqrt()),
+            "The sum of the distances is squared in the formula: (d₁ + d₂)².",
+        ),
+        "sigma_not_squared": (
+            lambda m, w0, s: _weigh(m, w0, s**0.5, lambda d: d[0] + d[1]),
+            "σ is squared in the formula: 2σ².",
+        ),
+        "from_edges": (
+            lambda m, w0, s: _weigh(m, w0, s, lambda d: d[0] + d[1] - 1),
+            "You measure to the edge of a cell's pixel, half a pixel less. `distance_transform_edt` and the chapter "
+            "measure from pixel centre to pixel centre.",
+        ),
+        "inside_out": (
+            _inside_out,
+            "Your distances are 0 outside of the cells: the transform measures from non-zero pixels to zeros, so give "
+            "it the mask's opposite.",
+        ),
+        "one_cell_too": (
+            _of_one_too,
+            "A single cell has no second one to be separated from: all weights are 0.",
+        ),
+        "needs_two": (
+            _needs_two,
+            "With fewer than two cells all weights are 0: handle that case first.",
+        ),
+        "needs_one": (
+            _needs_one,
+            "Without any cell, too, all weights are 0.",
         ),
         "no_two": (
             lambda m, w0, s: _weigh(m, w0, s, lambda d: d[0] + d[1], factor=1.0),
@@ -250,8 +515,15 @@ WEIGHTS = Exercise(
             "You added the class weight (1) already. Return the border term alone.",
         ),
     },
+    right={
+        "scipy and numpy": _by_transform,
+        "keeping two distances, emptying the masks": _keeping_two,
+        "pixel by pixel, as lists": _pixel_by_pixel,
+    },
     probes=_borders,
     hint="Sort the distances to all cells; the two smallest count. With fewer than two cells all weights are 0.",
+    sketch="fewer than two cells: zeros. Else one map of distances per cell, (N, H, W); sort over the cells; d1, d2 = "
+    "the first two; w0 · exp(…); 0 where d1 is ….",
 )
 
 
@@ -301,6 +573,95 @@ def _without_rest(predict: Predict, image: Tensor, tile: int, margin: int) -> Te
     return out
 
 
+def _moved_back(predict: Predict, image: Tensor, tile: int, margin: int) -> Tensor:
+    """Moves the last tiles back into the image, so that they are full."""
+    height, width = image.shape[-2:]
+    out = torch.zeros(height, width, dtype=torch.long)
+    for top in range(0, height, tile):
+        for left in range(0, width, tile):
+            a, b = max(0, min(top, height - tile)), max(0, min(left, width - tile))
+            y, x = max(0, a - margin), max(0, b - margin)
+            labels = predict(image[:, y : a + tile + margin, x : b + tile + margin])
+            out[a : a + tile, b : b + tile] = labels[a - y :, b - x :][:tile, :tile]
+    return out
+
+
+def _zeros_around(predict: Predict, image: Tensor, tile: int, margin: int) -> Tensor:
+    rim = F.pad(image, (margin,) * 4)
+    height, width = image.shape[-2:]
+    return predict_in_tiles(predict, rim, tile, margin)[margin : margin + height, margin : margin + width]
+
+
+def _negative_start(predict: Predict, image: Tensor, tile: int, margin: int) -> Tensor:
+    """Begins windows at top − margin, which a negative index counts from the image's end."""
+    height, width = image.shape[-2:]
+    out = torch.zeros(height, width, dtype=torch.long)
+    for top in range(0, height, tile):
+        for left in range(0, width, tile):
+            labels = predict(image[:, top - margin : top + tile + margin, left - margin : left + tile + margin])
+            kept = labels[margin : margin + tile, margin : margin + tile]
+            out[top : top + kept.shape[0], left : left + kept.shape[1]] = kept
+    return out
+
+
+def _minus_margin(predict: Predict, image: Tensor, tile: int, margin: int) -> Tensor:
+    """Cuts the margin off with [margin : −margin], also where the window has none."""
+    height, width = image.shape[-2:]
+    out = torch.zeros(height, width, dtype=torch.long)
+    for top in range(0, height, tile):
+        for left in range(0, width, tile):
+            y, x = max(0, top - margin), max(0, left - margin)
+            labels = predict(image[:, y : top + tile + margin, x : left + tile + margin])
+            kept = labels[top - y : -margin, left - x : -margin]
+            out[top : top + kept.shape[0], left : left + kept.shape[1]] = kept
+    return out
+
+
+def _from_the_bottom(predict: Predict, image: Tensor, tile: int, margin: int) -> Tensor:
+    found = predict_in_tiles(lambda x: predict(x.flip(1, 2)).flip(0, 1), image.flip(1, 2), tile, margin)
+    return found.flip(0, 1)
+
+
+def _columns_first(predict: Predict, image: Tensor, tile: int, margin: int) -> np.ndarray:
+    """Column of tiles after column of tiles, in NumPy, with start and end of every window worked out."""
+    height, width = image.shape[1:]
+    out = np.zeros((height, width))
+    for left in range(0, width, tile):
+        x0, x1 = max(left - margin, 0), min(left + tile + margin, width)
+        for top in range(0, height, tile):
+            y0, y1 = max(top - margin, 0), min(top + tile + margin, height)
+            bottom, right = min(top + tile, height), min(left + tile, width)
+            labels = predict(image[:, y0:y1, x0:x1]).numpy()
+            out[top:bottom, left:right] = labels[top - y0 : bottom - y0, left - x0 : right - x0]
+    return out
+
+
+def _laid_together(predict: Predict, image: Tensor, tile: int, margin: int) -> Tensor:
+    """Rows of tiles, joined by torch.cat."""
+    rows = []
+    for top, high in zip(range(0, image.shape[1], tile), image.split(tile, 1), strict=True):
+        row = []
+        for left, part in zip(range(0, image.shape[2], tile), high.split(tile, 2), strict=True):
+            y, x = max(0, top - margin), max(0, left - margin)
+            labels = predict(image[:, y : top + tile + margin, x : left + tile + margin])
+            row.append(labels.narrow(0, top - y, part.shape[1]).narrow(1, left - x, part.shape[2]))
+        rows.append(torch.cat(row, 1))
+    return torch.cat(rows)
+
+
+def _pixel_after_pixel(predict: Predict, image: Tensor, tile: int, margin: int) -> list[list[int]]:
+    height, width = image.shape[1:]
+    out = [[0] * width for _ in range(height)]
+    for top in range(0, height, tile):
+        for left in range(0, width, tile):
+            y, x = max(0, top - margin), max(0, left - margin)
+            labels = predict(image[:, y : top + tile + margin, x : left + tile + margin])
+            for row in range(top, min(top + tile, height)):
+                for column in range(left, min(left + tile, width)):
+                    out[row][column] = int(labels[row - y, column - x])
+    return out
+
+
 def _local(image: Tensor) -> Tensor:
     """A predictor that sees two pixels far: is a pixel brighter than the mean of the 5 × 5 around it?"""
     grey = image.mean(0)[None]
@@ -321,6 +682,8 @@ def _tile_images() -> Mapping[str, tuple[Predict, Tensor, int, int]]:
         "tiles of 8 with a margin of 3, and a predictor that sees its whole input": (_global, image, 8, 3),
         "tiles of 6 without a margin": (_local, image, 6, 0),
         "a tile larger than the image": (_local, image, 32, 4),
+        "tiles that fit exactly": (_global, image[:, :16, :24], 8, 3),
+        "a margin wider than the tile": (_global, image, 5, 7),
     }
 
 
@@ -357,13 +720,51 @@ TILES = Exercise(
             _without_rest,
             "The last rows and columns are missing: where the size is no multiple of `tile`, the last tiles are small.",
         ),
+        "double_margin": (
+            lambda predict, image, tile, margin: predict_in_tiles(predict, image, tile, 2 * margin),
+            "Your margin is twice as wide as `margin`.",
+        ),
+        "whole_image": (
+            lambda predict, image, tile, margin: predict(image),
+            "You predict the whole image at once. Show the predictor one window after the other.",
+        ),
+        "moved_back": (
+            _moved_back,
+            "You move the last tiles back so that they are full. Here they begin at multiples of `tile` and are "
+            "smaller.",
+        ),
+        "from_the_bottom": (
+            _from_the_bottom,
+            "Your tiles begin at the bottom right. They cover the image from the top left.",
+        ),
+        "zeros_around": (
+            _zeros_around,
+            "You pad the image with zeros. A window ends where the image ends.",
+        ),
+        "negative_start": (
+            _negative_start,
+            "top − margin is negative at the image's border, and Python counts a negative index from the end. Begin "
+            "at max(0, top − margin).",
+        ),
+        "minus_margin": (
+            _minus_margin,
+            "You cut the margin off at the window's far end with [… : −margin]. At the image's border the window has "
+            "no margin there, and [: −0] is empty. Cut out as many rows and columns as the tile has.",
+        ),
         "half_margin": (
             lambda predict, image, tile, margin: predict_in_tiles(predict, image, tile, margin // 2),
             "Your windows are `margin` pixels larger in all. It should be that many on every side.",
         ),
     },
+    right={
+        "numpy, column after column": _columns_first,
+        "rows of tiles laid together": _laid_together,
+        "pixel after pixel, as lists": _pixel_after_pixel,
+    },
     probes=_tile_images,
     hint="A window begins at max(0, top − margin); from its answer cut the tile out again, at top − that.",
+    sketch="for every top, left in steps of tile: y, x = where the window begins; labels = predict(image[:, y : …, x : "
+    "…]); out[top : …, left : …] = labels[top − y : …, left − x : …], as large as the tile is.",
 )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,9 +48,25 @@ CONSTANT = Exercise(
             "Plain cross-entropy cannot afford p = 0: every speck would cost −log 0. It wants the true share.",
         ),
         "in_percent": ((1, 50, 100), "Those are percentages; probabilities are wanted."),
+        "odds": (
+            (1 / 99, 0.5, 1.0),
+            "1/99 is the odds, speck pixels over ground pixels. A probability is speck pixels over all pixels.",
+        ),
+        "weight_of_ground": (
+            (0.99, 0.5, 1.0),
+            "Plain cross-entropy wants the share of specks, since p is the probability of speck.",
+        ),
+    },
+    right={
+        "a list": [0.01, 0.5, 1],
+        "a tensor": torch.tensor([0.01, 0.5, 1.0]),
+        "an array": np.array([0.01, 0.5, 1.0]),
+        "by sums": (1 / 100, 100 / (100 + 99 * (1 / 0.99)), 1),
     },
     hint="For each loss write it as a function of the one number p and look for its minimum.",
-    tolerance=2e-3,
+    sketch="−m·a·log p − (n − m)·b·log(1 − p) is least at p = m·a / (m·a + (n − m)·b), with m of n pixels speck and "
+    "weights a and b; for Dice look at the sign of the slope of 2·p·m / (p·n + m).",
+    tolerance=2e-5,
 )
 
 
@@ -80,6 +98,34 @@ def _doubled(p: Tensor, y: Tensor, alpha: float, beta: float) -> Tensor:
     return 1 - 2 * tp / (2 * tp + alpha * fp + beta * fn)
 
 
+def _loop(p: Tensor, y: Tensor, alpha: float, beta: float) -> float:
+    tp = fp = fn = 0.0
+    for said, true in zip(p.tolist(), y.tolist(), strict=True):
+        if true == 1:
+            tp, fn = tp + said, fn + 1 - said
+        else:
+            fp += said
+    return 1 - tp / (tp + alpha * fp + beta * fn)
+
+
+def _in_place(p: Tensor, y: Tensor, alpha: float, beta: float) -> Tensor:
+    found, objects = p.sum(), y.sum()
+    p *= y
+    tp = p.sum()
+    return 1 - tp / (tp + alpha * (found - tp) + beta * (objects - tp))
+
+
+def _with_numpy(p: Tensor, y: Tensor, alpha: float, beta: float) -> Any:
+    said, true = p.numpy().astype(np.float64), y.numpy() > 0.5
+    misses, alarms = beta * (1 - said[true]).sum(), alpha * said[~true].sum()
+    return (misses + alarms) / (said[true].sum() + misses + alarms)
+
+
+def _smoothed(p: Tensor, y: Tensor, alpha: float, beta: float) -> Tensor:
+    tp, fp, fn = (p * y).sum(), (p * (1 - y)).sum(), ((1 - p) * y).sum()
+    return 1 - (tp + 1) / (tp + alpha * fp + beta * fn + 1)
+
+
 def _six_pixels() -> Mapping[str, tuple[Tensor, Tensor, float, float]]:
     y = torch.tensor([1.0, 1, 0, 0, 0, 0])
     p = torch.tensor([0.75, 0.25, 0.5, 0.2, 0.1, 0.2])
@@ -88,6 +134,12 @@ def _six_pixels() -> Mapping[str, tuple[Tensor, Tensor, float, float]]:
         "the six pixels with α = β = 0.5": (p, y, 0.5, 0.5),
         "the six pixels with α = β = 1": (p, y, 1.0, 1.0),
         "other labels with α = 0.8, β = 0.1": (p, torch.tensor([0.0, 1, 1, 0, 1, 0]), 0.8, 0.1),
+        "a perfect answer": (y.clone(), y, 0.3, 0.7),
+        "an object everywhere": (p, torch.ones(6), 0.3, 0.7),
+        "misses that cost nothing": (p, y, 0.5, 0.0),
+        "false alarms that cost nothing": (p, y, 0.0, 2.0),
+        "no object": (p, torch.zeros(6), 0.5, 0.5),
+        "a single pixel": (p[:1], y[:1], 0.3, 0.7),
     }
 
 
@@ -121,8 +173,42 @@ TVERSKY = Exercise(
             _doubled,
             "TP stands there twice, as in Dice's formula. In Tversky's TP has no factor; with α = β = ½ it is Dice.",
         ),
+        "rounded_up": (
+            lambda p, y, alpha, beta: tversky((p >= 0.5).float(), y, alpha, beta),
+            "You count yes and no, with yes from one half on. Sum the probabilities as they are.",
+        ),
+        "beta_is_the_rest": (
+            lambda p, y, alpha, beta: tversky(p, y, alpha, 1 - alpha),
+            "You take 1 − α for β. The two are arguments of their own; they need not add up to 1.",
+        ),
+        "alpha_twice": (
+            lambda p, y, alpha, beta: tversky(p, y, alpha, alpha),
+            "You multiply both errors by α. The misses cost β.",
+        ),
+        "smoothed": (
+            _smoothed,
+            "You add 1 above and below the line. The formula has no such term, and it moves every value.",
+        ),
+        "negative": (
+            lambda p, y, alpha, beta: -_index(p, y, alpha, beta),
+            "That is minus the index. A loss of 0 is wanted for a perfect answer: 1 − index.",
+        ),
+        "prices_of_the_whole": (
+            lambda p, y, alpha, beta: 1 - (p * y).sum() / ((p * y).sum() + alpha * p.sum() + beta * y.sum()),
+            "α multiplies the false positives, not all that is called, and β the misses, not the whole object.",
+        ),
+    },
+    right={
+        "a loop": _loop,
+        "in place": _in_place,
+        "NumPy": _with_numpy,
+        "float64": lambda p, y, alpha, beta: tversky(p.double(), y.double(), alpha, beta),
+        "by areas": lambda p, y, alpha, beta: (
+            1 - (p @ y) / ((1 - alpha - beta) * (p @ y) + alpha * p.sum() + beta * y.sum())
+        ),
     },
     hint="TP = Σ p·y, FP = Σ p·(1 − y), FN = Σ (1 − p)·y; the loss is 1 − TP / (TP + α·FP + β·FN).",
+    sketch="tp, fp, fn = (... * ...).sum() each, with p or 1 − p and y or 1 − y; return 1 - tp / (...)",
 )
 
 
@@ -147,6 +233,57 @@ def _accumulated(z: Tensor, y: Tensor) -> Tensor:
     return (m * (1 - (y.sum() - y.cumsum(0)) / (y.sum() + (1 - y).cumsum(0)))).sum()
 
 
+def _hinge_loop(z: Tensor, y: Tensor) -> float:
+    errors = [max(0.0, 1 - s * (1 if true else -1)) for s, true in zip(z.tolist(), y.tolist(), strict=True)]
+    objects, missed, alarms, before, loss = y.sum().item(), 0, 0, 0.0, 0.0
+    for i in sorted(range(len(errors)), key=lambda i: -errors[i]):
+        if y[i]:
+            missed += 1
+        else:
+            alarms += 1
+        after = 1 - (objects - missed) / (objects + alarms)
+        loss, before = loss + errors[i] * (after - before), after
+    return loss
+
+
+def _hinge_numpy(z: Tensor, y: Tensor) -> Any:
+    sign = 2 * y.numpy().astype(np.float64) - 1
+    errors = np.maximum(0, 1 - z.numpy() * sign)
+    order = np.argsort(-errors)
+    true = sign[order] > 0
+    delta = 1 - (true.sum() - true.cumsum()) / (true.sum() + (~true).cumsum())
+    return np.sum(errors[order] * np.diff(delta, prepend=0))
+
+
+def _hinge_in_place(z: Tensor, y: Tensor) -> Tensor:
+    z *= -2 * y + 1
+    z += 1
+    z[z < 0] = 0
+    order = z.argsort(descending=True)
+    y[:] = y[order]
+    kept, grown = y.flip(0).cumsum(0).flip(0) - y, y.sum() + (1 - y).cumsum(0)
+    delta = 1 - kept / grown
+    delta[1:] -= delta[:-1].clone()
+    return z[order] @ delta
+
+
+def _other_steps(jaccard: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The hinge with other values of the loss after 1, 2, … mistakes, from the sorted labels."""
+
+    def hinge(z: Tensor, y: Tensor) -> Tensor:
+        m, order = (1 - z * (2 * y - 1)).relu().sort(descending=True)
+        delta = jaccard(y[order])
+        return (m * delta.diff(prepend=delta.new_zeros(1))).sum()
+
+    return hinge
+
+
+def _without_first(z: Tensor, y: Tensor) -> Tensor:
+    m, order = (1 - z * (2 * y - 1)).relu().sort(descending=True)
+    y = y[order]
+    return (m[1:] * (1 - (y.sum() - y.cumsum(0)) / (y.sum() + (1 - y).cumsum(0))).diff()).sum()
+
+
 def _margins() -> Mapping[str, tuple[Tensor, Tensor]]:
     y = torch.tensor([1.0, 1, 0, 0, 0, 0])
     draw = torch.Generator().manual_seed(0)
@@ -154,6 +291,9 @@ def _margins() -> Mapping[str, tuple[Tensor, Tensor]]:
         "six pixels": (torch.tensor([1.5, -0.5, 0.25, -0.75, -2.0, -1.25]), y),
         "six pixels, all right by a margin": (torch.tensor([3.0, 2.0, -2.0, -3.0, -4.0, -1.5]), y),
         "twenty random pixels": (torch.randn(20, generator=draw), (torch.rand(20, generator=draw) < 0.4).float()),
+        "an object everywhere": (torch.tensor([0.5, -1.5, 3.0]), torch.ones(3)),
+        "equal errors": (torch.tensor([0.5, -0.5, 0.5, -0.5, -0.5]), torch.tensor([1.0, 0, 1, 0, 1])),
+        "one pixel, wrong": (torch.tensor([-2.0]), torch.ones(1)),
     }
 
 
@@ -194,8 +334,52 @@ LOVASZ_HINGE = Exercise(
             lambda z, y: (1 - z * (2 * y - 1)).relu().mean(),
             "That is the mean hinge loss, in which all pixels weigh alike. Weigh them by their steps in 1 − IoU.",
         ),
+        "without_the_first": (
+            _without_first,
+            "The first step is missing: the first mistake takes 1 − IoU from 0 to its first value.",
+        ),
+        "dice_steps": (
+            _other_steps(lambda y: 1 - 2 * (y.sum() - y.cumsum(0)) / (2 * y.sum() - y.cumsum(0) + (1 - y).cumsum(0))),
+            "Your steps are those of 1 − Dice. The exercise asks for 1 − IoU: intersection over union.",
+        ),
+        "union_stays": (
+            _other_steps(lambda y: 1 - (y.sum() - y.cumsum(0)) / y.sum()),
+            "Your union stays the object's size. A mistake outside the object joins it.",
+        ),
+        "union_of_all": (
+            _other_steps(lambda y: 1 - (y.sum() - y.cumsum(0)) / (y.sum() + torch.ones_like(y).cumsum(0))),
+            "Your union grows with every mistake. A mistake on the object is in the union already.",
+        ),
+        "margin_0": (
+            lambda z, y: _extension((-z * (2 * y - 1)).relu(), y),
+            "Your error is 0 as soon as a pixel is right. It is to be right by a margin: max(0, 1 − …).",
+        ),
+        "cut_at_1": (
+            lambda z, y: _extension((1 - z * (2 * y - 1)).clamp(0, 1), y),
+            "You cut the errors at 1. A hinge grows on: the extension takes any errors from 0 up.",
+        ),
+        "squared": (
+            lambda z, y: _extension((1 - z * (2 * y - 1)).relu() ** 2, y),
+            "You square the errors. The hinge is max(0, 1 − z·(2y − 1)) itself.",
+        ),
+        "both_classes": (
+            lambda z, y: (lovasz_hinge(z, y) + _extension((1 - z * (2 * y - 1)).relu(), 1 - y).nan_to_num()) / 2,
+            "You take the mean over object and background. Only the object's 1 − IoU is wanted.",
+        ),
+        "divided": (
+            lambda z, y: lovasz_hinge(z, y) / len(y),
+            "You divide by the number of pixels. The steps add up to 1 already.",
+        ),
+    },
+    right={
+        "a loop": _hinge_loop,
+        "NumPy": _hinge_numpy,
+        "in place": _hinge_in_place,
+        "float64": lambda z, y: lovasz_hinge(z.double(), y.double()),
     },
     hint="The errors are max(0, 1 − z·(2y − 1)); sort them, sort y along, and sum error × step of 1 − IoU.",
+    sketch="m, order = (the errors).sort(descending=True); y = y[order]; intersection = y.sum() - ...; "
+    "union = y.sum() + ...; delta = 1 - intersection / union; return (m * (differences of delta, from 0 on)).sum()",
 )
 
 
@@ -234,11 +418,64 @@ def _one_more(q: Tensor) -> Tensor:
     return ranked[min(int(_dice_of_the_first(ranked).argmax()) + 1, len(q) - 1)]
 
 
+def _last_of_equals(q: Tensor) -> Tensor:
+    ranked = q.sort(descending=True).values
+    dice = _dice_of_the_first(ranked)
+    return ranked[(dice >= dice.max()).nonzero().max()]
+
+
+def _one_less(q: Tensor) -> Tensor:
+    ranked = q.sort(descending=True).values
+    return ranked[max(int(_dice_of_the_first(ranked).argmax()) - 1, 0)]
+
+
+def _ranked_by(dice: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The cut for another score of the first k = 1, 2, … of the ranked pixels."""
+
+    def cut(q: Tensor) -> Tensor:
+        ranked = q.sort(descending=True).values
+        return ranked[dice(ranked, torch.arange(1, len(q) + 1)).argmax()]
+
+    return cut
+
+
+def _cut_loop(q: Tensor) -> float:
+    values, best, answer = sorted(q.tolist(), reverse=True), -1.0, 0.0
+    for k in range(1, len(values) + 1):
+        dice = 2 * sum(values[:k]) / (k + sum(values))
+        if dice > best + 1e-9:
+            best, answer = dice, values[k - 1]
+    return answer
+
+
+def _cut_in_place(q: Tensor) -> Tensor:
+    q[:] = q.sort(descending=True).values
+    return q[(2 * q.cumsum(0) / (q.sum() + torch.arange(len(q)) + 1)).argmax()]
+
+
+def _cut_numpy(q: Tensor) -> Any:
+    ranked = np.sort(q.numpy())[::-1]
+    dice = 2 * np.cumsum(ranked) / (np.arange(1, len(ranked) + 1) + ranked.sum())
+    return ranked[np.argmax(dice)]
+
+
+def _midpoint(q: Tensor) -> Tensor:
+    ranked = q.sort(descending=True).values
+    last = int(_dice_of_the_first(ranked).argmax())
+    return (ranked[last] + ranked[min(last + 1, len(q) - 1)]) / 2
+
+
 def _populations() -> Mapping[str, tuple[Tensor]]:
     return {
         "the five pixels 0.9, 0.6, 0.35, 0.2, 0.05": (torch.tensor([0.35, 0.9, 0.05, 0.6, 0.2]),),
         "the four pixels 0.3, 0.2, 0.1, 0.02": (torch.tensor([0.1, 0.3, 0.02, 0.2]),),
         "hundred pixels": (torch.linspace(0.01, 0.99, 100).square(),),
+        "the pixels 0.5, 0.25, 0.25, for which 1, 2 and 3 called pixels have the same Dice": (
+            torch.tensor([0.25, 0.5, 0.25]),
+        ),
+        "one pixel of 0.3": (torch.tensor([0.3]),),
+        "three pixels of 0.9 and one of 0.8": (torch.tensor([0.9, 0.8, 0.9, 0.9]),),
+        "three certain pixels and one that cannot be": (torch.tensor([1.0, 0.0, 1.0, 1.0]),),
     }
 
 
@@ -252,7 +489,7 @@ THRESHOLD = Exercise(
         ),
         "half_the_dice": (
             _half_the_dice,
-            "That is half of the best Dice, the bar that the called pixels are above. Return the smallest q among "
+            "That is half of the best Dice, the threshold that the called pixels reach. Return the smallest q among "
             "them.",
         ),
         "best_dice": (_best_dice, "That is the best Dice itself. Return the smallest probability that is called."),
@@ -264,8 +501,38 @@ THRESHOLD = Exercise(
         ),
         "all": (lambda q: q.min(), "You call every pixel: recall 1, and many false alarms that Dice does not forgive."),
         "one_more": (_one_more, "One pixel too many: argmax counts from 0, so entry i is the pixel to stop at."),
+        "one_less": (_one_less, "One pixel too few: the pixel at argmax is called too."),
+        "last_of_equals": (
+            _last_of_equals,
+            "Where several k have the same Dice you take the largest k. The text asks for the smallest.",
+        ),
+        "unsorted": (
+            lambda q: q[_dice_of_the_first(q).argmax()],
+            "You take the pixels in the order in which they come. Sort them first, the likeliest ahead.",
+        ),
+        "first_k_from_0": (
+            _ranked_by(lambda q, k: 2 * q.cumsum(0) / (k - 1 + q.sum())),
+            "Your k counts from 0: with the first pixel called one pixel is called.",
+        ),
+        "no_count": (
+            _ranked_by(lambda q, k: 2 * q.cumsum(0) / (len(q) + q.sum())),
+            "Your denominator holds all pixels whatever k is, so more is always better. The area of the answer is k.",
+        ),
+        "midpoint": (
+            _midpoint,
+            "That lies between the last pixel that is called and the first that is not. Return the former's q.",
+        ),
+    },
+    right={
+        "a loop": _cut_loop,
+        "in place": _cut_in_place,
+        "NumPy": _cut_numpy,
+        "by IoU": _ranked_by(lambda q, k: q.double().cumsum(0) / (k + q.double().sum() - q.double().cumsum(0))),
+        "float64": lambda q: first_called(q.double()),
     },
     hint="Rank the pixels; for the first k of them the expected Dice is 2·Σ_called q / (k + Σ q).",
+    sketch="ranked = q sorted from large to small; expected = 2 * (cumulative sums) / (k + ...) for k = 1, 2, …; "
+    "return ranked[...]",
 )
 
 
@@ -280,7 +547,29 @@ def softness(probs: Tensor, sure: float) -> Tensor:
 def _maps() -> Mapping[str, tuple[Tensor, float]]:
     draw = torch.Generator().manual_seed(0)
     probs = (4 * torch.randn(5, 7, 9, generator=draw)).softmax(0)
-    return {"five classes, sure from 0.9": (probs, 0.9), "five classes, sure from 0.6": (probs, 0.6)}
+    halves = torch.tensor([[[0.5, 0.75, 0.25]], [[0.5, 0.25, 0.75]]])  # (2, 1, 3), exact in float32
+    return {
+        "five classes, sure from 0.9": (probs, 0.9),
+        "five classes, sure from 0.6": (probs, 0.6),
+        "two classes with 0.5, 0.75 and 0.75, sure from 0.75": (halves, 0.75),
+        "two classes with 0.5, 0.75 and 0.75, sure from 0.5": (halves, 0.5),
+        "nobody is sure": (probs, 1.5),
+        "all are sure": (probs, 0.0),
+        "one pixel": (probs[:, :1, :1], 0.9),
+        "as many classes as rows and columns": (probs[:, :5, :5], 0.9),
+    }
+
+
+def _softness_in_place(probs: Tensor, sure: float) -> float:
+    probs -= sure
+    largest = probs.flatten(1).max(0).values
+    return len(largest[largest < 0]) / len(largest)
+
+
+def _softness_loop(probs: Tensor, sure: float) -> float:
+    _, height, width = probs.shape
+    doubtful = [max(probs[:, i, j].tolist()) < sure for i in range(height) for j in range(width)]
+    return sum(doubtful) / len(doubtful)
 
 
 SOFTNESS = Exercise(
@@ -315,8 +604,36 @@ SOFTNESS = Exercise(
             lambda probs, sure: (1 - probs.amax(0)).double().mean(),
             "That is the mean doubt, which does not use `sure`. Count the pixels below it.",
         ),
+        "not_above": (
+            lambda probs, sure: (probs.amax(0) <= sure).double().mean(),
+            "You count pixels whose probability equals `sure` as well. Only those *below* it are in doubt.",
+        ),
+        "percent": (
+            lambda probs, sure: 100 * (probs.amax(0) < sure).double().mean(),
+            "That is a percentage. A share lies between 0 and 1.",
+        ),
+        "wrong_row": (
+            lambda probs, sure: (probs.amax(1) < sure).double().mean(),
+            "You take the maximum over the rows. The classes lie along the first axis.",
+        ),
+        "class_number": (
+            lambda probs, sure: (probs.argmax(0) < sure).double().mean(),
+            "You compare the number of the likeliest class. Take its probability: amax, not argmax.",
+        ),
+        "rounded": (
+            lambda probs, sure: (probs.amax(0) < sure).double().mean().round(decimals=1),
+            "You round the share. Return it as it is.",
+        ),
+    },
+    right={
+        "in place": _softness_in_place,
+        "a loop": _softness_loop,
+        "NumPy": lambda probs, sure: np.mean(probs.numpy().max(axis=0) < sure),
+        "all classes below": lambda probs, sure: (probs < sure).all(0).float().mean(),
+        "one minus": lambda probs, sure: 1 - (probs.max(0).values >= sure).sum().item() / probs[0].numel(),
     },
     hint="Take the largest probability of each pixel, over the classes, and count where it is below `sure`.",
+    sketch="likeliest = probs.amax(...)  # (H, W); return (likeliest ... sure), as a mean over the pixels",
 )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from seglib.book.exercise import Exercise
+from seglib.book.exercises.ch09 import best_threshold
 
 # Who is in the mask --------------------------------------------------------------------------------------------------
 
@@ -16,7 +19,8 @@ DECOUPLE = Exercise(
     wrong={
         "no_competition": (
             (3, 3),
-            "In the softmax a strong logit of the other class takes its share: look at the third pixel again.",
+            "In the softmax the other class and background (logit 0) take their shares: look at the second and the "
+            "third pixel again.",
         ),
         "largest_of_three": (
             (3, 2),
@@ -36,8 +40,17 @@ DECOUPLE = Exercise(
             (4, 4),
             "A negative logit means less than ½ for a sigmoid, and background has a share in the softmax too.",
         ),
+        "which_pixels": (
+            ("1, 3, 4", "1"),
+            "You name the pixels. Count them: two numbers.",
+        ),
     },
+    right={"a list": [3, 1], "a tensor": torch.tensor([3, 1]), "as real numbers": (3.0, 1.0)},
     hint="A sigmoid is at least ½ where its logit is at least 0. For the softmax take e to each logit (background: 1).",
+    sketch="""
+        sigmoids: how many logits of A are ... or more?
+        softmax:  at each pixel eᴬ / (eᴬ + eᴮ + 1); how many are ... or more?
+    """,
 )
 """Logits of A: 1, −0.5, 0.5, 2; of B: −1, −3, 2, 1.9; of background 0."""
 
@@ -53,6 +66,23 @@ def sample_counts(
     return taken, min(background, batch_size_per_image - taken)
 
 
+def _sampled(foreground: int, background: int, size: int, most: float) -> tuple[float, float]:
+    """The sample when at most ``most`` are foreground."""
+    taken = min(foreground, most)
+    return taken, min(background, size - taken)
+
+
+def _sampled_one_by_one(
+    foreground: int, background: int, batch_size_per_image: int, positive_fraction: float
+) -> Tensor:
+    taken = [0, 0]
+    while taken[0] < foreground and taken[0] + 1 <= batch_size_per_image * positive_fraction:
+        taken[0] += 1
+    while taken[1] < background and sum(taken) < batch_size_per_image:
+        taken[1] += 1
+    return torch.tensor(taken)
+
+
 def _samples() -> Mapping[str, tuple[int, int, int, float]]:
     return {
         "much foreground": (400, 3000, 512, 0.25),
@@ -61,6 +91,15 @@ def _samples() -> Mapping[str, tuple[int, int, int, float]]:
         "little of both": (30, 50, 512, 0.25),
         "much foreground and little background": (400, 50, 512, 0.25),
         "an RPN": (10, 9000, 256, 0.5),
+        "a share of 2.5": (8, 30, 10, 0.25),
+        "a share of 3.5": (8, 30, 7, 0.5),
+        "a share of 2.75": (8, 30, 11, 0.25),
+        "a share of 2.25": (8, 30, 9, 0.25),
+        "a share of 0.75": (8, 30, 3, 0.25),
+        "a share of 2.5 and little foreground": (1, 30, 10, 0.25),
+        "no background": (400, 0, 512, 0.25),
+        "nothing at all": (0, 0, 512, 0.25),
+        "all may be foreground": (9, 30, 10, 1.0),
     }
 
 
@@ -92,9 +131,54 @@ SAMPLE = Exercise(
             "You count what there is room for. There may be less foreground, or less background, than that.",
         ),
         "swapped": (lambda f, b, n, s: sample_counts(f, b, n, s)[::-1], "Return the foreground first."),
+        "rounded": (
+            lambda f, b, n, s: _sampled(f, b, n, round(n * s)),
+            "The share is rounded down, not to the nearest number.",
+        ),
+        "half_up": (
+            lambda f, b, n, s: _sampled(f, b, n, math.floor(n * s + 0.5)),
+            "The share is rounded down, also from a half on.",
+        ),
+        "rounded_up": (
+            lambda f, b, n, s: _sampled(f, b, n, math.ceil(n * s)),
+            "The share is rounded down: at most so much foreground, and never more than the fraction.",
+        ),
+        "not_rounded": (
+            lambda f, b, n, s: _sampled(f, b, n, n * s),
+            "You don't round: there are no two and a half RoIs. The share is rounded down.",
+        ),
+        "at_least_one": (
+            lambda f, b, n, s: _sampled(f, b, n, max(1, int(n * s))),
+            "A share below 1 is rounded down to 0.",
+        ),
+        "share_of_what_is_there": (
+            lambda f, b, n, s: _sampled(f, b, n, int(min(n, f + b) * s)),
+            "The fraction is one of `batch_size_per_image`, not of the proposals that there are.",
+        ),
+        "share_of_foreground": (
+            lambda f, b, n, s: _sampled(f, b, n, int(f * s)),
+            "The fraction is one of `batch_size_per_image`, not of the foreground.",
+        ),
+        "total": (
+            lambda f, b, n, s: (sample_counts(f, b, n, s)[0], sum(sample_counts(f, b, n, s))),
+            "Your second number is the whole sample. It is the background alone.",
+        ),
+    },
+    right={
+        "floor division": lambda f, b, n, s: (min(f, n * s // 1), min(b, n - min(f, n * s // 1))),
+        "NumPy, as a list": lambda f, b, n, s: [
+            np.minimum(f, np.floor(n * s)),
+            np.clip(n - np.minimum(f, np.floor(n * s)), 0, b),
+        ],
+        "one by one": _sampled_one_by_one,
     },
     probes=_samples,
     hint="Foreground: as much as there is, but at most its fraction. Then background, as much as there is room for.",
+    sketch="""
+        most = ...                                # the fraction of the sample, rounded down
+        taken = min(foreground, ...)
+        return taken, min(background, ...)        # what is left of the sample
+    """,
 )
 
 
@@ -106,12 +190,22 @@ def cell_of(pixel: int, low: float, high: float, side: int) -> float:
     return (pixel + 0.5 - low) / (high - low) * side - 0.5
 
 
+def _cell_between(pixel: int, low: float, high: float, side: int) -> np.floating:
+    """From the centres of the first and the last cell."""
+    width = (high - low) / side
+    first, last = low + width / 2, high - width / 2
+    return np.float64((pixel + 0.5 - first) / (last - first) * (side - 1))
+
+
 def _pixels() -> Mapping[str, tuple[int, float, float, int]]:
     return {
         "pixel 14, a box from 10 to 24 and 28 cells": (14, 10.0, 24.0, 28),
         "a box that begins between two pixels": (3, 2.25, 9.75, 28),
         "one cell per pixel": (7, 5.0, 19.0, 14),
         "a box that begins outside": (0, -3.0, 11.0, 28),
+        "a pixel whose centre is read before the first cell's": (5, 5.25, 33.25, 14),
+        "a pixel whose centre is read behind the last cell's": (18, 5.0, 18.75, 14),
+        "a box of two pixels": (4, 4.0, 6.0, 7),
     }
 
 
@@ -143,9 +237,38 @@ CELL = Exercise(
             lambda p, a, b, m: (p + 0.5 - a) / m * (b - a) - 0.5,
             "You divide by the cells and multiply by the pixels. It is the other way round.",
         ),
+        "clamped": (
+            lambda p, a, b, m: min(max(cell_of(p, a, b, m), 0.0), m - 1.0),
+            "You cut the answer at the first and the last cell. Near the edges it lies beyond them: give it as it is.",
+        ),
+        "nearest": (
+            lambda p, a, b, m: round(cell_of(p, a, b, m)),
+            "You round to the nearest cell. The answer lies between cells: bilinear sampling needs it as it is.",
+        ),
+        "cell_that_holds_it": (
+            lambda p, a, b, m: math.floor(cell_of(p, a, b, m) + 0.5 + 1e-9),
+            "That is the cell in which the centre lies. Where does it lie between the cells' centres?",
+        ),
+        "from_the_right": (
+            lambda p, a, b, m: m - 1 - cell_of(p, a, b, m),
+            "You count the cells from `high`. Cell 0 is at `low`.",
+        ),
+        "from_minus_one_to_one": (
+            lambda p, a, b, m: 2 * (p + 0.5 - a) / (b - a) - 1,
+            "That is the position as `grid_sample` wants it, from −1 to 1. The answer is a number of cells.",
+        ),
+    },
+    right={
+        "the box's own cells first": lambda p, a, b, m: (p + 0.5 - (a + (b - a) / m / 2)) * m / (b - a),
+        "a tensor": lambda p, a, b, m: (torch.tensor(p + 0.5, dtype=torch.float64) - a).mul_(m / (b - a)).sub_(0.5),
+        "interpolation between the outer cells": _cell_between,
     },
     probes=_pixels,
     hint="Which share of the box lies left of the pixel's centre? How many cells is that, and where is cell 0?",
+    sketch="""
+        share = (... - low) / (high - low)        # of the box, left of the pixel's centre
+        return share * ... - ...                  # cells from low, less those left of cell 0's centre
+    """,
 )
 
 
@@ -166,50 +289,127 @@ def error_of(own: Tensor, taken: Tensor, others: Tensor) -> str:
 
 
 def _overlaps() -> Mapping[str, tuple[Tensor, Tensor, Tensor]]:
-    none, no, yes = torch.zeros(0), torch.tensor([False]), torch.tensor([True])
+    def case(own: list[float], taken: list[int], others: list[float]) -> tuple[Tensor, Tensor, Tensor]:
+        f, b = torch.float64, torch.bool
+        return torch.tensor(own, dtype=f), torch.tensor(taken, dtype=b), torch.tensor(others, dtype=f)
+
     return {
-        "IoU 0.7 with a free object of its class": (torch.tensor([0.7]), no, none),
-        "IoU 0.5 with a free one": (torch.tensor([0.5]), no, none),
-        "IoU 0.7 with a taken one": (torch.tensor([0.7]), yes, none),
-        "IoU 0.6 with a taken and 0.5 with a free one": (torch.tensor([0.6, 0.5]), torch.tensor([True, False]), none),
-        "IoU 0.3 with its class and 0.8 with another": (torch.tensor([0.3]), no, torch.tensor([0.8])),
-        "IoU 0.7 with a taken one and 0.9 with another class": (torch.tensor([0.7]), yes, torch.tensor([0.9])),
-        "IoU 0.3 with its class": (torch.tensor([0.3]), no, none),
-        "IoU 0.3 with a taken one": (torch.tensor([0.3]), yes, none),
-        "IoU 0.2 with another class": (none, no[:0], torch.tensor([0.2])),
-        "IoU 0.05 with everything": (torch.tensor([0.05]), no, torch.tensor([0.05])),
-        "no object": (none, no[:0], none),
+        "IoU 0.7 with a free object of its class": case([0.7], [0], []),
+        "IoU 0.7 with a free one and 0.9 with another class": case([0.7], [0], [0.9]),
+        "IoU 0.5 with a free one": case([0.5], [0], []),
+        "IoU 0.49 with a free one": case([0.49], [0], []),
+        "IoU 0.7 with a taken one": case([0.7], [1], []),
+        "IoU 0.5 with a taken one": case([0.5], [1], []),
+        "IoU 0.6 with a taken and 0.5 with a free one": case([0.6, 0.5], [1, 0], []),
+        "IoU 0.6 with a taken and 0.3 with a free one": case([0.6, 0.3], [1, 0], []),
+        "IoU 0.3 with a taken and 0.6 with a free one": case([0.3, 0.6], [1, 0], []),
+        "IoU 0.3 with its class and 0.8 with another": case([0.3], [0], [0.8]),
+        "IoU 0.3 with a taken one and 0.8 with another class": case([0.3], [1], [0.8]),
+        "IoU 0.7 with a taken one and 0.9 with another class": case([0.7], [1], [0.9]),
+        "IoU 0.5 with another class": case([], [], [0.5]),
+        "IoU 0.05 with its class and 0.7 with another": case([0.05], [0], [0.2, 0.7]),
+        "IoU 0.3 with its class": case([0.3], [0], []),
+        "IoU 0.3 with a taken one": case([0.3], [1], []),
+        "IoU 0.1 with its class": case([0.1], [0], []),
+        "IoU 0.3 with its class and 0.2 with another": case([0.3], [0], [0.2]),
+        "IoU 0.3 with its class and 0.4 with another": case([0.3], [0], [0.4]),
+        "IoU 0.2 with another class": case([], [], [0.2]),
+        "IoU 0.1 with another class": case([0.02], [0], [0.1]),
+        "IoU 0.05 with its class": case([0.05], [0], []),
+        "IoU 0.05 with another class": case([], [], [0.05]),
+        "IoU 0.05 with everything": case([0.05, 0.05, 0.05], [0, 1, 0], [0.05, 0.05]),
+        "no object": case([], [], []),
     }
 
 
 def _mistaken(
     order: tuple[str, ...] = ("correct", "duplicate", "class", "location", "both"),
     *,
-    strict: bool = False,
+    strict: str = "",
     near: float = 0.1,
-    free_only: bool = True,
+    **tests: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> Callable[[Tensor, Tensor, Tensor], str]:
-    """``error_of`` with another order or other thresholds."""
+    """``error_of`` with another order, a ``>`` for one type, or other tests."""
+    least = {"correct": 0.5, "duplicate": 0.5, "class": 0.5, "location": near, "both": near}
+
+    def hit(name: str, iou: Tensor) -> Tensor:
+        return iou > least[name] if name == strict else iou >= least[name]
+
+    usual: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+        "correct": lambda own, taken, others: hit("correct", own) & ~taken,
+        "duplicate": lambda own, taken, others: hit("duplicate", own) & taken,
+        "class": lambda own, taken, others: hit("class", others),
+        "location": lambda own, taken, others: hit("location", own),
+        "both": lambda own, taken, others: hit("both", others),
+    }
 
     def error(own: Tensor, taken: Tensor, others: Tensor) -> str:
-        tests = {
-            "correct": ((own > 0.5 if strict else own >= 0.5) & (~taken if free_only else taken | ~taken)).any(),
-            "duplicate": ((own >= 0.5) & taken).any(),
-            "class": (others >= 0.5).any(),
-            "location": (own >= near).any(),
-            "both": (others >= near).any(),
-        }
-        return next((name for name in order if bool(tests[name])), "background")
+        found = {name: bool(test(own, taken, others).any()) for name, test in (usual | tests).items()}
+        return next((name for name in order if found[name]), "background")
 
     return error
+
+
+def _error_by_best(own: Tensor, taken: Tensor, others: Tensor) -> str:
+    """Only the object of largest IoU counts, whatever its class."""
+    mine, other = (float(v.max()) if len(v) else 0.0 for v in (own, others))
+    if mine >= other:
+        if mine >= 0.5:
+            return "duplicate" if taken[own.argmax()] else "correct"
+        return "location" if mine >= 0.1 else "background"
+    return "class" if other >= 0.5 else "both" if other >= 0.1 else "background"
+
+
+def _error_careless(own: Tensor, taken: Tensor, others: Tensor) -> str:
+    """Takes maxima, which empty tensors have not."""
+    best = own.max()
+    if best >= 0.5:
+        return error_of(own, taken, others)
+    return "class" if others.max() >= 0.5 else "location" if best >= 0.1 else "both" if others.max() >= 0.1 else "none"
+
+
+def _error_loop(own: Tensor, taken: Tensor, others: Tensor) -> str:
+    rank = ["correct", "duplicate", "class", "location", "both", "background"]
+    said = ["background"]
+    for iou, is_taken in zip(own.tolist(), taken.tolist(), strict=True):
+        if iou >= 0.5:
+            said.append("duplicate" if is_taken else "correct")
+        elif iou >= 0.1:
+            said.append("location")
+    said += ["class" if iou >= 0.5 else "both" for iou in others.tolist() if iou >= 0.1]
+    return min(said, key=rank.index)
+
+
+def _error_in_place(own: Tensor, taken: Tensor, others: Tensor) -> str:
+    """Writes into its arguments."""
+    own.mul_(2)
+    others.mul_(2)
+    if (own[~taken] >= 1).any():
+        return "correct"
+    if (own >= 1).any():
+        return "Duplicate"
+    if (others >= 1).any():
+        return "class"
+    return "location" if (own >= 0.2).any() else "both" if (others >= 0.2).any() else "background"
+
+
+def _error_numpy(own: Tensor, taken: Tensor, others: Tensor) -> str:
+    o, t, x = own.numpy(), taken.numpy(), others.numpy()
+    tests = [o[~t].max(initial=0) >= 0.5, o.max(initial=0) >= 0.5, x.max(initial=0) >= 0.5]
+    tests += [o.max(initial=0) >= 0.1, x.max(initial=0) >= 0.1, True]
+    return ["correct", "duplicate", "class", "location", "both", "background"][int(np.argmax(tests))]
 
 
 ERRORS = Exercise(
     solution=error_of,
     wrong={
         "taken_twice": (
-            _mistaken(free_only=False),
+            _mistaken(correct=lambda own, taken, others: own >= 0.5),
             "An object can be found once. The second detection of it is a duplicate.",
+        ),
+        "free_somewhere": (
+            _mistaken(correct=lambda own, taken, others: (own >= 0.5).any() & (~taken).any()),
+            "It is one and the same object that must be free and overlapped by 0.5.",
         ),
         "best_only": (
             _mistaken(("duplicate", "correct", "class", "location", "both")),
@@ -223,47 +423,82 @@ ERRORS = Exercise(
             _mistaken(("correct", "class", "duplicate", "location", "both")),
             "A second detection of a found object is a duplicate, whatever else it overlaps.",
         ),
-        "strict": (
-            _mistaken(strict=True),
-            "An IoU of exactly 0.5 counts as found.",
+        "class_before_correct": (
+            _mistaken(("class", "correct", "duplicate", "location", "both")),
+            "A detection with a free object of its class is correct, whatever else it overlaps.",
+        ),
+        "location_before_duplicate": (
+            _mistaken(("correct", "location", "duplicate", "class", "both")),
+            "From an IoU of 0.5 on the place is right: ask for duplicate before location.",
+        ),
+        "both_before_location": (
+            _mistaken(("correct", "duplicate", "class", "both", "location")),
+            "The first type that fits: location comes before both.",
+        ),
+        "strict": (_mistaken(strict="correct"), "An IoU of exactly 0.5 with a free object is correct."),
+        "strict_duplicate": (_mistaken(strict="duplicate"), "An IoU of exactly 0.5 with a taken one is a duplicate."),
+        "strict_class": (_mistaken(strict="class"), "An IoU of exactly 0.5 with another class is of type class."),
+        "strict_location": (_mistaken(strict="location"), "An IoU of exactly 0.1 with its class is of type location."),
+        "strict_both": (_mistaken(strict="both"), "An IoU of exactly 0.1 with another class is of type both."),
+        "location_of_free_ones": (
+            _mistaken(location=lambda own, taken, others: (own >= 0.1) & ~taken),
+            "For location it doesn't matter whether the object is taken.",
         ),
         "anything_near": (
             _mistaken(near=0.01),
             "An overlap below 0.1 is no attempt at an object: background.",
         ),
+        "no_both": (
+            _mistaken(("correct", "duplicate", "class", "location")),
+            "An overlap of 0.1 to 0.5 with another class has a type of its own: both.",
+        ),
+        "nearest_object": (
+            _error_by_best,
+            "You ask about the object of largest IoU alone. Ask for each type in turn whether *any* object fits.",
+        ),
+        "no_empty": (
+            _error_careless,
+            "There may be no object of its class, or of other classes: an empty tensor has no maximum.",
+        ),
+    },
+    right={
+        "a loop": _error_loop,
+        "in place": _error_in_place,
+        "NumPy": _error_numpy,
     },
     probes=_overlaps,
     hint="Ask in this order: correct, duplicate, class, location, both; and background if none fits.",
+    sketch="""
+        if ((own >= 0.5) & ~taken).any():
+            return "correct"
+        if ...:
+            return "duplicate"
+        ...                                       # class, location and both, in this order
+        return "background"
+    """,
 )
 
 
 # Where to cut --------------------------------------------------------------------------------------------------------
 
 
-def best_threshold(scores: Tensor, correct: Tensor, objects: int) -> float:
-    """The score of the last detection to keep, so that F1 over the kept ones is largest."""
-    order = scores.argsort(descending=True, stable=True)
-    hits = correct[order].cumsum(0)  # (D,)
-    kept = torch.arange(1, len(order) + 1)
-    f1 = 2 * hits / (kept + objects)
-    return float(scores[order][f1.argmax()])
-
-
 def _detections() -> Mapping[str, tuple[Tensor, Tensor, int]]:
-    right, wrong = True, False
+    """Lists in which all scores differ and one threshold is best."""
+
+    def case(scores: list[float], correct: list[int], objects: int) -> tuple[Tensor, Tensor, int]:
+        return torch.tensor(scores), torch.tensor(correct, dtype=torch.bool), objects
+
     return {
-        "five detections": (
-            torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5]), torch.tensor([right, right, wrong, right, wrong]), 4,
-        ),
-        "a wrong one on top": (
-            torch.tensor([0.2, 0.95, 0.6, 0.4]), torch.tensor([wrong, wrong, right, right]), 3,
-        ),
-        "most objects missed": (
-            torch.tensor([0.9, 0.5, 0.4, 0.3]), torch.tensor([right, wrong, wrong, right]), 20,
-        ),
-        "a sure one first": (torch.tensor([0.2, 0.9, 0.3]), torch.tensor([wrong, right, wrong]), 2),
-        "all right": (torch.tensor([0.3, 0.6, 0.9]), torch.tensor([right, right, right]), 3),
-    }  # fmt: skip
+        "five detections": case([0.9, 0.8, 0.7, 0.6, 0.5], [1, 1, 0, 1, 0], 4),
+        "a wrong one on top": case([0.2, 0.95, 0.6, 0.4], [0, 0, 1, 1], 3),
+        "most objects missed": case([0.9, 0.5, 0.4, 0.3], [1, 0, 0, 1], 20),
+        "a sure one first": case([0.2, 0.9, 0.3], [0, 1, 0], 2),
+        "a right one far down": case([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3], [1, 1, 0, 0, 0, 0, 1], 3),
+        "two right ones at the end": case([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2], [1, 0, 0, 0, 0, 0, 1, 1], 3),
+        "scores with four digits": case([0.6154, 0.9137, 0.3146], [1, 1, 0], 3),
+        "all right": case([0.3, 0.6, 0.9], [1, 1, 1], 3),
+        "one detection": case([0.35], [1], 4),
+    }
 
 
 def _by(measure: Callable[[Tensor, Tensor, int], Tensor], *, last: bool = False) -> Callable[..., float]:
@@ -278,15 +513,64 @@ def _by(measure: Callable[[Tensor, Tensor, int], Tensor], *, last: bool = False)
     return threshold
 
 
+def _f1(hits: Tensor, kept: Tensor, objects: int) -> Tensor:
+    return 2 * hits / (kept + objects)
+
+
 def _one_further(scores: Tensor, correct: Tensor, objects: int) -> float:
-    falling = scores.sort(descending=True).values.tolist()
-    place = falling.index(torch.tensor(best_threshold(scores, correct, objects)).item())
+    falling = sorted(set(scores.tolist()), reverse=True)
+    place = falling.index(best_threshold(scores, correct, objects))
     return falling[min(place + 1, len(falling) - 1)]
 
 
 def _unsorted(scores: Tensor, correct: Tensor, objects: int) -> float:
     f1 = 2 * correct.cumsum(0) / (torch.arange(1, len(scores) + 1) + objects)
     return float(scores[f1.argmax()])
+
+
+def _on_a_grid(scores: Tensor, correct: Tensor, objects: int) -> float:
+    def f1(t: float) -> float:
+        kept = scores >= t
+        return float(2 * (kept & correct).sum() / (kept.sum() + objects))
+
+    return max(np.linspace(1, 0, 101).tolist(), key=f1)
+
+
+def _only_scores_sorted(scores: Tensor, correct: Tensor, objects: int) -> float:
+    return best_threshold(scores.sort(descending=True).values, correct, objects)
+
+
+def _cut_levels(scores: Tensor, correct: Tensor, objects: int) -> Tensor:
+    """All thresholds at once."""
+    levels = scores.unique().flip(0)  # (L,) falling
+    kept = scores >= levels[:, None]  # (L, D)
+    return levels[_f1((kept & correct).sum(1), kept.sum(1), objects).argmax()]
+
+
+def _cut_in_place(scores: Tensor, correct: Tensor, objects: int) -> float:
+    """Sorts its arguments and drops the worst one after the other."""
+    order = scores.argsort()  # rising
+    scores.copy_(scores[order].clone())
+    correct.copy_(correct[order].clone())
+    best, at = -1.0, 0.0
+    for i in range(len(scores)):
+        if i and scores[i] == scores[i - 1]:
+            continue  # goes together with the one before
+        f1 = float(2 * correct[i:].sum() / (len(scores) - i + objects))
+        if f1 >= best:  # later ones are higher
+            best, at = f1, float(scores[i])
+    return at
+
+
+def _cut_errors(scores: Tensor, correct: Tensor, objects: int) -> np.floating:
+    """The same threshold has the fewest errors per hit: F1 = 2 / (2 + (FP + FN) / TP)."""
+    s, c = scores.numpy(), correct.numpy()
+    best = (float("inf"), float("-inf"))
+    for t in np.unique(s)[::-1]:
+        tp, fp = (c & (s >= t)).sum(), (~c & (s >= t)).sum()
+        ratio = (fp + objects - tp) / tp if tp else 1e9
+        best = min(best, (ratio, -t))
+    return np.float64(-best[1])
 
 
 CUT = Exercise(
@@ -301,17 +585,72 @@ CUT = Exercise(
             "That is the best recall: keep all. Wrong detections must cost something too.",
         ),
         "unsorted": (_unsorted, "The detections aren't sorted by score: sort them first."),
+        "only_scores_sorted": (
+            _only_scores_sorted,
+            "You sort the scores alone. `correct` must go along: each detection keeps its own.",
+        ),
         "one_too_far": (
             _one_further,
             "You return the score of the first detection to drop. The threshold is the last that is kept.",
         ),
         "hits_minus_errors": (
-            _by(lambda hits, kept, objects: 2 * hits - kept, last=True),
+            _by(lambda hits, kept, objects: 2 * hits - kept),
             "You maximise right minus wrong detections. F1 divides by all detections and all objects.",
         ),
+        "on_a_grid": (
+            _on_a_grid,
+            "Your thresholds stand on a grid. Return the score of a detection: the last one that is kept.",
+        ),
+        "in_the_middle": (
+            lambda scores, correct, objects: (
+                (best_threshold(scores, correct, objects) + _one_further(scores, correct, objects)) / 2
+            ),
+            "Your threshold lies between two scores. Return the score of the last detection that is kept.",
+        ),
+        "counted_from_zero": (
+            _by(lambda hits, kept, objects: 2 * hits / (kept - 1 + objects)),
+            "You count the kept ones from 0, as `arange(D)` does. With the best one kept n is 1: `arange(1, D + 1)`.",
+        ),
+        "errors_forgotten": (
+            _by(lambda hits, kept, objects: 2 * hits / (hits + objects)),
+            "You forget the wrong detections below the line: 2 TP + FP + FN = kept + objects.",
+        ),
+        "missed_forgotten": (
+            _by(lambda hits, kept, objects: 2 * hits / (kept + hits.max())),
+            "You count the objects that some detection found. All `objects` belong below the line.",
+        ),
+        "place": (
+            lambda scores, correct, objects: int((scores > best_threshold(scores, correct, objects)).sum()),
+            "You return a place in the sorted list. Return the score there.",
+        ),
+        "value": (
+            lambda scores, correct, objects: float(
+                _f1(
+                    (correct & (scores >= best_threshold(scores, correct, objects))).sum(),
+                    (scores >= best_threshold(scores, correct, objects)).sum(),
+                    objects,
+                )
+            ),
+            "That is the best F1 itself. Return the score at which it is reached.",
+        ),
+        "half": (
+            lambda scores, correct, objects: 0.5,
+            "0.5 is a habit. The best threshold depends on the scores of this detector.",
+        ),
+    },
+    right={
+        "all thresholds at once": _cut_levels,
+        "dropping the worst, in place": _cut_in_place,
+        "fewest errors per hit, in NumPy": _cut_errors,
     },
     probes=_detections,
-    hint="With the n best kept: TP = correct ones among them, FP + TP = n, FN + TP = objects.",
+    hint="With scores ≥ t kept, n of them: TP = correct ones among them, FP + TP = n, FN + TP = objects.",
+    sketch="""
+        order = scores.argsort(descending=True)
+        hits = ...                                # TP with the n best kept, (D,)
+        f1 = 2 * hits / (... + objects)           # n stands for 1, 2, …, D
+        return float(...)                         # the score at the maximum
+    """,
     tolerance=1e-6,
 )
 

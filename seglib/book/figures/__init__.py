@@ -18,7 +18,7 @@ from seglib.viz.colors import instance_colors, to_rgb8
 from seglib.viz.overlay import panoptic_colors
 
 __all__ = [
-    "ROI_MAP", "Figure", "dilation", "loss_dial", "mask_metrics", "nms", "pixel_probe", "precision_recall",
+    "ROI_MAP", "Figure", "dilation", "loss_gradient", "mask_metrics", "nms", "pixel_probe", "precision_recall",
     "receptive_field", "roi_bins", "transposed_conv", "valid_tiles",
 ]  # fmt: skip
 
@@ -32,7 +32,7 @@ def mask_metrics(
 ) -> Figure:
     """A predicted mask to drag over the true one, with pixel accuracy, IoU and Dice live.
 
-    A slider shrinks both masks: their IoU stays, up to rounding to cells, while the accuracy climbs towards 1.
+    A slider shrinks both masks: their IoU stays, because areas are exact, while the accuracy climbs towards 1.
 
     Args:
         width: number of cells per row.
@@ -58,12 +58,12 @@ def mask_metrics(
     )
 
 
-def loss_dial(
+def loss_gradient(
     probabilities: Sequence[float] = (0.75, 0.25, 0.5, 0.2, 0.1, 0.2), truth: Sequence[int] = (1, 1, 0, 0, 0, 0)
 ) -> Figure:
-    """Six pixels whose probabilities follow the reader: four losses, and the pull of each on every pixel.
+    """Six pixels whose probabilities follow the reader: four losses, and the gradient of each at every pixel.
 
-    A dial lets each ground pixel stand for 10, 100 or 1000, so that the object becomes rare.
+    A slider lets each background pixel stand for 10, 100 or 1000, so that the object becomes rare.
 
     Args:
         probabilities: probability of object for each of the six pixels, 0.01 to 0.99.
@@ -81,13 +81,13 @@ def loss_dial(
     rows = "".join(f"<td>{v}</td>" for v in truth) + "</tr><tr><th>p</th>"
     rows += "".join(f"<td>{v}</td>" for v in probabilities)
     return Figure(
-        "loss_dial",
+        "loss_gradient",
         {"p": list(probabilities), "y": list(truth)},
-        text="six pixels, four losses, and where each one pulls",
+        text="six pixels, four losses, and the gradient of each",
         fallback=(
             f"<table><tr><th>y</th>{rows}</tr></table><p>Six pixels with draggable probabilities (needs JavaScript). "
-            "Cross-entropy pulls every pixel by its own error, divided by the number of pixels: the fewer pixels the "
-            "object has, the smaller its part. Dice and Lovász judge the object as a whole.</p>"
+            "The gradient of cross-entropy at a pixel is its own error, divided by the number of pixels: the fewer "
+            "pixels the object has, the smaller its part. Dice and Lovász judge the object as a whole.</p>"
         ),
     )
 
@@ -198,7 +198,7 @@ def dilation(rates: Sequence[int] = (2, 2, 2), *, parallel: bool = False, cells:
 
 
 def pixel_probe(sample: Sample, categories: Sequence[Category], *, start: tuple[int, int] | None = None) -> Figure:
-    """A cursor over one scene, and what its semantic, instance and panoptic annotation say about that pixel.
+    """A cursor over one scene, and what its semantic, instance and panoptic annotation and a prompt say about that pixel.
 
     Args:
         sample: a scene with all three annotations, at most 256 pixels a side (it travels in the page).
@@ -252,7 +252,7 @@ def pixel_probe(sample: Sample, categories: Sequence[Category], *, start: tuple[
     return Figure(
         "pixel_probe",
         params,
-        text="one pixel, asked three times",
+        text="one pixel, asked four times",
         fallback=(
             f'<p><img src="{html.escape(image)}" width="{2 * width}" alt="The scene"><br>The scene (the cursor needs '
             f"JavaScript). It holds {len(masks)} objects and {len(segments)} segments.</p>"

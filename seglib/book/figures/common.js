@@ -37,6 +37,9 @@ button, select { font: inherit; color: var(--ink); background: var(--wash); bord
 button:hover { border-color: var(--soft); } button:disabled { opacity: .45; cursor: default; }
 button[aria-pressed=true] { background: color-mix(in srgb, var(--accent) 24%, var(--bg)); border-color: var(--accent); }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; border-radius: 4px; }
+.handle:focus-visible { outline: none; }
+.handle:focus-visible:not(g), g.handle:focus-visible > :not(text):not([fill=transparent]) { stroke: var(--focus, var(--accent));
+  stroke-width: 4px; stroke-dasharray: none; vector-effect: non-scaling-stroke; }
 .num { font-variant-numeric: tabular-nums; }
 .status { margin: 10px 0 0; min-height: 2.9em; }
 .hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }`;
@@ -66,6 +69,7 @@ export function slider(label, {min, max, step = 1, value, show = String}, change
 // Makes a handle follow pointer and arrow keys. move(dx, dy) gets distances in units of the surface's viewBox.
 export function drag(handle, surface, move, step) {
   let last = null;
+  handle.classList.add("handle"); // an outline would be as thick as the viewBox is stretched
   handle.style.touchAction = "none";
   handle.addEventListener("pointerdown", e => {
     e.preventDefault();

@@ -28,9 +28,9 @@ if (!this.shadowRoot) render(this.attachShadow({{mode: "open"}}), JSON.parse(thi
 }})();</script>"""
 
 
-def source(name: str) -> str:
-    """The script of a figure: shared helpers and its own file, without comment lines, indentation and ``export``."""
-    text = (_HERE / "common.js").read_text("utf-8") + (_HERE / f"{name}.js").read_text("utf-8")
+def source(*names: str) -> str:
+    """The script of a figure: shared helpers and its own files, without comment lines, indentation and ``export``."""
+    text = "".join((_HERE / f"{name}.js").read_text("utf-8") for name in ("common", *names))
     lines = [line.strip() for line in text.splitlines()]
     kept = [line for line in lines if line and not line.startswith("//")]
     return re.sub(r"^export ", "", "\n".join(kept), flags=re.MULTILINE)
@@ -46,11 +46,14 @@ class Figure:
         text: one line for places without HTML.
     """
 
+    shared: tuple[str, ...] = ()
+    """Files beside this one that come before the figure's own, without ``.js``."""
+
     def __init__(self, name: str, params: Mapping[str, Any], *, fallback: str, text: str) -> None:
         self.name, self.params, self.fallback, self.text = name, dict(params), fallback, text
 
     def _repr_html_(self) -> str:
-        script = source(self.name)
+        script = source(*self.shared, self.name)
         digest = hashlib.sha256(script.encode()).hexdigest()[:8]
         params = json.dumps(self.params, separators=(",", ":"), ensure_ascii=False)
         return _PAGE.format(

@@ -48,7 +48,7 @@ export function render(root, {boxes: first, scores: marks, threshold: limit}) {
   const say = card(root, "Non-maximum suppression", `
     .stage { flex: 1 1 320px; min-width: 0; } .side { flex: 1 1 280px; }
     .ground { fill: var(--wash); stroke: var(--line); stroke-width: .1; }
-    .box { cursor: move; --line: color-mix(in srgb, var(--blue) 80%, var(--ink)); }
+    .box { cursor: move; --focus: var(--ink); --line: color-mix(in srgb, var(--blue) 80%, var(--ink)); }
     .box rect { fill: transparent; stroke: var(--line); stroke-width: .42; }
     .box circle { fill: var(--bg); stroke: var(--line); stroke-width: .3; }
     .box text { font-size: 1.7px; font-weight: 600; fill: var(--ink); text-anchor: middle; pointer-events: none; }

@@ -1,4 +1,4 @@
-// One scene, three annotations: what each of them says, and cannot say, about the pixel under the cursor.
+// One scene, four answers: what each of them says, and cannot say, about the pixel under the cursor.
 
 // [value, run, value, run, …] → the flat list of values.
 export function unpack(runs) {
@@ -7,7 +7,7 @@ export function unpack(runs) {
   return out;
 }
 
-// What every annotation answers at pixel (x, y): {semantic, instance, panoptic}, each with `says` and `cannot`.
+// What every answer says at pixel (x, y): {semantic, instance, panoptic, prompt}, each with `says` and `cannot`.
 export function answers(p, maps, x, y) {
   const at = y * p.width + x, of = p.categories.map(c => c.name);
   const label = maps.semantic[at], stack = p.stacks[maps.stack[at]], segment = p.segments[maps.segment[at]];
@@ -25,6 +25,10 @@ export function answers(p, maps, x, y) {
       ? {says: `segment ${segment.id}: ${of[segment.category]}${segment.thing ? "" : " (stuff)"}`,
         cannot: segment.thing ? "Class and object at once. One segment a pixel: it cannot say what is hidden behind." : "Class, as in the semantic map; stuff is one segment for the whole image."}
       : {says: "0: void", cannot: "It belongs to no segment."},
+    prompt: segment
+      ? {says: `one mask, ${maps.segment.filter(s => s === maps.segment[at]).length} pixels`,
+        cannot: "One mask for one click: it has no class, and the rest of the image has no answer."}
+      : {says: "nothing", cannot: "Nobody labelled what lies here."},
   };
 }
 
@@ -41,9 +45,12 @@ export function render(root, p) {
     instance: i => { const top = p.stacks[maps.stack[i]].slice(-1)[0]; return top === undefined ? null : p.instanceColors[top]; },
     panoptic: i => p.segments[maps.segment[i]]?.color ?? grey(i),
   };
+  const picked = i => maps.segment[i] === maps.segment[y * W + x] && maps.segment[i];
+  colors.prompt = i => picked(i) ? [86, 180, 233] : null;
   const ids = {semantic: maps.semantic, instance: maps.stack, panoptic: maps.segment};
   const tiles = {}, board = el("div", {class: "tiles"});
-  for (const [id, name] of [["image", "Image"], ["semantic", "Semantic"], ["instance", "Instance"], ["panoptic", "Panoptic"]]) {
+  for (const [id, name] of [["image", "Image"], ["semantic", "Semantic"], ["instance", "Instance"], ["panoptic", "Panoptic"],
+    ["prompt", "Prompt"]]) {
     const t = tiles[id] = {says: el("b"), cannot: el("span"), swatch: el("i"), cross: el("svg", {viewBox: `0 0 ${W} ${H}`, "aria-hidden": "true"})};
     t.canvas = el("canvas", {width: W, height: H, role: "img", "aria-label": name});
     t.pane = el("div", {class: "pane"}, t.canvas, t.cross);
@@ -59,9 +66,10 @@ export function render(root, p) {
   for (const [key, value] of Object.entries({tabindex: 0, role: "slider", "aria-label": "Pixel; arrow keys move it, with Shift by eight",
     "aria-valuemin": 0, "aria-valuemax": W * H - 1})) stage.setAttribute(key, value);
 
-  const say = card(root, "One pixel, asked three times", `
-    .tiles { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 12px 14px; }
-    @container (max-width: 560px) { .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
+  const say = card(root, "One pixel, asked four times", `
+    .tiles { display: grid; grid-template-columns: repeat(5, minmax(0, 1fr)); gap: 12px 14px; }
+    @container (max-width: 660px) { .tiles { grid-template-columns: repeat(3, minmax(0, 1fr)); } }
+    @container (max-width: 440px) { .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
     :host { container-type: inline-size; }
     .name { font-weight: 600; margin-bottom: 4px; } .pane { position: relative; cursor: crosshair; touch-action: pan-y; line-height: 0; }
     canvas { width: 100%; height: auto; image-rendering: pixelated; border-radius: 6px; border: 1px solid var(--line); }
@@ -69,7 +77,7 @@ export function render(root, p) {
     .says { margin-top: 6px; font-size: 15px; line-height: 1.3; } .says + span { color: var(--soft); font-size: 13px; display: block; min-height: 4.4em; }
     .says i { display: inline-block; width: 13px; height: 13px; border-radius: 3px; margin-right: 6px; vertical-align: -1px; border: 1px solid var(--line); }
     .halo { fill: none; stroke: #fff; } .ring { fill: none; stroke: #111; } `,
-    el("p", {class: "lead"}, "Move over any image, or use the arrow keys, and read what each annotation knows about that pixel."), board);
+    el("p", {class: "lead"}, "Move over any image, or use the arrow keys, and read what each answer says about that pixel. A prompt answers for the place that you point at."), board);
 
   const scene = new Image();
   scene.onload = () => {
@@ -82,7 +90,7 @@ export function render(root, p) {
   scene.src = p.image;
 
   function paint(id) {
-    const painted = new ImageData(W, H), from = tiles.image.pixels, map = ids[id];
+    const painted = new ImageData(W, H), from = tiles.image.pixels, map = ids[id] ?? [];
     for (let i = 0; i < W * H; i++) {
       // Where an annotation says nothing, the pale image shows through.
       let c = colors[id](i) ?? [0, 1, 2].map(k => 150 + 0.4 * from[4 * i + k]);
@@ -99,6 +107,7 @@ export function render(root, p) {
   }
 
   function draw() {
+    if (tiles.image.pixels) paint("prompt");
     const found = answers(p, maps, x, y), at = y * W + x, unit = W / 40;
     const rgb = tiles.image.pixels ? [0, 1, 2].map(k => tiles.image.pixels[4 * at + k]) : null;
     found.image = {says: rgb ? rgb.map(v => (v / 255).toFixed(2)).join(" ") : "", cannot: "Red, green and blue: a colour, not a meaning."};
@@ -113,7 +122,7 @@ export function render(root, p) {
           + `M${x + 0.5 - unit} ${y + 0.5 - unit}h${2 * unit}v${2 * unit}h${-2 * unit}z`});
       t.cross.replaceChildren(ring(unit * 0.9), ring(unit * 0.4));
     }
-    const text = `Column ${x}, row ${y}. Semantic: ${found.semantic.says}. Instance: ${found.instance.says}. Panoptic: ${found.panoptic.says}.`;
+    const text = `Column ${x}, row ${y}. Semantic: ${found.semantic.says}. Instance: ${found.instance.says}. Panoptic: ${found.panoptic.says}. Prompt: ${found.prompt.says}.`;
     stage.setAttribute("aria-valuenow", at);
     stage.setAttribute("aria-valuetext", `column ${x}, row ${y}: ${found.panoptic.says}`);
     say(text);

@@ -105,7 +105,7 @@ export function render(root, {map, box: start, size: P, ratio: S}) {
     .marks { pointer-events: none; } .bin { fill: color-mix(in srgb, var(--green) 9%, transparent); stroke: var(--green); stroke-width: .06; }
     .won, .sample { stroke: var(--bg); stroke-width: .03; } .won { fill: var(--green); } .sample { fill: var(--accent); }
     .thin { fill: none; stroke: var(--accent); stroke-width: .035; stroke-dasharray: .12 .08; }
-    .body { fill: transparent; stroke: var(--accent); stroke-width: .09; cursor: move; } .corner { cursor: crosshair; }
+    .body { fill: transparent; stroke: var(--accent); stroke-width: .09; cursor: move; --focus: var(--ink); } .corner { cursor: crosshair; --focus: var(--ink); }
     .dot { fill: var(--bg); stroke: var(--accent); stroke-width: .07; }
     .result { max-width: 190px; margin: 8px auto 0; } .result text { fill: var(--ink); }`,
     el("p", {class: "lead"}, "Drag the box or its corners, or move it by tenths of a cell. Green: the cells that RoI Pooling reads, "

@@ -1,7 +1,7 @@
-// Six pixels, four losses: what each loss costs and where it pulls, while ground pixels multiply.
+// Six pixels, four losses: the value of each loss and its gradient, while the background pixels multiply.
 
 // One number per loss and its gradient by each pixel's logit. p: probabilities of object, y: 1 for object, n: how many
-// pixels each ground pixel stands for; its gradient is that of all of them together.
+// pixels each background pixel stands for; its gradient is that of all of them together.
 export function losses(p, y, n, gamma = 2) {
   const w = y.map(t => (t ? 1 : n)), all = w.reduce((a, b) => a + b), slope = p.map(v => v * (1 - v));
   const sum = f => p.reduce((total, _, i) => total + f(i), 0);
@@ -26,19 +26,19 @@ export function losses(p, y, n, gamma = 2) {
   };
 }
 
-// Of all the pull (sizes of the gradients), the part that acts on object pixels.
+// Of the whole gradient (the sum of its sizes), the part that acts on object pixels.
 export function objectShare(grad, y) {
   const size = grad.map(Math.abs), all = size.reduce((a, b) => a + b);
   return size.reduce((total, g, i) => total + (y[i] ? g : 0), 0) / all;
 }
 
 const NAMES = {ce: "Cross-entropy", focal: "Focal", dice: "Dice", lovasz: "Lovász"};
-const pulled = g => (Math.abs(g) < 1e-12 ? "0" : (g < 0 ? "+" : "−") + (Math.abs(g) < 5e-4 ? Math.abs(g).toExponential(0) : Math.abs(g).toFixed(3).slice(1)));
+const signed = g => (Math.abs(g) < 1e-12 ? "0" : (g < 0 ? "+" : "−") + (Math.abs(g) < 5e-4 ? Math.abs(g).toExponential(0) : Math.abs(g).toFixed(3).slice(1)));
 const percent = v => (v < 0.0095 ? (100 * v).toPrecision(1) : Math.round(100 * v)) + "%";
 
 export function render(root, {p: P, y: Y}) {
-  let p = [...P], y = [...Y], dial = 0;
-  const copies = () => 10 ** dial;
+  let p = [...P], y = [...Y], power = 0;
+  const copies = () => 10 ** power;
   const board = el("div", {class: "board num"}), rows = {};
   const pixels = p.map((_, i) => {
     const bar = el("rect", {x: 4, width: 32}), value = el("text", {x: 20, "text-anchor": "middle"});
@@ -63,13 +63,13 @@ export function render(root, {p: P, y: Y}) {
     return {svg, bar, value, kind};
   });
   board.append(el("span", {class: "name"}, "p, object"), ...pixels.map(c => c.svg), el("span"));
-  board.append(el("span", {class: "name"}, "y, truth"), ...pixels.map(c => c.kind), el("span", {class: "share"}, "pull on the object"));
+  board.append(el("span", {class: "name"}, "y, truth"), ...pixels.map(c => c.kind), el("span", {class: "share"}, "object's part"));
   for (const [id, name] of Object.entries(NAMES)) {
     const row = rows[id] = {value: el("b"), share: el("b"), cells: p.map(() => ({svg: el("svg", {viewBox: "0 0 40 50", "aria-hidden": "true"}), text: el("small")}))};
     board.append(el("span", {class: "name"}, name, row.value),
       ...row.cells.map(c => el("span", {class: "cell"}, c.svg, c.text)), el("span", {class: "share"}, row.share));
   }
-  const many = slider("Each ground pixel stands for", {min: 0, max: 3, value: 0, show: v => `${10 ** v} pixel${v ? "s" : ""}`}, v => { dial = v; draw(); });
+  const many = slider("Each background pixel stands for", {min: 0, max: 3, value: 0, show: v => `${10 ** v} pixel${v ? "s" : ""}`}, v => { power = v; draw(); });
   const button = (text, act) => el("button", {type: "button", onclick: () => { act(); draw(); }}, text);
   const status = el("p", {class: "status num"});
   const say = card(root, "Six pixels, four losses", `
@@ -82,10 +82,11 @@ export function render(root, {p: P, y: Y}) {
     .kind[aria-pressed=true] { background: ${tint("orange", 0.3)}; border-color: var(--orange); }
     .cell { text-align: center; } .cell svg { max-width: 56px; margin: 0 auto; } .cell small { font-size: 11px; letter-spacing: -.02em; white-space: nowrap; color: var(--soft); display: block; }
     .zero { stroke: var(--line); stroke-width: 1.5; } .up { fill: var(--green); } .down { fill: var(--accent); }`,
-  el("p", {class: "lead"}, "Drag the bars or use the arrow keys; press a label to change it. Under each pixel an arrow for every loss shows which way "
-    + "and how hard gradient descent moves its logit (scaled within the row). Then turn the dial."),
+  el("p", {class: "lead"}, "Drag the probabilities or use the arrow keys; press a label to change it. Under each pixel an arrow for every loss "
+    + "shows its negative gradient: which way and how far gradient descent moves the logit (scaled within the row). Then let each "
+    + "background pixel stand for many."),
   board, el("div", {class: "controls"}, many.root, button("Before training", () => { p = p.map((_, i) => 0.5 + [-1, 1, 0, 2, -2, 0][i] / 100); }),
-    button("Reset", () => { [p, y, dial] = [[...P], [...Y], 0]; many.set(0); })), status);
+    button("Reset", () => { [p, y, power] = [[...P], [...Y], 0]; many.set(0); })), status);
 
   function draw() {
     const n = copies(), found = losses(p, y, n), objects = y.filter(Boolean).length;
@@ -96,7 +97,7 @@ export function render(root, {p: P, y: Y}) {
       c.value.setAttribute("y", p[i] > 0.88 ? top + 14 : top - 4);
       c.value.textContent = p[i].toFixed(2).slice(1);
       c.svg.setAttribute("aria-valuenow", p[i].toFixed(2));
-      c.svg.setAttribute("aria-valuetext", `${p[i].toFixed(2)}, truth: ${y[i] ? "object" : "ground"}`);
+      c.svg.setAttribute("aria-valuetext", `${p[i].toFixed(2)}, truth: ${y[i] ? "object" : "background"}`);
       c.kind.textContent = y[i];
       c.kind.setAttribute("aria-pressed", !!y[i]);
       c.kind.setAttribute("aria-label", `Pixel ${i + 1} is object`);
@@ -108,16 +109,16 @@ export function render(root, {p: P, y: Y}) {
       row.value.textContent = value.toFixed(3);
       row.share.textContent = percent(shares[id]);
       row.cells.forEach((c, i) => {
-        const pull = -grad[i] / top, up = pull > 0, length = 23 * Math.abs(pull), tip = up ? 25 - length : 25 + length;
+        const step = -grad[i] / top, up = step > 0, length = 23 * Math.abs(step), tip = up ? 25 - length : 25 + length;
         const head = Math.min(8, length), neck = up ? tip + head : tip - head;
         c.svg.replaceChildren(el("line", {x1: 8, x2: 32, y1: 25, y2: 25, class: "zero"}));
         if (length > 0.4) c.svg.append(el("path", {class: up ? "up" : "down",
           d: `M17 25V${neck}H${20 - head}L20 ${tip}L${20 + head} ${neck}H23V25z`}));
-        c.text.textContent = pulled(grad[i]);
+        c.text.textContent = signed(grad[i]);
       });
     }
     const share = percent(objects / (objects + n * (6 - objects)));
-    status.textContent = `The object holds ${share} of the pixels. Its part of the pull: cross-entropy ${percent(shares.ce)}, focal ${percent(shares.focal)}, `
+    status.textContent = `The object holds ${share} of the pixels. Its part of the gradient: cross-entropy ${percent(shares.ce)}, focal ${percent(shares.focal)}, `
       + `Dice ${percent(shares.dice)}, Lovász ${percent(shares.lovasz)}.`;
     say(status.textContent);
   }

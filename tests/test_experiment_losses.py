@@ -1,4 +1,4 @@
-"""Chapter 6's experiment: specks whose share is a dial, thresholds and reliability, and runs that repeat."""
+"""Chapter 6's experiment: specks whose share can be set, thresholds and reliability, and runs that repeat."""
 
 import pytest
 import torch
@@ -19,9 +19,9 @@ SAID = torch.tensor([[0.9, 0.3, 0.4, 0.1]])
 
 
 @pytest.mark.parametrize("share", [0.1, 0.01, 0.001])
-def test_the_dial_sets_the_share_of_speck_pixels(share):
+def test_the_share_of_speck_pixels_is_the_one_asked_for(share):
     found = (specks(1500, share, seed=0).labels == SPECK).float().mean()
-    # A speck covers 15 pixels on average, so 1500 pictures hold 1500 · 2304 · share / 15 independent ones: at 0.1%
+    # A speck covers 15 pixels on average, so 1500 images hold 1500 · 2304 · share / 15 independent ones: at 0.1%
     # 230 of them, a standard deviation of 7%.
     assert found == pytest.approx(share, rel=0.2)
 
@@ -43,7 +43,7 @@ def test_a_speck_is_as_bright_when_it_is_rare():
     assert contrast(0.01) == pytest.approx(contrast(0.001), abs=6)
 
 
-def test_a_lower_dial_takes_specks_away_and_leaves_the_rest():
+def test_a_lower_share_takes_specks_away_and_leaves_the_rest():
     many, few = specks(20, 0.1, 0), specks(20, 0.01, 0)
     was, stays = many.labels == SPECK, few.labels == SPECK
     assert (was | ~stays).all() and was.sum() > 5 * stays.sum()
@@ -70,7 +70,7 @@ def test_scores_of_four_pixels():
     assert nothing == {"accuracy": 0.5, "recall": 0.0, "precision": 0.0, "iou": 0.0}
 
 
-def test_the_best_threshold_beats_every_other():
+def test_the_best_threshold_scores_at_least_as_every_other():
     assert best_threshold(SAID, LABELS) == pytest.approx(0.2)  # between 0.3, to call, and 0.1, to leave
     draw = torch.Generator().manual_seed(0)
     p = torch.rand(200, generator=draw)

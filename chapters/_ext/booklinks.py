@@ -143,7 +143,7 @@ def say_where_used(app: Sphinx, what: str, name: str, thing: Any, options: Any, 
     else:
         links = [f":doc:`{c.number} </{c.page}>`" for c in using]
         text = f"chapters {', '.join(links[:-1])} and {links[-1]}"
-    lines += ["", ".. rst-class:: in-the-book", "", f"In the book: {text}.", ""]
+    lines += ["", ".. container:: in-the-book", "", f"   In the book: {text}.", ""]
 
 
 def list_names(app: Sphinx, doctree: nodes.document) -> None:

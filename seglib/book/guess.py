@@ -244,7 +244,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_index(value: Any, count: int) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_) and 0 <= value < count
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_) and 0 <= int(value) < count
 
 
 def _decimals(value: float) -> int:

@@ -269,7 +269,7 @@ class _Darkener(_Watcher):
         """Text, in a colour that can be read on what it stands on."""
         own = _key(gc.get_rgb())
         behind = self._behind(x, y, s, prop, angle, ismath)
-        choices = [dark_color(own), own, rgb(DARK_INK), rgb(INK)]
+        choices = [dark_color(own, text=True), own, rgb(DARK_INK), rgb(INK)]
         wanted = min(READABLE, contrast(own, rgb(CARD)))
         best = next((c for c in choices if contrast(c, behind) >= wanted), None)
         best = best or max(choices, key=lambda c: contrast(c, behind))

@@ -14,8 +14,8 @@ GROUND = "#14181E"
 DARK_INK = "#E4E8EC"
 """What `INK` becomes there."""
 
-READABLE = 4.5
-"""Contrast of text with its ground that WCAG 2.2 asks for (level AA)."""
+READABLE, VISIBLE = 4.5, 3.0
+"""Contrast with the ground that WCAG 2.2 asks of text, and of lines and areas (level AA)."""
 
 RGB = tuple[float, float, float]
 
@@ -75,16 +75,17 @@ _PAPER, _INK, _GROUND, _DARK_INK = (oklab(rgb(c)) for c in (CARD, INK, GROUND, D
 
 
 @lru_cache(maxsize=4096)
-def dark_color(color: RGB, ramp: bool = False) -> RGB:
+def dark_color(color: RGB, *, ramp: bool = False, text: bool = False) -> RGB:
     """What ``color`` becomes on a dark page.
 
     Greys turn over: paper becomes the ground, ink becomes light. A hue keeps its name: it stays as light as it is, or
-    becomes lighter until it stands out from the ground as well as it did from the paper, `READABLE` at most. Pale
-    tints, which are nearly paper, turn over too.
+    becomes lighter until it stands out from the ground as well as it did from the paper, or well enough (`VISIBLE`,
+    `READABLE`). Pale tints, which are nearly paper, turn over too.
 
     Args:
         color: red, green and blue in [0, 1].
         ramp: whether the colour belongs to a scale from pale to deep, which turns over as a whole.
+        text: whether letters have the colour.
 
     Returns:
         Three numbers in [0, 1].
@@ -97,7 +98,7 @@ def dark_color(color: RGB, ramp: bool = False) -> RGB:
     lab[0] = turned[0] + hued * (lab[0] - turned[0])
     lab[1:] += (1 - hued) * (1 - place) * (_GROUND - _PAPER)[1:]  # greys near the ground share its tint
     ground = rgb(GROUND)
-    wanted = min(READABLE, contrast(color, rgb(CARD)))
+    wanted = min(READABLE if text else VISIBLE, contrast(color, rgb(CARD)))
     result = _from_oklab(lab)
     while not ramp and wanted > 1.1 and contrast(result, ground) < wanted and lab[0] < 1:
         lab[0] += 0.005

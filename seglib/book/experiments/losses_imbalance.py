@@ -39,7 +39,7 @@ from seglib.losses import cross_entropy, cross_entropy_dice, dice_loss, focal_lo
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
 SHARES = (0.1, 0.01, 0.001)
-"""The dial: expected share of speck pixels."""
+"""Expected shares of speck pixels."""
 
 
 def by_share(share: float) -> Tensor:

@@ -1,6 +1,6 @@
-"""Synthetic images with one rare class, whose share of the pixels is a dial, and a small network to learn it.
+"""Synthetic images with one rare class, whose share of the pixels can be set, and a small network to learn it.
 
-Bright specks of 9 to 21 pixels lie on uneven ground under noise. Only how many there are follows the dial; size,
+Bright specks of 9 to 21 pixels lie on uneven ground under noise. Only their number follows the share; size,
 contrast and noise stay, so that a speck is as hard to see at 0.1% as it is at 10%.
 """
 

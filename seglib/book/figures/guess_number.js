@@ -7,9 +7,11 @@ export function parse(text) {
   return Number.isFinite(v) ? v : NaN;
 }
 
+// A number with its unit: 3 pixels, 1 pixel, 50%.
 export function write(v, unit = "") {
   const text = String(Number.isInteger(v) ? v : +v.toPrecision(6)).replace(/^-/, "−");
-  return text + (/^$|^[%°×]/.test(unit) ? "" : " ") + unit;
+  const name = Math.abs(v) === 1 ? unit.replace(/^(\w*(?:ch|x|ss))es$|^(\w+[^\Ws])s$/, "$1$2") : unit;
+  return text + (/^$|^[%°×]/.test(unit) ? "" : " ") + name;
 }
 
 export const fits = (p, v) => Number.isFinite(v);

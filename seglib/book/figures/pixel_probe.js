@@ -68,13 +68,13 @@ export function render(root, p) {
 
   const say = card(root, "One pixel, asked four times", `
     .tiles { display: grid; grid-template-columns: repeat(5, minmax(0, 1fr)); gap: 12px 14px; }
-    @container (max-width: 660px) { .tiles { grid-template-columns: repeat(3, minmax(0, 1fr)); } }
+    @container (max-width: 660px) { .tiles { grid-template-columns: repeat(3, minmax(0, 1fr)); } .says + span { --lines: 5; } }
     @container (max-width: 440px) { .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
     :host { container-type: inline-size; }
     .name { font-weight: 600; margin-bottom: 4px; } .pane { position: relative; cursor: crosshair; touch-action: pan-y; line-height: 0; }
     canvas { width: 100%; height: auto; image-rendering: pixelated; border-radius: 6px; border: 1px solid var(--line); }
     .pane svg { position: absolute; inset: 0; height: 100%; pointer-events: none; }
-    .says { margin-top: 6px; font-size: 15px; line-height: 1.3; } .says + span { color: var(--soft); font-size: 13px; display: block; min-height: 4.4em; }
+    .says { margin-top: 6px; font-size: 14px; line-height: 1.3; min-height: 2.6em; } .says + span { color: var(--soft); font-size: 13px; display: block; min-height: calc(var(--lines, 6) * 1.3em); line-height: 1.3; }
     .says i { display: inline-block; width: 13px; height: 13px; border-radius: 3px; margin-right: 6px; vertical-align: -1px; border: 1px solid var(--line); }
     .halo { fill: none; stroke: #fff; } .ring { fill: none; stroke: #111; } `,
     el("p", {class: "lead"}, "Move over any image, or use the arrow keys, and read what each answer says about that pixel. A prompt answers for the place that you point at."), board);

@@ -9,6 +9,6 @@ from seglib.book.figures.architecture.parts import Block, Call, Cut, Edge, Group
 from seglib.book.figures.architecture.semantic import deeplab, fcn, unet
 
 __all__ = [
-    "Block", "Call", "Cut", "Edge", "Group", "Note", "Scene", "Switch", "argument", "deeplab", "draw", "entry", "fcn", "fpn",
-    "mask_rcnn", "rpn", "unet",
+    "Block", "Call", "Cut", "Edge", "Group", "Note", "Scene", "Switch", "argument", "deeplab", "draw", "entry", "fcn",
+    "fpn", "mask_rcnn", "rpn", "unet",
 ]  # fmt: skip

@@ -78,7 +78,7 @@ def fpn(
     y = dict(zip(order, y_all[extra:], strict=False))
     bottom = y_all[-1]
     blocks = encoder_blocks(
-        net, {level: (114.0, y[level]) for level in order} | {"image": (114.0, bottom)}, side="left"
+        net, {level: (108.0, y[level]) for level in order} | {"image": (108.0, bottom)}, side="left"
     )
     edges = [Edge(a, b) for a, b in zip(["image", *found], found, strict=False)]
     switches = [TOP_DOWN]
@@ -90,9 +90,9 @@ def fpn(
         line = "pyramid = [self.output[-1](top)]" if last else "pyramid.insert(0, self.output[i](top))"
         says = (f"A 1×1 convolution of {level}: the top of the path." if last else
                 f"{level} through a 1×1 convolution, plus the level above, upsampled by repeating cells.")  # fmt: skip
-        blocks.append(Block(m, m, (226, y[level]), f"fpn.output.{i}", sum_line, says, argument(), home=net.fpn, side="",
+        blocks.append(Block(m, m, (216, y[level]), f"fpn.output.{i}", sum_line, says, argument(), home=net.fpn, side="",
                             weights=(f"fpn.lateral.{i}",), stride=strides[level]))  # fmt: skip
-        blocks.append(Block(p, p, (312, y[level]), f"fpn.output.{i}", line, f"A 3×3 convolution smooths {m}.",
+        blocks.append(Block(p, p, (300, y[level]), f"fpn.output.{i}", line, f"A 3×3 convolution smooths {m}.",
                             home=net.fpn, side="right", stride=strides[level]))  # fmt: skip
         cut = "" if last or i > 2 else f"lateral_{level}"
         edges += [Edge(level, m, "1×1" if last else "1×1, +", switch=cut), Edge(m, p, "3×3")]
@@ -104,14 +104,14 @@ def fpn(
         pyramid.append(p)
     for j in range(extra):
         p = f"p{int(levels[-1][1:]) + 1 + j}"
-        blocks.append(Block(p, p, (312, y_all[extra - 1 - j]), "fpn.top_block", "pyramid.extend(self.top_block(", 
+        blocks.append(Block(p, p, (300, y_all[extra - 1 - j]), "fpn.top_block", "pyramid.extend(self.top_block(", 
                             "A further, coarser level for large objects.", entry(j), home=net.fpn, side="right",
                             stride=net.anchors.strides[len(levels) + j]))  # fmt: skip
         edges.append(Edge(pyramid[-1], p))
         pyramid.append(p)
-    blocks.append(Block("proposals", "proposals", (312, bottom), "", "proposals, proposal_scores = propose(",
+    blocks.append(Block("proposals", "proposals", (300, bottom), "", "proposals, proposal_scores = propose(",
                         "The boxes that a region proposal network finds on these levels.",
-                        lambda call: call.output.proposals, weights=(), shows="prediction", side="right"))  # fmt: skip
+                        lambda call: call.output.proposals, weights=(), shows="prediction", side="below"))  # fmt: skip
     edges.append(Edge(f"p{levels[0][1:]}", "proposals", "RPN"))
     groups = [
         Group("image", "image", ("image",), IMAGE_SAYS),
@@ -124,8 +124,8 @@ def fpn(
     ]
     return draw(
         net, image, blocks, edges, switches, categories, here=here, compact=compact, name=name, groups=groups,
-        notes=[Note("bottom-up", (114, 10)), Note("top-down", (226, 10)), Note("pyramid", (316, 10))],
-        size=(408, bottom + side_of(1) / 2 + 8), target=target, outcome=Proposals(),
+        notes=[Note("bottom-up", (108, 10)), Note("top-down", (216, 10)), Note("pyramid", (304, 10))],
+        size=(414, bottom + side_of(1) / 2 + 30), target=target, outcome=Proposals(),
         start=None if here else f"m{levels[1][1:]}",
     )  # fmt: skip
 
@@ -256,7 +256,7 @@ def rpn(
               _best_anchors(net), weights=(), shows=_anchors, what="A colour for each level", side="left", size=58),
         Block("proposals", "proposals", (307, bottom), "", "kept = batched_nms(",
               "The best anchors of each level, moved by their deltas, without near-duplicates (NMS).",
-              lambda call: call.output.proposals, home=propose, weights=(), shows="prediction", side="right"),
+              lambda call: call.output.proposals, home=propose, weights=(), shows="prediction", side="below"),
     ]  # fmt: skip
     edges += [
         Edge("anchors", "proposals", "move, cut, NMS", place=0.45),
@@ -276,7 +276,7 @@ def rpn(
     notes = [Note("3×3", (196, 10)), Note("objectness", (270, 10)), Note("deltas", (344, 10))]
     return draw(
         net, image, blocks, edges, switches, categories, here=here, compact=compact, name=name, groups=groups,
-        notes=notes, size=(392, bottom + side_of(1) / 2 + 8), target=target, outcome=Proposals(),
+        notes=notes, size=(392, bottom + side_of(1) / 2 + 30), target=target, outcome=Proposals(),
     )  # fmt: skip
 
 
@@ -375,54 +375,53 @@ def mask_rcnn(
     first, second, third, fourth, fifth = 50.0, 140.0, 234.0, 324.0, 414.0
     blocks = encoder_blocks(net, {n: (v, first) for n, v in places.items()}, side="above")
     edges = [Edge(a, b) for a, b in zip(["image", *found], found, strict=False)]
-    pyramid = []
+    pyramid: list[str] = []
     for i, level in enumerate(levels):
         p = f"p{level[1:]}"
         line = "pyramid = [self.output[-1](top)]" if i == len(levels) - 1 else "pyramid.insert(0, self.output[i](top))"
         blocks.append(
             Block(p, p, (places[level], second), f"fpn.output.{i}", line,
                   f"{level} by a 1×1 convolution, plus the level above, upsampled; then a 3×3 convolution.",
-                  home=net.fpn, weights=(f"fpn.lateral.{i}", f"fpn.output.{i}"), side="below", brief=True, stride=strides[level])
+                  home=net.fpn, weights=(f"fpn.lateral.{i}", f"fpn.output.{i}"), stride=strides[level], brief=True)
         )  # fmt: skip
         edges.append(Edge(level, p, switch="level" if i == 0 else ""))
         if i:
             edges.append(Edge(p, pyramid[-1], switch="topdown"))
         pyramid.append(p)
     bus = 10.0
-    head, drawn = net.box_head, net.mask_head
+    first_few: dict[str, Any] = {"what": f"The first {COLUMNS * ROWS}", "parts": True, "brief": True, "size": 36}
     blocks += [
         Block("objectness", "RPN", (118, third), "rpn_head", "logits.append(self.objectness(x)",
-              "The region proposal network scores every anchor of every level and moves it.", _best_level, home=net.rpn_head,
-              shows=lambda value, scene: _on_scale(value[1]), what="Best anchor of any level, from 0 to 1", side="above", brief=True, size=50),
+              "The region proposal network scores every anchor of every level, and moves it.", _best_level,
+              home=net.rpn_head, shows=_best_objectness, what="Best anchor of any level, from 0 to 1", side="above",
+              brief=True, size=50),
         Block("proposals", "proposals", (262, third), "", "proposals, proposal_scores = propose(",
-              "The best anchors, moved, without near-duplicates: boxes that may hold an object.",
-              lambda call: (call.output.proposals, *_best_proposals(call)), weights=(), shows=_proposal_boxes,
-              what="The best 30", side="right", size=54),
+              "The best anchors, moved, without near-duplicates: boxes that may hold an object.", _best_proposals,
+              weights=(), shows=_proposal_boxes, what="The best 30", side="right", size=54),
         Block("roi_box", "RoIAlign", (66, fourth), "box_head", "patches = self.pool(pyramid, rois[image, slot]",
-              "From the level that suits a proposal's size: a patch of fixed size.", argument(), weights=(), shows=_patches,
-              what=f"The first {COLUMNS * ROWS}", side="below", brief=True, size=36, parts=True),
+              "For each proposal a patch of fixed size, from the level that suits the proposal's size.", argument(),
+              weights=(), shows=_patches, **first_few),
         Block("box_head", "box head", (156, fourth), "box_head.fc", "x = self.fc(self.convs(patches).flatten(1))",
-              "Fully connected layers over each patch.", home=head, weights=("box_head.convs", "box_head.fc"), shows=_features,
-              what="Rows are RoIs, columns features", side="below", brief=True, size=28, parts=True),
+              "Fully connected layers over each patch.", home=net.box_head,
+              weights=("box_head.convs", "box_head.fc"), shows=_features, what="Rows are RoIs, columns features",
+              parts=True, brief=True, size=28),
         Block("classes", "class, box", (250, fourth), "box_head.logits", "return self.logits(x), self.deltas(x)",
-              "Which class, or background, and for each class how the box must move.", home=head,
-              weights=("box_head.logits", "box_head.deltas"), shows=_probabilities, what="Rows are RoIs, columns classes, background last",
-              side="below", brief=True, size=32, parts=True),
+              "For each RoI its class, or background, and for each class how the box must move.", home=net.box_head,
+              weights=("box_head.logits", "box_head.deltas"), shows=_probabilities,
+              what="Rows are RoIs, columns classes; background last", parts=True, brief=True, size=32),
         Block("detections", "detections", (346, fourth), "", "boxes, labels, scores = self._detect(",
-              "Moved boxes with their classes, without near-duplicates within a class.", _confident, weights=(), shows=_boxes,
-              what="Score of at least 0.5", side="above", brief=True, size=54, parts=True),
+              "Moved boxes with their classes, without near-duplicates within a class.", _confident, weights=(),
+              shows=_boxes, what="Score of at least 0.5", side="above", parts=True, brief=True, size=54),
         Block("roi_mask", "RoIAlign", (66, fifth), "mask_head", "patches = self.pool(pyramid, boxes[image, slot]",
-              "A second, finer patch, of the detected box.", argument(), weights=(), shows=_patches, what=f"The first {COLUMNS * ROWS}",
-              side="below", brief=True, size=36, parts=True),
+              "A second, finer patch: that of the detected box.", argument(), weights=(), shows=_patches, **first_few),
         Block("mask_head", "mask head", (160, fifth), "mask_head.convs", "x = self.convs(patches)",
-              "3×3 convolutions over each patch.", home=drawn, shows=_patches, what=f"The first {COLUMNS * ROWS}", side="below", brief=True, size=36, parts=True),
+              "3×3 convolutions over each patch.", home=net.mask_head, shows=_patches, **first_few),
         Block("masks", "masks", (250, fifth), "mask_head", "return masks.reshape(-1, 2 * size, 2 * size)",
-              "Twice as fine, one mask for the box's class, as probabilities.", home=drawn,
-              weights=("mask_head.upsample", "mask_head.predict"), shows=_masks, what=f"The first {COLUMNS * ROWS}", side="below", brief=True,
-              size=36, parts=True),
+              "Twice as fine: one mask for the class of the box.", home=net.mask_head,
+              weights=("mask_head.upsample", "mask_head.predict"), shows=_masks, **first_few),
         Block("instances", "instances", (346, fifth), "", "grids = MaskGrids(probs, boxes[kept]",
-              "Each mask stretched over its box and cut at ½.", lambda call: None, weights=(),
-              shows="prediction", side="below", size=54),
+              "Each mask stretched over its box and cut at ½.", lambda call: None, weights=(), shows="prediction",
+              size=54),
     ]  # fmt: skip
     finest = pyramid[0]
     edges += [
@@ -461,8 +460,14 @@ def mask_rcnn(
     )  # fmt: skip
 
 
-def _best_proposals(call: Call) -> tuple[Tensor]:
-    return (call.output.proposals[0][call.output.proposal_scores[0] > -torch.inf][:30],)
+def _best_proposals(call: Call) -> tuple[Tensor, Tensor]:
+    """All proposals, and the thirty best."""
+    out = call.output
+    return out.proposals, out.proposals[0][out.proposal_scores[0] > -torch.inf][:30]
+
+
+def _best_objectness(value: tuple[Tensor, ...], scene: Scene) -> np.ndarray:
+    return _on_scale(value[1])
 
 
 def _proposal_boxes(value: tuple[Tensor, ...], scene: Scene) -> np.ndarray:

@@ -175,7 +175,7 @@ def _answers(
     outcome: Outcome | None,
 ) -> dict[str, Any]:
     """The painted answer of the whole network and of every combination of switches."""
-    outcome = outcome or (Detections() if isinstance(whole[1], Instances) else Labels())
+    outcome = _outcome(outcome, whole[1])
     before = outcome.value(*whole)
     states = {"": [outcome.layer(before, categories), outcome.whole(before, target, categories)]}
     most = len(switches) if len(switches) <= MANY else 2
@@ -195,6 +195,12 @@ def _answers(
         elif truth is not None:
             result["truth"] = paint.frames([(truth.boxes, paint.BLUE)], (image.shape[1], image.shape[2]))
     return result
+
+
+def _outcome(outcome: Outcome | None, prediction: Any) -> Outcome:
+    if outcome is not None:
+        return outcome
+    return Detections() if isinstance(prediction, Instances) else Labels()
 
 
 @contextmanager
@@ -228,7 +234,7 @@ def _describe(b: Block, value: Any, line: tuple[str, str], scene: Scene, painted
         channels = shape[0] if len(shape) == 3 else shape[1] if len(shape) == 4 else 0
         if len(shape) == 3:
             stride = b.stride or _stride(shape[1:], (height, width))
-            if stride and stride != 1:
+            if stride and stride != 1 and shape[1] * shape[2] > 1:
                 facts.append(f"stride {stride:g}")
             height, width = shape[1:]
     else:
@@ -283,6 +289,8 @@ def _paint(b: Block, value: Any, scene: Scene) -> dict[str, Any]:
         raise ValueError(
             f"block {b.name!r} shows {b.shows!r}; it is strength, classes, image, prediction or a function"
         )
+    if x.shape[-1] * x.shape[-2] == 1:
+        return {"m": paint.heat(paint.grid(x.flatten())), "what": "One cell: its channels, row by row"}
     picked = paint.channels_of(x)
     return {
         "m": paint.heat(paint.strength(x)),

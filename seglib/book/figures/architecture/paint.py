@@ -148,6 +148,13 @@ def frames(boxes: Sequence[tuple[Tensor, tuple[int, int, int]]], size: tuple[int
     return encode(layer, [(0, 0, 0), *(color for _, color in boxes)], [0, *([255] * len(boxes))])
 
 
+def grid(values: Tensor) -> Tensor:
+    """Numbers ``(N,)`` row by row in a matrix that is about square; what is missing at the end is the lowest."""
+    columns = max(1, round(len(values) ** 0.5))
+    rows = -(-len(values) // columns)
+    return torch.cat([values, values.min().expand(rows * columns - len(values))]).view(rows, columns)
+
+
 def montage(x: Tensor, columns: int, rows: int) -> Tensor:
     """The first maps of ``(N, h, w)``, each from 0 to 1, side by side with a gap: ``(H, W)``."""
     height, width = x.shape[-2:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -60,17 +60,17 @@ def stages(encoder: Any) -> dict[str, Stage]:
 
 def encoder_blocks(model: Any, at: dict[str, tuple[float, float]], **keywords: Any) -> list[Block]:
     """The image and the maps of the model's encoder."""
-    blocks = [Block("image", "image", at["image"], "", "self.normalize(images, sizes", IMAGE_SAYS, argument(), weights=(),
-                    shows="image", **keywords)]  # fmt: skip
+    blocks = [
+        Block("image", "image", at["image"], "", "self.normalize(images, sizes", IMAGE_SAYS, argument(), weights=(),
+              shows="image", **keywords)
+    ]  # fmt: skip
     for level, stage in stages(model.encoder).items():
         stride = float(model.encoder.grids[level].stride)
         blocks.append(
-            Block(
-                level, level, at[level], stage.module, stage.code or "self.encoder(",
-                f"The encoder's map with one cell for every {stride:g} pixels.",
-                entry(stage.key) if stage.key else None, home=model.encoder if stage.code else model, weights=stage.weights, stride=stride,
-                **keywords,
-            )
+            Block(level, level, at[level], stage.module, stage.code or "self.encoder(",
+                  f"The encoder's map with one cell for every {stride:g} pixels.",
+                  entry(stage.key) if stage.key else None, home=model.encoder if stage.code else model,
+                  weights=stage.weights, stride=stride, **keywords)
         )  # fmt: skip
     return blocks
 
@@ -139,7 +139,7 @@ def fcn(
         )  # fmt: skip
     last = f"sum_{finer[-1]}" if finer else f"score_{deepest}"
     x = 316 if finer else 224
-    factor = int(model.upsample["image"].stride[0])
+    factor = _factor(model.upsample["image"])
     blocks.append(
         Block("prediction", "prediction", (x, y["image"]), "", "return DenseOutput(score[",
               f"The last scores, upsampled {factor} times and cut to the image; each pixel takes its best class.",
@@ -150,7 +150,7 @@ def fcn(
     edges += [Edge(f"score_{level}", f"sum_{level}", "+", switch=f"score_{level}") for level in finer]
     below = f"score_{deepest}"
     for level in finer:
-        up = int(model.upsample[level].stride[0])
+        up = _factor(model.upsample[level])
         via = ((316.0, y[deepest]),) if below == f"score_{deepest}" else ()
         edges.append(Edge(below, f"sum_{level}", f"×{up}", via, switch=f"score_{deepest}" if via else ""))
         below = f"sum_{level}"
@@ -177,6 +177,10 @@ def fcn(
         model, image, blocks, edges, switches, categories, here=here, compact=compact, name=name, groups=groups,
         notes=notes, size=(376, height), target=target,
     )  # fmt: skip
+
+
+def _factor(upsample: Any) -> int:
+    return int(upsample.stride[0])
 
 
 def unet(
@@ -208,8 +212,10 @@ def unet(
     levels = list(stages(model.encoder))  # c1 … c5
     depth = len(model.decoder)
     y = rows([1, 2, 4, 8, 16, 32], 32, 26)
-    left, right = [114 + 7 * i for i in range(5)], [294 - 7 * i for i in range(5)]
-    at = {"image": (left[0], y[0])} | {levels[i]: (left[i + 1], y[i + 1]) for i in range(4)}
+    left, right = [114.0 + 7 * i for i in range(5)], [294.0 - 7 * i for i in range(5)]
+    at: dict[str, tuple[float, float]] = {"image": (left[0], y[0])} | {
+        levels[i]: (left[i + 1], y[i + 1]) for i in range(4)
+    }
     at[levels[-1]] = ((left[4] + right[4]) / 2, y[5])
     blocks = encoder_blocks(model, at, side="left")
     blocks = [*blocks[:-1], _bottleneck(blocks[-1])]
@@ -257,8 +263,6 @@ def unet(
 
 
 def _bottleneck(block: Block) -> Block:
-    from dataclasses import replace
-
     says = "The deepest map: each cell sees most of the image and stands for 32 × 32 pixels."
     return replace(block, side="below", says=says)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import slim
 import torch
 from PIL import Image
 from torch import nn
@@ -24,10 +25,8 @@ from seglib.book.figures.element import source
 from seglib.book.pretrained import stored_model
 from seglib.data.scenes import CATEGORIES, Scenes
 from seglib.layers.tiny import TinyEncoder
-from seglib.layers.vgg import VGG16Encoder
 from seglib.models.deeplab import deeplab_tiny, deeplabv3plus_resnet34
 from seglib.models.fcn import FCN, fcn_resnet18, fcn_resnet50, fcn_tiny
-from seglib.models.mask_rcnn import mask_rcnn_fpn
 from seglib.models.unet import unet_paper, unet_resnet34, unet_tiny
 from seglib.types import VOID, Category, Instances
 
@@ -357,7 +356,7 @@ class Plain(nn.Module):
 
 
 OTHERS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
-    "FCN-8s on VGG": ("fcn", lambda: seeded(FCN, VGG16Encoder(hidden=16), K, stride=8)),
+    "FCN-8s on VGG": ("fcn", lambda: seeded(FCN, slim.vgg(), K, stride=8)),
     "FCN on ResNet-18": ("fcn", lambda: seeded(fcn_resnet18)),
     "FCN-32s, no skips": ("fcn", lambda: seeded(fcn_tiny, K, stride=32)),
     "FCN, overlapping": ("fcn", lambda: seeded(fcn_tiny, K, overlapping=True)),
@@ -365,12 +364,13 @@ OTHERS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "U-Net on ResNet-34": ("unet", lambda: seeded(unet_resnet34)),
     "U-Net without skips": ("unet", lambda: seeded(unet_tiny, K, skips=False)),
     "DeepLab v3+ on ResNet-34": ("deeplab", lambda: seeded(deeplabv3plus_resnet34)),
-    "FPN with a top block": ("fpn", lambda: seeded(mask_rcnn_fpn, "resnet18", K)),
-    "RPN with a top block": ("rpn", lambda: seeded(mask_rcnn_fpn, "resnet18", K)),
-    "Mask R-CNN on ResNet-18": ("mask_rcnn", lambda: seeded(mask_rcnn_fpn, "resnet18", K)),
+    "FPN with a top block": ("fpn", lambda: seeded(slim.mask_rcnn, K, "mask_rcnn_resnet50_fpn")),
+    "RPN with a top block": ("rpn", lambda: seeded(slim.mask_rcnn, K, "mask_rcnn_resnet50_fpn")),
+    "Mask R-CNN on a ResNet": ("mask_rcnn", lambda: seeded(slim.mask_rcnn, K, "mask_rcnn_resnet50_fpn")),
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_preset_draws_its_model_on_any_encoder_and_image(name):
     preset, build = OTHERS[name]
@@ -379,8 +379,8 @@ def test_a_preset_draws_its_model_on_any_encoder_and_image(name):
     assert preset == "rpn" or block(figure, "image")["shape"] == "3×70×90"
     width, height = figure.params["size"]
     for b in figure.params["blocks"]:
-        assert 0 <= b["x"] - b["w"] / 2 and b["x"] + b["w"] / 2 <= width, b["n"]
-        assert 0 <= b["y"] - b["h"] / 2 and b["y"] + b["h"] / 2 <= height, b["n"]
+        assert b["x"] - b["w"] / 2 >= 0 and b["x"] + b["w"] / 2 <= width, b["n"]
+        assert b["y"] - b["h"] / 2 >= 0 and b["y"] + b["h"] / 2 <= height, b["n"]
     boxes = [(b["x"] - b["w"] / 2, b["y"] - b["h"] / 2, b["w"], b["h"]) for b in figure.params["blocks"]]
     for i, (x, y, w, h) in enumerate(boxes):
         for u, v, s, t in boxes[:i]:
@@ -480,9 +480,16 @@ def test_an_unknown_place_lists_the_known_ones():
 
 @pytest.mark.parametrize(
     ("preset", "here", "step"),
-    [("deeplab", "aspp", "ASPP"), ("deeplab", "pooling", "ASPP"), ("unet", "c5", "bottleneck"), ("unet", "d2", "decoder"),
-     ("mask_rcnn", "rpn", "RPN"), ("mask_rcnn", "masks", "mask head"), ("rpn", "anchors", "anchors")],
-)  # fmt: skip
+    [
+        ("deeplab", "aspp", "ASPP"),
+        ("deeplab", "pooling", "ASPP"),
+        ("unet", "c5", "bottleneck"),
+        ("unet", "d2", "decoder"),
+        ("mask_rcnn", "rpn", "RPN"),
+        ("mask_rcnn", "masks", "mask head"),
+        ("rpn", "anchors", "anchors"),
+    ],
+)
 def test_a_block_or_its_group_marks_the_step_of_the_strip(preset, here, step):
     assert [s["l"] for s in make(preset, compact=True, here=here).params["steps"] if s["here"]] == [step]
 
@@ -631,7 +638,7 @@ def test_a_drawing_fits_a_phone_follows_the_mode_and_has_no_serious_finding(pres
 
 TEXTS = """e => [...e.querySelectorAll("svg text")].filter(t => t.textContent).map(t => {
   const b = t.getBBox(), u = t.ownerSVGElement.getScreenCTM().a, size = parseFloat(getComputedStyle(t).fontSize) * u;
-  return {text: t.textContent, size, box: [b.x, b.y, b.x + b.width, b.y + b.height]};
+  return {text: t.textContent, size, box: [b.x, b.y, b.x + b.width, b.y + b.height].map(v => v * u)};
 })"""
 
 
@@ -640,18 +647,14 @@ TEXTS = """e => [...e.querySelectorAll("svg text")].filter(t => t.textContent).m
 def test_labels_are_at_least_twelve_pixels_and_lie_apart(preset, width, show):
     visit = show(preset, width=width + 16)
     visit.page.wait_for_timeout(100)
-    found = visit.page.locator(
-        ".draw"
-    ).evaluate("""e => [...e.querySelectorAll("svg text")].filter(t => t.textContent)
-      .map(t => { const b = t.getBBox(), u = t.ownerSVGElement.getScreenCTM().a;
-        return {text: t.textContent, size: parseFloat(getComputedStyle(t).fontSize) * u, box: [b.x, b.y, b.x + b.width, b.y + b.height]}; })""")
+    found = visit.page.locator(".draw").evaluate(TEXTS)
     assert min(t["size"] for t in found) >= 12 - 0.01
     for i, a in enumerate(found):
         for b in found[:i]:
             x0, y0, x1, y1 = a["box"]
             u0, v0, u1, v1 = b["box"]
             across, down = min(x1, u1) - max(x0, u0), min(y1, v1) - max(y0, v0)
-            assert across <= 1 or down <= 4, (a["text"], b["text"])
+            assert across <= 1 or down <= 5, (a["text"], b["text"])  # lines are taller than their letters
 
 
 def test_the_pages_theme_wins_over_the_systems_mode(open_page):

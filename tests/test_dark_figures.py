@@ -100,7 +100,7 @@ def test_lines_can_be_told_apart_about_as_well_as_on_paper(sight: str) -> None:
         return min(float(np.linalg.norm(seen(a) - seen(b))) for a, b in itertools.combinations(colors, 2))
 
     light = [rgb(c) for c in CYCLE]
-    assert closest([dark_color(c) for c in light]) > 0.8 * closest(light)
+    assert closest([dark_color(c) for c in light]) > 0.7 * closest(light)
 
 
 def test_a_scale_from_pale_to_deep_keeps_its_order() -> None:
@@ -154,7 +154,7 @@ def test_smooth_edges_stay_smooth() -> None:
     light = figure_.light[figure_.indices].astype(int).mean(2)
     order = np.argsort(light.ravel())
     assert (np.diff(dark.ravel()[order]) <= 12).all()  # the darker on paper, the lighter at night, in small steps
-    assert len(np.unique(dark)) > 20
+    assert len(np.unique(dark)) >= 0.8 * len(np.unique(light)) > 4
 
 
 @pytest.mark.parametrize("origin", ["upper", "lower"])
@@ -216,7 +216,7 @@ def test_text_on_a_filled_area_can_be_read() -> None:
     drawn = draw_twice(figure)
     for name, pixels in (("light", drawn.light), ("dark", drawn.dark)):
         for y in range(3):
-            row = int((0.83 - 0.31 * y) * pixels.shape[0])
+            row = int((0.735 - 0.279 * y) * pixels.shape[0])
             part = pixels[row - 12 : row + 12, pixels.shape[1] // 2 - 30 : pixels.shape[1] // 2 + 40].reshape(-1, 3)
             colors, counts = np.unique(part, axis=0, return_counts=True)
             ground = tuple(colors[counts.argmax()] / 255)
@@ -247,14 +247,14 @@ def test_a_line_keeps_its_colour_beside_a_photograph() -> None:
 def test_few_colours_are_kept_exactly() -> None:
     light = np.random.default_rng(0).integers(0, 4, (20, 20, 3), dtype=np.uint8) * 80
     dark = 255 - light
-    indices, first, second = quantize(light, dark)
+    indices, first, second = quantize(light, dark, np.zeros((20, 20), dtype=bool))
     assert np.array_equal(first[indices], light) and np.array_equal(second[indices], dark)
 
 
 def test_many_colours_are_kept_closely_and_in_256() -> None:
     ramp = np.linspace(0, 255, 256).astype(np.uint8)
     light = np.stack([*np.meshgrid(ramp, ramp), np.full((256, 256), 90)], 2).astype(np.uint8)
-    indices, first, second = quantize(light, light)
+    indices, first, second = quantize(light, light, np.ones((256, 256), dtype=bool))
     assert len(first) <= 256 and np.array_equal(first, second)
     assert np.abs(first[indices].astype(int) - light).mean() < 8
 
@@ -329,8 +329,8 @@ def test_shared_labels_are_repeated() -> None:
     axes[1].barh(["first", "second"], [2, 1])
     pixels, layout, read = narrow(figure)
     assert len(layout["copies"]) == 3  # both panels, and the labels again
-    (x, _, w, h, *_), labels, _ = layout["copies"]
-    assert labels[0] == x and labels[2] < w and labels[3] == h
+    (x, _, w, h, *_), _, labels = layout["copies"]
+    assert labels[0] == x and labels[2] < w and labels[3] < h  # without those of the other axis
     paper = read.indices[0, 0]
     half = pixels.shape[0] // 2
     left = pixels[:, : labels[2]] != paper

@@ -1,4 +1,4 @@
-"""Chapter 9's experiment: dials that do what they say, errors one at a time, and sets of images that repeat."""
+"""Chapter 9's experiment: rates that do what they say, errors one at a time, and sets of images that repeat."""
 
 from dataclasses import replace
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from seglib.book.checks import examine
 from seglib.book.exercises import CHECKS, ch09
 from seglib.book.experiments import ap_errors
 from seglib.book.experiments.ap_detections import USUAL, Noise, detect, redraw
@@ -34,7 +35,7 @@ def many(noise, images=100):
     return [drawn(noise, image=i) for i in range(images)], 8 * images
 
 
-def test_with_all_dials_at_rest_the_truth_comes_back():
+def test_with_all_rates_at_0_the_truth_comes_back():
     made = drawn(Noise())
     order = made.source.argsort()
     assert torch.equal(made.instances[order].masks, TARGET.masks)
@@ -72,7 +73,7 @@ def test_small_objects_are_lost_more_often():
     assert large == pytest.approx(1 - 0.8 * np.exp(-30 / 16), abs=0.12)
 
 
-def test_turning_one_dial_leaves_the_other_errors_where_they_were():
+def test_changing_one_rate_leaves_the_other_errors_where_they_were():
     few, lot = drawn(Noise(missed=0.3)), drawn(Noise(missed=0.3, duplicates=1, background=1, confused=0.5))
     first = lot.source[(lot.source >= 0) & ~lot.second]
     assert sorted(first.tolist()) == sorted(few.source.tolist())
@@ -109,7 +110,7 @@ def test_an_image_without_objects_has_no_detections():
     assert len(drawn(Noise(missed=1)).instances) == 0
 
 
-def test_a_dial_out_of_range_is_named():
+def test_a_rate_out_of_range_is_named():
     with pytest.raises(ValueError, match="missed is 1.5"):
         Noise(missed=1.5)
     with pytest.raises(ValueError, match=r"shift is -0\.1"):
@@ -173,3 +174,15 @@ def test_the_exercises_matching_is_seglibs():
         classes = np.zeros(d, int), np.zeros(g, int), np.zeros(g, bool)
         found, _ = match(table, *classes, none, np.array([threshold]))
         assert found[:, 0, 0].tolist() == [taken >= 0 for taken in ch09.match_greedily(iou.double(), threshold)]
+
+
+def test_the_threshold_of_chapter_10_solves_chapter_9_too():
+    def solution(scores, correct, objects):  # as chapter 10 prints it
+        levels = scores.unique().flip(0)
+        kept = scores >= levels[:, None]
+        f1 = 2 * (kept & correct).sum(1) / (kept.sum(1) + objects)
+        return float(levels[f1.argmax()])
+
+    for name in ("ch09.threshold", "ch10.cut"):
+        assert examine(name, solution).passed
+        assert examine(name, ch09.best_threshold).passed

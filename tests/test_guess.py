@@ -887,3 +887,34 @@ def test_a_browser_that_keeps_nothing_still_shows_pages(book: str, open_page: Ca
     page.get_by_role("button", name="Yes, forget them").click()
     assert page.locator("#reading-progress li span").all_inner_texts() == ["not started"] * 2
     assert visit.problems() == []
+
+
+# The real book
+
+
+@pytest.mark.slow
+def test_in_every_chapter_what_is_tagged_waits_for_a_guess_and_unfolds(
+    built_book: Path, book_url: str, open_page: Callable[..., Visit]
+) -> None:
+    problems: list[str] = []
+    for path in sorted((built_book / "chapters").glob("[0-9]*.html")):
+        visit = open_page(f"{book_url}/chapters/{path.name}")
+        page, found = visit.page, []
+        guesses = page.locator("[data-params][data-state]")
+        waiting, tagged = page.locator(".guess-waits").count(), page.locator(".tag_after-guess").count()
+        if not guesses.count():
+            found.append("holds no guess")
+        if waiting < tagged:
+            found.append(f"{tagged - waiting} cells tagged after-guess follow no guess of their section")
+        for button in page.get_by_role("button", name="Show without a guess").all()[::-1]:
+            if button.is_visible():
+                button.click()
+        states = guesses.evaluate_all("all => all.map(e => e.dataset.state)")
+        hidden = page.locator(".tag_after-guess .cell_output:not(details *)").evaluate_all(
+            "all => all.filter(e => !e.checkVisibility()).length"
+        )
+        if set(states) - {"shown"} or page.locator(".guess-waits").count() or hidden:
+            found.append(f"does not unfold: {states}, {hidden} outputs hidden")
+        problems += [f"{path.name}: {problem}" for problem in [*found, *visit.problems()]]
+        page.close()
+    assert problems == []

@@ -12,6 +12,7 @@ from pathlib import Path
 from seglib.book.palettes import PageFigure, read_png, write_png
 from seglib.book.panels import stack
 
+WHOLE = 600  # a figure of one panel that is wider scrolls on a phone instead of becoming unreadable
 PHONE = "(max-width: 576px)"  # as in book.css
 
 _IMG = re.compile(
@@ -63,6 +64,8 @@ def _write(figure: PageFigure, folder: Path, stem: str) -> str:
             size = f'width="{narrow.shape[1]}" height="{narrow.shape[0]}"'
             source = f'<source media="{PHONE}" srcset="FOLDER{stem}-narrow{ending}.png" {size}>'
         size = f'width="{figure.indices.shape[1]}" height="{figure.indices.shape[0]}"'
-        img = f'<img src="FOLDER{stem}{ending}.png" {size} loading="lazy">'
+        large = narrow is None and figure.indices.shape[1] > WHOLE
+        whole = f' class="whole" style="--width: {figure.indices.shape[1]}px"' if large else ""
+        img = f'<img src="FOLDER{stem}{ending}.png" {size}{whole} loading="lazy">'
         modes.append(f'<picture class="only-{mode}">{source}{img}</picture>')
     return f"{_DONE}{''.join(modes)}</span>"

@@ -36,7 +36,7 @@ def two_palettes(figure: Figure) -> bytes:
     Jupyter, in Colab and in tests they stay as matplotlib draws them.
     """
     drawn = draw_twice(figure)
-    indices, light, dark = quantize(drawn.light, drawn.dark)
+    indices, light, dark = quantize(drawn.light, drawn.dark, drawn.images)
     layout = narrow_layout(drawn.boxes, drawn.light)
     return write_png(indices, light, dark, None if layout is None else layout.as_json())
 
@@ -51,11 +51,13 @@ class Drawn:
     Attributes:
         light: ``(H, W, 3)`` uint8.
         dark: ``(H, W, 3)`` uint8, equal to ``light`` inside images.
+        images: ``(H, W)`` bool, the pixels of images.
         boxes: what stands where, for `seglib.book.panels.narrow_layout`.
     """
 
     light: np.ndarray
     dark: np.ndarray
+    images: np.ndarray
     boxes: list[Box]
 
 
@@ -93,7 +95,7 @@ class _Canvas(FigureCanvasAgg):
 
     drawn: Drawn | None = None
 
-    def print_png(self, file: Any, **ignored: Any) -> None:
+    def print_png(self, filename_or_obj: Any, **ignored: Any) -> None:
         """Called twice: the first time matplotlib interrupts ``figure.draw`` to measure, the second time it draws."""
         width, height = (int(side) for side in self.figure.bbox.size)
         seen = _Seen(np.zeros((height, width), dtype=bool))
@@ -105,7 +107,7 @@ class _Canvas(FigureCanvasAgg):
         self.figure.draw(second)
         dark = _pixels(second, rgb(GROUND))
         dark[seen.shown] = light[seen.shown]
-        self.drawn = Drawn(light, dark, boxes)
+        self.drawn = Drawn(light, dark, seen.shown, boxes)
 
     def get_renderer(self) -> Any:
         """The renderer of the last drawing: matplotlib asks for it when it measures text."""
@@ -142,8 +144,14 @@ class _Watcher(RendererAgg):
         super()._update_methods()
         self.agg_image, self.agg_mesh = self.draw_image, self.draw_quad_mesh
         self.agg_markers, self.agg_collection = self.draw_markers, self.draw_path_collection
-        self.draw_image, self.draw_quad_mesh = self._image, self._mesh
-        self.draw_markers, self.draw_path_collection = self._markers, self._collection
+        ours = {
+            "image": self._image,
+            "quad_mesh": self._mesh,
+            "markers": self._markers,
+            "path_collection": self._collection,
+        }
+        for name, method in ours.items():
+            setattr(self, f"draw_{name}", method)
 
     def _image(self, gc: GraphicsContextBase, x: float, y: float, im: np.ndarray, *rest: Any) -> None:
         """Notes the pixels of an image ``(H, W, 4)``, but not of one that is nothing but paper."""
@@ -228,10 +236,10 @@ class _Darkener(_Watcher):
         return self._turned(face)
 
     def _context(self, gc: GraphicsContextBase, color: Any = None) -> Any:
-        other = self.new_gc()
+        other: Any = self.new_gc()
         other.copy_properties(gc)
         other._rgb = self._turned(gc.get_rgb()) if color is None else color
-        if getattr(gc, "_hatch_color", None) is not None:
+        if gc.get_hatch_color() is not None:
             other._hatch_color = self._turned(gc.get_hatch_color())
         return other
 
@@ -270,7 +278,8 @@ class _Darkener(_Watcher):
         own = _key(gc.get_rgb())
         behind = self._behind(x, y, s, prop, angle, ismath)
         choices = [dark_color(own, text=True), own, rgb(DARK_INK), rgb(INK)]
-        wanted = min(READABLE, contrast(own, rgb(CARD)))
+        on_ground = contrast(behind, rgb(GROUND)) < 1.2
+        wanted = min(READABLE, contrast(own, rgb(CARD))) if on_ground else READABLE
         best = next((c for c in choices if contrast(c, behind) >= wanted), None)
         best = best or max(choices, key=lambda c: contrast(c, behind))
         other = self._context(gc, (*best, *gc.get_rgb()[3:]))

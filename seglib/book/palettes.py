@@ -25,15 +25,18 @@ CHART_COLORS = 96  # of them, at most, for what is drawn beside images
 # Colours
 
 
-def quantize(light: np.ndarray, dark: np.ndarray, colors: int = COLORS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def quantize(
+    light: np.ndarray, dark: np.ndarray, images: np.ndarray, colors: int = COLORS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Two images of the same shape as one map of indices and two palettes.
 
-    Pixels whose colours differ between the two (what is drawn beside images) and pixels that are the same in both
-    (images) get colours of their own, so that a photograph leaves a chart's few colours alone.
+    What is drawn beside images and the images themselves get colours of their own, so that a photograph leaves a
+    chart's few colours alone.
 
     Args:
         light: ``(H, W, 3)`` uint8.
         dark: ``(H, W, 3)`` uint8.
+        images: ``(H, W)`` bool, the pixels of images.
         colors: length of the palettes, at most 256.
 
     Returns:
@@ -46,11 +49,11 @@ def quantize(light: np.ndarray, dark: np.ndarray, colors: int = COLORS) -> tuple
     if len(unique) <= colors:
         group, palette = np.arange(len(unique)), pairs
     else:
-        same = (pairs[:, :3] == pairs[:, 3:]).all(1)  # (U,)
-        drawn, shown = int((~same).sum()), int(same.sum())
+        beside = np.bincount(inverse.reshape(-1), weights=~images.reshape(-1)) > 0  # (U,) those that are drawn
+        drawn, shown = int(beside.sum()), int((~beside).sum())
         for_drawn = min(drawn, max(CHART_COLORS, colors - shown) if shown else colors)
         group, palette = np.zeros(len(unique), dtype=int), np.zeros((0, 6))
-        for chosen, count in ((~same, for_drawn), (same, colors - for_drawn)):
+        for chosen, count in ((beside, for_drawn), (~beside, colors - for_drawn)):
             if chosen.any():
                 labels, means = _cut(pairs[chosen], counts[chosen], count)
                 group[chosen] = len(palette) + labels
@@ -140,10 +143,10 @@ def read_png(data: bytes) -> PageFigure | None:
     """The figure in a PNG file; ``None`` when it is any other PNG."""
     with Image.open(io.BytesIO(data)) as image:
         image.load()
-        chunk = getattr(image, "text", {}).get(DARK_CHUNK)
+        chunk = image.info.get(DARK_CHUNK)
         if image.mode != "P" or chunk is None:
             return None
         light = np.array(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
         dark = np.frombuffer(base64.b64decode(chunk), dtype=np.uint8).reshape(-1, 3)
-        narrow = image.text.get(NARROW_CHUNK)
+        narrow = image.info.get(NARROW_CHUNK)
         return PageFigure(np.array(image), light[: len(dark)], dark, None if narrow is None else json.loads(narrow))

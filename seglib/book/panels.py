@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 440
-"""Pixels that a phone shows in one line at about full size: pieces share a line up to this width."""
+WIDTH, IMAGES_WIDTH = 440, 500
+"""Pixels that a phone shows in one line at about full size: pieces share a line up to the first width, and up to the
+second when they are images without ticks, which may be smaller."""
 
 MARGIN, GAP, PAD = 8, 12, 3  # around the figure, between lines of pieces, around a piece
-SEAM = 6  # a shared axis is cut so many pixels from the frame: outside the tick marks, inside the labels
+SEAM = 6  # labels are cut off about so many pixels from the frame: outside the tick marks, inside the labels
 WORD_GAP, ENTRY_GAP = 3, 13  # blank columns between two words, and between two entries of a legend
 
 Rect = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels from the upper left
@@ -38,7 +39,8 @@ class Box:
         titled: whether the axes have a title.
         left: whether something stands at the left of the frame: labels of ticks, or a name.
         left_ticks: whether there are labels of ticks among it.
-        below: whether something stands below the frame.
+        named: whether there is a name among it.
+        below: whether labels of ticks or a name stand below the frame.
         shares: numbers of the axes that share the vertical axis, and of those that share the horizontal one.
         number: the number of the axes in the figure.
         parents: for a colour bar, the numbers of the axes that it explains.
@@ -50,6 +52,7 @@ class Box:
     titled: bool = False
     left: bool = False
     left_ticks: bool = False
+    named: bool = False
     below: bool = False
     shares: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset())
     number: int = -1
@@ -117,9 +120,10 @@ def measure(figure: Figure, renderer: Any, height: int) -> list[Box]:
                 rect(around),
                 rect(ax.bbox),
                 titled=any(ax.get_title(loc) for loc in ("left", "center", "right")),
-                left=on and ax.yaxis.get_tightbbox(renderer) is not None,
+                left=on and (_labelled(ax.yaxis) or bool(ax.get_ylabel())),
                 left_ticks=on and _labelled(ax.yaxis),
-                below=on and ax.xaxis.get_tightbbox(renderer) is not None,
+                named=on and bool(ax.get_ylabel()),
+                below=on and (_labelled(ax.xaxis) or bool(ax.get_xlabel())),
                 shares=shares,  # type: ignore[arg-type]
                 number=numbers[ax],
                 parents=_explains(ax, numbers),
@@ -153,6 +157,7 @@ class _Piece:
     boxes: list[Box]
     rect: Rect
     left: Rect | None = None  # the labels to repeat at its left
+    over: int = 0  # by how much they lie over the piece, whose own margin is empty there
     below: Rect | None = None  # and below it
     owner: _Piece | None = None  # the piece that has the labels below
 
@@ -197,8 +202,8 @@ def narrow_layout(boxes: Sequence[Box], light: np.ndarray) -> Narrow | None:
             if not _clean(blank, piece.rect):
                 return None
     for section in sections:
-        _repeat_left(section)
-    _repeat_below(sections)
+        _repeat_left(section, blank)
+    _repeat_below(sections, blank)
     sections = [part for section in sections for part in _words(section, blank)]
     copies, size = _place(sections)
     return Narrow(size, copies) if size[0] <= 0.85 * width else None
@@ -299,20 +304,31 @@ def _clean(blank: np.ndarray, rect: Rect) -> bool:
     return all(bool(side.all()) for side in sides)
 
 
-def _repeat_left(section: _Section) -> None:
+def _repeat_left(section: _Section, blank: np.ndarray) -> None:
     """Note for each piece but the first which labels of the first one are its own too."""
     first = section.pieces[0]
     for piece in section.pieces[1:]:
-        pairs = [(a, _beside(a, first.axes, 1)) for a in piece.axes]
-        shared = pairs and all(
-            b is not None and b.left and not a.left and (not b.left_ticks or a.number in b.shares[0]) for a, b in pairs
+        pairs = [(a, b) for a in piece.axes if (b := _beside(a, first.axes, 1)) is not None]
+        shared = 0 < len(pairs) == len(piece.axes) and all(
+            b.left and not a.left_ticks and not a.named and (not b.left_ticks or a.number in b.shares[0])
+            for a, b in pairs
         )
         if shared:
-            seam = min(b.inner[0] for _, b in pairs if b is not None and b.inner) - SEAM
-            start = min(a.inner[0] for a, _ in pairs if a.inner) - SEAM
-            if seam > first.rect[0] and start >= piece.rect[0] - SEAM:
-                piece.left = (first.rect[0], piece.rect[1], int(seam), piece.rect[3])
-                piece.rect = (int(start), *piece.rect[1:])
+            top, bottom = (f(v for _, b in pairs for v in b.inner[1::2]) for f in (min, max))  # type: ignore[index]
+            frame = int(min(b.inner[0] for _, b in pairs if b.inner))
+            seam = _seam(blank[int(top) : int(bottom), :], frame, -1)
+            own = int(min(a.inner[0] for a, _ in pairs if a.inner))
+            if seam > first.rect[0]:
+                piece.left = (first.rect[0], piece.rect[1], seam, min(int(bottom) + SEAM, int(piece.rect[3])))
+                piece.over = max(own - int(piece.rect[0]) - (frame - seam), 0)
+
+
+def _seam(blank: np.ndarray, frame: int, step: int) -> int:
+    """The column next to ``frame`` in which nothing stands: between a frame or its tick marks and the labels."""
+    for column in range(frame + step, frame + step * 2 * SEAM, step):
+        if 0 <= column < blank.shape[1] and blank[:, column].all():
+            return column
+    return frame + step * SEAM
 
 
 def _beside(a: Box, others: Sequence[Box], axis: int) -> Box | None:
@@ -323,7 +339,7 @@ def _beside(a: Box, others: Sequence[Box], axis: int) -> Box | None:
     return None
 
 
-def _repeat_below(sections: Sequence[_Section]) -> None:
+def _repeat_below(sections: Sequence[_Section], blank: np.ndarray) -> None:
     """The same for labels that only the last of several rows has."""
     pieces = [piece for section in sections for piece in section.pieces]
     for piece in pieces:
@@ -333,9 +349,11 @@ def _repeat_below(sections: Sequence[_Section]) -> None:
         for owner in pieces:
             b = _beside(a, owner.axes, 0)
             if b is not None and b.inner and a.inner and b.below and a.number in b.shares[1]:
-                x0, x1 = piece.rect[0], piece.rect[2]
-                piece.below = (x0, int(b.inner[3]) + SEAM, x1, owner.rect[3])
-                piece.rect = (*piece.rect[:3], min(int(a.inner[3]) + SEAM, int(piece.rect[3])))
+                columns = slice(int(b.inner[0]), int(b.inner[2]))
+                seam = _seam(blank[:, columns].T, int(b.inner[3]), 1)
+                piece.below = (piece.rect[0], seam, piece.rect[2], owner.rect[3])
+                end = int(a.inner[3]) + seam - int(b.inner[3])
+                piece.rect = (*piece.rect[:3], min(end, int(piece.rect[3])))
                 piece.owner = owner
                 break
 
@@ -364,17 +382,20 @@ def _width(piece: _Piece) -> int:
 
 
 def _with_left(piece: _Piece) -> int:
-    return _width(piece) + (int(piece.left[2] - piece.left[0]) if piece.left else 0)
+    return _width(piece) + (int(piece.left[2] - piece.left[0]) - piece.over if piece.left else 0)
 
 
 def _break(section: _Section) -> list[list[_Piece]]:
     """The section's pieces in lines of at most `WIDTH` pixels, about equally many in each."""
+    axes = [box for piece in section.pieces for box in piece.axes]
+    images = axes and all(box.inner is not None and not box.left_ticks and not box.below for box in axes)
+    limit = IMAGES_WIDTH if images else WIDTH
 
     def lines(most: int) -> list[list[_Piece]]:
         result: list[list[_Piece]] = []
         used = 0
         for piece in section.pieces:
-            if result and len(result[-1]) < most and used + section.space + _width(piece) <= WIDTH:
+            if result and len(result[-1]) < most and used + section.space + _width(piece) <= limit:
                 result[-1].append(piece)
                 used += section.space + _width(piece)
             else:
@@ -397,20 +418,21 @@ def _place(sections: Sequence[_Section]) -> tuple[list[tuple[int, int, int, int,
         for line in section.lines:
             x, bottom = MARGIN, y
             for place, piece in enumerate(line):
-                parts = []
+                parts = [piece.rect]
                 if piece.left is not None and place == 0:
-                    parts.append(piece.left)
-                parts.append(piece.rect)
+                    parts.append(piece.left)  # after the piece: it lies over its empty margin
+                    x += int(piece.left[2] - piece.left[0]) - piece.over
                 for part in parts:
                     x0, y0, x1, y1 = (int(v) for v in part)
-                    copies.append((x0, y0, x1 - x0, y1 - y0, x, y))
+                    start = x if part is piece.rect else MARGIN
+                    copies.append((x0, y0, x1 - x0, y1 - y0, start, y))
                     low = y + y1 - y0
                     if piece.below is not None and part is piece.rect and not _stands_above(piece, sections):
                         _, y0, _, y1 = (int(v) for v in piece.below)
                         copies.append((x0, y0, x1 - x0, y1 - y0, x, low))
                         low += y1 - y0
                     bottom = max(bottom, low)
-                    x += x1 - x0
+                x += _width(piece)
                 x += section.space
             right, y = max(right, x), bottom + (2 if section.words else GAP)
         y += GAP if section.words else 0

@@ -118,6 +118,7 @@ def _figures_for_pages() -> None:
     def encoded(figure: Figure) -> str:
         return base64.b64encode(two_palettes(figure)).decode()
 
+    assert shell.display_formatter is not None
     shell.display_formatter.formatters["image/png"].for_type(Figure, encoded)
 
 

@@ -40,8 +40,10 @@ def dice_loss(
 
     .. math::
 
-        D_k = \frac{2\, \text{TP}_k + s}{2\, \text{TP}_k + \text{FP}_k + \text{FN}_k + s}
-            = \frac{2 \sum_{x:\, y(x) = k} p_k(x) + s}{\sum p_k + n_k + s}
+        \begin{aligned}
+        D_k &= \frac{2\, \text{TP}_k + s}{2\, \text{TP}_k + \text{FP}_k + \text{FN}_k + s} \\
+            &= \frac{2 \sum_{x:\, y(x) = k} p_k(x) + s}{\sum p_k + n_k + s}
+        \end{aligned}
 
     The probabilities aren't squared, and the smoothing s stands above and below. A class that the target doesn't have
     has no overlap to judge: TP = FN = 0, so D_k = s / (FP_k + s), which is near 0 however little of it is predicted.

@@ -7,12 +7,14 @@ of column c (the prediction) and the diagonal entry TP = N[c, c],
 
     \begin{aligned}
     \text{pixel accuracy} &= \textstyle\sum_c \text{TP}_c \,/ \sum N \\
-    \text{accuracy of } c &= \text{TP} / \text{row} && \text{(recall)} \\
-    \text{IoU of } c &= \text{TP} / (\text{row} + \text{column} - \text{TP}) && \text{(Jaccard)} \\
-    \text{Dice of } c &= 2\, \text{TP} / (\text{row} + \text{column}) && = 2\, \text{IoU} / (1 + \text{IoU}) \\
-    \text{mean IoU} &= \text{the mean over the classes that are present} \\
-    \text{fw IoU} &= \textstyle\sum_c \text{row}_c / \sum N \cdot \text{IoU}_c && \text{(by frequency in the truth)}
+    \text{accuracy of } c &= \text{TP} / \text{row} \quad \text{(recall)} \\
+    \text{IoU of } c &= \text{TP} / (\text{row} + \text{column} - \text{TP}) \quad \text{(Jaccard)} \\
+    \text{Dice of } c &= 2\, \text{TP} / (\text{row} + \text{column}) = 2\, \text{IoU} / (1 + \text{IoU}) \\
+    \text{mean IoU} &= \text{mean of IoU}_c \text{ over the classes present} \\
+    \text{fw IoU} &= \textstyle\sum_c \text{row}_c \, \text{IoU}_c \,/ \sum N
     \end{aligned}
+
+"Present" are classes in the truth or the prediction. fw IoU weighs each class by its frequency in the truth.
 """
 
 from __future__ import annotations

@@ -29,6 +29,8 @@ _FROM_LMS, _FROM_LAB = np.linalg.inv(_TO_LMS), np.linalg.inv(_TO_LAB)
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 _GREY, _HUED = 0.05, 0.11  # chroma: at most so much counts as grey, at least so much as a hue
 
+_LIFT, _LIGHT = 0.25, 0.85  # hues come a quarter of the way to this lightness, which keeps them apart
+
 
 def rgb(color: str) -> RGB:
     """``"#RRGGBB"`` as three numbers in [0, 1]."""
@@ -78,9 +80,9 @@ _PAPER, _INK, _GROUND, _DARK_INK = (oklab(rgb(c)) for c in (CARD, INK, GROUND, D
 def dark_color(color: RGB, *, ramp: bool = False, text: bool = False) -> RGB:
     """What ``color`` becomes on a dark page.
 
-    Greys turn over: paper becomes the ground, ink becomes light. A hue keeps its name: it stays as light as it is, or
-    becomes lighter until it stands out from the ground as well as it did from the paper, or well enough (`VISIBLE`,
-    `READABLE`). Pale tints, which are nearly paper, turn over too.
+    Greys turn over: paper becomes the ground, ink becomes light. A hue keeps its name: it becomes a little lighter,
+    and more so where that is needed to stand out from the ground as well as from the paper, or well enough
+    (`VISIBLE`, `READABLE`). Pale tints, which are nearly paper, turn over too.
 
     Args:
         color: red, green and blue in [0, 1].
@@ -95,7 +97,8 @@ def dark_color(color: RGB, *, ramp: bool = False, text: bool = False) -> RGB:
     turned = _GROUND + place * (_DARK_INK - _GROUND)
     hued = 0.0 if ramp else min(max((float(np.hypot(*lab[1:])) - _GREY) / (_HUED - _GREY), 0.0), 1.0)
     hued = hued * hued * (3 - 2 * hued)
-    lab[0] = turned[0] + hued * (lab[0] - turned[0])
+    lifted = lab[0] + _LIFT * max(_LIGHT - lab[0], 0)
+    lab[0] = turned[0] + hued * (lifted - turned[0])
     lab[1:] += (1 - hued) * (1 - place) * (_GROUND - _PAPER)[1:]  # greys near the ground share its tint
     ground = rgb(GROUND)
     wanted = min(READABLE if text else VISIBLE, contrast(color, rgb(CARD)))

@@ -73,7 +73,7 @@ WHICH_TASK = Exercise(
         "robot_without_stuff": (("instance", "semantic", "instance", "volume"), _TASK_HINTS[2]),
         "robot_without_persons": (
             ("instance", "semantic", "semantic", "volume"),
-            "In question 3 a class per pixel explains every pixel, but it melts two persons who touch into one region.",
+            "In question 3 a class per pixel explains every pixel, but it merges two persons who touch into one region.",
         ),
         "one_slice": (("instance", "semantic", "panoptic", "semantic"), _TASK_HINTS[3]),
         "three_names": (("instance", "semantic", "panoptic"), "Four names are wanted, one for each question."),
@@ -488,6 +488,11 @@ def _outside_too(mask: Tensor, min_size: int) -> int:
     return int((np.bincount(shapes.ravel()) >= min_size).sum())
 
 
+def _first_size_dropped(mask: Tensor, min_size: int) -> int:
+    sizes = np.unique(ndimage.label(mask.numpy())[0], return_counts=True)[1][1:]
+    return int((sizes >= min_size).sum())
+
+
 def _boxes(mask: Tensor, min_size: int) -> int:
     found = ndimage.find_objects(ndimage.label(mask.numpy())[0])
     return sum((y.stop - y.start) * (x.stop - x.start) >= min_size for y, x in found)
@@ -593,6 +598,10 @@ COUNT = Exercise(
         "outside_when_large": (
             _outside_too,
             "Where the outside has at least `min_size` pixels you count it as a shape. Leave label 0 out.",
+        ),
+        "first_size_dropped": (
+            _first_size_dropped,
+            "You drop the first size as that of the outside, but a full mask has no outside. Drop the size of label 0.",
         ),
         "pixels": (_counted(lambda sizes, s: sizes * (sizes >= s)), "That is a number of pixels, not of shapes."),
         "boxes": (_boxes, "You measure the box around each shape. Count the pixels of the shape itself."),

@@ -562,6 +562,7 @@ def _masks() -> Mapping[str, tuple[Tensor, int]]:
         "a mask from the left to the right border, width 1": (beam, 1),
         "a mask from the upper to the lower border, width 2": (post, 2),
         "a full mask, width 2": (torch.ones(7, 6, dtype=torch.bool), 2),
+        "a full mask with a hole, width 1": (holed, 1),
         "a full mask with a hole, width 3": (holed, 3),
         "a block inside the image, width 9": (inside, 9),
         "one pixel, width 1": (torch.eye(1, 3, dtype=torch.bool), 1),
@@ -589,6 +590,23 @@ def _eroded_by(mask: Tensor, width: int, steps: list[tuple[int, int]]) -> Tensor
         for dy, dx in steps:
             mask = mask & p[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + columns]
     return mask
+
+
+_RING = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
+
+
+def _region_of_neighbours(mask: Tensor, width: int) -> Tensor:
+    """Erosion that asks the 8 neighbours but not the pixel itself, and compares with ``!=``."""
+    inner = mask
+    for _ in range(width):
+        inner = _neighbours_inside(inner)
+    return mask ^ inner
+
+
+def _neighbours_inside(mask: Tensor) -> Tensor:
+    p = F.pad(mask, [1] * 4)
+    h, w = mask.shape
+    return torch.stack([p[1 + dy : 1 + dy + h, 1 + dx : 1 + dx + w] for dy, dx in _RING]).all(0)
 
 
 def _region_while_scanning(mask: Tensor, width: int) -> Tensor:
@@ -685,6 +703,10 @@ BOUNDARY_REGION = Exercise(
         "one_too_thick": (
             lambda m, w: boundary_region(m, w + 1),
             "Your band is one pixel too thick: erode exactly `width` times.",
+        ),
+        "itself_forgotten": (
+            _region_of_neighbours,
+            "A hole of one pixel comes back as a part of your region: a pixel stays only when it is inside itself.",
         ),
         "corners_only": (
             lambda m, w: m & ~_eroded_by(m, w, [(-1, -1), (-1, 1), (1, -1), (1, 1)]),

@@ -345,7 +345,7 @@ BILINEAR = Exercise(
         "numpy": _kernel_in_numpy,
         "float64": lambda f: kernel_for(f).double(),
     },
-    probes=lambda: {f"f = {f}": (f,) for f in (2, 3, 4, 5, 1, 8)},
+    probes=lambda: {f"f = {f}": (f,) for f in (2, 3, 4, 5, 8)},
     hint="The weights that reach one pixel, from all cells, must sum to 1.",
     sketch="k = …, which depends on whether f is odd; line = 1 − (distance of weight t from the middle, …) / f; the "
     "kernel is the outer product of line with itself.",
@@ -398,14 +398,6 @@ def _field_consuming(layers: list[tuple[int, int, int]]) -> Tensor:
     return torch.tensor([field, jump])
 
 
-def _from_the_first_layer(layers: Layers) -> tuple[int, int]:
-    (kernel, jump, dilation), *others = layers
-    field = dilation * (kernel - 1) + 1
-    for k, s, d in others:
-        field, jump = field + d * (k - 1) * jump, jump * s
-    return field, jump
-
-
 def _stacks() -> Mapping[str, tuple[Layers]]:
     return {
         "three 3 × 3 layers": ([(3, 1, 1)] * 3,),
@@ -414,7 +406,6 @@ def _stacks() -> Mapping[str, tuple[Layers]]:
         "a strided layer with dilation 2": ([(3, 2, 2), (3, 1, 1)],),
         "a last layer with stride 2": ([(5, 1, 3), (2, 2, 1)],),
         "a 1 × 1 layer with stride 2 and dilation 4": ([(1, 2, 4), (3, 1, 3)],),
-        "no layer at all": ([],),
     }
 
 
@@ -462,10 +453,6 @@ RECEPTIVE_FIELD = Exercise(
         "from_zero": (
             lambda layers: (receptive_field(layers)[0] - 1, receptive_field(layers)[1]),
             "Your field starts at 0. Before the first layer a cell sees one pixel: itself.",
-        ),
-        "no_layers": (
-            _from_the_first_layer,
-            "Without any layer field and jump are both 1; start there instead of at the first layer.",
         ),
         "radius": (
             lambda layers: _walk(layers, lambda k, s, d, j: d * (k // 2) * j, lambda j, s, d: j * s),

@@ -461,6 +461,14 @@ def _in_turn(iou: Tensor, threshold: float, *, first: bool = False, good: bool =
     return found / len(iou)
 
 
+def _fewest_first(iou: Tensor, threshold: float) -> float:
+    """Objects choose the first free proposal that suffices, those with the fewest of these first."""
+    good, taken = [[p for p, v in enumerate(row) if v >= threshold] for row in iou.tolist()], set()
+    for choices in sorted(good, key=len):
+        taken.update([p for p in choices if p not in taken][:1])
+    return len(taken) / len(iou)
+
+
 def _largest_sum(values: Tensor, iou: Tensor, threshold: float) -> float:
     """The share of objects that are reached in the assignment with the largest sum of ``values``."""
     return float((iou[linear_sum_assignment(values.numpy(), maximize=True)] >= threshold).sum()) / len(iou)
@@ -510,6 +518,7 @@ def _tables() -> Mapping[str, tuple[Tensor, float]]:
             torch.tensor([[0.8, 0.7, 0.6], [0.9, 0.1, 0.1], [0.75, 0.2, 0.0]]),
             0.5,
         ),
+        "three objects with two proposals each": (torch.tensor([[0.8, 0.6, 0], [0.7, 0, 0.9], [0.6, 0, 0.75]]), 0.5),
         "a high threshold": (torch.tensor([[0.8, 0.1], [0.2, 0.95]]), 0.9),
         "an IoU of exactly 0.5": (torch.tensor([[0.5, 0.0, 0.3]]), 0.5),
         "no pair that suffices": (torch.tensor([[0.2, 0.1], [0.3, 0.4]]), 0.5),
@@ -545,6 +554,10 @@ STRICT = Exercise(
         "first_fit": (
             lambda iou, threshold: _in_turn(iou, threshold, first=True, good=True),
             "Each object takes the first free proposal that suffices. It may have to leave that one to another object.",
+        ),
+        "fewest_first": (
+            _fewest_first,
+            "Objects with the fewest proposals choose first in your version. That helps, but not always.",
         ),
         "largest_sum": (
             lambda iou, threshold: _largest_sum(iou, iou, threshold),

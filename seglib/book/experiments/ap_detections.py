@@ -1,4 +1,4 @@
-"""Detections made from the truth: what a detector might say, with every type of error on a dial of its own.
+"""Detections made from the truth: what a detector might say, with a rate for every type of error.
 
 No network is behind them. Every object is redrawn: moved, its outline grown or shrunk, given a class and a score. The
 score follows from what the detector could know of its own quality,
@@ -7,8 +7,8 @@ score follows from what the detector could know of its own quality,
            = 0.3 for a detection of nothing
     score  = sigmoid(8 · (belief − 0.6) + spread · N(0, 1)),
 
-so that scores rise with quality without telling it. Whatever a dial says, the same numbers are drawn: turning one dial
-leaves the errors of the others where they were.
+so that scores rise with quality, with noise. Whatever the rates are, the same random numbers are drawn: changing one
+rate leaves the errors of the others where they were.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from seglib.types import Instances
 
 @dataclass(frozen=True)
 class Noise:
-    """The dials. All at rest but ``spread``: every object is found once, exactly, with its class.
+    """The rates of the errors. All are 0 but ``spread``: every object is found once, exactly, with its class.
 
     Attributes:
         missed: share of the objects that get no detection.
@@ -54,11 +54,11 @@ class Noise:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value < 0 or (name in ("missed", "lost", "confused", "duplicates") and value > 1):
-                raise ValueError(f"{name} is {value}; dials are at least 0, and shares at most 1")
+                raise ValueError(f"{name} is {value}; rates are at least 0, and shares at most 1")
 
 
 USUAL = Noise(missed=0.05, lost=0.6, confused=0.06, duplicates=0.15, background=0.2, shift=0.07, outline=0.035)
-"""A detector as one meets them: small objects missed, outlines loose, some seen twice, some seen where nothing is."""
+"""A detector as one meets them: small objects missed, outlines loose, some detected twice, some where nothing is."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def detect(target: Instances, noise: Noise, seed: int, image: int, num_classes: 
 
     Args:
         target: the N true objects of the image.
-        noise: the dials.
+        noise: rates of the errors.
         seed: random seed of all draws.
         image: number of the image; other images get other draws.
         num_classes: number of classes K; a wrong class is one of the other K − 1.

@@ -6,7 +6,7 @@ First, one type of error at a time, at growing rates, with everything else right
 of scores are about the ranking; for the last one there are 0.5 detections of nothing and 0.3 second detections per
 object.
 
-Second, three detectors on sets of 25, 100, … images: ``usual``; ``again``, the same dials with other draws, which is
+Second, three detectors on sets of 25, 100, … images: ``usual``; ``again``, the same rates with other draws, which is
 as good by construction, like a second training run; and ``better``, whose masks fit better, with draws of its own too.
 Their differences over many disjoint sets say how far chance goes, and a bootstrap over the images of one set says
 what one would have believed with that set alone.
@@ -39,14 +39,14 @@ ERRORS: dict[str, tuple[Noise, tuple[float, ...]]] = {
     "background": (Noise(), (0, 0.2, 0.4, 0.6, 0.8, 1)),
     "spread": (Noise(background=0.5, duplicates=0.3), (0, 1, 2, 4, 8, 16)),
 }
-"""Name of a dial of `Noise` → where the others stand, and the rates that are tried."""
+"""Name of a rate of `Noise` → the values of the others, and the rates that are tried."""
 
 DETECTORS: dict[str, tuple[Noise, int]] = {
     "usual": (USUAL, 0),
     "again": (USUAL, 1),
     "better": (replace(USUAL, shift=0.065), 2),
 }
-"""Name → its dials and which series of draws it takes."""
+"""Name → its rates and which series of draws it takes."""
 
 
 def one_image(
@@ -56,7 +56,7 @@ def one_image(
 
     Args:
         target: true objects of the image.
-        noise: the dials.
+        noise: rates of the errors.
         seed: random seed of the errors.
         image: number of the image.
         packed: the true objects as run-length codes, so that they aren't encoded again.

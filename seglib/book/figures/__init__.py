@@ -198,7 +198,7 @@ def dilation(rates: Sequence[int] = (2, 2, 2), *, parallel: bool = False, cells:
 
 
 def pixel_probe(sample: Sample, categories: Sequence[Category], *, start: tuple[int, int] | None = None) -> Figure:
-    """A cursor over one scene, and what its semantic, instance and panoptic annotation and a prompt say about that pixel.
+    """A cursor over one scene, and what its class map, instances, panoptic map and a prompt say about that pixel.
 
     Args:
         sample: a scene with all three annotations, at most 256 pixels a side (it travels in the page).

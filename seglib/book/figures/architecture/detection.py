@@ -78,7 +78,7 @@ def fpn(
     y = dict(zip(order, y_all[extra:], strict=False))
     bottom = y_all[-1]
     blocks = encoder_blocks(
-        net, {level: (108.0, y[level]) for level in order} | {"image": (108.0, bottom)}, side="left"
+        net, {level: (116.0, y[level]) for level in order} | {"image": (116.0, bottom)}, side="left"
     )
     edges = [Edge(a, b) for a, b in zip(["image", *found], found, strict=False)]
     switches = [TOP_DOWN]
@@ -90,26 +90,26 @@ def fpn(
         line = "pyramid = [self.output[-1](top)]" if last else "pyramid.insert(0, self.output[i](top))"
         says = (f"A 1×1 convolution of {level}: the top of the path." if last else
                 f"{level} through a 1×1 convolution, plus the level above, upsampled by repeating cells.")  # fmt: skip
-        blocks.append(Block(m, m, (216, y[level]), f"fpn.output.{i}", sum_line, says, argument(), home=net.fpn, side="",
+        blocks.append(Block(m, m, (222, y[level]), f"fpn.output.{i}", sum_line, says, argument(), home=net.fpn, side="",
                             weights=(f"fpn.lateral.{i}",), stride=strides[level]))  # fmt: skip
-        blocks.append(Block(p, p, (300, y[level]), f"fpn.output.{i}", line, f"A 3×3 convolution smooths {m}.",
+        blocks.append(Block(p, p, (306, y[level]), f"fpn.output.{i}", line, f"A 3×3 convolution smooths {m}.",
                             home=net.fpn, side="right", stride=strides[level]))  # fmt: skip
         cut = "" if last or i > 2 else f"lateral_{level}"
-        edges += [Edge(level, m, "1×1" if last else "1×1, +", switch=cut), Edge(m, p, "3×3")]
+        edges += [Edge(level, m, "1×1", switch=cut), Edge(m, p, "3×3" if strides[level] >= 8 else "")]
         if cut:
             switches.append(Switch(cut, f"lateral {level}", (Cut(f"fpn.lateral.{i}"),)))
         if not last:
-            edges.append(Edge(f"m{levels[i + 1][1:]}", m, "×2", switch="topdown"))
+            edges.append(Edge(f"m{levels[i + 1][1:]}", m, "×2, +", switch="topdown"))
         merged.append(m)
         pyramid.append(p)
     for j in range(extra):
         p = f"p{int(levels[-1][1:]) + 1 + j}"
-        blocks.append(Block(p, p, (300, y_all[extra - 1 - j]), "fpn.top_block", "pyramid.extend(self.top_block(", 
+        blocks.append(Block(p, p, (306, y_all[extra - 1 - j]), "fpn.top_block", "pyramid.extend(self.top_block(", 
                             "A further, coarser level for large objects.", entry(j), home=net.fpn, side="right",
                             stride=net.anchors.strides[len(levels) + j]))  # fmt: skip
         edges.append(Edge(pyramid[-1], p))
         pyramid.append(p)
-    blocks.append(Block("proposals", "proposals", (300, bottom), "", "proposals, proposal_scores = propose(",
+    blocks.append(Block("proposals", "proposals", (306, bottom), "", "proposals, proposal_scores = propose(",
                         "The boxes that a region proposal network finds on these levels.",
                         lambda call: call.output.proposals, weights=(), shows="prediction", side="below"))  # fmt: skip
     edges.append(Edge(f"p{levels[0][1:]}", "proposals", "RPN"))
@@ -124,8 +124,8 @@ def fpn(
     ]
     return draw(
         net, image, blocks, edges, switches, categories, here=here, compact=compact, name=name, groups=groups,
-        notes=[Note("bottom-up", (108, 10)), Note("top-down", (216, 10)), Note("pyramid", (304, 10))],
-        size=(414, bottom + side_of(1) / 2 + 30), target=target, outcome=Proposals(),
+        notes=[Note("bottom-up", (116, 10)), Note("top-down", (222, 10)), Note("pyramid", (310, 10))],
+        size=(420, bottom + side_of(1) / 2 + 30), target=target, outcome=Proposals(),
         start=None if here else f"m{levels[1][1:]}",
     )  # fmt: skip
 
@@ -456,7 +456,7 @@ def mask_rcnn(
     ]
     return draw(
         net, image, blocks, edges, switches, categories, here=here, compact=compact, name=name, groups=groups,
-        size=(392, fifth + 50), target=target,
+        size=(396, fifth + 50), target=target,
     )  # fmt: skip
 
 

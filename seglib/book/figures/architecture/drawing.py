@@ -102,7 +102,7 @@ def draw(
             order = {s.name: i for i, s in enumerate(switches)}
             params |= {
                 "lead": lead or "Choose a block: point at it, tap it, or use the arrow keys.",
-                "here": next((n.label for n in [*groups, *blocks] if here == n.name), ""),
+                "here": _label(here, groups, blocks),
                 "legend": [] if isinstance(outcome, Proposals) else _legend(calls[1], target, categories),
                 "size": size,
                 "blocks": shown,
@@ -305,6 +305,11 @@ def _step(g: Group, shown: Sequence[dict[str, Any]], places: dict[str, int], mar
         "l": g.label, "t": g.says, "shape": last["shape"], "w": last["w"], "h": last["h"], "k": last["k"],
         "here": marked,
     }  # fmt: skip
+
+
+def _label(here: str | None, groups: Sequence[Group], blocks: Sequence[Block]) -> str:
+    names = {b.name: b.label for b in blocks} | {g.name: g.label for g in groups}
+    return names[here] if here else ""
 
 
 def _first(places: dict[str, int], groups: Sequence[Group], here: str | None, count: int) -> int:

@@ -211,7 +211,7 @@ def unet(
         raise ValueError(f"unet draws the form in use, seglib.models.unet.UNet, got {type(model).__name__}")
     levels = list(stages(model.encoder))  # c1 … c5
     depth = len(model.decoder)
-    y = rows([1, 2, 4, 8, 16, 32], 32, 26)
+    y = rows([1, 2, 4, 8, 16, 32], 32 if depth == 4 else 112, 26)  # a fifth step takes the row of the scores
     left, right = [114.0 + 7 * i for i in range(5)], [294.0 - 7 * i for i in range(5)]
     at: dict[str, tuple[float, float]] = {"image": (left[0], y[0])} | {
         levels[i]: (left[i + 1], y[i + 1]) for i in range(4)
@@ -235,14 +235,13 @@ def unet(
             edges.append(Edge(level, d, "concat", switch=level))
             switches.append(Switch(level, f"skip from {level}", (Cut(f"decoder.{i}", argument=1),)))
         below = d
-    top = y[0] if depth == 4 else y[0] - 70
-    shift = 0 if depth == 4 else 70
+    top = y[0] if depth == 4 else y[0] - 80
     finest = 2 ** (5 - depth)
     blocks += [
-        Block("scores", "scores", (right[0], top + shift * 0), "score", "logits = self.score(x)",
+        Block("scores", "scores", (right[0], top), "score", "logits = self.score(x)",
               "A convolution scores every cell for every class.", shows="classes", side="right", stride=finest),
         Block("prediction", "prediction", ((left[0] + right[0]) / 2, top), "", "return DenseOutput(",
-              ("The scores, upsampled twice: " if depth == 4 else "") + "each pixel takes its best class.", logits,
+              ("The scores, upsampled by two; each" if depth == 4 else "Each") + " pixel takes its best class.", logits,
               weights=(), shows="prediction", side="above"),
     ]  # fmt: skip
     edges += [Edge(below, "scores"), Edge("scores", "prediction", "×2" if depth == 4 else "")]

@@ -48,13 +48,14 @@ try:
     import seglib
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "This notebook needs the book's package, seglib, which is not installed here. Do this once: clone or unpack "
-        "the book, run  pip install -e '.[book]'  in its top folder, then restart this notebook's kernel."
+        "This notebook needs the book's package, seglib, which is not installed here. "
+        "Do this once: clone or unpack the book, run  pip install -e '.[book]'  in its "
+        "top folder, then restart this notebook's kernel."
     ) from error
 """
 
 _BEGIN = """\
-# Run this cell first: it finds the book's package, fixes the random seeds and picks the device.
+# Run this cell first: it finds the package, fixes the random seeds, picks the device.
 {find}
 from seglib import book
 

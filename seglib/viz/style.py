@@ -1,4 +1,4 @@
-"""One style for every figure: a light card that reads on light and dark pages, in colours that all can tell apart."""
+"""One style for every figure, in colours that all can tell apart; `seglib.viz.dark` turns it over for dark pages."""
 
 from __future__ import annotations
 

@@ -658,6 +658,7 @@ def small_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
         printing("plain"),
         printing("alpha", "after-guess"),
         printing("beta", "after-guess", "hide-input"),
+        printing("proved", "proof"),
         cell_with(second),
         printing("gamma", "after-guess"),
         markdown("## From scratch\n\nText."),
@@ -695,24 +696,24 @@ def test_outputs_wait_for_the_guess_before_them_in_their_section(book: str, open
     visit = open_page(f"{book}/chapters/one.html")
     page = visit.page
     assert outputs(page) == BEFORE
-    assert page.locator(".cell_input:visible").count() == 5  # of the seven, one is folded, and so is the setup
+    assert page.locator(".cell_input:visible").count() == 5  # of the eight, two are folded, and so is the setup
     waits = page.locator(".guess-waits")
     assert waits.all_inner_texts() == ["Make your guess above, then this unfolds. Show without a guess"] * 3
     page.get_by_label("no").check()
     page.get_by_role("button", name="This is my guess").first.click()
-    assert outputs(page) == ["early", "plain", "alpha", "beta", "delta"] and waits.count() == 1
+    assert outputs(page) == ["early", "plain", "alpha", "beta", "proved", "delta"] and waits.count() == 1
     page.reload()
-    assert outputs(page) == ["early", "plain", "alpha", "beta", "delta"]
+    assert outputs(page) == ["early", "plain", "alpha", "beta", "proved", "delta"]
     page.get_by_role("button", name="Guess again").click()
     assert outputs(page) == BEFORE
     button = page.locator(".guess-waits button")
     button.first.focus()
     page.keyboard.press("Enter")
-    assert outputs(page) == ["early", "plain", "alpha", "beta", "delta"]
+    assert outputs(page) == ["early", "plain", "alpha", "beta", "proved", "delta"]
     assert page.evaluate("document.activeElement.innerText.trim()") == "alpha"  # the focus follows
     assert page.locator("[data-params]").first.get_attribute("data-state") == "shown"
     button.click()
-    assert outputs(page) == ["early", "plain", "alpha", "beta", "gamma", "delta"]
+    assert outputs(page) == ["early", "plain", "alpha", "beta", "proved", "gamma", "delta"]
     assert visit.problems() == []
 
 
@@ -720,7 +721,7 @@ def test_outputs_wait_for_the_guess_before_them_in_their_section(book: str, open
 def test_paper_and_pages_without_javascript_show_every_output(
     book: str, open_page: Callable[..., Visit], chromium: Any
 ) -> None:
-    every = ["early", "plain", "alpha", "beta", "gamma", "delta"]
+    every = ["early", "plain", "alpha", "beta", "proved", "gamma", "delta"]
     page = open_page(f"{book}/chapters/one.html").page
     page.emulate_media(media="print")
     assert outputs(page) == every
@@ -741,7 +742,7 @@ def test_an_answer_does_not_flash_before_it_is_hidden(book: str, open_page: Call
     page = open_page(f"{book}/intro.html").page
     page.add_init_script(
         "window.seen = []; new MutationObserver(() => {"
-        "for (const e of document.querySelectorAll('.tag_after-guess .cell_output'))"
+        "for (const e of document.querySelectorAll(':is(.tag_after-guess, .tag_proof) .cell_output'))"
         "  if (e.innerText.trim() && e.checkVisibility()) seen.push(e.innerText.trim());"
         "}).observe(document, {childList: true, subtree: true});"
     )
@@ -770,7 +771,7 @@ def test_ticks_are_kept_and_counted_on_the_landing_page(book: str, open_page: Ca
     page.get_by_role("button", name="Show without a guess").first.click()  # no guess, so not counted
     page.goto(f"{book}/intro.html")
     lines = page.locator("#reading-progress li")
-    assert lines.locator("span").all_inner_texts() == ["1 of 2 guesses, 1 of 2 exercises, not read yet", "not started"]
+    assert lines.locator("span").all_inner_texts() == ["1 of 2 guesses, 1 of 2 exercises", "not started"]
     assert lines.locator("a").all_inner_texts() == ["1. One", "2. Two"]
     assert lines.locator("progress").first.evaluate("e => e.value") == pytest.approx(2 / 5)
     lines.locator("a").first.click()
@@ -913,7 +914,7 @@ def test_in_every_chapter_what_is_tagged_waits_for_a_guess_and_unfolds(
             if button.is_visible():
                 button.click()
         states = guesses.evaluate_all("all => all.map(e => e.dataset.state)")
-        hidden = page.locator(".tag_after-guess .cell_output:not(details *)").evaluate_all(
+        hidden = page.locator(":is(.tag_after-guess, .tag_proof) .cell_output:not(details *)").evaluate_all(
             "all => all.filter(e => !e.checkVisibility()).length"
         )
         if set(states) - {"shown"} or page.locator(".guess-waits").count() or hidden:

@@ -22,8 +22,8 @@ const book = (() => {
     const parts = [["guesses", chapter.guesses, name => (guesses[name]?.value ?? null) !== null], ["exercises", chapter.exercises, label => ticks[page]?.[label]]]
       .map(([name, all, test]) => ({name, all: all.length, done: all.filter(test).length})).filter(part => part.all);
     const sum = key => parts.reduce((n, part) => n + part[key], 0);
-    const words = [...parts.map(({name, all, done}) => `${done} of ${all} ${name}`), chapter.read ? "read" : "not read yet"].join(", ");
-    return {words, share: (sum("done") + chapter.read) / (sum("all") + 1)};
+    const words = [...parts.map(({name, all, done}) => `${done} of ${all} ${name}`), ...chapter.read ? ["read"] : []].join(", ");
+    return {words: words || "started", share: (sum("done") + chapter.read) / (sum("all") + 1)};
   }
 
   // Both together; where they differ, the second wins.
@@ -69,18 +69,18 @@ const book = (() => {
       else box.removeAttribute("tabindex");
   }
 
-  // An output tagged "after-guess" waits while the guess before it, in the same section, is open.
+  // An output tagged "after-guess" waits while the guess before it, in the same section, is open; proofs wait with it.
   function fold() {
     const open = guesses();
     let guess = null;
-    for (const e of query(".bd-article :is(h2, [data-params], .tag_after-guess)")) {
+    for (const e of query(".bd-article :is(h2, [data-params], .tag_after-guess, .tag_proof)")) {
       if (e.localName === "h2") guess = null;
       else if (open.includes(e)) guess = e;
-      if (!e.matches(".tag_after-guess")) continue;
+      if (!e.matches(".tag_after-guess, .tag_proof")) continue;
       const waits = guess?.dataset.state === "open", asked = guess, output = e.querySelector(".cell_output");
       e.classList.toggle("unfolded", !waits);
       for (const note of query(".guess-waits", e)) note.remove();
-      if (!waits || !output) continue;
+      if (!waits || !output || !e.matches(".tag_after-guess")) continue;
       output.before(el("p", {className: "guess-waits"}, "Make your guess above, then this unfolds. ", el("button", {type: "button", onclick() {
         asked.dispatchEvent(new CustomEvent("seg-guess-show"));
         output.tabIndex = -1;

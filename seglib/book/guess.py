@@ -2,7 +2,8 @@
 
 A guess asks a question and takes the reader's answer in the page, without a kernel. Then it shows what they said beside
 what is right, and the outputs that wait for it unfold. Each ``guess.…`` call is the last line of a cell of its own,
-tagged ``guess``; the cells whose outputs wait, up to the next guess or level-2 heading, are tagged ``after-guess``::
+tagged ``guess``; the cells whose outputs wait, up to the next guess or level-2 heading, are tagged ``after-guess``.
+Outputs of ``proof`` cells there wait too, so that a settled guess does not tell its answer::
 
     guess.number("ch04.width", "An input of 572 pixels comes out how wide?", answer=388, unit="pixels", low=0, high=600)
 

@@ -73,7 +73,7 @@ WHICH_TASK = Exercise(
         "robot_without_stuff": (("instance", "semantic", "instance", "volume"), _TASK_HINTS[2]),
         "robot_without_persons": (
             ("instance", "semantic", "semantic", "volume"),
-            "In question 3 a class per pixel explains every pixel, but it merges two persons who touch into one region.",
+            "In question 3 a class per pixel explains every pixel, but it merges persons who touch into one region.",
         ),
         "one_slice": (("instance", "semantic", "panoptic", "semantic"), _TASK_HINTS[3]),
         "three_names": (("instance", "semantic", "panoptic"), "Four names are wanted, one for each question."),

@@ -73,7 +73,7 @@ function drawing(root, p) {
   const some = list => buttons.length ? list : [];
   const say = card(root, `${p.name}, block by block`, CSS + `
     .title { margin: 0; font-weight: 600; font-size: 15px; } .lead { margin-bottom: 8px; } .lead b { margin-right: .5em; }
-    .draw { flex: 1 1 380px; max-width: 470px; min-width: 0; } .panel { flex: 1 1 240px; min-width: 0; min-height: 280px; }
+    .draw { flex: 1 1 340px; max-width: 470px; min-width: 0; } .panel { flex: 1 1 210px; min-width: 0; min-height: 280px; }
     svg text { font-size: calc(12.5px * var(--u, 1)); fill: var(--soft); paint-order: stroke; stroke: var(--bg); stroke-width: calc(3px * var(--u, 1)); stroke-linejoin: round; }
     svg .name { font-weight: 600; fill: var(--ink); } .small .wide { display: none; }
     .line { fill: none; stroke: var(--soft); stroke-width: 1.2; } .tip { fill: var(--soft); }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -249,5 +250,5 @@ def line_of(code: str, home: Any) -> tuple[str, str]:
         return code, file
     for line in source.splitlines():
         if code in line:
-            return line.strip(), file
+            return re.sub(r"\s*# (type: ignore|noqa).*", "", line.strip()), file
     raise ValueError(f"no line of {unit.__qualname__} in {file} holds {code!r}; name a piece of the line as it is now")

@@ -358,7 +358,7 @@ def deeplab(
         Group("encoder", "dilated encoder", tuple(levels), f"Strides up to {deep:g}, then dilation."),
         Group("aspp", "ASPP", (*branches, "project"), "Several dilations and the mean of the map, side by side.",
               frame=True),
-        Group("skip", "low-level skip", ("low", "concat"), f"Few channels of {low} join: they know where edges are."),
+        Group("skip", "low-level skip", ("concat", "low"), f"Few channels of {low} join: they know where edges are."),
         Group("decoder", "decoder", ("decoder",), "3×3 convolutions make one map of both."),
         Group("prediction", "prediction", ("scores", "prediction"), "Scores, upsampled; each pixel's best class."),
     ]  # fmt: skip

@@ -265,7 +265,7 @@ def test_paths_equal_the_gradient_of_ones_kernels_and_fields_its_extent(js):
 
 
 def loss_reference(p, y, n):
-    """The figure's losses with autograd, background pixels repeated n times: {name: (value, gradient per pixel (6,))}."""
+    """The figure's losses with autograd, background repeated n times: {name: (value, gradient per pixel (6,))}."""
     logit = p.logit().requires_grad_()  # (6,)
     repeats = torch.where(y == 1, 1, n)
     z = torch.stack([logit, torch.zeros_like(logit)]).repeat_interleave(repeats, 1)[None, :, :, None]  # (1, 2, N, 1)

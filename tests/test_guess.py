@@ -659,6 +659,7 @@ def small_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
         printing("alpha", "after-guess"),
         printing("beta", "after-guess", "hide-input"),
         printing("proved", "proof"),
+        markdown("It speaks of alpha.\n\n$$a = 1$$\n\nAnd of beta.\n\n- A list stays."),
         cell_with(second),
         printing("gamma", "after-guess"),
         markdown("## From scratch\n\nText."),
@@ -715,6 +716,20 @@ def test_outputs_wait_for_the_guess_before_them_in_their_section(book: str, open
     button.click()
     assert outputs(page) == ["early", "plain", "alpha", "beta", "proved", "gamma", "delta"]
     assert visit.problems() == []
+
+
+@pytest.mark.slow
+def test_the_paragraphs_behind_an_output_wait_with_it(book: str, open_page: Callable[..., Visit]) -> None:
+    page = open_page(f"{book}/chapters/one.html").page
+    behind = [page.get_by_text(words) for words in ("It speaks of alpha.", "And of beta.")] + [page.locator(".katex")]
+    assert not any(e.is_visible() for e in behind)
+    assert page.get_by_text("A list stays.").is_visible()
+    page.get_by_role("button", name="Show without a guess").first.click()
+    assert all(e.is_visible() for e in behind)
+    page.get_by_role("button", name="Guess again").click()
+    assert not any(e.is_visible() for e in behind)
+    page.emulate_media(media="print")
+    assert all(e.is_visible() for e in behind)
 
 
 @pytest.mark.slow
@@ -917,6 +932,7 @@ def test_in_every_chapter_what_is_tagged_waits_for_a_guess_and_unfolds(
         hidden = page.locator(":is(.tag_after-guess, .tag_proof) .cell_output:not(details *)").evaluate_all(
             "all => all.filter(e => !e.checkVisibility()).length"
         )
+        hidden += page.locator(".bd-article .waits").count()
         if set(states) - {"shown"} or page.locator(".guess-waits").count() or hidden:
             found.append(f"does not unfold: {states}, {hidden} outputs hidden")
         problems += [f"{path.name}: {problem}" for problem in [*found, *visit.problems()]]

@@ -69,6 +69,13 @@ const book = (() => {
       else box.removeAttribute("tabindex");
   }
 
+  // The paragraphs behind an output speak of it: they wait with it.
+  function foldText(cell, waits) {
+    let next = cell.nextElementSibling;
+    while (next?.matches(".tag_after-guess, .tag_proof")) next = next.nextElementSibling;
+    for (; next?.matches("p, div.math"); next = next.nextElementSibling) next.classList.toggle("waits", waits);
+  }
+
   // An output tagged "after-guess" waits while the guess before it, in the same section, is open; proofs wait with it.
   function fold() {
     const open = guesses();
@@ -80,6 +87,7 @@ const book = (() => {
       const waits = guess?.dataset.state === "open", asked = guess, output = e.querySelector(".cell_output");
       e.classList.toggle("unfolded", !waits);
       for (const note of query(".guess-waits", e)) note.remove();
+      if (output && e.matches(".tag_after-guess")) foldText(e, waits);
       if (!waits || !output || !e.matches(".tag_after-guess")) continue;
       output.before(el("p", {className: "guess-waits"}, "Make your guess above, then this unfolds. ", el("button", {type: "button", onclick() {
         asked.dispatchEvent(new CustomEvent("seg-guess-show"));

@@ -51,8 +51,8 @@ class ASPP(nn.Module):
                  └─ mean over the map, 1×1 ───┘
 
     Each branch and the projection end in batch norm and ReLU. Where a rate is as large as the map, the outer eight
-    weights of its kernels only meet padding, and the branch is a 1×1 convolution: that is what the pooling branch makes
-    up for.
+    weights of its kernels only meet padding, and the branch is a 1×1 convolution. The paper adds the pooling branch for
+    this.
 
     Submodules keep torchvision's names (``convs``, ``project``), so weights move by prefix.
 

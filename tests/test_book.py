@@ -21,6 +21,7 @@ SOURCES = ("_config.yml", "_toc.yml", "intro.md", "references.bib")
 UNDOCUMENTED = (
     "seglib.cli",  # `seglib --help` documents it
     "seglib.book.artwork",  # the rest are tools for authors, and the answers of the exercises
+    "seglib.book.figures.architecture.",  # the package itself is documented
     "seglib.book.lint",
     "seglib.book.normalise",
     "seglib.book.notebooks",

@@ -76,6 +76,13 @@ const book = (() => {
     for (; next?.matches("p, div.math"); next = next.nextElementSibling) next.classList.toggle("waits", waits);
   }
 
+  // Cells that wait in a row have one line that stands for them all.
+  function waitsAbove(cell) {
+    let before = cell.previousElementSibling;
+    while (before?.matches(".tag_proof:not(.tag_after-guess)")) before = before.previousElementSibling;
+    return before?.matches(".tag_after-guess:not(.unfolded)") && before.querySelector(".cell_output");
+  }
+
   // An output tagged "after-guess" waits while the guess before it, in the same section, is open; proofs wait with it.
   function fold() {
     const open = guesses();
@@ -88,7 +95,7 @@ const book = (() => {
       e.classList.toggle("unfolded", !waits);
       for (const note of query(".guess-waits", e)) note.remove();
       if (output && e.matches(".tag_after-guess")) foldText(e, waits);
-      if (!waits || !output || !e.matches(".tag_after-guess")) continue;
+      if (!waits || !output || !e.matches(".tag_after-guess") || waitsAbove(e)) continue;
       output.before(el("p", {className: "guess-waits"}, "Make your guess above, then this unfolds. ", el("button", {type: "button", onclick() {
         asked.dispatchEvent(new CustomEvent("seg-guess-show"));
         output.tabIndex = -1;

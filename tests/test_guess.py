@@ -659,7 +659,7 @@ def small_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
         printing("alpha", "after-guess"),
         printing("beta", "after-guess", "hide-input"),  # in a row with alpha: one line stands for both
         printing("proved", "proof"),
-        markdown("It speaks of alpha.\n\n$$a = 1$$\n\nAnd of beta.\n\n- A list stays."),
+        markdown("It speaks of alpha.\n\n$$a = 1$$\n\nAnd of beta.\n\n- A list too.\n\n:::{note}\nA note stays.\n:::"),
         cell_with(second),
         printing("gamma", "after-guess"),
         markdown("## From scratch\n\nText."),
@@ -719,11 +719,27 @@ def test_outputs_wait_for_the_guess_before_them_in_their_section(book: str, open
 
 
 @pytest.mark.slow
+def test_outputs_behind_two_guesses_in_a_row_wait_for_both(book: str, open_page: Callable[..., Visit]) -> None:
+    page = open_page(f"{book}/chapters/one.html").page
+    page.evaluate("""() => {
+        const [first, second] = [...document.querySelectorAll("[data-params]")].map(e => e.closest(".cell"));
+        first.after(second);
+    }""")
+    page.get_by_label("no").check()
+    page.get_by_role("button", name="This is my guess").first.click()
+    assert outputs(page) == BEFORE
+    page.locator("[data-params]").nth(1).get_by_role("button", name="Show without a guess").click()
+    assert outputs(page) == ["early", "plain", "alpha", "beta", "proved", "gamma", "delta"]
+
+
+@pytest.mark.slow
 def test_the_paragraphs_behind_an_output_wait_with_it(book: str, open_page: Callable[..., Visit]) -> None:
     page = open_page(f"{book}/chapters/one.html").page
-    behind = [page.get_by_text(words) for words in ("It speaks of alpha.", "And of beta.")] + [page.locator(".katex")]
+    behind = [page.get_by_text(words) for words in ("It speaks of alpha.", "And of beta.", "A list too.")] + [
+        page.locator(".katex")
+    ]
     assert not any(e.is_visible() for e in behind)
-    assert page.get_by_text("A list stays.").is_visible()
+    assert page.get_by_text("A note stays.").is_visible()
     page.get_by_role("button", name="Show without a guess").first.click()
     assert all(e.is_visible() for e in behind)
     page.get_by_role("button", name="Guess again").click()

@@ -322,6 +322,7 @@ failure = nbformat.v4.new_output("error", ename="ValueError", evalue="no", trace
         (add(code("guess.settle('b', 3)", tags=("proof", "hide-input"))), "guess.settle('b', …) has no guess"),
         (add(markdown("With skips the network works best.")), "judges ('works best') without a paired interval"),
         (add(markdown("They report 59.4 {cite}`long2015fcn`.")), "quotes a paper's number ('59.4') without its table"),
+        (add(markdown("```python\nx = 1  # " + "a" * 90 + "\n```")), "holds code of 99 characters a line (at most 88)"),
         (add(markdown("word " * 200)), "a paragraph of 999 characters"),
         (add(markdown("![](a.png)")), "holds an image with the alt text ''"),
         (add(markdown("```{figure} a.png\n:name: a\n```")), "holds an image directive without `:alt:`"),

@@ -73,7 +73,7 @@ const book = (() => {
   function foldText(cell, waits) {
     let next = cell.nextElementSibling;
     while (next?.matches(".tag_after-guess, .tag_proof")) next = next.nextElementSibling;
-    for (; next?.matches("p, div.math"); next = next.nextElementSibling) next.classList.toggle("waits", waits);
+    for (; next?.matches("p, ul, ol, dl, div.math, table, .pst-scrollable-table-container"); next = next.nextElementSibling) next.classList.toggle("waits", waits);
   }
 
   // Cells that wait in a row have one line that stands for them all.
@@ -85,19 +85,21 @@ const book = (() => {
 
   // An output tagged "after-guess" waits while the guess before it, in the same section, is open; proofs wait with it.
   function fold() {
-    const open = guesses();
-    let guess = null;
+    const all = guesses();
+    let asked = [], answered = true;  // guesses in a row belong together: the outputs behind them wait for each
     for (const e of query(".bd-article :is(h2, [data-params], .tag_after-guess, .tag_proof)")) {
-      if (e.localName === "h2") guess = null;
-      else if (open.includes(e)) guess = e;
+      if (e.localName === "h2") asked = [];
+      else if (all.includes(e)) asked = answered ? [e] : [...asked, e];
+      if (e.localName === "h2" || all.includes(e)) answered = false;
       if (!e.matches(".tag_after-guess, .tag_proof")) continue;
-      const waits = guess?.dataset.state === "open", asked = guess, output = e.querySelector(".cell_output");
+      answered = true;
+      const group = asked, waits = group.some(g => g.dataset.state === "open"), output = e.querySelector(".cell_output");
       e.classList.toggle("unfolded", !waits);
       for (const note of query(".guess-waits", e)) note.remove();
       if (output && e.matches(".tag_after-guess")) foldText(e, waits);
       if (!waits || !output || !e.matches(".tag_after-guess") || waitsAbove(e)) continue;
       output.before(el("p", {className: "guess-waits"}, "Make your guess above, then this unfolds. ", el("button", {type: "button", onclick() {
-        asked.dispatchEvent(new CustomEvent("seg-guess-show"));
+        for (const g of group) g.dispatchEvent(new CustomEvent("seg-guess-show"));
         output.tabIndex = -1;
         output.focus({preventScroll: true});
       }}, "Show without a guess")));

@@ -219,6 +219,9 @@ def _text(cell: NotebookNode) -> Iterator[str]:
     for match in re.finditer(r"^([`:]{3,})\{(?:image|figure)\}.*?^\1\s*$", cell.source, re.MULTILINE | re.DOTALL):
         if not re.search(rf"^:alt: .{{{MIN_ALT_CHARACTERS},}}", match[0], re.MULTILINE):
             yield "holds an image directive without `:alt:` text"
+    for block in re.finditer(r"^```\w+\n(.*?)^```", cell.source, re.MULTILINE | re.DOTALL):
+        if long := [line for line in block[1].splitlines() if len(line) > MAX_LINE]:
+            yield f"holds code of {len(long[0])} characters a line (at most {MAX_LINE}): {long[0].strip()[:50]!r}…"
     for paragraph in re.split(r"\n\s*\n", _FENCED.sub("", cell.source)):
         plain = paragraph.strip()
         if not re.match(r"[|#>]|[-*+] |\d+\. |[`:]{3}|\(.*\)=$", plain) and len(plain) > MAX_PARAGRAPH_CHARACTERS:

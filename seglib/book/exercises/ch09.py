@@ -359,7 +359,7 @@ def _match_backwards(iou: Tensor, threshold: float) -> list[int]:
     return _choices(iou.flip(0), threshold)[::-1]
 
 
-def _match_in_place(iou: Tensor, threshold: float) -> list[int]:
+def _match_in_place(iou: Tensor, threshold: float) -> Tensor:
     """Crosses out the columns of its argument."""
     taken = torch.full((len(iou),), -1)
     for d in range(len(iou) if iou.shape[1] else 0):

@@ -80,6 +80,7 @@ def decode(png):
 # The HTML
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_drawing_is_small_the_same_every_time_and_asks_nobody(preset):
     page = make(preset)._repr_html_()
@@ -619,6 +620,7 @@ def show(open_page):
     return open_figure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compact", [False, True])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_drawing_fits_a_phone_follows_the_mode_and_has_no_serious_finding(preset, compact, show):

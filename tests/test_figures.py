@@ -556,6 +556,7 @@ def bar(page, row):
     return float(page.locator(".bar b").nth(row).inner_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_a_figure_fits_a_phone_follows_the_mode_and_has_no_serious_finding(name, show):
     modes = {"light": ["rgb(255, 255, 255)", "rgb(31, 41, 51)"], "dark": ["rgb(21, 24, 28)", "rgb(230, 232, 234)"]}

@@ -395,6 +395,7 @@ def selected(page: Any) -> list[int]:
     return list(page.locator("[role=gridcell]").evaluate_all(marks))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_a_guess_fits_a_phone_follows_the_mode_and_has_no_serious_finding(
     name: str, show: Callable[..., Visit]

@@ -501,6 +501,9 @@ def test_a_browser_shows_and_loads_one_of_the_copies(
     loaded: list[str] = []
     visit.page.on("request", lambda request: loaded.append(request.url))
     visit.page.goto(f"{book_url}/chapters/05_atrous.html", wait_until="load")
+    visit.page.evaluate(
+        "for (const e of document.querySelectorAll('[data-params]')) e.dispatchEvent(new CustomEvent('seg-guess-show'))"
+    )  # a figure behind an open guess waits
     images = visit.page.locator(".two-modes img:visible")
     assert images.count() == visit.page.locator(".two-modes").count() > 5
     for i in range(images.count()):

@@ -5,10 +5,11 @@
 
 from seglib.book.figures.architecture.detection import fpn, mask_rcnn, rpn
 from seglib.book.figures.architecture.drawing import draw
+from seglib.book.figures.architecture.outcome import Outcome
 from seglib.book.figures.architecture.parts import Block, Call, Cut, Edge, Group, Note, Scene, Switch, argument, entry
 from seglib.book.figures.architecture.semantic import deeplab, fcn, unet
 
 __all__ = [
-    "Block", "Call", "Cut", "Edge", "Group", "Note", "Scene", "Switch", "argument", "deeplab", "draw", "entry", "fcn",
-    "fpn", "mask_rcnn", "rpn", "unet",
+    "Block", "Call", "Cut", "Edge", "Group", "Note", "Outcome", "Scene", "Switch", "argument", "deeplab", "draw",
+    "entry", "fcn", "fpn", "mask_rcnn", "rpn", "unet",
 ]  # fmt: skip

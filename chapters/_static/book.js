@@ -64,7 +64,7 @@ const book = (() => {
 
   // What overflows sideways can be scrolled with the keyboard too: give it a place in the tab order.
   function scrollable() {
-    for (const box of query(".bd-article :is(pre, .katex-display, .cell_output, dt.sig)"))
+    for (const box of query(".bd-article :is(pre, .katex-display, .cell_output, .pst-scrollable-table-container, dt.sig)"))
       if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
       else box.removeAttribute("tabindex");
   }

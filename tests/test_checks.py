@@ -157,14 +157,20 @@ def test_a_not_implemented_error_of_torch_is_an_exception_and_no_stub():
 def test_a_wrong_prediction_of_several_parts_is_judged_part_by_part():
     exercise = Exercise(
         solution=(2, 3, 4),
-        wrong={"doubled": ((4, 6, 8), "You counted both sides."), "swapped": ((3, 2, 4), "The other way round.")},
+        wrong={
+            "all doubled": ((4, 6, 8), "You counted everything twice."),
+            "doubled": ((2, 6, 4), "You counted both sides."),
+            "swapped": ((3, 2, 4), "The other way round."),
+        },
         hint="Count again.",
     )
 
     def message(*attempt):
         return examine("x", attempt, {"x": exercise}).message
 
-    assert message(2, 6, 4) == "x: not right yet. Right: answers 1 and 3. Wrong: answer 2. You counted both sides."
+    assert message(2, 6, 4) == "x: not right yet. You counted both sides."
+    assert message(2, 6, 9) == "x: not right yet. Right: answer 1. Wrong: answers 2 and 3. You counted both sides."
+    assert message(4, 3, 4) == "x: not right yet. Right: answers 2 and 3. Wrong: answer 1. Count again."
     assert message(3, 2, 4) == "x: not right yet. The other way round."
     assert message(1, 7, 9) == "x: not right yet. Wrong: answers 1, 2 and 3. Count again."
     assert examine("x", torch.tensor([2, 3, 4]), {"x": exercise}).passed

@@ -139,11 +139,16 @@ class Exercise:
             return hint or f"{_capital(difference(attempt, want, tolerance=self.tolerance, reveal=False) or '')}."
         right = [difference(a, b, tolerance=self.tolerance) is None for a, b in zip(attempt, want, strict=True)]
         said = [f"Right: {_places(right)}. " if any(right) else "", f"Wrong: {_places([not r for r in right])}."]
-        for slot in (i for i, r in enumerate(right) if not r):
-            for mistaken, its_hint in self.wrong.values():
-                fits = _sized(mistaken) and len(mistaken) == len(want)
-                if fits and difference(attempt[slot], mistaken[slot], tolerance=self.tolerance) is None:
-                    return "".join([*said, f" {its_hint}"])
+        for mistaken, its_hint in self.wrong.values():
+            if not _sized(mistaken) or len(mistaken) != len(want):
+                continue
+            # a mistake that spoils parts which are right here speaks of something else
+            spoilt = [
+                difference(m, w, tolerance=self.tolerance) is not None for m, w in zip(mistaken, want, strict=True)
+            ]
+            alike = [difference(a, m, tolerance=self.tolerance) is None for a, m in zip(attempt, mistaken, strict=True)]
+            if any(spoilt) and all(a and not r for s, a, r in zip(spoilt, alike, right, strict=True) if s):
+                return "".join([*said, f" {its_hint}"])
         return "".join([*said, f" {hint}" if hint else ""])
 
 

@@ -143,3 +143,18 @@ def test_the_names_of_the_weights_are_those_of_stored_ones():
 def test_bad_pyramids_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_upsampling_may_be_bilinear_and_outputs_end_in_relu():
+    torch.manual_seed(0)
+    fpn = FPN([8, 16], 4, upsample="bilinear", relu=True)
+    maps = [torch.randn(2, 8, 9, 7), torch.randn(2, 16, 4, 3)]
+    top = fpn.lateral[1](maps[1])
+    lower = fpn.lateral[0](maps[0]) + F.interpolate(top, (9, 7), mode="bilinear", align_corners=False)
+    for level, merged, output in zip(fpn(maps), (lower, top), fpn.output, strict=True):
+        assert torch.equal(level, output(merged).relu())
+
+
+def test_an_unknown_upsampling_is_refused():
+    with pytest.raises(ValueError, match="upsample 'cubic' is unknown; choose one of nearest, bilinear"):
+        FPN([8], 4, upsample="cubic")

@@ -1,10 +1,15 @@
 """Non-maximum suppression: greedy, within groups, soft."""
 
+import math
+
 import pytest
 import torch
+from golden import Golden
 from torchvision import ops as tv
 
-from seglib.ops.nms import batched_nms, nms, soft_nms
+from seglib.ops.boxes import box_iou
+from seglib.ops.masks import mask_iou
+from seglib.ops.nms import batched_nms, fast_nms, mask_nms, matrix_nms, nms, soft_nms
 
 CROWD = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10], [0, 0, 10, 10], [2, 0, 12, 10]])
 SCORES = torch.tensor([0.8, 0.9, 0.3, 0.7, 0.6])
@@ -106,3 +111,116 @@ def test_bad_arguments():
         batched_nms(CROWD, SCORES, torch.zeros(2, dtype=torch.int64), 0.5)
     with pytest.raises(ValueError, match="sigma > 0"):
         soft_nms(CROWD, SCORES, sigma=0.0)
+
+
+# A overlaps B and B overlaps C, but A does not overlap C: IoU 1/3, 1/3 and 0.
+CHAIN = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10], [10, 0, 20, 10]])
+CHAIN_SCORES = torch.tensor([0.9, 0.8, 0.7])
+CLASS = torch.zeros(3, dtype=torch.int64)
+
+
+def test_of_a_chain_nms_keeps_both_ends_and_fast_nms_the_first():
+    assert nms(CHAIN, CHAIN_SCORES, 0.3).tolist() == [0, 2]
+    assert mask_nms(box_iou(CHAIN, CHAIN), CLASS, CHAIN_SCORES, 0.3).tolist() == [0, 2]
+    assert fast_nms(CHAIN, CHAIN_SCORES, 0.3).tolist() == [True, False, False]  # B is dropped and still drops C
+
+
+def test_fast_nms_keeps_a_box_at_the_threshold_and_the_first_of_equal_scores():
+    boxes = torch.tensor([[0.0, 0, 2, 1], [0, 0, 1, 1], [0, 0, 1, 1]])  # IoU of the first with the others: ½
+    assert fast_nms(boxes, torch.tensor([0.9, 0.8, 0.8]), 0.5).tolist() == [True, True, False]
+
+
+def test_rows_of_fast_nms_are_apart():
+    boxes, scores = torch.stack([CHAIN, CHAIN.flip(0)]), torch.stack([CHAIN_SCORES, CHAIN_SCORES.flip(0)])
+    assert fast_nms(boxes, scores, 0.3).tolist() == [[True, False, False], [False, False, True]]
+    assert fast_nms(CHAIN[:0], CHAIN_SCORES[:0], 0.3).shape == (0,)
+    assert fast_nms(boxes[:, :0], scores[:, :0], 0.3).shape == (2, 0)
+
+
+def test_fast_nms_never_keeps_what_nms_drops():
+    for boxes, scores, threshold, _ in cases(100):
+        kept = set(fast_nms(boxes, scores, threshold).nonzero()[:, 0].tolist())
+        assert kept <= set(nms(boxes, scores, threshold).tolist())
+
+
+def test_fast_nms_equals_the_published_one():
+    golden = Golden("yolact_resnet50")
+    boxes, scores = golden["fast_nms/boxes"], golden["fast_nms/scores"]  # (40, 4), (5, 40)
+    top, index = scores.topk(20, dim=1)  # the published one looks at the 20 best of a class
+    kept = fast_nms(boxes[index], top, 0.5)  # (5, 20)
+    found = top[kept].sort(descending=True, stable=True)
+    golden.check("fast_nms/fast.scores", found.values)
+    golden.check("fast_nms/fast.classes", kept.nonzero()[:, 0][found.indices].int())
+    golden.check("fast_nms/fast.boxes", boxes[index][kept][found.indices])
+
+
+def test_mask_nms_is_nms_of_each_class():
+    for boxes, scores, threshold, groups in cases(100):
+        want = batched_nms(boxes, scores, groups, threshold).tolist()
+        assert mask_nms(box_iou(boxes, boxes), groups, scores, threshold).tolist() == want
+
+
+def test_matrix_nms_of_a_chain_by_hand():
+    iou = box_iou(CHAIN, CHAIN)
+    linear = matrix_nms(iou, CLASS, CHAIN_SCORES, kernel="linear")
+    # B is lowered by A: 1 − 1/3. C is lowered by B, as far as B was not lowered itself: (1 − 1/3) / (1 − 1/3) = 1
+    torch.testing.assert_close(linear, torch.tensor([0.9, 0.8 * 2 / 3, 0.7]))
+    gaussian = matrix_nms(iou, CLASS, CHAIN_SCORES)
+    torch.testing.assert_close(gaussian, torch.tensor([0.9, 0.8 * math.exp(-2 / 9), 0.7]))
+    assert matrix_nms(iou, torch.arange(3), CHAIN_SCORES).tolist() == CHAIN_SCORES.tolist()  # three classes
+    order = torch.tensor([1, 2, 0])
+    torch.testing.assert_close(matrix_nms(iou[order][:, order], CLASS, CHAIN_SCORES[order]), gaussian[order])
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "linear"])
+def test_matrix_nms_is_finite_on_identical_and_on_empty_masks(kernel):
+    masks = torch.zeros(5, 4, 4, dtype=torch.bool)
+    masks[:3, 1:3] = True  # three are identical, two are empty
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5])
+    out = matrix_nms(mask_iou(masks, masks), torch.zeros(5, dtype=torch.int64), scores, kernel=kernel)
+    lowered = math.exp(-2) if kernel == "gaussian" else 0.0
+    torch.testing.assert_close(out, scores * torch.tensor([1, lowered, lowered, 1, 1]))
+    none = matrix_nms(torch.zeros(0, 0), CLASS[:0], scores[:0], kernel=kernel)
+    assert none.shape == (0,)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "linear"])
+def test_matrix_nms_equals_the_published_one_in_any_order(kernel):
+    golden = Golden("solov2_r50")
+    masks, labels, scores = (golden[f"matrix_nms/{k}"] for k in ("masks", "labels", "scores"))
+    order = torch.randperm(len(scores), generator=torch.Generator().manual_seed(0))
+    for index in (torch.arange(len(scores)), order):
+        iou = mask_iou(masks[index], masks[index])
+        out = matrix_nms(iou, labels[index].long(), scores[index], kernel=kernel)
+        golden.check(f"matrix_nms/{kernel}", torch.empty_like(out).scatter(0, index, out))
+
+
+def test_mask_nms_equals_the_published_one():
+    golden = Golden("solov2_r50")
+    masks, labels, scores = (golden[f"matrix_nms/{k}"] for k in ("masks", "labels", "scores"))
+    kept = mask_nms(mask_iou(masks, masks), labels.long(), scores, 0.5)
+    assert torch.equal(kept.sort().values, golden["matrix_nms/mask_nms_keep"].nonzero()[:, 0])
+
+
+def test_matrix_nms_lowers_as_soft_nms_where_nothing_is_lowered_twice():
+    # two objects: what stands above the second was not lowered itself. Soft-NMS divides by σ
+    boxes, scores = CHAIN[:2], CHAIN_SCORES[:2]
+    soft = soft_nms(boxes, scores, sigma=0.5)[1]
+    torch.testing.assert_close(matrix_nms(box_iou(boxes, boxes), CLASS[:2], scores, sigma=2.0), soft)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: fast_nms(CHAIN, CHAIN_SCORES[:2], 0.5), r"one score each \(…, N\), got \(3, 4\) and \(2,\)"),
+        (lambda: fast_nms(CHAIN, CHAIN_SCORES, 1.5), r"an IoU in \[0, 1\], got 1.5"),
+        (lambda: mask_nms(torch.eye(3), CLASS, CHAIN_SCORES, -0.1), "got -0.1"),
+        (lambda: mask_nms(torch.eye(2), CLASS, CHAIN_SCORES, 0.5), r"matrix \(N, N\) and N labels and scores"),
+        (lambda: matrix_nms(torch.eye(2), CLASS, CHAIN_SCORES), r"matrix \(N, N\) and N labels and scores"),
+        (lambda: matrix_nms(torch.eye(3), CLASS, CHAIN_SCORES, kernel="box"), "choose one of gaussian, linear"),
+        (lambda: matrix_nms(torch.eye(3), CLASS, CHAIN_SCORES, sigma=0.0), "above 0, got 0.0"),
+    ],
+)
+def test_what_does_not_fit_these_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

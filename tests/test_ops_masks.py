@@ -6,6 +6,7 @@ import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seglib.ops import masks as module
 from seglib.ops.masks import crop_masks, mask_iou, masks_to_boxes
 
 
@@ -79,3 +80,23 @@ def test_cropping_keeps_pixels_whose_centre_is_inside():
     assert crop_masks(ones > 0, boxes).dtype == torch.bool
     assert torch.equal(crop_masks(ones > 0, boxes), cut > 0)
     assert crop_masks(ones[:0], boxes[:0]).shape == (0, 4, 5)
+
+
+def test_cropping_by_index_looks_at_the_numbers_of_rows_and_columns():
+    box = torch.tensor([[1.0, 1.5, 3.0, 3.2]])
+    inside = crop_masks(torch.ones(1, 6, 6), box, by_index=True)[0]
+    assert inside.any(0).nonzero()[:, 0].tolist() == [1, 2]  # 1 ≤ j < 3
+    assert inside.any(1).nonzero()[:, 0].tolist() == [2, 3]  # 1.5 ≤ i < 3.2
+    wider = crop_masks(torch.ones(1, 6, 6), box, padding=1.0, by_index=True)[0]
+    assert wider.any(0).nonzero()[:, 0].tolist() == [0, 1, 2, 3]
+    assert wider.any(1).nonzero()[:, 0].tolist() == [1, 2, 3, 4]
+    centres = crop_masks(torch.ones(1, 6, 6), box, padding=1.0)[0]
+    assert centres.any(1).nonzero()[:, 0].tolist() == [1, 2, 3]  # 0.5 < i + ½ < 4.2, and 0.5 is not inside
+
+
+def test_overlap_of_large_masks_is_counted_in_parts(monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.rand(3, 13, 17, generator=g) < 0.4, torch.rand(2, 13, 17, generator=g) < 0.6
+    whole = mask_iou(a, b)
+    monkeypatch.setattr(module, "CHUNK", 5 * 50)
+    assert torch.equal(mask_iou(a, b), whole)

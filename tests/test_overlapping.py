@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
+from torchvision import ops as tv
 
-from seglib.losses import sigmoid_cross_entropy, sigmoid_cross_entropy_dice, sigmoid_dice
+from seglib.losses import sigmoid_cross_entropy, sigmoid_cross_entropy_dice, sigmoid_dice, sigmoid_focal_loss
 from seglib.metrics.overlap import RegionOverlap
 from seglib.types import VOID
 
@@ -88,3 +89,39 @@ def test_overlap_refuses_other_shapes_and_types():
         metric.update(torch.zeros(1, 4, dtype=torch.bool), torch.zeros(1, 4))
     with pytest.raises(ValueError, match="integers, got torch.float32; convert them"):
         metric.update(torch.zeros(2, 4, dtype=torch.bool), torch.zeros(2, 4))
+
+
+def test_focal_loss_by_hand():
+    logits = logits_of([[0.9, 0.2]])
+    loss = sigmoid_focal_loss(logits, torch.tensor([[1, 0]]))
+    want = [0.25 * 0.1**2 * -math.log(0.9), 0.75 * 0.2**2 * -math.log(0.8)]
+    assert loss[0].tolist() == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.6, 0.5), (0.5, 0.0)])
+def test_focal_loss_and_its_gradient_are_torchvisions(alpha, gamma):
+    logits = (4 * torch.randn(5, 3, dtype=torch.float64)).requires_grad_()
+    target = torch.randint(2, (5, 3)).double()
+    sides = [f(logits, target, alpha=alpha, gamma=gamma) for f in (sigmoid_focal_loss, tv.sigmoid_focal_loss)]
+    torch.testing.assert_close(*sides)
+    torch.testing.assert_close(*(torch.autograd.grad(side.sum(), logits)[0] for side in sides))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_loss_of_extreme_logits_is_finite(gamma):
+    logits = torch.tensor([[200.0, -200.0], [-200.0, 200.0]], requires_grad=True)
+    loss = sigmoid_focal_loss(logits, torch.tensor([[1, 0], [1, 0]]), gamma=gamma)
+    loss.sum().backward()
+    assert loss[1].tolist() == pytest.approx([50, 150]) and loss[0].tolist() == [0, 0]
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [({"alpha": 1.5}, "got 1.5 and 2.0"), ({"gamma": -1.0}, "got 0.25 and -1.0")],
+)
+def test_focal_loss_refuses_bad_settings(keywords, message):
+    with pytest.raises(ValueError, match=message):
+        sigmoid_focal_loss(torch.zeros(2, 3), torch.zeros(2, 3), **keywords)
+    with pytest.raises(ValueError, match=r"\(2, 3\) need a target of the same shape, got \(2, 2\)"):
+        sigmoid_focal_loss(torch.zeros(2, 3), torch.zeros(2, 2))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loss_cases import logits_of, pixels, value_and_gradient
 
-from seglib.losses import dice_loss, tversky_loss
+from seglib.losses import dice_loss, mask_dice_loss, tversky_loss
 
 IMPLS = ["reference", "fast"]
 every_impl = pytest.mark.parametrize("impl", IMPLS)
@@ -163,3 +163,27 @@ def test_settings_out_of_range_are_refused(loss):
         loss(LOGITS, TARGET, absent="zero")
     with pytest.raises(ValueError, match="impl is 'fast' or 'reference', got 'slow'"):
         loss(LOGITS, TARGET, impl="slow")
+
+
+def test_dice_of_masks_by_hand():
+    logits = torch.tensor([[[0.5, 0.8], [0.1, 0.9]]]).logit()
+    target = torch.tensor([[[True, True], [False, False]]])
+    # 2 (½ + 0.8) / (¼ + 0.64 + 0.01 + 0.81 + 2)
+    assert mask_dice_loss(logits, target).tolist() == pytest.approx([1 - 2.6 / 3.71001], rel=1e-6)
+    assert mask_dice_loss(logits, target, eps=0.1).tolist() == pytest.approx([1 - 2.6 / 3.81], rel=1e-6)
+    assert mask_dice_loss(logits, target, eps=0.1, eps_each=True).tolist() == pytest.approx([1 - 2.6 / 3.91], rel=1e-6)
+
+
+def test_an_empty_mask_costs_one_and_its_gradient_is_finite():
+    logits = torch.full((1, 4), -200.0, requires_grad=True)
+    loss = mask_dice_loss(logits, torch.zeros(1, 4))
+    loss.sum().backward()
+    assert loss.tolist() == [1.0] and torch.isfinite(logits.grad).all()
+    assert mask_dice_loss(torch.zeros(0, 3, 3), torch.zeros(0, 3, 3)).shape == (0,)
+
+
+def test_dice_of_masks_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"need targets of the same shape, got \(1, 2, 3\)"):
+        mask_dice_loss(torch.zeros(1, 3, 2), torch.zeros(1, 2, 3))
+    with pytest.raises(ValueError, match="eps must be above 0, got 0"):
+        mask_dice_loss(torch.zeros(1, 3), torch.zeros(1, 3), eps=0)

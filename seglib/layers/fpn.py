@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation
 
 FUSIONS = ("sum", "average")
+UPSAMPLINGS = ("nearest", "bilinear")
 
 
 class FPN(nn.Module):
@@ -38,9 +39,12 @@ class FPN(nn.Module):
             any that takes the encoder's maps and the pyramid and returns a list of levels. ``None`` adds no level.
         norm: whether a batch norm stands behind every convolution, which then has no bias.
         fuse: how maps meet: ``"sum"`` adds the map from above to the lateral one; ``"average"`` halves that sum.
+        upsample: how a coarser map is brought to the size of a finer one: ``"nearest"``, as in the paper, or
+            ``"bilinear"``, as in YOLACT.
+        relu: whether ReLU follows every output convolution, as in YOLACT.
 
     Raises:
-        ValueError: without maps, or for an unknown ``fuse``.
+        ValueError: without maps, or for an unknown ``fuse`` or ``upsample``.
     """
 
     def __init__(
@@ -51,13 +55,17 @@ class FPN(nn.Module):
         top_block: nn.Module | None = None,
         norm: bool = False,
         fuse: Literal["sum", "average"] = "sum",
+        upsample: Literal["nearest", "bilinear"] = "nearest",
+        relu: bool = False,
     ) -> None:
         super().__init__()
         if not channels_in:
             raise ValueError("an FPN needs at least one map, channels_in is empty; pass the encoder's channels")
         if fuse not in FUSIONS:
             raise ValueError(f"fuse {fuse!r} is unknown; choose one of {', '.join(FUSIONS)}")
-        self.fuse = fuse
+        if upsample not in UPSAMPLINGS:
+            raise ValueError(f"upsample {upsample!r} is unknown; choose one of {', '.join(UPSAMPLINGS)}")
+        self.fuse, self.upsample, self.relu = fuse, upsample, relu
         self.lateral = nn.ModuleList(_conv(c, channels, 1, norm) for c in channels_in)
         self.output = nn.ModuleList(_conv(channels, channels, 3, norm) for _ in channels_in)
         self.top_block = top_block
@@ -65,16 +73,21 @@ class FPN(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps ``(B, C_i, H_i, W_i)``, finest first → the pyramid ``(B, C, H_i, W_i)``, finest first."""
         top = self.lateral[-1](maps[-1])  # (B, C, H/32, W/32)
-        pyramid = [self.output[-1](top)]
+        pyramid = [self._out(-1, top)]
         for i in range(len(maps) - 2, -1, -1):
             lateral = self.lateral[i](maps[i])  # (B, C, H_i, W_i)
-            top = lateral + F.interpolate(top, size=lateral.shape[-2:], mode="nearest")
+            top = lateral + F.interpolate(top, size=lateral.shape[-2:], mode=self.upsample)
             if self.fuse == "average":
                 top = top / 2
-            pyramid.insert(0, self.output[i](top))
+            pyramid.insert(0, self._out(i, top))
         if self.top_block is not None:
             pyramid.extend(self.top_block(maps, pyramid))
         return pyramid
+
+    def _out(self, level: int, merged: Tensor) -> Tensor:
+        """A level of the pyramid from its merged map, ``(B, C, H_i, W_i)``."""
+        out = self.output[level](merged)
+        return F.relu(out) if self.relu else out
 
 
 class TopPool(nn.Module):

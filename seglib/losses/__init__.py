@@ -6,14 +6,19 @@ from torch import Tensor
 
 from seglib.losses.combined import cross_entropy_dice, cross_entropy_lovasz
 from seglib.losses.lovasz import lovasz_softmax
-from seglib.losses.overlapping import sigmoid_cross_entropy, sigmoid_cross_entropy_dice, sigmoid_dice
+from seglib.losses.overlapping import (
+    sigmoid_cross_entropy,
+    sigmoid_cross_entropy_dice,
+    sigmoid_dice,
+    sigmoid_focal_loss,
+)
 from seglib.losses.pixel import cross_entropy, focal_loss, ohem_cross_entropy
-from seglib.losses.region import dice_loss, tversky_loss
+from seglib.losses.region import dice_loss, mask_dice_loss, tversky_loss
 
 __all__ = [
     "LOSSES", "cross_entropy", "cross_entropy_dice", "cross_entropy_lovasz", "dice_loss", "focal_loss",
-    "lovasz_softmax", "ohem_cross_entropy", "sigmoid_cross_entropy", "sigmoid_cross_entropy_dice",
-    "sigmoid_dice", "tversky_loss",
+    "lovasz_softmax", "mask_dice_loss", "ohem_cross_entropy", "sigmoid_cross_entropy", "sigmoid_cross_entropy_dice",
+    "sigmoid_dice", "sigmoid_focal_loss", "tversky_loss",
 ]  # fmt: skip
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

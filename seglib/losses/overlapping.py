@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -60,3 +63,37 @@ def sigmoid_dice(logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tens
 def sigmoid_cross_entropy_dice(logits: Tensor, target: Tensor) -> Tensor:
     """:func:`sigmoid_cross_entropy` plus :func:`sigmoid_dice`, as nnU-Net trains overlapping regions."""
     return sigmoid_cross_entropy(logits, target) + sigmoid_dice(logits, target)
+
+
+def sigmoid_focal_loss(logits: Tensor, target: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    r"""Focal loss of classes that each have a sigmoid: binary cross-entropy that fades where the model is right.
+
+    .. math:: -\alpha_t (1 - p_t)^\gamma \log p_t
+
+    where :math:`p_t` is p for a target of 1 and 1 − p for 0, and :math:`\alpha_t` likewise α and 1 − α. Detectors
+    sum it over all places and divide by the number of objects' places, so nothing is reduced here.
+
+    Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, eq. 5.
+
+    Args:
+        logits: scores of each place and class, ``(…, K)``.
+        target: 1 for the class of an object at that place, else 0, of the same shape; all 0 for background.
+        alpha: α, weight of targets of 1, in [0, 1].
+        gamma: γ, how fast easy places fade, at least 0.
+
+    Returns:
+        The loss of each place and class, ``(…, K)``, float32 at least.
+
+    Raises:
+        ValueError: when shapes differ, or α or γ is out of range.
+    """
+    if logits.shape != target.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} need a target of the same shape, got {tuple(target.shape)}")
+    if not 0 <= alpha <= 1 or not 0 <= gamma < math.inf:
+        raise ValueError(f"focal loss needs alpha in [0, 1] and gamma of at least 0, got {alpha} and {gamma}")
+    logits = at_least_float32(logits)
+    target = target.to(logits.dtype)
+    signed = logits * (1 - 2 * target)  # (…, K): log p_t = −softplus(signed), 1 − p_t = sigmoid(signed)
+    weight = alpha * target + (1 - alpha) * (1 - target)
+    miss = signed.sigmoid().clamp_min(torch.finfo(logits.dtype).tiny)  # 1 − p_t; above 0 the slope of a power is finite
+    return weight * miss**gamma * F.softplus(signed)

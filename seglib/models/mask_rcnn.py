@@ -42,15 +42,14 @@ from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
 from seglib.losses.assign import BACKGROUND, IGNORE, match_boxes
 from seglib.losses.two_stage import BOX_WEIGHTS, mask_loss, mask_targets, roi_loss, rpn_loss
 from seglib.models.base import Model
+from seglib.models.instance import ObjectTable, objects_of
 from seglib.models.two_stage import (
     DetectionSettings,
     MaskRCNNOutput,
-    ObjectTable,
     RoISettings,
     RPNSettings,
     check_sampled,
     foreground_rois,
-    objects_of,
     sample_rois,
 )
 from seglib.ops.boxes import box_iou, clip_boxes, decode_boxes

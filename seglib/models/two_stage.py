@@ -10,9 +10,10 @@ from torch import Tensor
 
 from seglib.losses.assign import IGNORE, Sampler, match_boxes, sample_balanced
 from seglib.losses.two_stage import BOX_LOSSES
-from seglib.ops.boxes import box_iou, check_boxes
-from seglib.ops.ragged import first_rows, pad_lists, take_rows
-from seglib.types import Instances, Targets
+from seglib.models.instance import ObjectTable
+from seglib.ops.boxes import box_iou
+from seglib.ops.ragged import pad_lists
+from seglib.types import Instances
 
 
 @dataclass(frozen=True)
@@ -155,26 +156,6 @@ class MaskRCNNOutput:
 torch.export.register_dataclass(MaskRCNNOutput, serialized_type_name="seglib.MaskRCNNOutput")
 
 
-def objects_of(targets: Targets, num_classes: int) -> list[Instances]:
-    """The objects of each image without crowds, after checking them.
-
-    Raises:
-        ValueError: without instances, or with a bad box or label; the message names the image.
-    """
-    if targets.instances is None:
-        raise ValueError("the targets have no `instances`; train on a dataset whose samples carry them")
-    # picking copies masks, so images without a crowd stay as they are
-    objects = [i[~i.iscrowd] if i.iscrowd is not None and i.iscrowd.any() else i for i in targets.instances]
-    for image, found in enumerate(objects):
-        check_boxes(found.boxes, f"boxes of image {image}")
-        if len(found) and not 0 <= int(found.labels.min()) <= int(found.labels.max()) < num_classes:
-            raise ValueError(
-                f"image {image} has the labels {found.labels.unique().tolist()}, the model knows 0..{num_classes - 1}; "
-                "build it with the dataset's number of things"
-            )
-    return objects
-
-
 @torch.no_grad()
 def sample_rois(
     proposals: Tensor, scores: Tensor, objects: Sequence[Instances], s: RoISettings
@@ -227,37 +208,6 @@ def check_sampled(matches: Tensor, objects: Sequence[Instances]) -> None:
             "the output was not made with these targets; call model(images, targets) and loss(out, targets) with the "
             "same ones"
         )
-
-
-@dataclass(frozen=True)
-class ObjectTable:
-    """The boxes and labels of all objects of a batch, packed; masks stay where they are.
-
-    Attributes:
-        boxes: boxes of the objects, ``(G, 4)`` xyxy.
-        labels: classes of the objects, ``(G,)`` int64.
-        first: row of the first object of each image, ``(B,)`` int64.
-    """
-
-    boxes: Tensor
-    labels: Tensor
-    first: Tensor
-
-    @classmethod
-    def of(cls, objects: Sequence[Instances]) -> ObjectTable:
-        """The table of the objects of each image."""
-        first = first_rows([len(o) for o in objects], objects[0].boxes.device)
-        return cls(torch.cat([o.boxes for o in objects]), torch.cat([o.labels for o in objects]), first)
-
-    def matched(self, image: Tensor, matches: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes ``(…, 4)`` and labels ``(…)`` of the objects that stand behind matches, zeros where there is none.
-
-        Args:
-            image: index of the image of each match, of a shape that broadcasts with ``matches``.
-            matches: index of an object within its image, ``(…)`` int64; negative for none.
-        """
-        row, valid = self.first[image] + matches, matches >= 0
-        return take_rows(self.boxes, row, valid), take_rows(self.labels, row, valid)
 
 
 def foreground_rois(

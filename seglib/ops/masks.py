@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+CHUNK = 2**24
+"""Pixels, of all masks together, that are cast to floats at once: 64 MB of float32."""
+
 
 def masks_to_boxes(masks: Tensor) -> Tensor:
     """The tightest box around every mask: ``x1 = min x``, ``x2 = max x + 1``, and so for y.
@@ -56,27 +59,37 @@ def mask_iou(a: Tensor, b: Tensor, iscrowd: Tensor | None = None) -> Tensor:
             f"expected bool masks (N, H, W) and (M, H, W), got {a.dtype} {tuple(a.shape)} and {b.dtype} "
             f"{tuple(b.shape)}; threshold scores and bring both to one size first"
         )
-    x, y = a.flatten(1).float(), b.flatten(1).float()  # float32 counts pixels exactly up to 2^24
-    inter = x @ y.T  # (N, M)
+    x, y = a.flatten(1), b.flatten(1)  # (N, H·W), (M, H·W)
+    step = max(1, CHUNK // max(1, len(x) + len(y)))
+    inter = torch.zeros(len(x), len(y), dtype=torch.float64, device=a.device)  # (N, M)
+    for begin in range(0, x.shape[1], step):  # float32 counts the pixels of a part exactly
+        inter += x[:, begin : begin + step].float() @ y[:, begin : begin + step].float().T
     areas = x.sum(1)[:, None]
     union = areas + y.sum(1) - inter
     if iscrowd is not None:
         union = torch.where(iscrowd, areas, union)
-    return torch.where(union > 0, inter / union.clamp(min=1), 0)
+    return torch.where(union > 0, inter / union.clamp(min=1), 0).float()
 
 
-def crop_masks(masks: Tensor, boxes: Tensor) -> Tensor:
-    """The masks with everything outside their boxes set to 0; a pixel is inside when its centre is.
+def crop_masks(masks: Tensor, boxes: Tensor, *, padding: float = 0.0, by_index: bool = False) -> Tensor:
+    """The masks with everything outside their boxes set to 0.
 
     Args:
         masks: masks of objects, ``(N, H, W)`` of any type.
-        boxes: box of each mask, ``(N, 4)`` xyxy.
+        boxes: box of each mask, ``(N, 4)`` xyxy in pixels of the masks.
+        padding: pixels that each box is widened by on every side.
+        by_index: what of a pixel must lie in the box: its centre, or, as YOLACT has it, its index i, with x1 ≤ i < x2.
 
     Returns:
         ``(N, H, W)`` of the same type; gradients pass inside.
     """
     height, width = masks.shape[1:]
-    x, y = torch.arange(width, device=masks.device) + 0.5, torch.arange(height, device=masks.device) + 0.5
-    columns = (x > boxes[:, 0:1]) & (x < boxes[:, 2:3])  # (N, W)
-    rows = (y > boxes[:, 1:2]) & (y < boxes[:, 3:4])  # (N, H)
+    x, y = torch.arange(width, device=masks.device), torch.arange(height, device=masks.device)
+    low, high = boxes[:, :2] - padding, boxes[:, 2:] + padding  # (N, 2)
+    if by_index:
+        columns = (x >= low[:, :1]) & (x < high[:, :1])  # (N, W)
+        rows = (y >= low[:, 1:]) & (y < high[:, 1:])  # (N, H)
+    else:
+        columns = (x + 0.5 > low[:, :1]) & (x + 0.5 < high[:, :1])
+        rows = (y + 0.5 > low[:, 1:]) & (y + 0.5 < high[:, 1:])
     return masks.masked_fill(~(rows[:, :, None] & columns[:, None, :]), 0)

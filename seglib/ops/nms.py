@@ -114,6 +114,121 @@ def soft_nms(boxes: Tensor, scores: Tensor, *, sigma: float = 0.5, threshold: fl
     return torch.stack(taken), torch.stack(lowered)
 
 
+def fast_nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
+    r"""Fast NMS: drop a box whose IoU with *any* box of a higher score exceeds ``threshold``, all at once.
+
+    NMS asks whether a higher box that was itself kept overlaps. Here a box that is dropped still drops others: of a
+    chain A, B, C in which A overlaps B and B overlaps C, NMS keeps A and C, this keeps A alone. In exchange there is no
+    order to follow, only a matrix: :math:`\max_{i < j} \text{IoU}_{ij} \le t` with boxes by falling score.
+
+    Source: Bolya et al., "YOLACT", ICCV 2019, section 3.4.
+
+    Args:
+        boxes: boxes to choose from, ``(…, N, 4)`` xyxy: one row for each class or image, which don't affect each other.
+        scores: score of each box, ``(…, N)``. Of equal scores the earlier box comes first.
+        threshold: IoU above which a box is dropped, in [0, 1]; at exactly this IoU it is kept.
+
+    Returns:
+        Whether each box is kept, ``(…, N)`` bool.
+
+    Raises:
+        ValueError: for shapes that don't match or a threshold out of range.
+    """
+    if boxes.ndim < 2 or boxes.shape[-1] != 4 or scores.shape != boxes.shape[:-1]:
+        raise ValueError(
+            f"fast NMS takes boxes (…, N, 4) and one score each (…, N), got {tuple(boxes.shape)} and "
+            f"{tuple(scores.shape)}"
+        )
+    _check_threshold(threshold)
+    if scores.shape[-1] == 0:
+        return scores > 0
+    order = scores.argsort(dim=-1, descending=True, stable=True)  # (…, N)
+    ranked = boxes.take_along_dim(order[..., None], -2)  # (…, N, 4)
+    higher = box_iou(ranked, ranked).triu(1)  # (…, N, N): IoU of box j with every box i above it
+    kept = higher.amax(-2) <= threshold  # (…, N) by falling score
+    return kept.scatter(-1, order, kept)
+
+
+def mask_nms(iou: Tensor, labels: Tensor, scores: Tensor, threshold: float) -> Tensor:
+    """Greedy NMS of each class from a matrix of IoUs, of masks or of boxes.
+
+    Args:
+        iou: IoU of every object with every other, ``(N, N)`` as of :func:`~seglib.ops.masks.mask_iou`.
+        labels: class of each object, ``(N,)`` int64; classes don't suppress each other.
+        scores: score of each object, ``(N,)``. Of equal scores the earlier one comes first.
+        threshold: IoU above which an object is dropped, in [0, 1].
+
+    Returns:
+        ``(M,)`` int64 indices of the objects that are kept, by falling score.
+
+    Raises:
+        ValueError: for shapes that don't match or a threshold out of range.
+    """
+    _check_matrix(iou, labels, scores)
+    _check_threshold(threshold)
+    order = scores.argsort(descending=True, stable=True)  # (N,)
+    over = ((iou > threshold) & (labels[:, None] == labels))[order][:, order]  # (N, N) by falling score
+    kept = torch.ones_like(order, dtype=torch.bool)
+    # whether an object suppresses depends on whether it was suppressed, so the loop is the algorithm itself
+    for i in range(len(order)):
+        if kept[i]:
+            kept[i + 1 :] &= ~over[i, i + 1 :]
+    return order[kept]
+
+
+MATRIX_KERNELS = ("gaussian", "linear")
+
+
+def matrix_nms(iou: Tensor, labels: Tensor, scores: Tensor, *, kernel: str = "gaussian", sigma: float = 2.0) -> Tensor:
+    r"""Matrix NMS: scores lowered by how much better objects of the class overlap, all at once.
+
+    Soft-NMS lowers the score of j for every better object i that remains. Whether i remains is known only after i
+    was lowered itself, so it goes one by one. Here its largest overlap with an object above it says how much i was
+    lowered, :math:`c_i = \max_{k < i} \text{IoU}_{ki}`, and
+
+    .. math:: s_j \leftarrow s_j \min_{i < j} \frac{f(\text{IoU}_{ij})}{f(c_i)}
+        \qquad f(u) = e^{-\sigma u^2} \text{ or } 1 - u
+
+    with objects by falling score. The published form is 0 / 0 for three identical masks with the linear kernel, and
+    for two empty masks. Here an object that repeats a better one exactly (:math:`f(c_i) = 0`) lowers nothing: the
+    better one does that already. Empty masks have an IoU of 0.
+
+    Source: Wang et al., "SOLOv2: Dynamic and Fast Instance Segmentation", NeurIPS 2020, section 3.3. The gaussian
+    multiplies by σ, as the published code does; Soft-NMS divides by it.
+
+    Args:
+        iou: IoU of every object with every other, ``(N, N)`` as of :func:`~seglib.ops.masks.mask_iou`.
+        labels: class of each object, ``(N,)`` int64; classes don't lower each other.
+        scores: score of each object, ``(N,)``, in any order. Of equal scores the earlier one comes first.
+        kernel: the function f, ``"gaussian"`` or ``"linear"``.
+        sigma: σ of the gaussian, above 0; the larger, the more overlaps cost.
+
+    Returns:
+        The lowered scores ``(N,)``, in the order of ``scores``.
+
+    Raises:
+        ValueError: for shapes that don't match, an unknown kernel or a sigma that isn't positive.
+    """
+    _check_matrix(iou, labels, scores)
+    if kernel not in MATRIX_KERNELS:
+        raise ValueError(f"kernel {kernel!r} is unknown; choose one of {', '.join(MATRIX_KERNELS)}")
+    if not sigma > 0:
+        raise ValueError(f"sigma must be above 0, got {sigma}")
+    if len(scores) == 0:
+        return scores
+    order = scores.argsort(descending=True, stable=True)  # (N,)
+    same = labels[:, None] == labels  # (N, N)
+    above = torch.where(same, iou, 0)[order][:, order].triu(1)  # (N, N): IoU of j with every i of its class above it
+    covered = above.amax(0)[:, None]  # (N, 1) c_i
+    if kernel == "gaussian":
+        ratio = torch.exp(sigma * (covered**2 - above**2))  # (N, N)
+    else:
+        ratio = torch.where(covered < 1, (1 - above) / (1 - covered).clamp(min=torch.finfo(iou.dtype).tiny), 1)
+    # where i isn't above j the ratio is at least 1, which is what the first row gives at most
+    decay = ratio.amin(0).clamp(max=1)  # (N,)
+    return scores * torch.empty_like(decay).scatter(0, order, decay).to(scores.dtype)
+
+
 @torch.library.custom_op("seglib::nms", mutates_args=())
 def _nms_op(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """The kernel of torchvision as an operator whose result has a fixed size: −1 fills up ``(N,)``."""
@@ -139,7 +254,20 @@ def _check(boxes: Tensor, scores: Tensor, threshold: float, impl: str) -> None:
         raise ValueError(
             f"NMS takes boxes (N, 4) and one score each (N,), got {tuple(boxes.shape)} and {tuple(scores.shape)}"
         )
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold is an IoU in [0, 1], got {threshold}")
+    _check_threshold(threshold)
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl {impl!r} is unknown; choose one of {', '.join(IMPLEMENTATIONS)}")
+
+
+def _check_threshold(threshold: float) -> None:
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold is an IoU in [0, 1], got {threshold}")
+
+
+def _check_matrix(iou: Tensor, labels: Tensor, scores: Tensor) -> None:
+    n = len(scores)
+    if iou.shape != (n, n) or labels.shape != (n,) or scores.ndim != 1:
+        raise ValueError(
+            f"expected an IoU matrix (N, N) and N labels and scores, got {tuple(iou.shape)}, {tuple(labels.shape)} "
+            f"and {tuple(scores.shape)}"
+        )

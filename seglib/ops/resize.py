@@ -63,3 +63,34 @@ def crop_to(maps: Tensor, size: Sequence[int]) -> Tensor:
         return maps
     corner: tuple[Any, ...] = (..., *(slice(n) for n in size))
     return maps[corner]
+
+
+def aligned_bilinear(x: Tensor, factor: int) -> Tensor:
+    r"""Bilinear upsampling in which coarse cell i stays at fine cell :math:`i f + \lfloor f / 2 \rfloor`.
+
+    Detectors without anchors place cell i of a map of stride s at pixel i·s + s // 2; this keeps every cell there. The
+    row (0, 1) becomes 0, 0, ½, 1 at factor 2, where half-pixel centres (``align_corners=False``) give 0, ¼, ¾, 1: these
+    lie half a fine cell aside. Beyond the outermost cells values repeat.
+
+    Source: Tian et al., "Conditional Convolutions for Instance Segmentation", ECCV 2020, in its published code.
+
+    Args:
+        x: maps ``(B, C, H, W)``; B may be 0.
+        factor: upsampling factor f, at least 1.
+
+    Returns:
+        ``(B, C, f·H, f·W)``.
+
+    Raises:
+        ValueError: for a factor below 1.
+    """
+    if factor < 1:
+        raise ValueError(f"factor must be at least 1, got {factor}")
+    height, width = x.shape[-2:]
+    if factor == 1 or x.numel() == 0:
+        return x if factor == 1 else x.new_zeros(*x.shape[:2], factor * height, factor * width)
+    rim = F.pad(x, (1, 1, 1, 1), mode="replicate")  # (B, C, H + 2, W + 2)
+    size = ((height + 1) * factor + 1, (width + 1) * factor + 1)
+    fine = F.interpolate(rim, size, mode="bilinear", align_corners=True)  # fine cell o is coarse cell o / f − 1
+    start = factor - factor // 2
+    return fine[..., start : start + factor * height, start : start + factor * width]

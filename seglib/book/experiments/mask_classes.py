@@ -25,8 +25,9 @@ from seglib.layers.roi_heads import MaskHead
 from seglib.layers.rpn import propose
 from seglib.losses.two_stage import mask_loss, mask_targets
 from seglib.metrics.ap import AveragePrecision
+from seglib.models.instance import ObjectTable
 from seglib.models.mask_rcnn import MaskRCNN
-from seglib.models.two_stage import ObjectTable, sample_rois
+from seglib.models.two_stage import sample_rois
 from seglib.ops.paste import MaskGrids
 from seglib.train.optim import build_optimizer, lr_factor
 from seglib.types import Batch, Instances

@@ -13,6 +13,9 @@ RECIPES: dict[str, TrainConfig] = {
     "unet_tiny": TINY,
     "deeplab_tiny": TINY,
     "mask_rcnn_tiny": TINY_OBJECTS,
+    "condinst_tiny": TINY_OBJECTS,
+    "yolact_tiny": TINY_OBJECTS,
+    "solov2_tiny": TINY_OBJECTS,
 }
 
 DEFAULT = TrainConfig(steps=2000, batch_size=8, lr=1e-3, weight_decay=1e-3, warmup=50, save_every=200)

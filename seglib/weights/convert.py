@@ -15,7 +15,7 @@ from torchvision.models import segmentation as tv
 
 from seglib.layers.pretrained import load_pretrained
 from seglib.models.zoo import build
-from seglib.weights import detectron2, smp, torchvision, torchvision_detection
+from seglib.weights import adelaidet, adelaidet_solo, detectron2, smp, torchvision, torchvision_detection, yolact
 from seglib.weights.load import mismatch, read_checkpoint
 
 Convert = Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], dict[str, Any]]]
@@ -66,6 +66,12 @@ ORIGINS: dict[str, Origin] = {
     ),
     "detectron2:mask_rcnn_R_50_FPN": Origin("mask_rcnn_resnet50_fpn", detectron2.convert_mask_rcnn),
     "detectron2:mask_rcnn_R_101_FPN": Origin("mask_rcnn_resnet101_fpn", detectron2.convert_mask_rcnn),
+    "yolact:yolact_resnet50": Origin("yolact_resnet50", yolact.convert_yolact),
+    "yolact:yolact_base": Origin("yolact_resnet101", yolact.convert_yolact),
+    "adelaidet:solov2_R_50": Origin("solov2_resnet50", adelaidet_solo.convert_solov2),
+    "adelaidet:solov2_R_101": Origin("solov2_resnet101", adelaidet_solo.convert_solov2),
+    "adelaidet:condinst_R_50": Origin("condinst_resnet50", adelaidet.convert_condinst),
+    "adelaidet:condinst_R_101": Origin("condinst_resnet101", adelaidet.convert_condinst),
 }
 
 

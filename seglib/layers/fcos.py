@@ -1,7 +1,7 @@
 """The head of FCOS: at every cell of every level, what is here and how far are the sides of its box.
 
-Source: Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", ICCV 2019, figure 2; with the authors' later
-changes: GroupNorm in the towers, centerness beside the box, distances in units of the stride.
+Source: Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", ICCV 2019, figure 2; with later changes by
+its authors: GroupNorm in the towers, centerness beside the box, distances in units of the stride.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class FCOSLevel:
 
 
 def locations(size: Sequence[int], stride: int, device: torch.device | str = "cpu") -> Tensor:
-    """Points in the image that the cells of a map stand for: (column · stride + stride // 2, row · stride + stride // 2).
+    """Points in the image that the cells of a map stand for: (column · s + s // 2, row · s + s // 2) for a stride of s.
 
     Args:
         size: height and width ``(H, W)`` of the map, in cells.

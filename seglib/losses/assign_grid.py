@@ -54,8 +54,8 @@ def assign_grid(
 
     .. math:: |x - c_x| \le \sigma\, w / 2, \qquad |y - c_y| \le \sigma\, h / 2
 
-    reaches into, at most one beyond the cell of the centre of mass c on each side, so 3×3. An object without a pixel has
-    no centre and takes none.
+    reaches into, at most one beyond the cell of the centre of mass c on each side, so 3×3. An object without a pixel
+    has no centre and takes none.
 
     The centre of mass is the mean of the pixels' column and row numbers, as in the reference: half a pixel above and to
     the left of what this package's coordinates would give.
@@ -72,7 +72,7 @@ def assign_grid(
         ValueError: when there are not as many ranges as grids.
     """
     if len(grids) != len(ranges):
-        raise ValueError(f"each level has a grid and a range of scales, got {len(grids)} grids and {len(ranges)} ranges")
+        raise ValueError(f"each grid needs a range of scales, got {len(grids)} grids and {len(ranges)} ranges")
     device = masks.device
     centre, area = centres_of_mass(masks)  # (N, 2), (N,)
     boxes = at_least_float32(boxes)
@@ -82,7 +82,7 @@ def assign_grid(
     chosen = (scale >= low[:, None]) & (scale <= high[:, None]) & (area > 0)  # (L, N)
 
     grid = torch.tensor(grids, device=device)  # (L,)
-    cell = torch.tensor([canvas[1], canvas[0]], device=device) / grid[:, None, None]  # (L, 1, 2) width, height of a cell
+    cell = torch.tensor([canvas[1], canvas[0]], device=device) / grid[:, None, None]  # (L, 1, 2) width, height
     half = 0.5 * sigma * sides  # (N, 2)
     last = grid[:, None, None] - 1
     middle = (centre / cell).floor().long()  # (L, N, 2) column, row

@@ -15,9 +15,7 @@ DICE_EPS = 0.001
 """What is added to each of the two sums of squares in Dice's denominator, in the published models."""
 
 
-def category_loss(
-    logits: Tensor, labels: Tensor, positives: int, *, alpha: float = 0.25, gamma: float = 2.0
-) -> Tensor:
+def category_loss(logits: Tensor, labels: Tensor, positives: int, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     """Focal loss of every class in every cell, summed, over the number of positive cells plus 1.
 
     Args:

@@ -20,7 +20,7 @@ of one look apart.
     filters (N, 169), locations (N, 2) ──► relative x, y, features: 10 ─ 1×1 ─ 8 ─ 1×1 ─ 8 ─ 1×1 ─ 1, of each object
                                                 │ ×2
                                                 ▼
-                         mask logits (N, H/4, W/4): in training Dice against the object's mask; else masks when asked for
+                        mask logits (N, H/4, W/4): in training Dice against the object's mask; else masks when asked for
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ from seglib.layers.mask_branch import MaskBranch
 from seglib.layers.normalize import Normalize, pad_to_multiple
 from seglib.layers.resnet import resnet_encoder
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
-from seglib.losses.assign import BACKGROUND
 from seglib.losses.assign_fcos import assign_locations, box_distances, mask_centres
 from seglib.losses.fcos import fcos_loss
 from seglib.losses.region import mask_dice_loss
@@ -164,6 +163,7 @@ class CondInst(Model):
         relative_coordinates: whether filters also see where a cell lies relative to their object's location. Without
             it two objects of one look get each other's masks.
         mask_factor: factor by which mask logits are upsampled, before the loss and before the sigmoid.
+        fine_levels: number of the pyramid's finest levels that the mask branch alone reads; the head begins after them.
         normalize: what is done to images first; ImageNet's mean and standard deviation when not given.
         padding: what fills the padding to the size of the batch and to a multiple of the coarsest stride: "constant",
             the mean colour, as published weights know it, or "replicate", its last row and column.
@@ -188,6 +188,7 @@ class CondInst(Model):
         hidden: Sequence[int] = (8, 8),
         relative_coordinates: bool = True,
         mask_factor: int = 2,
+        fine_levels: int = 0,
         normalize: Normalize | None = None,
         padding: str = "constant",
     ) -> None:
@@ -208,8 +209,10 @@ class CondInst(Model):
         self.fpn, self.head, self.mask_branch = fpn, head, mask_branch
         self.levels = levels or CondInstLevels()
         self.training_settings, self.detection = training or CondInstTraining(), detection or CondInstDetection()
-        self.relative_coordinates, self.mask_factor = relative_coordinates, mask_factor
-        self.size_divisibility = max(encoder.size_divisibility, self.levels.strides[len(self.encoder_levels) - 1])
+        self.relative_coordinates, self.mask_factor, self.fine_levels = relative_coordinates, mask_factor, fine_levels
+        self.mask_stride = self.levels.strides[0] // 2**fine_levels
+        last = self.levels.strides[len(self.encoder_levels) - fine_levels - 1]  # the encoder's coarsest map
+        self.size_divisibility = max(encoder.size_divisibility, last)
 
     def forward(
         self, images: Tensor, targets: Targets | None = None, sizes: Sequence[Size] | None = None
@@ -229,8 +232,9 @@ class CondInst(Model):
         x = pad_to_multiple(x, self.size_divisibility, self.padding)  # (B, 3, Hp, Wp)
         maps = self.encoder(x)
         pyramid = self.fpn([maps[level] for level in self.encoder_levels])
-        found = self.head(pyramid)
-        points = [locations(p.shape[-2:], s, x.device) for p, s in zip(pyramid, self.levels.strides, strict=True)]
+        seen = pyramid[self.fine_levels :]
+        found = self.head(seen)
+        points = [locations(p.shape[-2:], s, x.device) for p, s in zip(seen, self.levels.strides, strict=True)]
         full = (images.shape[-2], images.shape[-1])
         distances = [at_least_float32(f.distances) * s for f, s in zip(found, self.levels.strides, strict=True)]
         return CondInstOutput(
@@ -375,7 +379,7 @@ class CondInst(Model):
         if not self.relative_coordinates:
             return None, None
         height, width = out.mask_features.shape[-2:]
-        stride = self.levels.strides[0]
+        stride = self.mask_stride
         size = self._of_level(self.levels.sizes_of_interest, out, index)[:, None]  # (N, 1)
         point = out.locations[index]  # (N, 2)
         column = torch.arange(width, device=point.device) * stride + stride // 2
@@ -387,7 +391,7 @@ class CondInst(Model):
 
         They are read, not averaged; what lies beyond the masks is padding and False.
         """
-        step = self.levels.strides[0] // self.mask_factor
+        step = self.mask_stride // self.mask_factor
         read = masks[:, step // 2 :: step, step // 2 :: step]
         target = read.new_zeros(len(read), *size)
         target[:, : read.shape[1], : read.shape[2]] = read
@@ -477,8 +481,8 @@ def condinst_fpn(
 def condinst_tiny(num_classes: int, *, channels: int = 48, relative_coordinates: bool = True) -> CondInst:
     """CondInst on the tiny encoder, for the synthetic scenes on two CPU cores.
 
-    Its pyramid begins at stride 4, because the scenes' things are a few pixels wide, and has no levels beyond the
-    encoder's; the ranges of the levels fit images of 128×128 pixels.
+    Its mask features have stride 2, because the scenes' things are a few pixels wide, and its head begins at stride 4.
+    It has no levels beyond the encoder's; the ranges of the levels fit images of 128×128 pixels.
 
     Args:
         num_classes: number of classes K of things, without background.
@@ -486,7 +490,7 @@ def condinst_tiny(num_classes: int, *, channels: int = 48, relative_coordinates:
         relative_coordinates: whether filters also see where a cell lies relative to their object's location.
     """
     encoder = TinyEncoder()
-    levels = ("c2", "c3", "c4", "c5")
+    levels = ("c1", "c2", "c3", "c4", "c5")
     filters = filter_channels(relative_coordinates=relative_coordinates)
     return CondInst(
         encoder,
@@ -494,13 +498,15 @@ def condinst_tiny(num_classes: int, *, channels: int = 48, relative_coordinates:
         encoder_levels=levels,
         fpn=FPN([encoder.channels[c] for c in levels], channels, norm=True),
         head=FCOSHead(channels, num_classes, levels=4, depth=2, groups=8, parameters=filter_count(filters)),
-        mask_branch=MaskBranch(channels, channels=32, depth=2),
+        mask_branch=MaskBranch(channels, channels=24, depth=1),
         levels=CondInstLevels(
             strides=(4, 8, 16, 32),
             ranges=((-1, 16), (16, 32), (32, 64), (64, float("inf"))),
             sizes_of_interest=(16, 32, 64, 128),
         ),
+        training=CondInstTraining(max_masks=160),
         relative_coordinates=relative_coordinates,
+        fine_levels=1,
         normalize=Normalize(TINY_MEAN, TINY_STD),
         padding="replicate",  # it is trained on crops that fit, and would take a strip of another colour for things
     )

@@ -273,8 +273,8 @@ class SOLOv2(Model):
                 size=(output_size[0], output_size[1]),
                 threshold=self.detections.mask_threshold,
             )
-            boxes = [scores.new_zeros(0, 4), *(masks_to_boxes(part.dense()).to(scores.dtype) for part in masks.chunks())]
-            instances = Instances(masks, labels, torch.cat(boxes), scores)
+            boxes = [masks_to_boxes(part.dense()).to(scores.dtype) for part in masks.chunks()]  # a few masks at a time
+            instances = Instances(masks, labels, torch.cat([scores.new_zeros(0, 4), *boxes]), scores)
             found.append(instances[instances.boxes[:, 2] > instances.boxes[:, 0]])
         return found
 
@@ -302,8 +302,9 @@ class SOLOv2(Model):
             features: mask features, ``(E, h, w)``.
         """
         s, grids = self.detections, self.head.grids
-        parts = logits.sigmoid().split([g * g for g in grids])
-        scores = torch.cat([point_nms(p.T.unflatten(1, (g, g))).flatten(1).T for p, g in zip(parts, grids, strict=True)])
+        parts = logits.sigmoid().T.split([g * g for g in grids], 1)  # (K, G·G) of each level
+        peaks = [point_nms(part.unflatten(1, (g, g))).flatten(1) for part, g in zip(parts, grids, strict=True)]
+        scores = torch.cat(peaks, 1).T  # (S, K)
         cells, labels = (scores > s.threshold).nonzero().unbind(1)  # (N,)
 
         drawn, own = cells.unique(return_inverse=True)  # (D,) a cell may have several classes; its mask is one
@@ -432,8 +433,8 @@ def solov2_fpn(
 def solov2_tiny(num_classes: int, *, channels: int = 48, coordinates: Sequence[str] = COORDINATES) -> SOLOv2:
     """SOLOv2 on the tiny encoder, for the synthetic scenes on two CPU cores.
 
-    Its pyramid begins at stride 2, because the scenes' things are a few pixels wide, and so do its mask features. The
-    ranges of scales leave no object out.
+    Its pyramid begins at stride 2 and its mask features have stride 1, because the scenes' things are a few pixels
+    wide. The ranges of scales leave no object out.
 
     Args:
         num_classes: number of classes K of things, without background.
@@ -455,12 +456,12 @@ def solov2_tiny(num_classes: int, *, channels: int = 48, coordinates: Sequence[s
             coordinates="kernel" in coordinates,
         ),
         mask_features=MaskFeatureHead(
-            channels, features=32, hidden=32, groups=8, coordinates="feature" in coordinates
+            channels, features=32, hidden=32, groups=8, coordinates="feature" in coordinates, factor=2
         ),
         training_settings=SOLOTraining(
-            ranges=((0.0, 12.0), (8.0, 24.0), (16.0, 48.0), (32.0, 96.0), (64.0, float("inf"))), max_masks=400
+            ranges=((0.0, 12.0), (8.0, 24.0), (16.0, 48.0), (32.0, 96.0), (64.0, float("inf"))), max_masks=160
         ),
-        detections=SOLODetections(min_areas=(1, 1, 2, 4, 4)),
+        detections=SOLODetections(min_areas=(2, 2, 4, 8, 8)),
         normalize=Normalize(TINY_MEAN, TINY_STD),
         padding="replicate",  # it is trained on crops that fit, and would take a strip of another colour for things
     )  # fmt: skip

@@ -148,7 +148,8 @@ class YOLACT(Model):
         protonet: module that draws the prototypes from the pyramid's finest level.
         head: module that predicts class, box and coefficients of every anchor.
         channels: channels of the pyramid's levels.
-        anchors: anchors of every level of the pyramid, in pixels or in shares of the image.
+        anchors: anchors of every level that the head sees, in pixels or in shares of the image.
+        fine_levels: number of the pyramid's finest levels that masks alone are drawn from; the head begins after them.
         losses: settings of the losses.
         detections: settings of what counts as a detection.
         normalize: what is done to images first; ImageNet's mean and standard deviation when not given.
@@ -170,6 +171,7 @@ class YOLACT(Model):
         head: PredictionHead,
         channels: int = 256,
         anchors: Anchors | RelativeAnchors,
+        fine_levels: int = 0,
         losses: YOLACTLosses | None = None,
         detections: YOLACTDetections | None = None,
         normalize: Normalize | None = None,
@@ -186,7 +188,7 @@ class YOLACT(Model):
         self.levels = tuple(levels)
         self.fpn, self.protonet, self.head = fpn, protonet, head
         self.semantic = nn.Conv2d(channels, num_classes, 1)
-        self.anchors = anchors
+        self.anchors, self.fine_levels = anchors, fine_levels
         self.losses, self.detections = losses or YOLACTLosses(), detections or YOLACTDetections()
         self.size_divisibility = encoder.size_divisibility
 
@@ -208,13 +210,14 @@ class YOLACT(Model):
         limits = torch.tensor([full] * len(images) if sizes is None else list(sizes), device=images.device)  # (B, 2)
         x = pad_to_multiple(self.normalize(images, sizes, self.padding), self.size_divisibility, self.padding)
         pyramid = self.pyramid(x)
-        logits, deltas, coefficients = self.head(pyramid)
+        seen = pyramid[self.fine_levels :]
+        logits, deltas, coefficients = self.head(seen)
         return YOLACTOutput(
             class_logits=at_least_float32(logits),
             deltas=at_least_float32(deltas),
             coefficients=at_least_float32(coefficients),
             prototypes=at_least_float32(self.protonet(pyramid[0])),
-            anchors=torch.cat(self._lay_anchors([p.shape[-2:] for p in pyramid], x.shape[-2:], images.device)),
+            anchors=torch.cat(self._lay_anchors([p.shape[-2:] for p in seen], x.shape[-2:], images.device)),
             semantic=at_least_float32(self.semantic(pyramid[0])),
             sizes=limits.view(-1, 2),
             canvas=torch.tensor(x.shape[-2:], device=images.device),
@@ -451,7 +454,7 @@ def _on_resnet(name: str, num_classes: int, *, pretrained: bool, frozen: bool) -
 def yolact_tiny(num_classes: int, *, channels: int = 48, prototypes: int = 16) -> YOLACT:
     """YOLACT on the tiny encoder, for the synthetic scenes on two CPU cores.
 
-    Its pyramid begins at stride 4 and its prototypes have stride 2, because the scenes' things are a few pixels wide.
+    Its pyramid begins at stride 2 and its prototypes have stride 1, because the scenes' things are a few pixels wide.
     Its anchors are measured in pixels and have their three shapes.
 
     Args:
@@ -460,17 +463,18 @@ def yolact_tiny(num_classes: int, *, channels: int = 48, prototypes: int = 16) -
         prototypes: number k of prototypes.
     """
     encoder = TinyEncoder()
-    levels = ("c2", "c3", "c4", "c5")
+    levels = ("c1", "c2", "c3", "c4", "c5")
     anchors = Anchors(sizes=((6, 10), (14, 20), (28, 40), (56, 80)), strides=(4, 8, 16, 32), offset=0.5)
     return YOLACT(
         encoder,
         num_classes,
         levels=levels,
         fpn=FPN([encoder.channels[c] for c in levels], channels, norm=True, upsample="bilinear", relu=True),
-        protonet=ProtoNet(channels, prototypes, hidden=channels, depth=1, norm=True),
+        protonet=ProtoNet(channels, prototypes, hidden=24, depth=1, norm=True),
         head=PredictionHead(channels, num_classes, per_cell=anchors.per_cell, prototypes=prototypes, depth=1),
         channels=channels,
         anchors=anchors,
+        fine_levels=1,
         normalize=Normalize(TINY_MEAN, TINY_STD),
         padding="replicate",  # it is trained on crops that fit, and would take a strip of another colour for things
     )

@@ -80,14 +80,14 @@ MODELS: dict[str, Entry] = {
     "yolact_tiny": Entry("seglib.models.yolact:yolact_tiny", INSTANCE, "YOLACT on the tiny encoder, for CPUs"),
     "yolact_resnet50": Entry("seglib.models.yolact:yolact_resnet50", INSTANCE, "YOLACT on ResNet-50"),
     "yolact_resnet101": Entry("seglib.models.yolact:yolact_resnet101", INSTANCE, "YOLACT on ResNet-101"),
-    "solov2": Entry("seglib.models.solov2:solov2", INSTANCE, "SOLOv2 on ResNet-50: masks without boxes"),
-    "solov2_tiny": Entry("seglib.models.solov2:solov2_tiny", INSTANCE, "SOLOv2 on the tiny encoder, for CPUs"),
-    "solov2_resnet50": Entry("seglib.models.solov2:solov2_resnet50", INSTANCE, "SOLOv2 on ResNet-50"),
-    "solov2_resnet101": Entry("seglib.models.solov2:solov2_resnet101", INSTANCE, "SOLOv2 on ResNet-101"),
     "condinst": Entry("seglib.models.condinst:condinst", INSTANCE, "CondInst on ResNet-50: to start with"),
     "condinst_tiny": Entry("seglib.models.condinst:condinst_tiny", INSTANCE, "CondInst on the tiny encoder, for CPUs"),
     "condinst_resnet50": Entry("seglib.models.condinst:condinst_resnet50", INSTANCE, "CondInst on ResNet-50"),
     "condinst_resnet101": Entry("seglib.models.condinst:condinst_resnet101", INSTANCE, "CondInst on ResNet-101"),
+    "solov2": Entry("seglib.models.solov2:solov2", INSTANCE, "SOLOv2 on ResNet-50: masks without boxes"),
+    "solov2_tiny": Entry("seglib.models.solov2:solov2_tiny", INSTANCE, "SOLOv2 on the tiny encoder, for CPUs"),
+    "solov2_resnet50": Entry("seglib.models.solov2:solov2_resnet50", INSTANCE, "SOLOv2 on ResNet-50"),
+    "solov2_resnet101": Entry("seglib.models.solov2:solov2_resnet101", INSTANCE, "SOLOv2 on ResNet-101"),
 }
 
 

@@ -14,18 +14,26 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from seglib.layers.fpn import FPN, TopPool
+from seglib.layers.fcos import FCOSHead
+from seglib.layers.fpn import FPN, TopConvs, TopPool
 from seglib.layers.frozen import freeze, freeze_norms
+from seglib.layers.mask_branch import MaskBranch
 from seglib.layers.resnet import ResNetEncoder, dilate
 from seglib.layers.roi_heads import BoxHead, MaskHead
 from seglib.layers.rpn import RPNHead
+from seglib.layers.solo_heads import MaskFeatureHead, SOLOHead
 from seglib.layers.vgg import VGG16Encoder
+from seglib.layers.yolact_heads import PredictionHead, ProtoNet
 from seglib.models.base import Model
+from seglib.models.condinst import CondInst
 from seglib.models.deeplab import RATES, SMP_LAYOUT, DeepLabV3, DeepLabV3Plus
 from seglib.models.fcn import FCN, DilatedFCN
 from seglib.models.mask_rcnn import MaskRCNN
+from seglib.models.solov2 import SOLOv2
 from seglib.models.unet import PaperUNet, UNet
+from seglib.models.yolact import YOLACT
 from seglib.models.zoo import build
+from seglib.ops.dynamic_conv import filter_count
 
 THINNER = 16
 """By how much an encoder's channels are divided."""
@@ -92,6 +100,85 @@ def mask_rcnn(num_classes: int, full: str, *, frozen: bool = False, norm: bool =
     )
 
 
+def condinst(num_classes: int) -> CondInst:
+    """The settings of the zoo's `condinst_resnet50` with slim heads on a slim encoder."""
+    with torch.device("meta"):
+        model = build("condinst_resnet50", num_classes=num_classes)
+    assert isinstance(model, CondInst)
+    encoder, channels = resnet(Bottleneck), 16
+    slim = CondInst(
+        encoder,
+        num_classes,
+        fpn=FPN([encoder.channels[c] for c in model.encoder_levels], channels, top_block=TopConvs(channels, channels)),
+        head=FCOSHead(channels, num_classes, depth=2, groups=4, parameters=filter_count(model.channels)),
+        mask_branch=MaskBranch(channels, channels=8, depth=2),
+        levels=model.levels,
+        detection=replace(model.detection, max_detections=20),
+    )
+    return sees_something(slim)
+
+
+def sees_something(model: CondInst) -> CondInst:
+    """The model with class probabilities of ½: at its own start no location's score passes the threshold."""
+    nn.init.zeros_(model.head.class_logits.bias)
+    return model
+
+
+def yolact(num_classes: int) -> YOLACT:
+    """The settings of the zoo's `yolact_resnet50` with slim heads on a slim encoder."""
+    with torch.device("meta"):
+        model = build("yolact_resnet50", num_classes=num_classes)
+    assert isinstance(model, YOLACT)
+    encoder, channels, prototypes = resnet(Bottleneck), 16, 8
+    return YOLACT(
+        encoder,
+        num_classes,
+        levels=model.levels,
+        fpn=FPN(
+            [encoder.channels[level] for level in model.levels],
+            channels,
+            top_block=TopConvs(channels, channels, relu=False),
+            upsample="bilinear",
+            relu=True,
+        ),
+        protonet=ProtoNet(channels, prototypes, hidden=channels),
+        head=PredictionHead(channels, num_classes, prototypes=prototypes),
+        channels=channels,
+        anchors=model.anchors,
+        losses=model.losses,
+        detections=replace(model.detections, max_detections=20),
+    )
+
+
+def solov2(num_classes: int, *, frozen: bool = False) -> SOLOv2:
+    """The settings of the zoo's `solov2_resnet50` with slim heads on a slim encoder."""
+    with torch.device("meta"):
+        model = build("solov2_resnet50", num_classes=num_classes)
+    assert isinstance(model, SOLOv2)
+    encoder, channels = resnet(Bottleneck, frozen=frozen), 16
+    slim = SOLOv2(
+        encoder,
+        fpn=FPN([encoder.channels[level] for level in model.levels], channels, top_block=TopPool()),
+        head=SOLOHead(channels, num_classes, kernel_channels=8, hidden=channels, depth=2, groups=4),
+        mask_features=MaskFeatureHead(channels, features=8, hidden=channels, groups=4),
+        training_settings=model.training_settings,
+        detections=replace(model.detections, pre_nms_top_k=50, max_detections=20),
+    )
+    return finds_something(slim)
+
+
+def finds_something(model: SOLOv2) -> SOLOv2:
+    """The model with class probabilities of ½ in every cell: at its own start none passes the threshold."""
+    nn.init.zeros_(model.head.category.bias)
+    return model
+
+
+def with_all_negatives(model: YOLACT) -> YOLACT:
+    """The model trained on all background: the hard part alone can miss the few anchors of the coarsest level."""
+    model.losses = replace(model.losses, negative_ratio=1e6)
+    return model
+
+
 TOP_K = ("pre_nms_top_k_train", "pre_nms_top_k_test", "post_nms_top_k_train", "post_nms_top_k_test")
 
 Builder = Callable[..., Model]
@@ -124,6 +211,12 @@ SLIM: dict[str, tuple[str, Builder]] = {
     ),
     "mask_rcnn_v2": ("instance", lambda k: mask_rcnn(k, "mask_rcnn_resnet50_fpn_v2", norm=True)),
     "mask_rcnn_tiny": ("instance", lambda k: build("mask_rcnn_tiny", num_classes=k)),
+    "yolact": ("instance", yolact),
+    "yolact_tiny": ("instance", lambda k: with_all_negatives(build("yolact_tiny", num_classes=k))),
+    "condinst": ("instance", condinst),
+    "condinst_tiny": ("instance", lambda k: sees_something(build("condinst_tiny", num_classes=k))),
+    "solov2": ("instance", solov2),
+    "solov2_tiny": ("instance", lambda k: finds_something(build("solov2_tiny", num_classes=k))),
 }  # fmt: skip
 """Architecture → the task that the contract checks it with, and its slim build."""
 
@@ -153,5 +246,17 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "mask_rcnn_resnet50_fpn": ("mask_rcnn", "mask_rcnn_torchvision"),
     "mask_rcnn_resnet101_fpn": ("mask_rcnn", "mask_rcnn_torchvision"),
     "mask_rcnn_resnet50_fpn_v2": ("mask_rcnn_v2",),
+    "yolact": ("yolact",),
+    "yolact_tiny": ("yolact_tiny",),
+    "yolact_resnet50": ("yolact",),
+    "yolact_resnet101": ("yolact",),
+    "condinst": ("condinst",),
+    "condinst_tiny": ("condinst_tiny",),
+    "condinst_resnet50": ("condinst",),
+    "condinst_resnet101": ("condinst",),
+    "solov2": ("solov2",),
+    "solov2_tiny": ("solov2_tiny",),
+    "solov2_resnet50": ("solov2",),
+    "solov2_resnet101": ("solov2",),
 }
 """Name in the zoo → the architectures that its builder makes, one for each of its layouts or conventions."""

@@ -8,6 +8,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,21 +20,25 @@ from PIL import Image
 from torch import nn
 
 from seglib.book.figures import Figure, architecture
-from seglib.book.figures.architecture import Block, Cut, Edge, Group, Switch, argument, paint, parts
+from seglib.book.figures.architecture import Block, Cut, Edge, Group, Swap, Switch, argument, paint, parts
 from seglib.book.figures.architecture.detection import _without_top_down
 from seglib.book.figures.element import source
 from seglib.book.pretrained import stored_model
 from seglib.data.scenes import CATEGORIES, Scenes
 from seglib.layers.tiny import TinyEncoder
+from seglib.models.condinst import condinst_tiny
 from seglib.models.deeplab import deeplab_tiny, deeplabv3plus_resnet34
 from seglib.models.fcn import FCN, fcn_resnet18, fcn_resnet50, fcn_tiny
+from seglib.models.solov2 import solov2_tiny
 from seglib.models.unet import unet_paper, unet_resnet34, unet_tiny
 from seglib.types import VOID, Category, Instances
 
 ROOT = Path(__file__).resolve().parents[1]
 K = len(CATEGORIES)
-PRESETS = ("fcn", "unet", "deeplab", "fpn", "rpn", "mask_rcnn")
 SEMANTIC = ("fcn", "unet", "deeplab")
+ONE_STAGE = ("yolact", "condinst", "solov2")
+PRESETS = (*SEMANTIC, "fpn", "rpn", "mask_rcnn", *ONE_STAGE)
+LARGE = ("anchors", "proposals", "detections", "masks", "prototypes", "features", "sum", "crop", "coordinates")
 
 
 @functools.cache
@@ -43,7 +48,7 @@ def scene():
 
 @functools.cache
 def model_of(preset):
-    if preset in ("fcn", "deeplab"):
+    if preset in ("fcn", "deeplab", *ONE_STAGE):
         return stored_model(f"{preset}_tiny")
     if preset == "unet":
         return seeded(unet_tiny)
@@ -156,7 +161,7 @@ def test_shapes_strides_and_weights_are_those_of_the_model():
 
 
 def test_the_weights_of_a_networks_blocks_add_up_to_the_networks():
-    for preset in (*SEMANTIC, "mask_rcnn"):
+    for preset in (*SEMANTIC, "mask_rcnn", *ONE_STAGE):
         total = sum(p.numel() for p in model_of(preset).parameters())
         said = [re.search(r"([\d,]+) weights", b["facts"]) for b in make(preset).params["blocks"]]
         found = sum(int(m[1].replace(",", "")) for m in said if m)
@@ -206,7 +211,7 @@ def test_maps_are_tiny_and_have_few_colours(preset):
             if png not in ("image", "prediction", None):
                 size = decode(png).size
                 assert max(size) <= 128 and len(decode(png).getcolors()) <= 64
-                assert max(size) <= 64 or b["n"] in ("anchors", "proposals", "detections", "masks")
+                assert max(size) <= 64 or b["n"] in LARGE
 
 
 # The switches
@@ -310,6 +315,123 @@ def test_a_detector_is_scored_by_the_objects_that_it_finds():
     assert re.search(rf"Objects hit \(IoU ≥ 0.5\): \d+ → \d+ of {total}", state(make("rpn"), "box deltas")[1])
 
 
+def off(preset, switch, change):
+    """The painted answer with a switch off, and that of a copy of the model that is changed by hand."""
+    model = copy.deepcopy(model_of(preset))
+    with torch.no_grad():
+        found = (change(model) or model).predict(scene().image[None])[0]
+    return state(make(preset), switch)[0], paint.instances(found[found.scores >= 0.5], CATEGORIES)
+
+
+def unpacked(change):
+    """A model whose predictions have their packed masks changed."""
+
+    def apply(model):
+        whole = model.postprocess
+
+        def postprocess(*args):
+            return [f.replace(masks=change(f._masks)) for f in whole(*args)]
+
+        model.postprocess = postprocess
+
+    return apply
+
+
+def half_of_yolact(model):
+    k = model.protonet.predict.out_channels
+    model.protonet.predict.weight[k // 2 :] = 0
+    model.protonet.predict.bias[k // 2 :] = 0  # ReLU(0) = 0
+
+
+def positive(model):
+    forward = model.forward
+    model.forward = lambda *args: replace(out := forward(*args), coefficients=out.coefficients.clamp(min=0))
+
+
+def half_of_condinst(model):
+    last, features = model.mask_branch.tower[-1], model.mask_branch.tower[-1].out_channels
+    last.weight[features // 2 :] = 0
+    last.bias[features // 2 :] = 0
+
+
+def certain(model):
+    model.head.centerness.weight[:] = 0
+    model.head.centerness.bias[:] = 20
+
+
+def blind_kernels(model):
+    model.head.kernel_tower[0][0].weight[:, -2:] = 0
+
+
+def blind_features(model):
+    model.mask_features.branches[-1][0][0].weight[:, -2:] = 0
+
+
+def half_of_solo(model):
+    norm = model.mask_features.output[1]  # a group norm, then ReLU
+    norm.weight[norm.num_channels // 2 :] = 0
+    norm.bias[norm.num_channels // 2 :] = 0
+
+
+def lenient(model):
+    model.detections = replace(model.detections, sigma=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("preset", "switch", "change"),
+    [
+        ("yolact", "crop by the box", unpacked(lambda masks: replace(masks, boxes=None))),
+        ("yolact", "half of the prototypes", half_of_yolact),
+        ("yolact", "negative coefficients", positive),
+        ("condinst", "relative coordinates", unpacked(lambda masks: replace(masks, x=masks.x * 0, y=masks.y * 0))),
+        ("condinst", "own filters",
+         unpacked(lambda masks: replace(masks, parameters=masks.parameters[[0] * len(masks)]))),
+        ("condinst", "half of the features", half_of_condinst),
+        ("condinst", "centerness", certain),
+        ("solov2", "coordinates of the kernels", blind_kernels),
+        ("solov2", "coordinates of the mask branch", blind_features),
+        ("solov2", "half of the features", half_of_solo),
+        ("solov2", "Matrix NMS", lenient),
+    ],
+)  # fmt: skip
+def test_turning_a_part_of_a_one_stage_model_off_is_a_model_without_it(preset, switch, change):
+    got, want = off(preset, switch, change)
+    assert got == want != state(make(preset))[0]
+
+
+def test_the_cells_that_solo_keeps_are_those_that_its_detections_come_from():
+    model, figure = model_of("solov2"), make("solov2")
+    with torch.no_grad():
+        out = model(scene().image[None])
+        kept = model.detect(out.category_logits[0], out.kernels[0], out.mask_features[0])[0]
+    cells, kernels = int(block(figure, "cells")["shape"]), block(figure, "kept")["shape"]
+    assert len(set(kept.tolist())) <= cells and int(kernels.split("×")[0]) >= len(kept)
+    assert block(figure, "nms")["shape"].startswith("2×")
+
+
+def test_a_part_that_a_model_lacks_has_no_switch():
+    blind = architecture.condinst(seeded(condinst_tiny, K, relative_coordinates=False), scene().image, CATEGORIES)
+    assert blind.params["switches"] == ["own filters", "half of the features", "centerness"]
+    assert not any(b["n"] == "coordinates" for b in blind.params["blocks"])
+    blind = architecture.solov2(seeded(solov2_tiny, K, coordinates=()), scene().image, CATEGORIES)
+    assert blind.params["switches"] == ["half of the features", "Matrix NMS"]
+
+
+def test_a_setting_or_a_method_is_exchanged_and_comes_back():
+    model = seeded(condinst_tiny)
+    settings = model.detection
+    undo = Swap("detection", lambda m: replace(m.detection, nms=0.9)).install(model)
+    assert model.detection.nms == 0.9
+    undo.remove()
+    assert model.detection is settings
+    undo = Swap("coordinates", lambda m: lambda *args: "none").install(model)
+    assert model.coordinates() == "none"
+    undo.remove()
+    assert "coordinates" not in vars(model) and model.coordinates.__func__ is type(model).coordinates
+    with pytest.raises(ValueError, match="CondInst has no attribute 'colour', which a switch exchanges"):
+        Swap("colour", lambda m: None).install(model)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_combination_that_can_be_pressed_is_stored(preset):
     p = make(preset).params
@@ -368,6 +490,11 @@ OTHERS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "FPN with a top block": ("fpn", lambda: seeded(slim.mask_rcnn, K, "mask_rcnn_resnet50_fpn")),
     "RPN with a top block": ("rpn", lambda: seeded(slim.mask_rcnn, K, "mask_rcnn_resnet50_fpn")),
     "Mask R-CNN on a ResNet": ("mask_rcnn", lambda: seeded(slim.mask_rcnn, K, "mask_rcnn_resnet50_fpn")),
+    "YOLACT on a ResNet": ("yolact", lambda: seeded(slim.yolact, K)),
+    "CondInst on a ResNet": ("condinst", lambda: seeded(slim.condinst, K)),
+    "CondInst without coordinates": ("condinst", lambda: seeded(condinst_tiny, K, relative_coordinates=False)),
+    "SOLOv2 on a ResNet": ("solov2", lambda: seeded(slim.solov2, K)),
+    "SOLOv2 without coordinates": ("solov2", lambda: seeded(solov2_tiny, K, coordinates=())),
 }
 
 
@@ -464,6 +591,9 @@ def test_a_wrong_argument_is_named(changes, said):
         ("fpn", lambda: seeded(fcn_tiny), "fpn draws parts of .*MaskRCNN, got FCN"),
         ("rpn", lambda: seeded(fcn_tiny), "rpn draws parts of .*MaskRCNN, got FCN"),
         ("mask_rcnn", lambda: seeded(fcn_tiny), "mask_rcnn draws parts of .*MaskRCNN, got FCN"),
+        ("yolact", lambda: seeded(fcn_tiny), "yolact draws .*YOLACT, got FCN"),
+        ("condinst", lambda: seeded(fcn_tiny), "condinst draws .*CondInst, got FCN"),
+        ("solov2", lambda: seeded(fcn_tiny), "solov2 draws .*SOLOv2, got FCN"),
     ],
 )
 def test_a_preset_says_what_it_draws(preset, build, said):
@@ -489,6 +619,9 @@ def test_an_unknown_place_lists_the_known_ones():
         ("mask_rcnn", "rpn", "RPN"),
         ("mask_rcnn", "masks", "mask head"),
         ("rpn", "anchors", "anchors"),
+        ("yolact", "crop", "assembly"),
+        ("condinst", "filters", "dynamic convs"),
+        ("solov2", "kernel", "kernel branch"),
     ],
 )
 def test_a_block_or_its_group_marks_the_step_of_the_strip(preset, here, step):

@@ -32,6 +32,14 @@ def test_a_map_that_covers_the_image_is_resized_in_one_step():
     assert torch.equal(masks.dense(), want) and 0 < want.float().mean() < 1
 
 
+def test_maps_may_pass_the_canvas_on_their_way():
+    masks = prototypes(size=(50, 31), upsample="canvas")
+    pixels = F.interpolate(masks.probs()[None], (32, 40), mode="bilinear", align_corners=False)
+    want = F.interpolate(pixels, (50, 31), mode="bilinear", align_corners=False)[0] > 0.5
+    assert torch.equal(masks.dense(), want)
+    assert not torch.equal(masks.dense(), prototypes(size=(50, 31)).dense())
+
+
 def test_padding_is_cut_off_before_the_last_resize():
     masks = prototypes(image_size=(27, 33), size=(54, 99))
     full = F.interpolate(masks.probs()[None], (32, 40), mode="bilinear", align_corners=False)
@@ -42,7 +50,7 @@ def test_padding_is_cut_off_before_the_last_resize():
 
 
 def test_aligned_masks_go_up_with_their_cells_in_place():
-    masks = prototypes(logit_factor=2, aligned=True, image_size=(30, 40), size=(30, 40))
+    masks = prototypes(logit_factor=2, upsample="aligned", image_size=(30, 40), size=(30, 40))
     logits = torch.einsum("nk,khw->nhw", masks.parameters, masks.features)[None]
     probs = aligned_bilinear(logits, 2).sigmoid()  # (1, N, 16, 20)
     torch.testing.assert_close(masks.probs(), probs[0])
@@ -101,10 +109,11 @@ def test_masks_are_drawn_a_few_at_a_time(monkeypatch):
     ("change", "message"),
     [
         (dict(threshold=1.0), r"probability in \[0, 1\), got 1.0"),
+        (dict(upsample="nearest"), "choose one of direct, canvas, aligned"),
         (dict(channels=(6, 2)), "filters that end in 1 channel"),
         (dict(channels=(7, 1)), r"need parameters \(N, 7\)"),
         (dict(boxes=torch.zeros(3, 4)), r"4 masks need as many boxes \(N, 4\), got \(3, 4\)"),
-        (dict(aligned=True, canvas=(33, 40)), r"whole cells, got \(33, 40\)"),
+        (dict(upsample="aligned", canvas=(33, 40)), r"whole cells, got \(33, 40\)"),
     ],
 )
 def test_what_does_not_fit_is_named(change, message):

@@ -51,14 +51,25 @@ def smp(model, encoder):
     return on_meta(getattr(library, model), encoder_name=encoder, encoder_weights=None, classes=5).state_dict()
 
 
-def detectron2(blocks_of_res4):
+def detectron2(blocks_of_res4, fixture="mask_rcnn_r50_fpn_3x"):
     """The checkpoint of ResNet-50, whose deeper brothers repeat the last block of res4."""
     if not FOLDER.is_dir():
         pytest.skip("the golden fixtures (../shared/golden) are not here")
-    keys = json.loads((FOLDER / "mask_rcnn_r50_fpn_3x.json").read_text())["keys"]
+    keys = json.loads((FOLDER / f"{fixture}.json").read_text())["keys"]
     last = "backbone.bottom_up.res4.5."
     for block in range(6, blocks_of_res4):
         keys |= {k.replace(last, last.replace("5.", f"{block}.")): v for k, v in keys.items() if k.startswith(last)}
+    return {name: torch.empty(shape, device="meta") for name, (shape, _) in keys.items()}
+
+
+def yolact(blocks_of_layer3):
+    """The checkpoint of ResNet-50, whose deeper brother repeats the last block of its third stage."""
+    if not FOLDER.is_dir():
+        pytest.skip("the golden fixtures (../shared/golden) are not here")
+    keys = json.loads((FOLDER / "yolact_resnet50.json").read_text())["keys"]
+    last = "backbone.layers.2.5."
+    for block in range(6, blocks_of_layer3):
+        keys |= {k.replace(last, f"backbone.layers.2.{block}."): v for k, v in keys.items() if k.startswith(last)}
     return {name: torch.empty(shape, device="meta") for name, (shape, _) in keys.items()}
 
 
@@ -76,6 +87,12 @@ PUBLISHED = {
     "torchvision:mask_rcnn_resnet50_fpn_v2": lambda: torchvision_detection("maskrcnn_resnet50_fpn_v2"),
     "detectron2:mask_rcnn_R_50_FPN": lambda: detectron2(6),
     "detectron2:mask_rcnn_R_101_FPN": lambda: detectron2(23),
+    "yolact:yolact_resnet50": lambda: yolact(6),
+    "yolact:yolact_base": lambda: yolact(23),
+    "adelaidet:solov2_R_50": lambda: detectron2(6, "solov2_r50"),
+    "adelaidet:solov2_R_101": lambda: detectron2(23, "solov2_r50"),
+    "adelaidet:condinst_R_50": lambda: detectron2(6, "condinst_r50"),
+    "adelaidet:condinst_R_101": lambda: detectron2(23, "condinst_r50"),
 }
 
 
@@ -178,15 +195,27 @@ def test_stored_weights_are_those_of_the_tiny_entries(path):
 
 
 def test_all_tiny_systems_have_one_encoder():
-    encoders = [encoder_of(n, num_classes=5) for n in ("fcn_tiny", "unet_tiny", "mask_rcnn_tiny")]
-    assert encoders[0] == encoders[1] == encoders[2]
+    names = ("fcn_tiny", "unet_tiny", "mask_rcnn_tiny", "yolact_tiny", "condinst_tiny")
+    encoders = [encoder_of(n, num_classes=5) for n in names]
+    assert all(e == encoders[0] for e in encoders)
     # without its last strides it has the same weights, and a kernel that no longer strides needs no other shape
     assert encoder_of("deeplab_tiny", num_classes=5) == encoders[0]
 
 
 def test_every_entry_is_compared_with_something():
     published = {origin.builder for origin in ORIGINS.values()}
-    by_hand = {*VGG_SCORES, "fcn_resnet18", "unet_paper", "fcn_tiny", "unet_tiny", "deeplab_tiny", "mask_rcnn_tiny"}
+    by_hand = {
+        *VGG_SCORES,
+        "fcn_resnet18",
+        "unet_paper",
+        "fcn_tiny",
+        "unet_tiny",
+        "deeplab_tiny",
+        "mask_rcnn_tiny",
+        "yolact_tiny",
+        "solov2_tiny",
+        "condinst_tiny",
+    }
     builders = {find(n).builder() for n in published | by_hand}
     assert {find(n).builder() for n in MODELS} == builders  # short names are the same functions
 

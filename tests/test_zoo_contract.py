@@ -21,11 +21,24 @@ ALIASES = {
     "unet": "unet_resnet34",
     "deeplab": "deeplabv3plus_resnet50",
     "mask_rcnn": "mask_rcnn_resnet50_fpn",
+    "yolact": "yolact_resnet50",
+    "condinst": "condinst_resnet50",
+    "solov2": "solov2_resnet50",
 }
-TINY = ["fcn_tiny", "unet_tiny", "deeplab_tiny", "mask_rcnn_tiny"]
+TINY = ["fcn_tiny", "unet_tiny", "deeplab_tiny", "mask_rcnn_tiny", "yolact_tiny", "condinst_tiny", "solov2_tiny"]
 
 # The others share their code with these: they are checked in the full run.
-FAST = {"fcn_tiny", "fcn_dilated", "unet_tiny", "unet_paper", "deeplab_tiny", "mask_rcnn_tiny"}
+FAST = {
+    "fcn_tiny",
+    "fcn_dilated",
+    "unet_tiny",
+    "unet_paper",
+    "deeplab_tiny",
+    "mask_rcnn_tiny",
+    "yolact_tiny",
+    "condinst_tiny",
+    "solov2_tiny",
+}
 
 every_architecture = pytest.mark.parametrize(
     "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in SLIM]

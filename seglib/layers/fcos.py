@@ -94,7 +94,7 @@ class FCOSLevel:
     """What the head says of one level.
 
     Attributes:
-        class_logits: ``(B, K, H, W)``.
+        class_logits: logits of the classes, ``(B, K, H, W)``.
         distances: distances l, t, r, b to the sides of the box in units of the level's stride, ``(B, 4, H, W)``.
         centerness: logits of how central a cell lies in its box, ``(B, 1, H, W)``.
         parameters: further outputs, ``(B, P, H, W)``; P may be 0.

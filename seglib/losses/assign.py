@@ -89,7 +89,7 @@ def match_anchors(iou: Tensor, *, foreground_iou: float, background_iou: float) 
     objects = torch.arange(len(iou), device=iou.device)
     while True:
         highest, anchor = free.max(1)  # (M,) what each object likes best
-        taken = (free.argmax(0)[anchor] == objects) & (highest > 0)  # (M,) and whether it is liked back
+        taken = (free[:, anchor].argmax(0) == objects) & (highest > 0)  # (M,) and whether it is liked back
         if not bool(taken.any()):
             return matches
         matches[anchor[taken]] = objects[taken]

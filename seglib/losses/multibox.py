@@ -41,8 +41,10 @@ def hard_negatives(logits: Tensor, matches: Tensor, ratio: float = 3) -> Tensor:
     logits = logits.detach()
     negative = matches == BACKGROUND
     hardness = (logits.logsumexp(-1) - logits[..., -1]).masked_fill(~negative, -torch.inf)  # (B, A)
-    rank = hardness.argsort(dim=1, descending=True, stable=True).argsort(dim=1)  # (B, A)
-    return negative & (rank < ratio * (matches >= 0).sum(1, keepdim=True))
+    order = hardness.argsort(dim=1, descending=True, stable=True)  # (B, A)
+    count = ratio * (matches >= 0).sum(1, keepdim=True)  # (B, 1)
+    hardest = torch.arange(matches.shape[1], device=matches.device) < count  # (B, A) by falling hardness
+    return negative & torch.zeros_like(negative).scatter(1, order, hardest)
 
 
 def class_loss(logits: Tensor, labels: Tensor, matches: Tensor, ratio: float = 3) -> Tensor:
@@ -100,9 +102,11 @@ def mask_loss(prototypes: Tensor, coefficients: Tensor, masks: Tensor, boxes: Te
     cell = inside.flatten().nonzero()[:, 0]  # (n,) few of the cells lie in a box, so the others aren't looked at
     target = masks.flatten()[cell].to(logits.dtype)
     each = F.binary_cross_entropy_with_logits(logits.flatten()[cell], target, reduction="none")  # (n,)
-    total = each.new_zeros(len(masks)).index_add(0, cell // (masks.shape[1] * masks.shape[2]), each)  # (P,)
+    owner = cell // (masks.shape[1] * masks.shape[2])  # (n,)
+    # one by one, thousands of float32 would add up to a loss that is 10⁻⁴ aside
+    total = torch.zeros(len(masks), dtype=torch.float64, device=each.device).index_add(0, owner, each.double())  # (P,)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])  # (P,)
-    return total / area.to(total.dtype)
+    return (total / area).to(each.dtype)
 
 
 def semantic_loss(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:

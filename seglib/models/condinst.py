@@ -310,7 +310,7 @@ class CondInst(Model):
                 _bounded(out.mask_features[i]), _bounded(out.parameters[i, index]), self.channels,
                 canvas=(height, width), image_size=(int(size[0]), int(size[1])),
                 size=(int(new_size[0]), int(new_size[1])),
-                bias=True, x=x, y=y, logit_factor=self.mask_factor, aligned=True,
+                bias=True, x=x, y=y, logit_factor=self.mask_factor, upsample="aligned",
             )  # fmt: skip
             found.append(Instances(masks, labels, boxes, scores))
         return found

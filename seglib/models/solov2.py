@@ -271,6 +271,7 @@ class SOLOv2(Model):
                 canvas=(height, width),
                 image_size=(size[0], size[1]),
                 size=(output_size[0], output_size[1]),
+                upsample="canvas",
                 threshold=self.detections.mask_threshold,
             )
             boxes = [masks_to_boxes(part.dense()).to(scores.dtype) for part in masks.chunks()]  # a few masks at a time

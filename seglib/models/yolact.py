@@ -454,12 +454,13 @@ def _on_resnet(name: str, num_classes: int, *, pretrained: bool, frozen: bool) -
 def yolact_tiny(num_classes: int, *, channels: int = 48, prototypes: int = 16) -> YOLACT:
     """YOLACT on the tiny encoder, for the synthetic scenes on two CPU cores.
 
-    Its pyramid begins at stride 2 and its prototypes have stride 1, because the scenes' things are a few pixels wide.
+    Its prototypes are drawn from a level of stride 2, at the image's own resolution, because the scenes' things are a
+    few pixels wide: halved and enlarged again, 6 % of the birds' true masks still have an IoU of ½ with themselves.
     Its anchors are measured in pixels and have their three shapes.
 
     Args:
         num_classes: number of classes K of things, without background.
-        channels: channels of the pyramid's levels and of the protonet.
+        channels: channels of the pyramid's levels.
         prototypes: number k of prototypes.
     """
     encoder = TinyEncoder()

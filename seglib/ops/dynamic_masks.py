@@ -13,6 +13,7 @@ from seglib.ops.dynamic_conv import dynamic_conv, filter_count
 from seglib.ops.masks import crop_masks
 from seglib.ops.resize import aligned_bilinear, crop_to
 
+UPSAMPLINGS = ("direct", "canvas", "aligned")
 CHUNK = 2**23
 """Pixels, at the largest size on the way, that are drawn at once: 32 MB of float32 at each step."""
 
@@ -27,7 +28,12 @@ class DynamicMasks:
               ─► canvas (Hp, Wp), which the network saw ─► without padding (H, W) ─► output (Ho, Wo) ─► > threshold
 
     A hundred of SOLOv2's masks share one map of features; as masks in an image of 12 megapixels they take 1.2 GB.
-    Where the features cover the image exactly and cells are not aligned, maps are resized to the output in one step.
+
+    =============  ====================================================================================================
+    ``direct``     YOLACT: where the features cover the image exactly, straight to the output's size; else as ``canvas``
+    ``canvas``     SOLOv2: bilinear to the canvas, without the padding bilinear to the output's size
+    ``aligned``    CondInst: the same, but to the canvas by :func:`~seglib.ops.resize.aligned_bilinear`
+    =============  ====================================================================================================
 
     Attributes:
         features: features that all objects share, ``(C, h, w)``.
@@ -42,12 +48,11 @@ class DynamicMasks:
         boxes: boxes ``(N, 4)`` xyxy in cells of the probabilities' map, which masks are cut by; ``None`` cuts nothing.
         padding: cells that ``boxes`` are widened by.
         logit_factor: factor by which logits are upsampled, aligned, before the sigmoid.
-        aligned: whether probabilities go up to the canvas by
-            :func:`~seglib.ops.resize.aligned_bilinear`; otherwise pixel centres are at half integers.
+        upsample: how probabilities go up to the output's size, one of the above.
         threshold: probability that a pixel of the object exceeds, in [0, 1).
 
     Raises:
-        ValueError: when shapes don't match or the threshold isn't in [0, 1).
+        ValueError: when shapes don't match, ``upsample`` is unknown or the threshold isn't in [0, 1).
     """
 
     features: Tensor
@@ -62,12 +67,14 @@ class DynamicMasks:
     boxes: Tensor | None = None
     padding: float = 0.0
     logit_factor: int = 1
-    aligned: bool = False
+    upsample: str = "direct"
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
             raise ValueError(f"threshold is a probability in [0, 1), got {self.threshold}")
+        if self.upsample not in UPSAMPLINGS:
+            raise ValueError(f"upsample {self.upsample!r} is unknown; choose one of {', '.join(UPSAMPLINGS)}")
         if self.features.ndim != 3 or self.channels[-1] != 1:
             raise ValueError(
                 f"masks need features (C, h, w) and filters that end in 1 channel, got {tuple(self.features.shape)} "
@@ -78,7 +85,7 @@ class DynamicMasks:
             raise ValueError(f"channels {self.channels} need parameters (N, {count}), got {self.parameters.shape}")
         if self.boxes is not None and self.boxes.shape != (len(self.parameters), 4):
             raise ValueError(f"{len(self.parameters)} masks need as many boxes (N, 4), got {tuple(self.boxes.shape)}")
-        if self.aligned and self.canvas[0] % (self.features.shape[1] * self.logit_factor):
+        if self.upsample == "aligned" and self.canvas[0] % (self.features.shape[1] * self.logit_factor):
             raise ValueError(f"aligned masks need a canvas of whole cells, got {self.canvas} and {self.features.shape}")
 
     def __len__(self) -> int:
@@ -120,11 +127,10 @@ class DynamicMasks:
     def _draw(self) -> Tensor:
         """The probabilities at the output's size, ``(n, Ho, Wo)``."""
         maps = self.probs()[:, None]  # (n, 1, h', w')
-        if self.aligned:
-            maps = aligned_bilinear(maps, self.canvas[0] // maps.shape[2])
-        elif self.canvas != self.image_size:
+        if self.upsample == "aligned":
+            maps = crop_to(aligned_bilinear(maps, self.canvas[0] // maps.shape[2]), self.image_size)
+        elif self.upsample == "canvas" or self.canvas != self.image_size:
             maps = F.interpolate(maps, self.canvas, mode="bilinear", align_corners=False)
-        if self.aligned or self.canvas != self.image_size:
             maps = crop_to(maps, self.image_size)
         if maps.shape[2:] != self.size:
             maps = F.interpolate(maps, self.size, mode="bilinear", align_corners=False)

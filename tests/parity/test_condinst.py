@@ -199,8 +199,10 @@ def test_assignment():
 def positives(golden):
     """Image and index of the positive locations, in the fixture's order."""
     matches = setup()[1].assign(output(), targets(golden).instances)
-    image, index = (level_first(t.expand(2, -1)) for t in (torch.arange(2)[:, None].expand_as(matches),
-                                                           torch.arange(matches.shape[1])[None]))
+    image, index = (
+        level_first(t.expand(2, -1))
+        for t in (torch.arange(2)[:, None].expand_as(matches), torch.arange(matches.shape[1])[None])
+    )
     kept = level_first(matches) >= 0
     return image[kept], index[kept]
 

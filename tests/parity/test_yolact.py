@@ -123,7 +123,6 @@ def test_losses(case):
 def check_losses(golden, case, losses):
     for mine, other in {"box": "B", "mask": "M", "class": "C", "semantic": "S"}.items():
         want, got = golden.meta["losses"][case][other], losses[mine].item()
-        print(mine, got, want)
         assert abs(got - want) <= 1e-4 * want, (mine, got, want)
 
 
@@ -226,3 +225,24 @@ def test_the_weights_carry_the_size_at_which_the_published_model_sees_images():
     golden, _ = setup()
     metadata = convert("yolact:yolact_resnet50", golden.state)[2]
     assert Geometry(**metadata["geometry"]) == Geometry("square", 550, antialias=False)
+
+
+def test_what_old_checkpoints_hold_in_addition_is_left_out():
+    golden, _ = setup()
+    old = {
+        "backbone.layer1.0.conv1.weight": torch.zeros(1),
+        "fpn.downsample_layers.2.weight": torch.zeros(1),
+        "fpn.downsample_layers.10.bias": torch.zeros(1),
+    }
+    assert convert("yolact:yolact_resnet50", golden.state | old)[1].keys() == setup()[1].state_dict().keys()
+
+
+def test_weights_of_other_classes_or_another_network_are_refused():
+    golden, _ = setup()
+    few = {k: v[: 3 * 21] if "conf_layer" in k else v for k, v in golden.state.items()}
+    with pytest.raises(ValueError, match="the published weights have 80 classes, these 20"):
+        convert("yolact:yolact_resnet50", few)
+    with pytest.raises(ValueError, match="the key 'backbone.stages.0.weight' is unknown"):
+        convert("yolact:yolact_resnet50", golden.state | {"backbone.stages.0.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match="these are not the weights of yolact:yolact_base"):
+        convert("yolact:yolact_base", golden.state)

@@ -25,6 +25,10 @@ EXPERIMENTS: dict[str, str] = {
     "roi_pooling": "What does rounding cost a mask? A mask head behind RoI Pooling and behind RoIAlign, three strides.",
     "roi_position": "How much of RoIAlign's gain is position? Each mask moved to where it fits best.",
     "mask_classes": "Should classes compete for a pixel? A mask head with sigmoids, a softmax, one mask for all.",
+    "yolact_prototypes": "How many prototypes does a mask need? YOLACT with 4 to 64, behind Fast and standard NMS.",
+    "dynamic_coordinates": "What do coordinates bring? CondInst and SOLOv2 with and without them.",
+    "grid_collisions": "How often do two objects want one cell of SOLO's grid? Grids of 4 to 64 cells a side.",
+    "instance_systems": "Mask R-CNN, YOLACT, CondInst and SOLOv2 on the same scenes: AP, time, ways of NMS.",
 }
 """Name of an experiment, which is a module of this package, → its question."""
 

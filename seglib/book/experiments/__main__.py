@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 import time
 from collections.abc import Sequence
@@ -25,17 +26,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds, from 0 on (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=800, help="optimiser steps of each run (default: %(default)s)")
     parser.add_argument("--scenes", type=int, default=2000, help="scenes to train on (default: %(default)s)")
+    parser.add_argument("--root", type=Path, help="a folder of real images, for the experiments that take one")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     options = parser.parse_args(given)
     if options.seeds < 1:
         parser.error(f"--seeds must be at least 1, got {options.seeds}")
     seeds = list(range(options.seeds))
+    run, more = experiment(options.name), {} if options.root is None else {"root": options.root}
+    if more and "root" not in inspect.signature(run).parameters:
+        parser.error(f"{options.name} takes no --root")
     started = time.perf_counter()
     try:
-        data = experiment(options.name)(seeds=seeds, steps=options.steps, scenes=options.scenes, report=_report)
+        data = run(seeds=seeds, steps=options.steps, scenes=options.scenes, report=_report, **more)
         data["seconds"] = round(time.perf_counter() - started, 1)
         write_results(options.out, data, command=" ".join([parser.prog, *given]), seed=seeds)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"wrote {options.out} after {data['seconds']:.0f} s")

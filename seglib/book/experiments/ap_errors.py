@@ -21,12 +21,10 @@ from typing import Any
 import numpy as np
 
 from seglib.book.experiments.ap_detections import USUAL, Noise, detect
-from seglib.data.scenes import CATEGORIES, Scenes
-from seglib.metrics import APScores, AveragePrecision, CocoObjects
+from seglib.book.experiments.instances import THINGS, together
+from seglib.data.scenes import Scenes
+from seglib.metrics import AveragePrecision, CocoObjects
 from seglib.types import Instances, Sample
-
-THINGS = [c for c in CATEGORIES if c.isthing]
-"""The classes that are scored."""
 
 SIZE = 256
 """Pixels a side."""
@@ -70,14 +68,6 @@ def one_image(
 def pack(target: Instances) -> CocoObjects:
     """The objects of an image as run-length codes."""
     return CocoObjects.from_instances(target, "masks")
-
-
-def together(metrics: Sequence[AveragePrecision]) -> APScores:
-    """The scores of several images; one that occurs twice counts twice."""
-    total = AveragePrecision(len(THINGS))
-    for metric in metrics:
-        total.merge(metric)
-    return total.compute()
 
 
 def error_costs(

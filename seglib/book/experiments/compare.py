@@ -44,16 +44,42 @@ def compare(
         ValueError: without steps or scenes.
     """
     train, val = data or load_scenes(scenes, val_scenes)
-    runs: list[dict[str, Any]] = []
-    for seed in seeds:
-        for value, build in builders.items():
-            found = train_and_score(build, train, val, seed=seed, steps=steps, batch_size=batch_size, measure=measure)
-            runs.append({key: value} | found)
-            if report is not None:
-                scores = ", ".join(f"{name} {found[name]:.3f}" for name in ("miou", "boundary_iou", "thin_iou"))
-                report(f"seed {seed}, {key} {value}: {scores}")
+
+    def run(build: Callable[[], Model], seed: int) -> dict[str, Any]:
+        return train_and_score(build, train, val, seed=seed, steps=steps, batch_size=batch_size, measure=measure)
+
+    runs = every_run(builders, run, key=key, seeds=seeds, shown=("miou", "boundary_iou", "thin_iou"), report=report)
     settings = {"data": "scenes", "scenes": len(train), "val_scenes": len(val), "steps": steps}
     return {**settings, "batch_size": batch_size, f"{key}s": list(builders), "runs": runs}
+
+
+def every_run(
+    builders: Mapping[Any, Callable[[], Model]],
+    run: Callable[[Callable[[], Model], int], dict[str, Any]],
+    *,
+    key: str,
+    seeds: Sequence[int],
+    shown: Sequence[str],
+    report: Callable[[str], None] | None,
+) -> list[dict[str, Any]]:
+    """One row of results for every seed and variant.
+
+    Args:
+        builders: value of ``key`` → makes that variant's model.
+        run: trains and scores one variant with one seed.
+        key: name of the entry in every row that says which variant it is.
+        seeds: the seeds.
+        shown: names of the scores that are reported.
+        report: function that is called with a line of text after every run.
+    """
+    rows: list[dict[str, Any]] = []
+    for seed in seeds:
+        for value, build in builders.items():
+            found = run(build, seed)
+            rows.append({key: value} | found)
+            if report is not None:
+                report(f"seed {seed}, {key} {value}: " + ", ".join(f"{name} {found[name]:.3f}" for name in shown))
+    return rows
 
 
 def only(variants: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:

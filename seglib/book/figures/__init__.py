@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,14 +10,17 @@ import numpy as np
 from torch import Tensor
 
 from seglib.book.figures.detection import ROI_MAP, nms, precision_recall, roi_bins
+from seglib.book.figures.dynamic import dynamic_filter, dynamic_filter_of, prototypes, prototypes_of
 from seglib.book.figures.element import Figure
+from seglib.book.figures.pictures import png
 from seglib.types import VOID, Category, Sample
-from seglib.viz.colors import instance_colors, to_rgb8
+from seglib.viz.colors import instance_colors
 from seglib.viz.overlay import panoptic_colors
 
 __all__ = [
-    "ROI_MAP", "Figure", "dilation", "loss_gradient", "mask_metrics", "nms", "pixel_probe", "precision_recall",
-    "receptive_field", "roi_bins", "transposed_conv", "valid_tiles",
+    "ROI_MAP", "Figure", "dilation", "dynamic_filter", "dynamic_filter_of", "loss_gradient", "mask_metrics", "nms",
+    "pixel_probe", "precision_recall", "prototypes", "prototypes_of", "receptive_field", "roi_bins", "transposed_conv",
+    "valid_tiles",
 ]  # fmt: skip
 
 
@@ -233,7 +234,7 @@ def pixel_probe(sample: Sample, categories: Sequence[Category], *, start: tuple[
     ]
     values, inverse = np.unique(sample.panoptic.map.cpu().numpy().ravel(), return_inverse=True)
     segment = np.array([position[int(v)] for v in values], dtype=np.int64)[inverse]  # (H·W,)
-    image = _png(sample.image)
+    image = png(sample.image)
     params: dict[str, Any] = {
         "width": width,
         "height": height,
@@ -285,24 +286,14 @@ def valid_tiles(image: Tensor, *, size: int = 512, depth: int = 4, bottom: int =
         )
     return Figure(
         "valid_tiles",
-        {"image": _png(image), "size": size, "depth": depth, "bottom": bottom},
+        {"image": png(image), "size": size, "depth": depth, "bottom": bottom},
         text="the tile of a U-Net without padding, and the window that it reads",
         fallback=(
-            f'<p><img src="{html.escape(_png(image))}" width="256" alt="The image"><br>A tile to drag over the '
+            f'<p><img src="{html.escape(png(image))}" width="256" alt="The image"><br>A tile to drag over the '
             f"image (needs JavaScript). With {depth} poolings a U-Net without padding reads {read} × {read} pixels, "
             f"and answers for the {read - lost} × {read - lost} in the middle: {lost // 2} more on every side.</p>"
         ),
     )
-
-
-def _png(image: Tensor) -> str:
-    """The image ``(3, H, W)`` as the address of a small PNG that is written out in full."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    # 128 colours look the same at this size and halve the page.
-    Image.fromarray(to_rgb8(image)).quantize(128, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _runs(values: np.ndarray) -> list[int]:

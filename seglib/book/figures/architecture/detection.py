@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from seglib.book.figures.architecture import paint
+from seglib.book.figures.architecture import paint, painters
 from seglib.book.figures.architecture.drawing import draw, side_of
 from seglib.book.figures.architecture.outcome import Proposals
 from seglib.book.figures.architecture.parts import Block, Call, Cut, Edge, Group, Note, Scene, Switch, argument, entry
@@ -20,7 +19,6 @@ from seglib.layers.rpn import propose
 from seglib.models.base import Model
 from seglib.models.mask_rcnn import MaskRCNN
 from seglib.types import Category, Instances
-from seglib.viz.colors import to_array, to_rgb8
 
 LEVEL_COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167), (240, 228, 66), (213, 94, 0))
 """A colour for the anchors of each level."""
@@ -35,7 +33,7 @@ def _check(model: Model, drawing: str) -> MaskRCNN:
 def _without_top_down(fpn: Any, arguments: tuple[Any, ...], output: Any) -> list[Tensor]:
     """The pyramid of lateral connections alone."""
     maps = arguments[0]
-    pyramid = [out(lateral(m)) for out, lateral, m in zip(fpn.output, fpn.lateral, maps, strict=True)]
+    pyramid = [fpn._out(i, lateral(m)) for i, (lateral, m) in enumerate(zip(fpn.lateral, maps, strict=True))]
     if fpn.top_block is not None:
         pyramid.extend(fpn.top_block(maps, pyramid))
     return pyramid
@@ -87,7 +85,7 @@ def fpn(
         digit, last = level[1:], i == len(levels) - 1
         m, p = f"m{digit}", f"p{digit}"
         sum_line = "top = self.lateral[-1](maps[-1])" if last else "top = lateral + F.interpolate(top"
-        line = "pyramid = [self.output[-1](top)]" if last else "pyramid.insert(0, self.output[i](top))"
+        line = "pyramid = [self._out(-1, top)]" if last else "pyramid.insert(0, self._out(i, top))"
         says = (f"A 1×1 convolution of {level}: the top of the path." if last else
                 f"{level} through a 1×1 convolution, plus the level above, upsampled by repeating cells.")  # fmt: skip
         blocks.append(Block(m, m, (222, y[level]), f"fpn.output.{i}", sum_line, says, argument(), home=net.fpn, side="",
@@ -132,42 +130,17 @@ def fpn(
 
 def _objectness(value: Tensor, scene: Scene) -> np.ndarray:
     """Probabilities of the best anchor of each cell, on a fixed scale from 0 to 1: ``(1, A, H, W)`` logits."""
-    return _on_scale(value[0].amax(0).sigmoid())
-
-
-def _on_scale(x: Tensor) -> np.ndarray:
-    """``(H, W)`` in [0, 1] in the colours of the maps, the same scale for all."""
-    a = to_array(paint.shrink(x, paint.MAP)).round(4)
-    return np.array(paint.VIRIDIS, dtype=np.uint8)[(a * 16).astype(int).clip(0, 15)]
-
-
-def _dim(scene: Scene) -> np.ndarray:
-    """The image, small and pale, for boxes on top: ``(h, w, 3)``."""
-    return (to_rgb8(paint.shrink(scene.image, paint.IMAGE)).astype(np.float32) * 0.75 + 40).astype(np.uint8)
-
-
-def _frame(pixels: np.ndarray, box: Sequence[float], color: Sequence[int], scale: float) -> None:
-    """One box ``xyxy`` in the image's pixels, in place; what lies outside is not drawn."""
-    height, width = pixels.shape[:2]
-    x0, y0, x1, y1 = (round(v * scale) for v in box)
-    x1, y1 = x1 - 1, y1 - 1
-    rows_, columns = np.arange(max(0, y0), min(height, y1 + 1)), np.arange(max(0, x0), min(width, x1 + 1))
-    for x in (x0, x1):
-        if 0 <= x < width:
-            pixels[rows_, x] = color
-    for y in (y0, y1):
-        if 0 <= y < height:
-            pixels[y, columns] = color
+    return painters.on_scale(value[0].amax(0).sigmoid())
 
 
 def _anchors(value: tuple[Tensor, ...], scene: Scene) -> np.ndarray:
     """The anchors of each level's most object-like cell, a colour for each level."""
     _, *levels = value
-    pixels = _dim(scene)
+    pixels = painters.dim(scene)
     scale = pixels.shape[0] / scene.image.shape[1]
     for i, boxes in reversed(list(enumerate(levels))):
         for box in boxes.tolist():
-            _frame(pixels, box, LEVEL_COLORS[i % len(LEVEL_COLORS)], scale)
+            painters.frame(pixels, box, LEVEL_COLORS[i % len(LEVEL_COLORS)], scale)
     return pixels
 
 
@@ -227,7 +200,7 @@ def rpn(
         at, shared = y[digit], "the same weights on every level"
         blocks += [
             Block(p, p, (110, at), f"fpn.output.{i}" if inside else "fpn.top_block",
-                  "pyramid.insert(0, self.output[i](top))" if inside else "pyramid.extend(self.top_block(",
+                  "pyramid.insert(0, self._out(i, top))" if inside else "pyramid.extend(self.top_block(",
                   "A level of the feature pyramid.", None if inside else entry(i - len(net.levels)), home=net.fpn,
                   side="left", stride=stride),
             Block(conv, f"3×3 on {p}", (196, at), "rpn_head.conv", "x = self.conv(level)",
@@ -280,45 +253,9 @@ def rpn(
     )  # fmt: skip
 
 
-COLUMNS, ROWS = 3, 2
-"""RoIs that are shown of all: as many as stand side by side, and rows of them."""
-
-
-def _patches(value: Tensor, scene: Scene) -> np.ndarray:
-    """The first patches ``(R, C, P, P)`` of all, mean absolute value over the channels."""
-    return _on_scale(paint.montage(value.abs().mean(1), COLUMNS, ROWS))
-
-
-def _masks(value: Tensor, scene: Scene) -> np.ndarray:
-    """The first masks ``(D, M, M)`` of all, as probabilities on one scale."""
-    probs = value.sigmoid()[: COLUMNS * ROWS]
-    size = value.shape[-1] + 1
-    sheet = value.new_zeros(ROWS * size - 1, COLUMNS * size - 1)
-    for i, mask in enumerate(probs):
-        top, left = i // COLUMNS * size, i % COLUMNS * size
-        sheet[top : top + size - 1, left : left + size - 1] = mask
-    return np.array(paint.VIRIDIS, dtype=np.uint8)[(to_array(sheet).round(4) * 16).astype(int).clip(0, 15)]
-
-
-def _features(value: Tensor, scene: Scene) -> np.ndarray:
-    """A matrix: the first RoIs are rows, features columns."""
-    x = value[:24, :48].abs()
-    return _on_scale((x / x.max().clamp(min=1e-12)).sqrt() if x.numel() else x.new_zeros(1, 1))
-
-
 def _probabilities(value: Tensor, scene: Scene) -> np.ndarray:
     """A matrix: the first RoIs are rows, classes columns, background last."""
-    return _on_scale(value[:12].softmax(1) if value.numel() else value.new_zeros(1, 1))
-
-
-def _boxes(value: tuple[Tensor, ...], scene: Scene) -> np.ndarray:
-    """Detections with a score of at least ½ in class colours."""
-    _, boxes, labels = value
-    pixels = _dim(scene)
-    scale = pixels.shape[0] / scene.image.shape[1]
-    for box, label in reversed(list(zip(boxes.tolist(), labels.tolist(), strict=True))):
-        _frame(pixels, box, scene.categories[label].color, scale)
-    return pixels
+    return painters.on_scale(value[:12].softmax(1) if value.numel() else value.new_zeros(1, 1))
 
 
 def _confident(call: Call) -> tuple[Tensor, ...]:
@@ -329,14 +266,10 @@ def _confident(call: Call) -> tuple[Tensor, ...]:
 
 def _best_level(call: Call) -> tuple[Tensor, Tensor]:
     """All objectness logits, and the probability of the best anchor of any level at every cell of the finest."""
-    pyramid, logits = call.arguments[0], call.output[0]
-    height, width = pyramid[0].shape[-2:]
     maps = []
-    for level, score in zip(pyramid, logits, strict=True):
-        h, w = level.shape[-2:]
-        best = score[0].view(h, w, -1).amax(-1).sigmoid()  # (h, w)
-        maps.append(F.interpolate(best[None, None], (height, width), mode="nearest")[0, 0])
-    return torch.cat(list(logits), 1), torch.stack(maps).amax(0)
+    for level, score in zip(call.arguments[0], call.output[0], strict=True):
+        maps.append(score[0].view(*level.shape[-2:], -1).amax(-1).sigmoid())  # (h, w)
+    return torch.cat(list(call.output[0]), 1), painters.best_of(maps)
 
 
 def mask_rcnn(
@@ -378,7 +311,7 @@ def mask_rcnn(
     pyramid: list[str] = []
     for i, level in enumerate(levels):
         p = f"p{level[1:]}"
-        line = "pyramid = [self.output[-1](top)]" if i == len(levels) - 1 else "pyramid.insert(0, self.output[i](top))"
+        line = "pyramid = [self._out(-1, top)]" if i == len(levels) - 1 else "pyramid.insert(0, self._out(i, top))"
         blocks.append(
             Block(p, p, (places[level], second), f"fpn.output.{i}", line,
                   f"{level} by a 1×1 convolution, plus the level above, upsampled; then a 3×3 convolution.",
@@ -389,21 +322,22 @@ def mask_rcnn(
             edges.append(Edge(p, pyramid[-1], switch="topdown"))
         pyramid.append(p)
     bus = 10.0
-    first_few: dict[str, Any] = {"what": f"The first {COLUMNS * ROWS}", "parts": True, "brief": True, "size": 36}
+    count = painters.COLUMNS * painters.ROWS
+    first_few: dict[str, Any] = {"what": f"The first {count}", "parts": True, "brief": True, "size": 36}
     blocks += [
         Block("objectness", "RPN", (118, third), "rpn_head", "logits.append(self.objectness(x)",
               "The region proposal network scores every anchor of every level, and moves it.", _best_level,
-              home=net.rpn_head, shows=_best_objectness, what="Best anchor of any level, from 0 to 1", side="above",
+              home=net.rpn_head, shows=painters.best_level, what="Best anchor of any level, from 0 to 1", side="above",
               brief=True, size=50),
         Block("proposals", "proposals", (262, third), "", "proposals, proposal_scores = propose(",
               "The best anchors, moved, without near-duplicates: boxes that may hold an object.", _best_proposals,
               weights=(), shows=_proposal_boxes, what="The best 30", side="right", size=54),
         Block("roi_box", "RoIAlign", (66, fourth), "box_head", "patches = self.pool(pyramid, rois[image, slot]",
               "For each proposal a patch of fixed size, from the level that suits the proposal's size.", argument(),
-              weights=(), shows=_patches, **first_few),
+              weights=(), shows=painters.patches, **first_few),
         Block("box_head", "box head", (156, fourth), "box_head.fc", "x = self.fc(self.convs(patches).flatten(1))",
               "Fully connected layers over each patch.", home=net.box_head,
-              weights=("box_head.convs", "box_head.fc"), shows=_features, what="Rows are RoIs, columns features",
+              weights=("box_head.convs", "box_head.fc"), shows=painters.matrix, what="Rows are RoIs, columns features",
               parts=True, brief=True, size=28),
         Block("classes", "class, box", (250, fourth), "box_head.logits", "return self.logits(x), self.deltas(x)",
               "For each RoI its class, or background, and for each class how the box must move.", home=net.box_head,
@@ -411,14 +345,15 @@ def mask_rcnn(
               what="Rows are RoIs, columns classes; background last", parts=True, brief=True, size=32),
         Block("detections", "detections", (346, fourth), "", "boxes, labels, scores = self._detect(",
               "Moved boxes with their classes, without near-duplicates within a class.", _confident, weights=(),
-              shows=_boxes, what="Score of at least 0.5", side="above", parts=True, brief=True, size=54),
+              shows=painters.boxes, what="Score of at least 0.5", side="above", parts=True, brief=True, size=54),
         Block("roi_mask", "RoIAlign", (66, fifth), "mask_head", "patches = self.pool(pyramid, boxes[image, slot]",
-              "A second, finer patch: that of the detected box.", argument(), weights=(), shows=_patches, **first_few),
+              "A second, finer patch: that of the detected box.", argument(), weights=(), shows=painters.patches,
+              **first_few),
         Block("mask_head", "mask head", (160, fifth), "mask_head.convs", "x = self.convs(patches)",
-              "3×3 convolutions over each patch.", home=net.mask_head, shows=_patches, **first_few),
+              "3×3 convolutions over each patch.", home=net.mask_head, shows=painters.patches, **first_few),
         Block("masks", "masks", (250, fifth), "mask_head", "return masks.reshape(-1, 2 * size, 2 * size)",
               "Twice as fine: one mask for the class of the box.", home=net.mask_head,
-              weights=("mask_head.upsample", "mask_head.predict"), shows=_masks, **first_few),
+              weights=("mask_head.upsample", "mask_head.predict"), shows=painters.masks, **first_few),
         Block("instances", "instances", (346, fifth), "", "grids = MaskGrids(probs, boxes[kept]",
               "Each mask stretched over its box and cut at ½.", lambda call: None, weights=(), shows="prediction",
               size=54),
@@ -466,12 +401,8 @@ def _best_proposals(call: Call) -> tuple[Tensor, Tensor]:
     return out.proposals, out.proposals[0][out.proposal_scores[0] > -torch.inf][:30]
 
 
-def _best_objectness(value: tuple[Tensor, ...], scene: Scene) -> np.ndarray:
-    return _on_scale(value[1])
-
-
 def _proposal_boxes(value: tuple[Tensor, ...], scene: Scene) -> np.ndarray:
-    pixels = _dim(scene)
+    pixels = painters.dim(scene)
     for box in value[1].flip(0).tolist():
-        _frame(pixels, box, paint.ORANGE, pixels.shape[0] / scene.image.shape[1])
+        painters.frame(pixels, box, paint.ORANGE, pixels.shape[0] / scene.image.shape[1])
     return pixels

@@ -21,6 +21,7 @@ from seglib.book.figures.architecture.parts import (
     Note,
     Scene,
     Switch,
+    count_at,
     line_of,
     module_at,
 )
@@ -240,7 +241,7 @@ def _describe(b: Block, value: Any, line: tuple[str, str], scene: Scene, painted
     else:
         found["shape"] = ""
     paths = (b.module,) if b.weights is None and b.module else b.weights or ()
-    count = sum(p.numel() for path in paths for p in module_at(scene.model, path, f"block {b.name!r}").parameters())
+    count = sum(count_at(scene.model, path, f"block {b.name!r}") for path in paths)
     if count:
         facts.append(f"{count:,} weights")
     found["facts"] = ", ".join(facts)

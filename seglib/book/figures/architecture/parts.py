@@ -70,7 +70,7 @@ class Block:
         take: function from that :class:`Call` to the value; ``None`` takes the output.
         call: number of the call, for a module that runs more than once.
         home: object whose class, or function whose source, holds the line; ``None`` is the model.
-        weights: paths of the modules whose weights count as its own; ``None`` means that of ``module``.
+        weights: paths of the modules and parameters that count as its own weights; ``None`` means that of ``module``.
         shows: how the value is painted: ``"strength"`` (mean absolute value over the channels), ``"classes"`` (class of
             the highest score), ``"image"``, ``"prediction"``, or a :data:`Painter`.
         stride: pixels from one cell to the next; ``None`` reads it off the sizes where they divide.
@@ -202,18 +202,66 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Swap:
+    """A setting or a method of the model that is exchanged while a branch is off.
+
+    Attributes:
+        name: name of the attribute.
+        make: function from the model as it is to what takes the attribute's place.
+    """
+
+    name: str
+    make: Callable[[Any], Any]
+
+    def install(self, model: nn.Module) -> Any:
+        """Exchange it; ``remove()`` of what comes back undoes that.
+
+        Raises:
+            ValueError: when the model has no such attribute.
+        """
+        if not hasattr(model, self.name):
+            raise ValueError(f"{type(model).__name__} has no attribute {self.name!r}, which a switch exchanges")
+        own = dict(model.__dict__)
+        model.__dict__[self.name] = self.make(model)
+        return _Undo(model, self.name, own)
+
+
+@dataclass(frozen=True)
+class _Undo:
+    model: nn.Module
+    name: str
+    own: dict[str, Any]
+
+    def remove(self) -> None:
+        if self.name in self.own:
+            self.model.__dict__[self.name] = self.own[self.name]
+        else:
+            del self.model.__dict__[self.name]
+
+
+@dataclass(frozen=True)
 class Switch:
     """A branch that the reader turns off.
 
     Attributes:
         name: name by which edges know it.
         label: text of the button.
-        cuts: hooks that turn it off.
+        cuts: what turns it off: hooks, and exchanges of settings or methods.
     """
 
     name: str
     label: str
-    cuts: tuple[Cut, ...]
+    cuts: tuple[Cut | Swap, ...]
+
+
+def count_at(model: nn.Module, path: str, asked_by: str) -> int:
+    """The number of weights of the module, or of the parameter, of that path.
+
+    Raises:
+        ValueError: when the model has neither.
+    """
+    found = dict(model.named_parameters()).get(path)
+    return found.numel() if found is not None else sum(p.numel() for p in module_at(model, path, asked_by).parameters())
 
 
 def module_at(model: nn.Module, path: str, asked_by: str = "a switch") -> nn.Module:

@@ -146,7 +146,7 @@ def lively(name: str, x: Tensor) -> Model:
         layer, logits = model.head.logits, out.class_logits[..., :-1]
     elif isinstance(model, CondInst):
         layer, logits = model.head.class_logits, out.class_logits
-        nn.init.constant_(model.head.distances.bias, 1.5)  # type: ignore[arg-type]  # boxes of three cells a side
+        nn.init.constant_(model.head.distances.bias, 1.5)  # boxes of three cells a side
     else:
         assert isinstance(model, SOLOv2)
         layer, logits = model.head.category, out.category_logits

@@ -99,7 +99,6 @@ class MaskFeatureHead(nn.Module):
         hidden: channels of the 3×3 convolutions.
         groups: number of groups of the group norms.
         coordinates: whether the coarsest level gets the coordinate channels.
-        factor: factor by which the sum is upsampled before the last convolution; 1 in the paper.
     """
 
     def __init__(
@@ -111,10 +110,9 @@ class MaskFeatureHead(nn.Module):
         hidden: int = 128,
         groups: int = 32,
         coordinates: bool = True,
-        factor: int = 1,
     ) -> None:
         super().__init__()
-        self.coordinates, self.factor = coordinates, factor
+        self.coordinates = coordinates
         self.branches = nn.ModuleList()
         for level in range(levels):
             first = channels + 2 * (coordinates and level == levels - 1)
@@ -122,7 +120,7 @@ class MaskFeatureHead(nn.Module):
         self.output = _block(hidden, features, 1, groups)
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
-        """Levels ``(B, C, H_i, W_i)``, finest first → ``(B, E, f·H_0, f·W_0)``, at least 0."""
+        """Levels ``(B, C, H_i, W_i)``, finest first → ``(B, E, H_0, W_0)``, at least 0."""
         parts = []
         for i, (x, branch) in enumerate(zip(pyramid, self.branches, strict=True)):
             if self.coordinates and i == len(pyramid) - 1:
@@ -132,10 +130,7 @@ class MaskFeatureHead(nn.Module):
                 if i > 0:
                     x = F.interpolate(x, scale_factor=2, mode="bilinear")
             parts.append(x)
-        merged = reduce(torch.add, parts)  # (B, hidden, H_0, W_0)
-        if self.factor > 1:
-            merged = F.interpolate(merged, scale_factor=self.factor, mode="bilinear")
-        return self.output(merged)
+        return self.output(reduce(torch.add, parts))
 
 
 def with_coordinates(x: Tensor) -> Tensor:

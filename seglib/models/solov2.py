@@ -43,7 +43,7 @@ from seglib.losses.solo import category_loss, mask_loss
 from seglib.models.base import Model
 from seglib.models.instance import objects_of
 from seglib.ops.dynamic_conv import dynamic_conv
-from seglib.ops.dynamic_masks import DynamicMasks
+from seglib.ops.dynamic_masks import DynamicMasks, upsample_logits
 from seglib.ops.masks import mask_iou, masks_to_boxes
 from seglib.ops.nms import MATRIX_KERNELS, mask_nms, matrix_nms
 from seglib.ops.precision import at_least_float32
@@ -148,6 +148,7 @@ class SOLOv2(Model):
         mask_features: module that makes the features that kernels are convolved with, from the finest levels.
         training_settings: how cells are trained.
         detections: settings of what counts as a detection.
+        mask_factor: factor by which mask logits are upsampled, before the loss and before the sigmoid; 1 in the paper.
         normalize: what is done to images first; ImageNet's mean and standard deviation when not given.
         padding: what fills the padding to the size of the batch and to a multiple of ``size_divisibility``:
             "constant", the mean colour, as published weights know it, or "replicate", its last row and column.
@@ -166,6 +167,7 @@ class SOLOv2(Model):
         mask_features: MaskFeatureHead,
         training_settings: SOLOTraining,
         detections: SOLODetections,
+        mask_factor: int = 1,
         normalize: Normalize | None = None,
         padding: str = "constant",
     ) -> None:
@@ -183,7 +185,7 @@ class SOLOv2(Model):
         self.encoder = encoder
         self.levels = tuple(levels)
         self.fpn, self.head, self.mask_features = fpn, head, mask_features
-        self.training_settings, self.detections = training_settings, detections
+        self.training_settings, self.detections, self.mask_factor = training_settings, detections, mask_factor
         # each level of the mask features must be twice as large as the next
         self.size_divisibility = max(encoder.size_divisibility, int(encoder.grids[self.levels[-1]].stride))
 
@@ -238,9 +240,9 @@ class SOLOv2(Model):
         for i, (o, a) in enumerate(zip(objects, assigned, strict=True)):
             here = drawn[(drawn >= begin) & (drawn < begin + counts[i])] - begin  # (n,)
             begin += counts[i]
-            logits.append(draw(out.mask_features[i], out.kernels[i, a.cells[here]]))
+            logits.append(draw(out.mask_features[i], out.kernels[i, a.cells[here]], self.mask_factor))
             used, own = a.objects[here].unique(return_inverse=True)
-            small = small_masks(o.masks[used], out.canvas.tolist(), out.mask_features.shape[2:])
+            small = small_masks(o.masks[used], out.canvas.tolist(), logits[-1].shape[1:])
             masks.append(small[own])
         return {
             "category": category,
@@ -271,6 +273,7 @@ class SOLOv2(Model):
                 canvas=(height, width),
                 image_size=(size[0], size[1]),
                 size=(output_size[0], output_size[1]),
+                logit_factor=self.mask_factor,
                 upsample="canvas",
                 threshold=self.detections.mask_threshold,
             )
@@ -331,8 +334,8 @@ class SOLOv2(Model):
     def _measure(self, features: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
         """Area of each kernel's mask in cells ``(N,)``, and its mean probability inside, "maskness", ``(N,)``."""
         areas, inside = [features.new_zeros(0)], [features.new_zeros(0)]
-        for part in kernels.split(max(1, CHUNK // features[0].numel())):
-            probs = draw(features, part).sigmoid()  # (n, h, w)
+        for part in kernels.split(self._chunk(features)):
+            probs = draw(features, part, self.mask_factor).sigmoid()  # (n, h, w)
             mask = probs > self.detections.mask_threshold
             areas.append(mask.sum((1, 2)).to(probs.dtype))
             inside.append((probs * mask).sum((1, 2)))
@@ -341,14 +344,19 @@ class SOLOv2(Model):
 
     def _masks(self, features: Tensor, kernels: Tensor) -> Tensor:
         """The masks at the features' resolution, bool ``(N, h, w)``."""
-        parts = kernels.split(max(1, CHUNK // features[0].numel()))
-        masks = [draw(features, part).sigmoid() > self.detections.mask_threshold for part in parts]
-        return torch.cat([torch.zeros(0, *features.shape[1:], dtype=torch.bool, device=features.device), *masks])
+        parts = kernels.split(self._chunk(features))
+        drawn = [draw(features, part, self.mask_factor).sigmoid() for part in parts]
+        return torch.cat([probs > self.detections.mask_threshold for probs in drawn])
+
+    def _chunk(self, features: Tensor) -> int:
+        """How many masks are drawn at once, in bounded memory."""
+        return max(1, CHUNK // (features[0].numel() * self.mask_factor**2))
 
 
-def draw(features: Tensor, kernels: Tensor) -> Tensor:
-    """Mask logits of kernels ``(N, E)`` on the features ``(E, h, w)`` of their image: ``(N, h, w)``."""
-    return dynamic_conv(features[None], kernels, (len(features), 1), bias=False)[:, 0]
+def draw(features: Tensor, kernels: Tensor, factor: int = 1) -> Tensor:
+    """Mask logits of kernels ``(N, E)`` on the features ``(E, h, w)`` of their image: ``(N, f·h, f·w)``."""
+    logits = dynamic_conv(features[None], kernels, (len(features), 1), bias=False)  # (N, 1, h, w)
+    return upsample_logits(logits, factor)[:, 0]
 
 
 def resized_levels(pyramid: Sequence[Tensor]) -> list[Tensor]:
@@ -434,8 +442,8 @@ def solov2_fpn(
 def solov2_tiny(num_classes: int, *, channels: int = 48, coordinates: Sequence[str] = COORDINATES) -> SOLOv2:
     """SOLOv2 on the tiny encoder, for the synthetic scenes on two CPU cores.
 
-    Its pyramid begins at stride 2 and its mask features have stride 1, because the scenes' things are a few pixels
-    wide. The ranges of scales leave no object out.
+    Its pyramid and its mask features begin at stride 2 and its masks have stride 1, because the scenes' things are a
+    few pixels wide. The ranges of scales leave no object out.
 
     Args:
         num_classes: number of classes K of things, without background.
@@ -453,16 +461,17 @@ def solov2_tiny(num_classes: int, *, channels: int = 48, coordinates: Sequence[s
         levels=levels,
         fpn=FPN([encoder.channels[c] for c in levels], channels, norm=True),
         head=SOLOHead(
-            channels, num_classes, grids=(40, 24, 16, 12, 8), kernel_channels=32, hidden=channels, depth=2, groups=8,
+            channels, num_classes, grids=(40, 24, 16, 12, 8), kernel_channels=64, hidden=channels, depth=2, groups=8,
             coordinates="kernel" in coordinates,
         ),
         mask_features=MaskFeatureHead(
-            channels, features=32, hidden=32, groups=8, coordinates="feature" in coordinates, factor=2
+            channels, features=64, hidden=48, groups=8, coordinates="feature" in coordinates
         ),
         training_settings=SOLOTraining(
             ranges=((0.0, 12.0), (8.0, 24.0), (16.0, 48.0), (32.0, 96.0), (64.0, float("inf"))), max_masks=160
         ),
         detections=SOLODetections(min_areas=(2, 2, 4, 8, 8)),
+        mask_factor=2,
         normalize=Normalize(TINY_MEAN, TINY_STD),
         padding="replicate",  # it is trained on crops that fit, and would take a strip of another colour for things
     )  # fmt: skip

@@ -47,7 +47,7 @@ class DynamicMasks:
         y: coordinate of each row of the features for each object, ``(N, h)``, or ``None``.
         boxes: boxes ``(N, 4)`` xyxy in cells of the probabilities' map, which masks are cut by; ``None`` cuts nothing.
         padding: cells that ``boxes`` are widened by.
-        logit_factor: factor by which logits are upsampled, aligned, before the sigmoid.
+        logit_factor: factor by which logits are upsampled before the sigmoid, aligned if ``upsample`` is.
         upsample: how probabilities go up to the output's size, one of the above.
         threshold: probability that a pixel of the object exceeds, in [0, 1).
 
@@ -104,7 +104,8 @@ class DynamicMasks:
 
     def probs(self) -> Tensor:
         """The probabilities on the features' grid, upsampled by the factor and cut by the boxes: ``(N, h', w')``."""
-        probs = aligned_bilinear(self.logits()[:, None], self.logit_factor)[:, 0].sigmoid()
+        maps = upsample_logits(self.logits()[:, None], self.logit_factor, aligned=self.upsample == "aligned")
+        probs = maps[:, 0].sigmoid()
         return probs if self.boxes is None else crop_masks(probs, self.boxes, padding=self.padding, by_index=True)
 
     def dense(self) -> Tensor:
@@ -143,3 +144,22 @@ class DynamicMasks:
         """A copy with each object's part changed."""
         x, y, boxes = (None if part is None else change(part) for part in (self.x, self.y, self.boxes))
         return replace(self, features=features, parameters=change(self.parameters), x=x, y=y, boxes=boxes)
+
+
+def upsample_logits(logits: Tensor, factor: int, *, aligned: bool = False) -> Tensor:
+    """Mask logits at a finer resolution, before the sigmoid: bilinear.
+
+    Args:
+        logits: logits of N masks, ``(N, 1, h, w)``; N may be 0.
+        factor: upsampling factor f; 1 changes nothing.
+        aligned: whether cells stay in place (:func:`~seglib.ops.resize.aligned_bilinear`); otherwise pixel centres are
+            at half integers.
+
+    Returns:
+        ``(N, 1, f·h, f·w)``.
+    """
+    if factor == 1:
+        return logits
+    if aligned:
+        return aligned_bilinear(logits, factor)
+    return F.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)

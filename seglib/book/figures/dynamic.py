@@ -14,6 +14,7 @@ from seglib.book.figures.element import Figure
 from seglib.book.figures.pictures import pack_maps, png
 from seglib.ops.dynamic_conv import filter_count
 from seglib.ops.dynamic_masks import DynamicMasks
+from seglib.ops.resize import resize_image
 from seglib.types import Category, Instances
 
 PIXELS = 160
@@ -81,7 +82,7 @@ def prototypes(
         },
         text=f"{k} prototypes, a slider for the coefficient of each, and their mask",
         fallback=(
-            f"<p>{_shown(address)}{k} prototypes of the image, a slider for the coefficient of each, and the mask "
+            f"<p>{_shown(image)}{k} prototypes of the image, a slider for the coefficient of each, and the mask "
             f"σ(Σ cᵢ Pᵢ) (needs JavaScript). Coefficients to load: {html.escape(', '.join(names))}.</p>"
         ),
     )
@@ -182,7 +183,7 @@ def dynamic_filter(
         },
         text="an object's generated filters, as seen from a location to drag",
         fallback=(
-            f"<p>{_shown(address)}The mask that an object's {filter_count(channels)} generated parameters draw, as "
+            f"<p>{_shown(image)}The mask that an object's {filter_count(channels)} generated parameters draw, as "
             f"seen from a location to drag (needs JavaScript). Objects: {html.escape(', '.join(names))}.</p>"
         ),
     )
@@ -271,21 +272,27 @@ def _names(names: Sequence[str] | None, count: int) -> list[str]:
 
 def _picture(image: Tensor | None, cells: tuple[int, int]) -> tuple[str | None, tuple[int, int]]:
     """The image's address, if there is one, and the size of the mask: that of the image, at most :data:`PIXELS`."""
-    height, width = cells if image is None else image.shape[1:]
-    if image is not None and (image.ndim != 3 or len(image) != 3):
+    if image is None:
+        scale = max(1, PIXELS // max(cells))  # whole pixels for each cell
+        return None, (cells[0] * scale, cells[1] * scale)
+    if image.ndim != 3 or len(image) != 3:
         raise ValueError(f"image must be (3, H, W), got {tuple(image.shape)}")
-    scale = PIXELS / max(height, width)
-    if image is None:
-        scale = max(1, int(scale))  # whole pixels for each cell
-    size = (height, width) if image is not None and scale >= 1 else (round(height * scale), round(width * scale))
-    if image is None:
-        return None, size
-    small = image if size == (height, width) else F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
-    return png(small.clamp(0, 1)), size
+    small = _shrunk(image, PIXELS)
+    return png(small), (small.shape[1], small.shape[2])
 
 
-def _shown(address: str | None) -> str:
-    return "" if address is None else f'<img src="{html.escape(address)}" width="256" alt="The image"><br>'
+def _shrunk(image: Tensor, most: int) -> Tensor:
+    """The image with at most so many pixels along a side."""
+    scale = min(1.0, most / max(image.shape[1:]))
+    height, width = (max(1, round(n * scale)) for n in image.shape[1:])
+    return resize_image(image, (height, width)).clamp(0, 1)
+
+
+def _shown(image: Tensor | None) -> str:
+    """A small image for pages where no script runs."""
+    if image is None:
+        return ""
+    return f'<img src="{html.escape(png(_shrunk(image, PIXELS // 2)))}" width="240" alt="The image"><br>'
 
 
 def _rounded(rows: Tensor, digits: int = 5) -> list[list[float]]:

@@ -70,14 +70,6 @@ def test_a_mask_of_one_pixel_has_its_index_as_centre_and_an_empty_one_that_of_it
     assert mask_centres(masks[:0], boxes[:0]).shape == (0, 2)
 
 
-def test_centres_of_many_masks_are_found_in_parts(monkeypatch):
-    g = torch.Generator().manual_seed(0)
-    masks, boxes = torch.rand(7, 9, 11, generator=g) > 0.6, torch.rand(7, 4, generator=g)
-    whole = mask_centres(masks, boxes)
-    monkeypatch.setattr(assign_fcos, "MASK_CHUNK", 200)
-    assert torch.equal(mask_centres(masks, boxes), whole)
-
-
 def test_both_ends_of_a_levels_range_count():
     # from (20, 20) the farthest side of this box is 16 pixels away
     point, box = [(20, 20)], [(4, 8, 34, 32)]

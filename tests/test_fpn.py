@@ -158,3 +158,17 @@ def test_upsampling_may_be_bilinear_and_outputs_end_in_relu():
 def test_an_unknown_upsampling_is_refused():
     with pytest.raises(ValueError, match="upsample 'cubic' is unknown; choose one of nearest, bilinear"):
         FPN([8], 4, upsample="cubic")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 2), (3, 3)])
+def test_gradients_of_small_maps_are_finite_in_bf16(size):
+    torch.manual_seed(0)
+    for _ in range(8):
+        unset = [torch.full((64, 64, 3, 3), torch.nan) for _ in range(20)]
+        del unset  # memory that is given out again, as it was left
+        top = TopConvs(64, 64)
+        source = torch.randn(2, 64, *size)
+        with torch.autocast("cpu", torch.bfloat16):
+            levels = top([source], [source])
+        sum(level.float().sum() for level in levels).backward()
+        assert all(torch.isfinite(p.grad).all() for p in top.parameters())

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from seglib.data.collate import collate
 from seglib.data.scenes import Scenes
 from seglib.layers.solo_heads import MaskFeatureHead, SOLOHead, with_coordinates
-from seglib.losses.assign_grid import assign_grid, centres_of_mass, small_masks
+from seglib.losses.assign_grid import assign_grid, small_masks
 from seglib.losses.solo import category_loss, mask_loss
 from seglib.models import solov2 as module
 from seglib.models.solov2 import (
@@ -22,7 +23,7 @@ from seglib.models.solov2 import (
     solov2_fpn,
     solov2_tiny,
 )
-from seglib.ops.masks import mask_iou, masks_to_boxes
+from seglib.ops.masks import centres_of_mass, mask_iou, masks_to_boxes
 from seglib.ops.nms import matrix_nms
 from seglib.types import Instances, Targets
 
@@ -95,8 +96,6 @@ def test_only_the_coarsest_level_of_the_mask_features_gets_coordinates():
     assert [len(branch) for branch in plain.branches] == [1, 1, 2]  # one convolution for each doubling
     pyramid = [torch.rand(2, 4, n, n) for n in (8, 4, 2)]
     assert plain(pyramid).shape == (2, 6, 8, 8)
-    plain.factor = 2
-    assert plain(pyramid).shape == (2, 6, 16, 16)
 
 
 def test_every_class_starts_rare():
@@ -290,8 +289,10 @@ def test_the_dice_loss_counts_three_times(model):
     with torch.no_grad():
         out = model(some_images(1))
         cells = model.assign(out, targets.instances[0]).cells
-        small = small_masks(targets.instances[0].masks, (64, 64), out.mask_features.shape[2:])
-        want = mask_loss(draw(out.mask_features[0], out.kernels[0, cells]), small.expand(len(cells), -1, -1))
+        logits = draw(out.mask_features[0], out.kernels[0, cells], model.mask_factor)
+        assert logits.shape[1:] == (64, 64)  # the features have stride 2, the masks 1
+        small = small_masks(targets.instances[0].masks, (64, 64), logits.shape[1:])
+        want = mask_loss(logits, small.expand(len(cells), -1, -1))
         torch.testing.assert_close(model.loss(out, targets)["mask"], 3 * want)
 
 
@@ -312,7 +313,9 @@ def test_a_cell_is_trained_on_the_class_of_its_object(model):
 def test_no_more_masks_than_max_masks_are_drawn(model, monkeypatch, seed):
     torch.manual_seed(seed)
     drawn = []
-    monkeypatch.setattr(module, "draw", lambda features, kernels: drawn.append(len(kernels)) or draw(features, kernels))
+    monkeypatch.setattr(
+        module, "draw", lambda f, kernels, factor: drawn.append(len(kernels)) or draw(f, kernels, factor)
+    )
     targets = Targets(instances=[objects([(8, 8, 40, 48), (30, 30, 62, 62)]), objects([(0, 0, 64, 64)])])
     out = model(some_images())
     model.loss(out, targets)
@@ -416,7 +419,7 @@ def hand_made(masks, scores, labels, *, sharp=20.0):
 def one_level(**settings):
     """A model whose only level has 4×4 cells; point NMS would drop neighbours, so cells are given apart."""
     model = solov2_tiny(3).eval()
-    model.head.grids = (4,)
+    model.head.grids, model.mask_factor = (4,), 1
     model.training_settings = SOLOTraining(ranges=WIDE)
     model.detections = SOLODetections(min_areas=(1,), **settings)
     return model
@@ -431,6 +434,21 @@ def detect(masks, scores, labels, size=None, **settings):
     out = replace(out, category_logits=logits, kernels=kernels)
     model = one_level(**settings)
     return model.postprocess(out, [tuple(out.sizes[0].tolist())], size and [size])[0]
+
+
+def test_logits_may_be_upsampled_before_they_become_masks():
+    masks = rectangles([(1, 1, 3, 3)], (4, 4))
+    model = one_level()
+    out = hand_made(masks, [0.8], [0], sharp=1.0)
+    sizes = []
+    for factor in (1, 2):
+        model.mask_factor = factor
+        found = model.postprocess(out, [(8, 8)])[0]
+        logits = F.interpolate(out.mask_features, scale_factor=factor, mode="bilinear")[0, 0]
+        inside = logits.sigmoid()[logits > 0]
+        assert found.scores.item() == pytest.approx(0.8 * inside.mean().item(), rel=1e-5)
+        sizes.append(int(found.masks.sum()))
+    assert sizes[0] == sizes[1] == 16  # where the logit is above 0 doesn't change, how sure they are does
 
 
 def test_a_detection_is_its_cells_mask_class_and_box():

@@ -251,10 +251,11 @@ def test_the_gradient_of_the_mask_loss():
 
 
 def test_masks_are_resized_without_a_filter_and_cut_at_a_half():
-    masks = torch.zeros(2, 4, 8, dtype=torch.bool)
+    masks = torch.zeros(3, 4, 8, dtype=torch.bool)
     masks[0, :, 1:4] = True  # columns 1, 2 of each four are averaged: the others aren't looked at
-    masks[1, :, 0] = True
-    assert resize_masks(masks, (1, 2)).tolist() == [[[True, False]], [[False, False]]]  # the thin one vanishes
+    masks[1, :, 0] = True  # it vanishes
+    masks[2, :, 1] = True  # half of the average isn't more than half
+    assert resize_masks(masks, (1, 2)).int().tolist() == [[[1, 0]], [[0, 0]], [[0, 0]]]
     assert resize_masks(masks[:0], (1, 2)).shape == (0, 1, 2)
 
 

@@ -133,8 +133,16 @@ class TopConvs(nn.Module):
 
     def forward(self, maps: Sequence[Tensor], pyramid: Sequence[Tensor]) -> list[Tensor]:
         """Source ``(B, C, h, w)`` → p6 ``(B, D, ⌈h / 2⌉, ⌈w / 2⌉)`` and p7 ``(B, D, ⌈h / 4⌉, ⌈w / 4⌉)``."""
-        p6 = self.p6((maps if self.source == "c5" else pyramid)[-1])
-        return [p6, self.p7(F.relu(p6) if self.relu else p6)]
+        p6 = self.p6(_two_columns((maps if self.source == "c5" else pyramid)[-1]))
+        return [p6, self.p7(_two_columns(F.relu(p6) if self.relu else p6))]
+
+
+def _two_columns(x: Tensor) -> Tensor:
+    """A map of one column with the next one of its padding, which changes no value.
+
+    In bf16 on a CPU, PyTorch 2.14 leaves parts of the weight's gradient unset for a 3×3 convolution of one column.
+    """
+    return F.pad(x, (0, 1)) if x.shape[-1] == 1 else x
 
 
 def _conv(channels_in: int, channels: int, kernel: int, norm: bool) -> nn.Module:

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 
 from seglib.losses.assign import BACKGROUND
+from seglib.ops.masks import centres_of_mass
 
 CHUNK = 2**22
 """Pairs of a location and an object that are compared at once: about 100 MB."""
-
-MASK_CHUNK = 2**24
-"""Pixels of masks whose centres are found at once."""
 
 
 def mask_centres(masks: Tensor, boxes: Tensor) -> Tensor:
@@ -31,18 +29,8 @@ def mask_centres(masks: Tensor, boxes: Tensor) -> Tensor:
     Returns:
         ``(N, 2)`` (x, y) in pixels, of the boxes' type.
     """
-    height, width = masks.shape[1:]
-    column = torch.arange(width, device=masks.device, dtype=torch.float64)
-    row = torch.arange(height, device=masks.device, dtype=torch.float64)
-    step = max(1, MASK_CHUNK // max(1, height * width))
-    found = [(boxes[:0, :2] + boxes[:0, 2:]) / 2]
-    for begin in range(0, len(masks), step):
-        part, box = masks[begin : begin + step], boxes[begin : begin + step]
-        columns, rows = part.sum(1).double(), part.sum(2).double()  # (n, W), (n, H): pixels
-        area = columns.sum(1)[:, None]  # (n, 1)
-        centre = torch.stack([columns @ column, rows @ row], 1) / area.clamp(min=1)
-        found.append(torch.where(area > 0, centre.to(box.dtype), (box[:, :2] + box[:, 2:]) / 2))
-    return torch.cat(found)
+    centre, area = centres_of_mass(masks)  # (N, 2), (N,)
+    return torch.where(area[:, None] > 0, centre.to(boxes.dtype), (boxes[:, :2] + boxes[:, 2:]) / 2)
 
 
 @torch.no_grad()

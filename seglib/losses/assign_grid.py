@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seglib.losses.assign import BACKGROUND
+from seglib.ops.masks import centres_of_mass
 from seglib.ops.precision import at_least_float32
 
 CHUNK = 2**24
@@ -75,6 +76,7 @@ def assign_grid(
         raise ValueError(f"each grid needs a range of scales, got {len(grids)} grids and {len(ranges)} ranges")
     device = masks.device
     centre, area = centres_of_mass(masks)  # (N, 2), (N,)
+    centre = centre.float()
     boxes = at_least_float32(boxes)
     sides = boxes[:, 2:] - boxes[:, :2]  # (N, 2) width, height
     scale = sides.prod(1).sqrt()  # (N,)
@@ -98,20 +100,6 @@ def assign_grid(
     cells = index[level, objects, row, column]
     matches = torch.full((sum(g * g for g in grids),), BACKGROUND, device=device)
     return GridTargets(matches.scatter_reduce(0, cells, objects, "amax"), cells, objects)
-
-
-def centres_of_mass(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean column and row number of each mask's pixels ``(N, 2)`` float32, and its area ``(N,)`` in pixels.
-
-    Args:
-        masks: masks of N objects, ``(N, H, W)`` bool. The centre of an empty one is 0, 0.
-    """
-    columns, rows = masks.sum(1), masks.sum(2)  # (N, W), (N, H) pixels in each column and row
-    area = rows.sum(1)  # (N,)
-    x = torch.arange(masks.shape[2], device=masks.device)
-    y = torch.arange(masks.shape[1], device=masks.device)
-    total = torch.stack([(columns * x).sum(1), (rows * y).sum(1)], 1)  # (N, 2) exact: integers
-    return total / area.clamp(min=1)[:, None], area
 
 
 @torch.no_grad()

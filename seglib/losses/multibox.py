@@ -2,7 +2,7 @@
 
 Each takes what was matched before, so that it is a plain function.
 
-Source: Bolya et al., "YOLACT", ICCV 2019, sections 3.1 and 3.4; hard negatives: Liu et al., "SSD", ECCV 2016, section
+Source: Bolya et al., "YOLACT", ICCV 2019, sections 3.3, 4 and 5; hard negatives: Liu et al., "SSD", ECCV 2016, section
 2.2.
 """
 

@@ -14,7 +14,7 @@ masks are one product of matrices.
     p3 … p7 ── head, for A anchors in all ─┬─► K + 1 class logits ─┐                          │
       │                                    ├─► 4 deltas ───────────┴─► Fast NMS ─► boxes      │
       │                                    └─► k coefficients c ──────────────┬─► objects ────┤
-      └─ in training: 1×1 ─► semantic logits (B, K, H/8, W/8)                                 ▼
+      └─ 1×1, for the loss alone ─► semantic logits (B, K, H/8, W/8)                          ▼
                                                                         σ(P cᵀ), cut by the box, resized, > ½
 
 Equations: the mask is M = σ(P Cᵀ) (eq. 1 of the paper).
@@ -417,7 +417,7 @@ def yolact_resnet50(num_classes: int, *, pretrained: bool = False, frozen: bool 
         num_classes: number of classes K of things, without background.
         pretrained: whether to start the encoder from torchvision's ImageNet weights.
         frozen: whether the encoder's batch norms, its first convolution and its first stage stay as they are. The paper
-            lets them learn, with 8 images a batch (section 5); with fewer they had better not.
+            lets them learn, with 8 images a batch (section 6); with fewer they had better not.
     """
     return _on_resnet("resnet50", num_classes, pretrained=pretrained, frozen=frozen)
 

@@ -121,7 +121,7 @@ def fast_nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     chain A, B, C in which A overlaps B and B overlaps C, NMS keeps A and C, this keeps A alone. In exchange there is no
     order to follow, only a matrix: :math:`\max_{i < j} \text{IoU}_{ij} \le t` with boxes by falling score.
 
-    Source: Bolya et al., "YOLACT", ICCV 2019, section 3.4.
+    Source: Bolya et al., "YOLACT", ICCV 2019, section 5.
 
     Args:
         boxes: boxes to choose from, ``(…, N, 4)`` xyxy: one row for each class or image, which don't affect each other.

@@ -1200,7 +1200,7 @@ BUG = Exercise(
     wrong={
         "as_it_was": (
             _class_loss(clamped=False, ignored=False, per_positive=False, stable=False),
-            "All four bugs are still there. Begin with the image without objects: what is divided by what?",
+            "All four bugs are there. What is 0 / 0?",
         ),
         "zero_by_zero": (
             _class_loss(clamped=False),

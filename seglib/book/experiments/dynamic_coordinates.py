@@ -44,7 +44,7 @@ def run(
     variants: Sequence[str] = tuple(VARIANTS),
     scenes: int = 1000,
     val_scenes: int = 100,
-    batch_size: int = 8,
+    batch_size: int = 4,
     data: tuple[Scenes, Scenes] | None = None,
     report: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:

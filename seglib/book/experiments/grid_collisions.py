@@ -19,8 +19,9 @@ from seglib.book.experiments.instances import NUM_CLASSES
 from seglib.data.dsb import DSB2018
 from seglib.data.scenes import Scenes
 from seglib.data.transforms import Keep
-from seglib.losses.assign_grid import assign_grid, centres_of_mass
+from seglib.losses.assign_grid import assign_grid
 from seglib.models.solov2 import solov2_tiny
+from seglib.ops.masks import centres_of_mass
 from seglib.types import Instances, Sample
 
 GRIDS = (4, 6, 8, 12, 16, 24, 32, 40, 64)

@@ -105,7 +105,7 @@ def yolact_variants(model: YOLACT, data: Scenes) -> Found:
     columns = ("detections", "boxes", "lost", "ms")
     rows: dict[str, dict[str, list[float]]] = {n: {c: [] for c in columns} for n in BOX_VARIANTS}
     metrics: dict[str, list[AveragePrecision]] = {n: [] for n in BOX_VARIANTS}
-    for batch in _one_by_one(data):
+    for batch in one_by_one(data, model):
         out = model(batch.images)
         standard: set[int] = set()
         for name, change in BOX_VARIANTS.items():
@@ -140,11 +140,12 @@ def solov2_variants(model: SOLOv2, data: Scenes) -> Found:
     columns = ("detections", "masks", "ms")
     rows: dict[str, dict[str, list[float]]] = {n: {c: [] for c in columns} for n in MASK_VARIANTS}
     metrics: dict[str, list[AveragePrecision]] = {n: [] for n in MASK_VARIANTS}
-    for batch in _one_by_one(data):
+    for batch in one_by_one(data, model):
         out = model(batch.images)
         with replaced(model, "detections", everything):
             cells, labels, scores = model.detect(out.category_logits[0], out.kernels[0], out.mask_features[0])
-        masks = draw(out.mask_features[0], out.kernels[0, cells]).sigmoid() > s.mask_threshold  # (N, h, w)
+        probs = draw(out.mask_features[0], out.kernels[0, cells], model.mask_factor).sigmoid()  # (N, h, w)
+        masks = probs > s.mask_threshold
         iou = mask_iou(masks, masks)
         for name, suppress in MASK_VARIANTS.items():
             started = time.process_time()
@@ -161,9 +162,11 @@ def solov2_variants(model: SOLOv2, data: Scenes) -> Found:
     return _rows(rows, metrics)
 
 
-def _one_by_one(data: Scenes) -> Iterator[Batch]:
+def one_by_one(data: Scenes, model: Model) -> Iterator[Batch]:
+    """Batches of one scene each, on the model's device."""
+    device = next(model.parameters()).device
     for i in range(len(data)):
-        yield collate([data[i]])
+        yield collate([data[i]]).to(device)
 
 
 def _rows(rows: dict[str, dict[str, list[float]]], metrics: dict[str, list[AveragePrecision]]) -> Found:

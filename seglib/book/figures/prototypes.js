@@ -46,6 +46,7 @@ function start(root, p, maps) {
   });
   const say = card(root, "Prototypes, coefficients and the mask that they make", MAPS + `
     .box { fill: none; stroke: #fff; stroke-width: 2px; stroke-dasharray: 5 3; vector-effect: non-scaling-stroke; filter: drop-shadow(0 0 1px #000); }
+    .pane { max-width: 300px; } .controls { gap: 6px 8px; } .controls .range { margin-left: 8px; }
     .cells { display: grid; grid-template-columns: repeat(auto-fill, minmax(164px, 1fr)); gap: 8px 14px; margin-top: 14px; }
     .cell { display: grid; grid-template-columns: 52px minmax(0, 1fr) auto; gap: 0 8px; align-items: center; }
     .picture { padding: 0; border-radius: 4px; overflow: hidden; min-height: 0; } .zero .picture { opacity: .5; }

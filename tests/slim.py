@@ -113,7 +113,7 @@ def condinst(num_classes: int) -> CondInst:
         head=FCOSHead(channels, num_classes, depth=2, groups=4, parameters=filter_count(model.channels)),
         mask_branch=MaskBranch(channels, channels=8, depth=2),
         levels=model.levels,
-        detection=replace(model.detection, max_detections=20),
+        detections=replace(model.detections, max_detections=20),
     )
     return sees_something(slim)
 
@@ -145,7 +145,7 @@ def yolact(num_classes: int) -> YOLACT:
         head=PredictionHead(channels, num_classes, prototypes=prototypes),
         channels=channels,
         anchors=model.anchors,
-        losses=model.losses,
+        training_settings=model.training_settings,
         detections=replace(model.detections, max_detections=20),
     )
 
@@ -175,7 +175,7 @@ def finds_something(model: SOLOv2) -> SOLOv2:
 
 def with_all_negatives(model: YOLACT) -> YOLACT:
     """The model trained on all background: the hard part alone can miss the few anchors of the coarsest level."""
-    model.losses = replace(model.losses, negative_ratio=1e6)
+    model.training_settings = replace(model.training_settings, negative_ratio=1e6)
     return model
 
 

@@ -419,11 +419,11 @@ def test_a_part_that_a_model_lacks_has_no_switch():
 
 def test_a_setting_or_a_method_is_exchanged_and_comes_back():
     model = seeded(condinst_tiny)
-    settings = model.detection
-    undo = Swap("detection", lambda m: replace(m.detection, nms=0.9)).install(model)
-    assert model.detection.nms == 0.9
+    settings = model.detections
+    undo = Swap("detections", lambda m: replace(m.detections, nms=0.9)).install(model)
+    assert model.detections.nms == 0.9
     undo.remove()
-    assert model.detection is settings
+    assert model.detections is settings
     undo = Swap("coordinates", lambda m: lambda *args: "none").install(model)
     assert model.coordinates() == "none"
     undo.remove()

@@ -120,19 +120,19 @@ def test_the_threshold_is_for_the_product_and_the_best_of_each_level_go_into_nms
     logits[..., 0] = 0.0
     centerness = torch.linspace(-1, 1, out.centerness.shape[1]).expand_as(out.centerness)
     flat = replace(out, class_logits=logits, centerness=centerness, distances=torch.full_like(out.distances, 0.5))
-    settings = replace(model.detection, threshold=0.25, max_detections=1000)
+    settings = replace(model.detections, threshold=0.25, max_detections=1000)
     try:
-        model.detection = settings
+        model.detections = settings
         index, *_ = model.detect(flat, 0)
         assert sorted(index.tolist()) == (centerness[0] > 0).nonzero()[:, 0].tolist()  # ½ · σ(c) > ¼
-        model.detection = replace(settings, threshold=0.0, pre_nms_top_k=3)
+        model.detections = replace(settings, threshold=0.0, pre_nms_top_k=3)
         index, *_ = model.detect(flat, 0)
         level_ends = [256, 320, 336, 340]
         assert sorted(index.tolist()) == [e - k for e in level_ends for k in (3, 2, 1)]
-        model.detection = replace(settings, max_detections=5)
+        model.detections = replace(settings, max_detections=5)
         assert model.detect(flat, 0)[0].tolist() == [339, 338, 337, 336, 335]
     finally:
-        model.detection = replace(settings, threshold=0.05, max_detections=100)
+        model.detections = replace(settings, threshold=0.05, max_detections=100)
 
 
 def test_a_box_that_lies_in_the_padding_is_no_detection(model, out):

@@ -167,7 +167,7 @@ def test_real_models_can_be_shown():
     torch.manual_seed(0)
     mixing, drawing = yolact_tiny(7), condinst_tiny(7)
     mixing.detections = replace(mixing.detections, threshold=0.0)  # weights are random: any detection will do
-    drawing.detection = replace(drawing.detection, threshold=0.0)
+    drawing.detections = replace(drawing.detections, threshold=0.0)
     for model, show in ((mixing, figures.prototypes_of), (drawing, figures.dynamic_filter_of)):
         found = model.predict(photo(96)[None])[0]
         assert len(show(found, photo(96), CATEGORIES).params["names"]) == 6

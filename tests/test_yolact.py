@@ -23,8 +23,8 @@ from seglib.losses.two_stage import BOX_WEIGHTS
 from seglib.models.yolact import (
     YOLACT,
     YOLACTDetections,
-    YOLACTLosses,
     YOLACTOutput,
+    YOLACTTraining,
     suppress,
     to_cells,
     yolact_resnet50,
@@ -38,7 +38,7 @@ from seglib.types import Instances, Targets
 def tiny(**losses):
     torch.manual_seed(0)
     model = yolact_tiny(3)
-    model.losses = replace(model.losses, **losses)
+    model.training_settings = replace(model.training_settings, **losses)
     return model
 
 
@@ -332,7 +332,7 @@ def test_the_loss_of_a_sample_of_masks_stands_for_all():
     assert int((matches >= 0).sum()) > 3
     whole = model.loss(out, Targets(instances=objects))["mask"]
     for few in (1, 3):
-        model.losses = replace(model.losses, masks_to_train=few)
+        model.training_settings = replace(model.training_settings, masks_to_train=few)
         torch.testing.assert_close(model.loss(out, Targets(instances=objects))["mask"], whole)
 
 
@@ -589,7 +589,7 @@ def test_the_papers_batch_norms_learn_unless_they_are_frozen():
 
 
 def test_the_settings_are_the_papers():
-    assert YOLACTLosses() == YOLACTLosses(0.5, 0.4, 0.7, 3, 100, 1, 1.5, 6.125, 1)
+    assert YOLACTTraining() == YOLACTTraining(0.5, 0.4, 0.7, 3, 100, 1, 1.5, 6.125, 1)
     assert YOLACTDetections() == YOLACTDetections(0.05, 0.5, 200, 100, "fast", False)
 
 

@@ -99,7 +99,7 @@ class CondInstTraining:
 
 
 @dataclass(frozen=True)
-class CondInstDetection:
+class CondInstDetections:
     """What counts as a detection.
 
     Attributes:
@@ -156,8 +156,8 @@ class CondInst(Model):
         head: module that classifies locations and predicts distances, centerness and filters.
         mask_branch: module that makes the shared features, at the finest level's stride.
         levels: settings of the pyramid's levels.
-        training: settings of the assignment and the losses.
-        detection: settings of what counts as a detection.
+        training_settings: settings of the assignment and the losses.
+        detections: settings of what counts as a detection.
         features: number F of mask features.
         hidden: channels of the filters' hidden layers, one number for each; (8, 8) makes three layers.
         relative_coordinates: whether filters also see where a cell lies relative to their object's location. Without
@@ -182,8 +182,8 @@ class CondInst(Model):
         head: FCOSHead,
         mask_branch: MaskBranch,
         levels: CondInstLevels | None = None,
-        training: CondInstTraining | None = None,
-        detection: CondInstDetection | None = None,
+        training_settings: CondInstTraining | None = None,
+        detections: CondInstDetections | None = None,
         features: int = 8,
         hidden: Sequence[int] = (8, 8),
         relative_coordinates: bool = True,
@@ -208,7 +208,8 @@ class CondInst(Model):
         self.encoder_levels = tuple(encoder_levels)
         self.fpn, self.head, self.mask_branch = fpn, head, mask_branch
         self.levels = levels or CondInstLevels()
-        self.training_settings, self.detection = training or CondInstTraining(), detection or CondInstDetection()
+        self.training_settings = training_settings or CondInstTraining()
+        self.detections = detections or CondInstDetections()
         self.relative_coordinates, self.mask_factor, self.fine_levels = relative_coordinates, mask_factor, fine_levels
         self.mask_stride = self.levels.strides[0] // 2**fine_levels
         last = self.levels.strides[len(self.encoder_levels) - fine_levels - 1]  # the encoder's coarsest map
@@ -334,7 +335,7 @@ class CondInst(Model):
         Returns:
             Index of the location ``(D,)``, label ``(D,)``, score ``(D,)`` and box ``(D, 4)`` xyxy.
         """
-        s = self.detection
+        s = self.detections
         scores = out.class_logits[image].sigmoid() * out.centerness[image].sigmoid()[:, None]  # (L, K)
         picked = []
         for level in range(len(self.levels.strides)):
@@ -504,7 +505,7 @@ def condinst_tiny(num_classes: int, *, channels: int = 48, relative_coordinates:
             ranges=((-1, 16), (16, 32), (32, 64), (64, float("inf"))),
             sizes_of_interest=(16, 32, 64, 128),
         ),
-        training=CondInstTraining(max_masks=160),
+        training_settings=CondInstTraining(max_masks=160),
         relative_coordinates=relative_coordinates,
         fine_levels=1,
         normalize=Normalize(TINY_MEAN, TINY_STD),

@@ -52,7 +52,7 @@ METHODS = ("fast", "standard")
 
 
 @dataclass(frozen=True)
-class YOLACTLosses:
+class YOLACTTraining:
     """Which anchors are trained, and how much each loss counts.
 
     Attributes:
@@ -150,7 +150,7 @@ class YOLACT(Model):
         channels: channels of the pyramid's levels.
         anchors: anchors of every level that the head sees, in pixels or in shares of the image.
         fine_levels: number of the pyramid's finest levels that masks alone are drawn from; the head begins after them.
-        losses: settings of the losses.
+        training_settings: settings of the assignment and the losses.
         detections: settings of what counts as a detection.
         normalize: what is done to images first; ImageNet's mean and standard deviation when not given.
         padding: what fills the padding to the size of the batch and to a multiple of the encoder's stride: "constant",
@@ -172,7 +172,7 @@ class YOLACT(Model):
         channels: int = 256,
         anchors: Anchors | RelativeAnchors,
         fine_levels: int = 0,
-        losses: YOLACTLosses | None = None,
+        training_settings: YOLACTTraining | None = None,
         detections: YOLACTDetections | None = None,
         normalize: Normalize | None = None,
         padding: str = "constant",
@@ -189,7 +189,8 @@ class YOLACT(Model):
         self.fpn, self.protonet, self.head = fpn, protonet, head
         self.semantic = nn.Conv2d(channels, num_classes, 1)
         self.anchors, self.fine_levels = anchors, fine_levels
-        self.losses, self.detections = losses or YOLACTLosses(), detections or YOLACTDetections()
+        self.training_settings = training_settings or YOLACTTraining()
+        self.detections = detections or YOLACTDetections()
         self.size_divisibility = encoder.size_divisibility
 
     def forward(
@@ -237,7 +238,7 @@ class YOLACT(Model):
         Raises:
             ValueError: when the targets are malformed; the message names the first bad box or label.
         """
-        s = self.losses
+        s = self.training_settings
         objects, crowds = objects_of(targets, self.num_classes), crowds_of(targets)
         matches = self.match(out, objects, crowds)  # (B, A)
         image = torch.arange(len(objects), device=matches.device)[:, None]  # (B, 1)
@@ -298,7 +299,7 @@ class YOLACT(Model):
             objects: objects of each image.
             crowds: crowds of each image.
         """
-        s, anchors, matches = self.losses, out.anchors, []
+        s, anchors, matches = self.training_settings, out.anchors, []
         centre = (anchors[:, :2] + anchors[:, 2:]) / 2  # (A, 2)
         for size, own, crowd in zip(out.sizes, objects, crowds, strict=True):
             match = match_anchors(
@@ -311,7 +312,7 @@ class YOLACT(Model):
 
     def _mask_loss(self, out: YOLACTOutput, objects: Sequence[Instances], matches: Tensor) -> Tensor:
         """The sum of :func:`~seglib.losses.multibox.mask_loss` over all positives, over their number."""
-        s, total = self.losses, out.prototypes.sum() * 0
+        s, total = self.training_settings, out.prototypes.sum() * 0
         for prototypes, coefficients, own, match in zip(
             out.prototypes, out.coefficients, objects, matches, strict=True
         ):

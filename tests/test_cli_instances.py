@@ -40,35 +40,51 @@ def coco(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module")
-def run(coco, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "a"
+def train(model, coco, out):
     data = ["--data", "coco", "--root", coco, "--size", "64x64"]
-    code, _ = seglib("train", "mask_rcnn_tiny", *data, "--out", out, "--steps", 60, "--batch-size", 4, "--json")
+    code, _ = seglib("train", model, *data, "--out", out, "--steps", STEPS[model], "--batch-size", 4, "--json")
     assert code == 0
     return out / "weights.safetensors"
 
 
-def test_training_learns_and_results_score_as_the_evaluation_says(coco, run, tmp_path, capsys):
-    metadata = read_metadata(run)
+STEPS = {"mask_rcnn_tiny": 60, "yolact_tiny": 80, "condinst_tiny": 80, "solov2_tiny": 120}
+
+
+@pytest.fixture(scope="module")
+def run(coco, tmp_path_factory):
+    return train("mask_rcnn_tiny", coco, tmp_path_factory.mktemp("runs") / "a")
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in STEPS if name != "mask_rcnn_tiny"]
+
+
+@pytest.fixture(scope="module", params=["mask_rcnn_tiny", *SLOW])
+def of_every_model(request, coco, run, tmp_path_factory):
+    if request.param == "mask_rcnn_tiny":
+        return run
+    return train(request.param, coco, tmp_path_factory.mktemp("runs") / request.param)
+
+
+def test_training_learns_and_results_score_as_the_evaluation_says(coco, of_every_model, tmp_path, capsys):
+    metadata = read_metadata(of_every_model)
     assert metadata["arguments"] == {"num_classes": 2} and metadata["file_ids"] == [3, 7]
     data = ["--data", "coco", "--root", coco, "--split", "val"]
-    code, printed = seglib("eval", "--weights", run, *data, "--json", "--size", "64x64", capsys=capsys)
+    code, printed = seglib("eval", "--weights", of_every_model, *data, "--json", "--size", "64x64", capsys=capsys)
     scores = json.loads(printed.out)
     assert code == 0 and scores["ap50"] > 0.5  # two squares of opposite brightness are easy
     truth = coco / "annotations" / "instances_val2017.json"
     wanted = ["--json", "--score", 0, "--ids", truth]
-    code, printed = seglib("predict", coco / "val2017", "--weights", run, *wanted, capsys=capsys)
+    code, printed = seglib("predict", coco / "val2017", "--weights", of_every_model, *wanted, capsys=capsys)
     assert code == 0
     (tmp_path / "results.json").write_text(printed.out)
     found = evaluate_coco(truth, tmp_path / "results.json")
     assert found.ap == pytest.approx(scores["ap"], abs=1e-3)  # JSON's 8-bit pictures are the same pictures
 
 
-def test_a_photo_becomes_an_overlay_a_map_of_objects_and_results(coco, run, tmp_path, capsys):
+def test_a_photo_becomes_an_overlay_a_map_of_objects_and_results(coco, of_every_model, tmp_path, capsys):
     photo = coco / "val2017" / "000000000001.png"
     wanted = ["--out", tmp_path / "o.png", "--labels", tmp_path / "l.png", "--json", "--score", 0.3]
-    code, printed = seglib("predict", photo, "--weights", run, *wanted, capsys=capsys)
+    code, printed = seglib("predict", photo, "--weights", of_every_model, *wanted, capsys=capsys)
     found = json.loads(printed.out)
     assert code == 0 and found
     assert {entry["file_name"] for entry in found} == {"000000000001.png"}
@@ -80,11 +96,11 @@ def test_a_photo_becomes_an_overlay_a_map_of_objects_and_results(coco, run, tmp_
     assert objects.shape == (64, 64) and 1 in objects and objects.max() <= len(found)
 
 
-def test_results_have_the_size_of_the_photo_whatever_the_model_saw(coco, run, tmp_path, capsys):
+def test_results_have_the_size_of_the_photo_whatever_the_model_saw(coco, of_every_model, tmp_path, capsys):
     photo = tmp_path / "large.png"
     Image.open(coco / "val2017" / "000000000001.png").resize((256, 128)).save(photo)
     wanted = ["--json", "--short-side", 64, "--score", 0]
-    code, printed = seglib("predict", photo, "--weights", run, *wanted, capsys=capsys)
+    code, printed = seglib("predict", photo, "--weights", of_every_model, *wanted, capsys=capsys)
     assert code == 0, printed.err
     for entry in json.loads(printed.out):
         assert entry["segmentation"]["size"] == [128, 256]

@@ -96,8 +96,17 @@ def test_the_largest_figures_fit_into_a_page():
     x = torch.arange(100, 0, -1.0).expand(6, -1)
     most = figures.dynamic_filter(torch.rand(8, 100, 100), parameters, x=x, y=x, stride=8, image=image)
     assert len(most._repr_html_().encode()) < 250_000
-    with pytest.raises(ValueError, match=r"prototypes of \(16, 101, 101\) take \d+ KB of the page; take a smaller"):
-        figures.prototypes(torch.rand(16, 101, 101), torch.rand(1, 16))
+    with pytest.raises(ValueError, match=r"prototypes of \(16, 160, 160\) take too much of the page; take fewer"):
+        figures.prototypes(torch.rand(16, 160, 160), torch.rand(1, 16))
+
+
+def test_maps_that_take_too_much_of_the_page_get_fewer_levels():
+    noise = torch.rand(16, 90, 90, generator=draws(6))
+    params = figures.prototypes(noise, torch.rand(1, 16)).params
+    step = torch.tensor(params["scales"])[:, 1]
+    assert (step > 1 / 130).all() and (step < 1 / 60).all()  # 128 or 64 levels from 0 to 1
+    got = unpack_maps(params["maps"], params["scales"])
+    assert (got - noise).abs().amax() <= step.max() / 2 + 1e-5
 
 
 def test_large_prototypes_are_averaged_over_blocks():

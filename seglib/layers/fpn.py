@@ -73,21 +73,18 @@ class FPN(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps ``(B, C_i, H_i, W_i)``, finest first → the pyramid ``(B, C, H_i, W_i)``, finest first."""
         top = self.lateral[-1](maps[-1])  # (B, C, H/32, W/32)
-        pyramid = [self._out(-1, top)]
+        pyramid = [self.output[-1](top)]
         for i in range(len(maps) - 2, -1, -1):
             lateral = self.lateral[i](maps[i])  # (B, C, H_i, W_i)
             top = lateral + F.interpolate(top, size=lateral.shape[-2:], mode=self.upsample)
             if self.fuse == "average":
                 top = top / 2
-            pyramid.insert(0, self._out(i, top))
+            pyramid.insert(0, self.output[i](top))
+        if self.relu:
+            pyramid = [F.relu(level) for level in pyramid]
         if self.top_block is not None:
             pyramid.extend(self.top_block(maps, pyramid))
         return pyramid
-
-    def _out(self, level: int, merged: Tensor) -> Tensor:
-        """A level of the pyramid from its merged map, ``(B, C, H_i, W_i)``."""
-        out = self.output[level](merged)
-        return F.relu(out) if self.relu else out
 
 
 class TopPool(nn.Module):

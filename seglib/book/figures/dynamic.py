@@ -21,6 +21,8 @@ PIXELS = 160
 """Most cells of a map, and pixels of an image, along a side: the page holds them."""
 CHARACTERS = 170_000
 """Most characters that maps take in the page."""
+LEVELS = (256, 128, 64)
+"""How many levels maps are rounded to: the first of these that fits."""
 MOST = 6
 """Largest number of objects to choose from."""
 
@@ -44,7 +46,7 @@ def prototypes(
     r"""Prototypes with a slider for the coefficient of each, and the mask :math:`σ(\sum_i c_i P_i)` that they make.
 
     Buttons load the coefficients of real detections, set all to 0 or flip a sign; a switch takes the crop by the box
-    off. The page holds each prototype in 256 steps.
+    off. The page holds each prototype in 256 levels, or fewer where they take too much of it.
 
     Args:
         prototypes: prototypes ``(k, h, w)`` of one image, 1 to 32 of them, at most 160 cells a side.
@@ -104,7 +106,7 @@ def prototypes_of(found: Instances, image: Tensor, categories: Sequence[Category
     if masks.bias or len(masks.channels) != 2 or masks.boxes is None:
         raise ValueError(f"these masks are not mixed of prototypes: filters of channels {masks.channels}; use YOLACT's")
     maps, factor = masks.features, 1
-    while max(maps.shape[1:]) > PIXELS or len(pack_maps(maps)[0]) > CHARACTERS:
+    while max(maps.shape[1:]) > PIXELS or not _fits(pack_maps(maps, LEVELS[-1])):
         factor += 1
         height, width = masks.features.shape[1:]
         maps = F.adaptive_avg_pool2d(masks.features, (-(-height // factor), -(-width // factor)))
@@ -131,7 +133,7 @@ def dynamic_filter(
     """Generated filters of real detections, and the mask that one's filters draw as seen from a location to drag.
 
     The first arguments are those of :func:`~seglib.ops.dynamic_conv.dynamic_conv`. A switch sets the relative
-    coordinates to 0. The page holds each feature in 256 steps.
+    coordinates to 0. The page holds each feature in 256 levels, or fewer where they take too much of it.
 
     Args:
         features: features ``(C, h, w)`` that all objects share, 1 to 8 of them, at most 160 cells a side.
@@ -245,10 +247,15 @@ def _check_maps(name: str, maps: Tensor, most: int) -> tuple[int, tuple[int, int
 
 
 def _pack(name: str, maps: Tensor) -> tuple[str, list[list[float]]]:
-    text, scales = pack_maps(maps)
-    if len(text) > CHARACTERS:
-        raise ValueError(f"{name} of {tuple(maps.shape)} take {len(text) // 1000} KB of the page; take a smaller image")
-    return text, scales
+    """The maps in as many levels as fit into the page."""
+    packed = next(filter(_fits, (pack_maps(maps, levels) for levels in LEVELS)), None)
+    if packed is None:
+        raise ValueError(f"{name} of {tuple(maps.shape)} take too much of the page; take fewer or a smaller image")
+    return packed
+
+
+def _fits(packed: tuple[str, list[list[float]]]) -> bool:
+    return len(packed[0]) <= CHARACTERS
 
 
 def _check_rows(name: str, rows: Tensor, length: int) -> int:

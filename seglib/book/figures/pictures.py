@@ -22,8 +22,8 @@ def png(image: Tensor) -> str:
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def pack_maps(maps: Tensor) -> tuple[str, list[list[float]]]:
-    """Maps ``(N, h, w)`` in 256 steps each, from its lowest number to its highest.
+def pack_maps(maps: Tensor, levels: int = 256) -> tuple[str, list[list[float]]]:
+    """Maps ``(N, h, w)`` in 256 levels each, or fewer, from its lowest number to its highest.
 
     Returns:
         The address of a grey PNG, written out in full, with the maps below each other; and [lowest number, step] of
@@ -35,9 +35,9 @@ def pack_maps(maps: Tensor) -> tuple[str, list[list[float]]]:
     # as written to the page, so that rounding there and here is the same
     low, step = (
         torch.tensor([float(f"{v:.6g}") for v in values.tolist()]).double()
-        for values in (flat.amin(1), (flat.amax(1) - flat.amin(1)) / 255)
+        for values in (flat.amin(1), (flat.amax(1) - flat.amin(1)) / (levels - 1))
     )
-    steps = ((flat - low[:, None]) / step.where(step > 0, 1)[:, None]).round().clamp(0, 255).to(torch.uint8)
+    steps = ((flat - low[:, None]) / step.where(step > 0, 1)[:, None]).round().clamp(0, levels - 1).to(torch.uint8)
     file = io.BytesIO()
     Image.fromarray(to_array(steps).reshape(-1, maps.shape[2])).save(file, "PNG", optimize=True)
     scales = [[a, b] for a, b in zip(low.tolist(), step.tolist(), strict=True)]

@@ -33,7 +33,10 @@ def _check(model: Model, drawing: str) -> MaskRCNN:
 def _without_top_down(fpn: Any, arguments: tuple[Any, ...], output: Any) -> list[Tensor]:
     """The pyramid of lateral connections alone."""
     maps = arguments[0]
-    pyramid = [fpn._out(i, lateral(m)) for i, (lateral, m) in enumerate(zip(fpn.lateral, maps, strict=True))]
+    levels = zip(fpn.lateral, fpn.output, maps, strict=True)
+    pyramid = [output(lateral(m)) for lateral, output, m in levels]
+    if fpn.relu:
+        pyramid = [level.relu() for level in pyramid]
     if fpn.top_block is not None:
         pyramid.extend(fpn.top_block(maps, pyramid))
     return pyramid
@@ -85,7 +88,7 @@ def fpn(
         digit, last = level[1:], i == len(levels) - 1
         m, p = f"m{digit}", f"p{digit}"
         sum_line = "top = self.lateral[-1](maps[-1])" if last else "top = lateral + F.interpolate(top"
-        line = "pyramid = [self._out(-1, top)]" if last else "pyramid.insert(0, self._out(i, top))"
+        line = "pyramid = [self.output[-1](top)]" if last else "pyramid.insert(0, self.output[i](top))"
         says = (f"A 1×1 convolution of {level}: the top of the path." if last else
                 f"{level} through a 1×1 convolution, plus the level above, upsampled by repeating cells.")  # fmt: skip
         blocks.append(Block(m, m, (222, y[level]), f"fpn.output.{i}", sum_line, says, argument(), home=net.fpn, side="",
@@ -200,7 +203,7 @@ def rpn(
         at, shared = y[digit], "the same weights on every level"
         blocks += [
             Block(p, p, (110, at), f"fpn.output.{i}" if inside else "fpn.top_block",
-                  "pyramid.insert(0, self._out(i, top))" if inside else "pyramid.extend(self.top_block(",
+                  "pyramid.insert(0, self.output[i](top))" if inside else "pyramid.extend(self.top_block(",
                   "A level of the feature pyramid.", None if inside else entry(i - len(net.levels)), home=net.fpn,
                   side="left", stride=stride),
             Block(conv, f"3×3 on {p}", (196, at), "rpn_head.conv", "x = self.conv(level)",
@@ -311,7 +314,7 @@ def mask_rcnn(
     pyramid: list[str] = []
     for i, level in enumerate(levels):
         p = f"p{level[1:]}"
-        line = "pyramid = [self._out(-1, top)]" if i == len(levels) - 1 else "pyramid.insert(0, self._out(i, top))"
+        line = "pyramid = [self.output[-1](top)]" if i == len(levels) - 1 else "pyramid.insert(0, self.output[i](top))"
         blocks.append(
             Block(p, p, (places[level], second), f"fpn.output.{i}", line,
                   f"{level} by a 1×1 convolution, plus the level above, upsampled; then a 3×3 convolution.",

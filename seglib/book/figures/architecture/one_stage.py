@@ -19,6 +19,7 @@ from seglib.book.figures.element import Figure
 from seglib.models.base import Model
 from seglib.models.condinst import CondInst
 from seglib.models.solov2 import SOLOv2, point_nms
+from seglib.models.solov2 import draw as draw_masks
 from seglib.models.yolact import YOLACT, suppress
 from seglib.ops.dynamic_conv import filter_count
 from seglib.ops.dynamic_masks import DynamicMasks
@@ -99,7 +100,7 @@ def yolact(
               weights=("protonet.predict",), shows=painters.channels,
               what="The first sixteen, each on a scale of its own" if k > 16 else "Each on a scale of its own",
               brief=True, size=50),
-        Block("sum", "σ(P Cᵀ)", (216, FIFTH), "", "probs = aligned_bilinear(self.logits()[:, None]",
+        Block("sum", "σ(P Cᵀ)", (216, FIFTH), "", "probs = maps[:, 0].sigmoid()",
               "Each mask is the sum of the prototypes with its coefficients: one product of matrices for all.",
               _kept(lambda masks: replace(masks, boxes=None).probs(), model), home=DynamicMasks, weights=(),
               shows=painters.probabilities, what=FEW, parts=True, brief=True, size=32),
@@ -319,17 +320,17 @@ def solov2(
               "A second tower over the same grids.", home=head, brief=True, size=44),
         Block("kernel", "kernels", (146, FOURTH), "head.kernel", "kernels.append(self.kernel(self.kernel_tower(x)))",
               f"For each cell {e} numbers: a filter without bias.", home=head, brief=True, size=44),
-        Block("kept", "kept", (216, FOURTH), "", "drawn, own = cells.unique(", "The kernels of those cells.",
-              _candidates(model, 3), weights=(), shows=painters.matrix, what="Rows are cells, columns channels",
-              parts=True, brief=True, size=36),
+        Block("kept", "kept", (224, FOURTH), "", "drawn, own = cells.unique(", "The kernels of those cells.",
+              _candidates(model, 2), weights=(), shows=painters.matrix, what="Rows are cells, columns channels",
+              parts=True, brief=True, size=30),
         Block("mask_features", "mask branch", (48, FIFTH), "mask_features.output", "return self.output(",
               f"The levels {finest} to {coarse}, added up at the finest resolution.", argument(), home=mask,
               weights=("mask_features.branches",), brief=True, size=50),
         Block("features", "features", (142, FIFTH), "mask_features", "return self.output(",
               f"{e} maps of the whole image, which all objects share.", home=mask, weights=("mask_features.output",),
               shows=painters.channels, what="The first sixteen, each on a scale of its own", brief=True, size=44),
-        Block("masks", "masks", (210, FIFTH), "", "masks = self._masks(features, kernels[cells])",
-              "One product of matrices: each kernel draws a mask.", _candidates(model, 4), weights=(),
+        Block("masks", "masks", (214, FIFTH), "", "masks = self._masks(features, kernels[cells])",
+              "One product of matrices: each kernel draws a mask.", _candidates(model, 3), weights=(),
               shows=painters.probabilities, what=FEW, parts=True, brief=True, size=32),
         Block("nms", "Matrix NMS", (288, FIFTH), "", "score, order = matrix_nms(iou, labels, score",
               "All at once: a score falls where a better mask of the class overlaps.", _lowered(model), weights=(),
@@ -347,7 +348,7 @@ def solov2(
         Edge("category", "cells", "peaks"),
         Edge("kernel_tower", "kernel"),
         Edge("kernel", "kept"),
-        Edge("cells", "kept", via=((262, BETWEEN + 12), (216, BETWEEN + 12)), leaves="bottom", enters="top"),
+        Edge("cells", "kept", via=((262, BETWEEN + 12), (224, BETWEEN + 12)), leaves="bottom", enters="top"),
         Edge("mask_features", "features"),
         Edge("features", "masks", switch="half"),
         Edge("kept", "masks"),
@@ -398,7 +399,7 @@ def _trunk(net: Any, levels: Sequence[str]) -> tuple[list[Block], list[Edge], di
     pyramid: list[str] = []
     for i, level in enumerate(levels):
         p, last = f"p{level[1:]}", i == len(levels) - 1
-        line = "pyramid = [self._out(-1, top)]" if last else "pyramid.insert(0, self._out(i, top))"
+        line = "pyramid = [self.output[-1](top)]" if last else "pyramid.insert(0, self.output[i](top))"
         says = f"{level} by a 1×1 convolution, plus the level above, upsampled; then a 3×3 convolution."
         own: tuple[str, ...] = (f"fpn.lateral.{i}", f"fpn.output.{i}")
         if last:
@@ -583,8 +584,8 @@ def _cells(net: SOLOv2) -> Callable[[Call], tuple[Tensor, Tensor]]:
     return take
 
 
-def _before_nms(net: SOLOv2, call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Cells, classes and scores before Matrix NMS, by falling score; their kernels and probabilities."""
+def _before_nms(net: SOLOv2, call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Classes and scores before Matrix NMS, by falling score; their kernels and the masks' probabilities."""
     out, usual = call.output, net.detections
     net.detections = replace(_without_nms(net), min_score=0.0, max_detections=usual.pre_nms_top_k)
     try:
@@ -592,8 +593,7 @@ def _before_nms(net: SOLOv2, call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor
     finally:
         net.detections = usual
     kernels = out.kernels[0, cells]
-    features = out.mask_features[0]
-    return cells, labels, scores, kernels, (kernels @ features.flatten(1)).view(-1, *features.shape[1:]).sigmoid()
+    return labels, scores, kernels, draw_masks(out.mask_features[0], kernels, net.mask_factor).sigmoid()
 
 
 def _candidates(net: SOLOv2, part: int) -> Callable[[Call], Tensor]:
@@ -604,7 +604,7 @@ def _lowered(net: SOLOv2) -> Callable[[Call], Tensor]:
     """Scores before and after Matrix NMS, ``(2, N)``."""
 
     def take(call: Call) -> Tensor:
-        _, labels, scores, _, probs = _before_nms(net, call)
+        labels, scores, _, probs = _before_nms(net, call)
         masks, s = probs > net.detections.mask_threshold, net.detections
         return torch.stack([scores, matrix_nms(mask_iou(masks, masks), labels, scores, kernel=s.kernel, sigma=s.sigma)])
 

@@ -172,6 +172,11 @@ class Instances(_Moves):
         return masks
 
     @property
+    def packed(self) -> PackedMasks | None:
+        """The masks as a model packed them; ``None`` when they are unpacked, as after the first look at ``masks``."""
+        return None if isinstance(self._masks, Tensor) else self._masks
+
+    @property
     def size(self) -> tuple[int, int]:
         """Height and width of the masks; asking for it unpacks nothing."""
         if isinstance(self._masks, Tensor):

@@ -330,7 +330,7 @@ def unpacked(change):
         whole = model.postprocess
 
         def postprocess(*args):
-            return [f.replace(masks=change(f._masks)) for f in whole(*args)]
+            return [f.replace(masks=change(f.packed)) for f in whole(*args)]
 
         model.postprocess = postprocess
 

@@ -97,7 +97,7 @@ def test_the_objects_of_a_perfect_output_are_found_with_their_boxes_and_classes(
         order = got.boxes[:, 0].argsort()
         torch.testing.assert_close(got.boxes[order], want.boxes)
         assert torch.equal(got.labels[order], want.labels)
-        assert isinstance(got._masks, DynamicMasks)
+        assert isinstance(got.packed, DynamicMasks)
     half = model.postprocess(perfect, [(64, 64)] * 2, [(32, 128)] * 2)[1]
     assert half.boxes.tolist() == [[16, 4, 48, 10]] and half.masks.shape == (1, 32, 128)
     losses = model.loss(perfect, Targets(instances=TRUTH))
@@ -329,7 +329,7 @@ def test_filters_that_overflow_in_half_precision_give_finite_losses_and_masks(mo
         losses = model.loss(huge, Targets(instances=TRUTH))
         sum(losses.values()).backward()
         found = model.postprocess(huge, [(64, 64)] * 2)
-        probs = found[0]._masks.probs()
+        probs = found[0].packed.probs()
     assert all(torch.isfinite(v) for v in losses.values())
     assert torch.isfinite(parameters.grad).all() and torch.isfinite(features.grad).all()
     assert probs.dtype == torch.float32 and torch.isfinite(probs).all()

@@ -82,8 +82,9 @@ def test_picking_and_moving_leave_masks_packed():
     masks = prototypes(boxes=torch.tensor([[0.0, 0, 9, 9]]).expand(4, 4))
     found = Instances(masks, torch.arange(4), torch.zeros(4, 4), torch.ones(4))
     some = found[torch.tensor([True, False, True, False])].to("cpu")
-    assert isinstance(some._masks, DynamicMasks) and len(some._masks) == 2 and some.size == (32, 40)
+    assert isinstance(some.packed, DynamicMasks) and len(some.packed) == 2 and some.size == (32, 40)
     assert torch.equal(some.masks, found.masks[[0, 2]])
+    assert some.packed is None  # the first look has unpacked them
     again = pickle.loads(pickle.dumps(found))
     assert torch.equal(again.masks, found.masks)
     meta = masks._map(lambda tensor: tensor.to("meta"))

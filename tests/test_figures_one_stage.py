@@ -67,7 +67,7 @@ def drawn(stride=4, side=16, factor=2):
 
 
 def packed(found):
-    return found._masks
+    return found.packed
 
 
 ALL = {

@@ -223,7 +223,7 @@ def _packed(
         raise ValueError(f"the figure needs detections with scores, got {found}; take another image")
     order = found.scores.argsort(descending=True, stable=True)[:most]
     scores, found = found.scores[order].tolist(), found[order]
-    masks: Any = found._masks
+    masks: Any = found.packed
     if not isinstance(masks, DynamicMasks):
         raise ValueError("the masks are unpacked already; predict again and pass the result before asking for .masks")
     if masks.image_size != tuple(image.shape[1:]):

@@ -436,7 +436,7 @@ def _size(call: Call) -> tuple[int, int]:
 
 def _kept(part: Callable[[DynamicMasks], Any], model: Model) -> Callable[[Call], Any]:
     """What takes a part of the detections' packed masks from the model's call."""
-    return lambda call: part(model.postprocess(call.output, [_size(call)])[0]._masks)
+    return lambda call: part(model.postprocess(call.output, [_size(call)])[0].packed)
 
 
 def _changed(change: Callable[[DynamicMasks], DynamicMasks]) -> Swap:
@@ -447,7 +447,7 @@ def _changed(change: Callable[[DynamicMasks], DynamicMasks]) -> Swap:
 
         def postprocess(*args: Any, **keywords: Any) -> list[Instances]:
             found = usual(*args, **keywords)
-            return [f.replace(masks=change(f._masks)) for f in found]
+            return [f.replace(masks=change(f.packed)) for f in found]
 
         return postprocess
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from seglib.book import figures
 from seglib.book.figures.element import source
-from seglib.book.figures.pictures import pack_maps, unpack_maps
+from seglib.book.figures.images import pack_maps, unpack_maps
 from seglib.data.scenes import CATEGORIES
 from seglib.models.condinst import condinst_tiny
 from seglib.models.yolact import yolact_tiny

@@ -143,7 +143,7 @@ def test_each_class_of_models_is_compiled_once_and_every_tiny_entry(gpu, monkeyp
     )
     compiled = [n for n, compiled in asked if compiled]
     tiny = [n for n in MODELS if n.endswith("_tiny")]
-    assert compiled == [*tiny, "fcn", "unet", "deeplab", "mask_rcnn"]
+    assert compiled == [*tiny, "fcn", "unet", "deeplab", "mask_rcnn", "yolact", "condinst", "solov2"]
     skipped = report["steps"]["fcn_resnet50"]["compiled"]["status"]
     assert skipped == "skipped: fcn is compiled for all seglib.models.fcn"
 
@@ -202,7 +202,7 @@ def test_every_test_that_needs_a_gpu_says_so_in_its_name(gpu):
 
 def test_the_benchmarks_of_models_and_losses_take_a_device(gpu):
     found = gpu.programs()
-    assert {name for name, takes in found.items() if takes} >= {"dense", "losses", "mask_rcnn", "roi"}
+    assert {name for name, takes in found.items() if takes} >= {"dense", "losses", "mask_rcnn", "one_stage", "roi"}
     assert "gpu" not in found and not found["data"] and list(found.values()) == sorted(found.values(), reverse=True)
 
 

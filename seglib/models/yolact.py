@@ -456,7 +456,7 @@ def yolact_tiny(num_classes: int, *, channels: int = 48, prototypes: int = 16) -
     """YOLACT on the tiny encoder, for the synthetic scenes on two CPU cores.
 
     Its prototypes are drawn from a level of stride 2, at the image's own resolution, because the scenes' things are a
-    few pixels wide: halved and enlarged again, 6 % of the birds' true masks still have an IoU of ½ with themselves.
+    few pixels wide: halved and upsampled again, 6 % of the birds' true masks still have an IoU of ½ with themselves.
     Its anchors are measured in pixels and have their three shapes.
 
     Args:

@@ -12,7 +12,7 @@ from torch import Tensor
 from seglib.book.figures.detection import ROI_MAP, nms, precision_recall, roi_bins
 from seglib.book.figures.dynamic import dynamic_filter, dynamic_filter_of, prototypes, prototypes_of
 from seglib.book.figures.element import Figure
-from seglib.book.figures.pictures import png
+from seglib.book.figures.images import png
 from seglib.types import VOID, Category, Sample
 from seglib.viz.colors import instance_colors
 from seglib.viz.overlay import panoptic_colors

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seglib.book.figures.element import Figure
-from seglib.book.figures.pictures import pack_maps, png
+from seglib.book.figures.images import pack_maps, png
 from seglib.ops.dynamic_conv import filter_count
 from seglib.ops.dynamic_masks import DynamicMasks
 from seglib.ops.resize import resize_image
@@ -65,7 +65,7 @@ def prototypes(
     if boxes is not None and boxes.shape != (count, 4):
         raise ValueError(f"{count} rows of coefficients need as many boxes (N, 4), got {tuple(boxes.shape)}")
     _check_threshold(threshold)
-    names, (address, size) = _names(names, count), _picture(image, (height, width))
+    names, (address, size) = _names(names, count), _backdrop(image, (height, width))
     maps, scales = _pack("prototypes", prototypes)
     return _Maps(
         "prototypes",
@@ -163,7 +163,7 @@ def dynamic_filter(
     _check_threshold(threshold)
     units = stride / (x[:, 0] - x[:, 1]).double()  # (D,) pixels that the coordinates are divided by
     homes = torch.stack([x[:, 0], y[:, 0]], 1).double() * units[:, None] + stride // 2  # (D, 2)
-    names, (address, size) = _names(names, total), _picture(image, (height * stride, width * stride))
+    names, (address, size) = _names(names, total), _backdrop(image, (height * stride, width * stride))
     maps, scales = _pack("features", features)
     return _Maps(
         "dynamic_filter",
@@ -277,7 +277,7 @@ def _names(names: Sequence[str] | None, count: int) -> list[str]:
     return list(names)
 
 
-def _picture(image: Tensor | None, cells: tuple[int, int]) -> tuple[str | None, tuple[int, int]]:
+def _backdrop(image: Tensor | None, cells: tuple[int, int]) -> tuple[str | None, tuple[int, int]]:
     """The image's address, if there is one, and the size of the mask: that of the image, at most :data:`PIXELS`."""
     if image is None:
         scale = max(1, PIXELS // max(cells))  # whole pixels for each cell

@@ -60,13 +60,13 @@ export const range = map => map.reduce(([low, high], v) => [Math.min(low, v), Ma
 export function ground(address, W, H, done) {
   done(new Uint8ClampedArray(4 * W * H).fill(128), false);
   if (!address) return;
-  const picture = new Image();
-  picture.onload = () => {
+  const image = new Image();
+  image.onload = () => {
     const pen = el("canvas", {width: W, height: H}).getContext("2d");
-    pen.drawImage(picture, 0, 0, W, H);
+    pen.drawImage(image, 0, 0, W, H);
     done(pen.getImageData(0, 0, W, H).data, true);
   };
-  picture.src = address;
+  image.src = address;
 }
 
 // Paints a mask orange over the ground, and, in dashes of black and white, the outline of another one.

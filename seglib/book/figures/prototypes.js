@@ -34,12 +34,12 @@ function start(root, p, maps) {
   const crops = button("Crop by the box", () => { cut = !cut; draw(); });
   const level = slider("Threshold", {min: 0, max: 1, step: 0.01, value: threshold, show: v => v.toFixed(2)}, v => { threshold = v; draw(); });
   const cells = maps.map((map, i) => {
-    const picture = el("canvas", {width: w, height: h, "aria-hidden": "true"}), label = `Coefficient ${i + 1}`;
-    heat(picture, map, ...range(map));
+    const small = el("canvas", {width: w, height: h, "aria-hidden": "true"}), label = `Coefficient ${i + 1}`;
+    heat(small, map, ...range(map));
     const control = slider("", {min: -limit, max: limit, step: 0.01, value: c[i], show: text}, v => { c[i] = v; draw(); });
     const input = control.root.querySelector("input");
     input.setAttribute("aria-label", label);
-    const alone = button(picture, () => set(c.map((_, j) => +(i === j))), {class: "picture", "aria-label": `Prototype ${i + 1} alone`, title: `Prototype ${i + 1} alone`});
+    const alone = button(small, () => set(c.map((_, j) => +(i === j))), {class: "small", "aria-label": `Prototype ${i + 1} alone`, title: `Prototype ${i + 1} alone`});
     const flip = button("±", () => { c[i] = -c[i]; draw(); }, {class: "flip", "aria-label": `Flip the sign of coefficient ${i + 1}`, title: "Flip the sign"});
     const root = el("div", {class: "cell", role: "group", "aria-label": `Prototype ${i + 1}`}, alone, control.root, flip);
     return {root, set: v => { control.set(v); root.classList.toggle("zero", v === 0); }};
@@ -49,13 +49,13 @@ function start(root, p, maps) {
     .pane { max-width: 300px; } .controls { gap: 6px 8px; } .controls .range { margin-left: 8px; }
     .cells { display: grid; grid-template-columns: repeat(auto-fill, minmax(164px, 1fr)); gap: 8px 14px; margin-top: 14px; }
     .cell { display: grid; grid-template-columns: 52px minmax(0, 1fr) auto; gap: 0 8px; align-items: center; }
-    .picture { padding: 0; border-radius: 4px; overflow: hidden; min-height: 0; } .zero .picture { opacity: .5; }
+    .small { padding: 0; border-radius: 4px; overflow: hidden; min-height: 0; } .zero .small { opacity: .5; }
     .cell label.range { display: grid; gap: 0; } .cell input[type=range] { width: 100%; } .range b { font-size: 13px; line-height: 1.2; }
     .zero .range b { color: var(--soft); font-weight: 400; } .flip { padding: 0 8px; }
     @media (max-width: 480px) { .cells { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 8px 10px; max-height: 300px; overflow-y: auto; padding: 4px; margin: 10px -4px 0; }
       .cell { grid-template-columns: 40px minmax(0, 1fr) auto; gap: 0 5px; } .flip { padding: 0 5px; } }`,
     el("p", {class: "lead"}, `All objects share ${k} prototypes of the whole image. Each brings ${k} coefficients of its own, and its mask is σ(Σ cᵢ Pᵢ). `
-      + "Choose an object, then move its coefficients. A click on a prototype's picture shows it alone."),
+      + "Choose an object, then move its coefficients. A click on a prototype's map shows it alone."),
     el("div", {class: "panes"}, pane("σ(Σ cᵢ Pᵢ)", heatmap, frames[0], "Probability, from 0 (dark) to 1 (bright)"),
       pane("Mask", scene, frames[1], `Resized to the image, above ${p.threshold}`)),
     el("div", {class: "controls"}, ...presets, none, ...(boxes ? [crops] : []), level.root),

@@ -100,3 +100,11 @@ def test_overlap_of_large_masks_is_counted_in_parts(monkeypatch):
     whole = mask_iou(a, b)
     monkeypatch.setattr(module, "CHUNK", 5 * 50)
     assert torch.equal(mask_iou(a, b), whole)
+
+
+def test_overlap_of_masks_with_themselves_is_that_with_a_copy():
+    masks = torch.rand(5, 9, 11, generator=torch.Generator().manual_seed(0)) < 0.3
+    masks[2] = False
+    assert torch.equal(mask_iou(masks, masks), mask_iou(masks, masks.clone()))
+    crowd = torch.tensor([True, False, True, False, False])
+    assert torch.equal(mask_iou(masks, masks, crowd), mask_iou(masks, masks.clone(), crowd))

@@ -335,10 +335,10 @@ class SOLOv2(Model):
         """Area of each kernel's mask in cells ``(N,)``, and its mean probability inside, "maskness", ``(N,)``."""
         areas, inside = [features.new_zeros(0)], [features.new_zeros(0)]
         for part in kernels.split(self._chunk(features)):
-            probs = draw(features, part, self.mask_factor).sigmoid()  # (n, h, w)
-            mask = probs > self.detections.mask_threshold
-            areas.append(mask.sum((1, 2)).to(probs.dtype))
-            inside.append((probs * mask).sum((1, 2)))
+            probs = draw(features, part, self.mask_factor).sigmoid().flatten(1)  # (n, h·w)
+            mask = (probs > self.detections.mask_threshold).to(probs.dtype)
+            areas.append(mask.sum(1))
+            inside.append(mask.mul_(probs).sum(1))
         area = torch.cat(areas)
         return area, torch.cat(inside) / area.clamp(min=1)
 

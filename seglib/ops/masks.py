@@ -83,9 +83,10 @@ def mask_iou(a: Tensor, b: Tensor, iscrowd: Tensor | None = None) -> Tensor:
     step = max(1, CHUNK // max(1, len(x) + len(y)))
     inter = torch.zeros(len(x), len(y), dtype=torch.float64, device=a.device)  # (N, M)
     for begin in range(0, x.shape[1], step):  # float32 counts the pixels of a part exactly
-        inter += x[:, begin : begin + step].float() @ y[:, begin : begin + step].float().T
-    areas = x.sum(1)[:, None]
-    union = areas + y.sum(1) - inter
+        part = x[:, begin : begin + step].float()
+        inter += part @ (part if a is b else y[:, begin : begin + step].float()).T
+    areas = (inter.diagonal() if a is b else x.sum(1))[:, None]
+    union = areas + (areas[:, 0] if a is b else y.sum(1)) - inter
     if iscrowd is not None:
         union = torch.where(iscrowd, areas, union)
     return torch.where(union > 0, inter / union.clamp(min=1), 0).float()

@@ -270,6 +270,15 @@ def drop(text: str) -> Callable[[NotebookNode], None]:
     return change
 
 
+def move_before(text: str, place: str) -> Callable[[NotebookNode], None]:
+    def change(notebook: NotebookNode) -> None:
+        cell = find(notebook, text)
+        notebook.cells.remove(cell)
+        notebook.cells.insert(notebook.cells.index(find(notebook, place)), cell)
+
+    return change
+
+
 def add(cell: NotebookNode) -> Callable[[NotebookNode], None]:
     if cell.cell_type == "code":
         cell.execution_count = 1
@@ -309,6 +318,10 @@ failure = nbformat.v4.new_output("error", ename="ValueError", evalue="no", trace
         (drop('"second", double, required'), "exercise 'second' has no solution cell"),
         (drop('check("second", double)'), "3 exercises but 2 different"),
         (drop("{exercise} The third"), "2 exercises; a chapter has 3 to 6"),
+        (
+            move_before("{exercise} The third", "## Exercises"),
+            "1 exercises before station 8; a chapter has 3 to 6 pieces",
+        ),
         (unfold, "shows drawing code ('plt.')"),
         (edit("x * x", "print('done')", "assert True"), "shows an assertion"),
         (edit("x * x", "'done'", "'done'  # " + "a" * 80), "1 line(s) over 88 characters"),

@@ -55,6 +55,7 @@ _PLACE = re.compile(
 )
 _FENCED = re.compile(r"^(?P<fence>`{3,}|:{3,}|\$\$)[^\n]*\n.*?^(?P=fence)\s*$", re.MULTILINE | re.DOTALL)
 _DIRECTIVE = re.compile(r"^[`:]{3,}\{(?P<name>[\w-]+)\}", re.MULTILINE)
+_STATION_8 = re.compile(r"^## .*\bexercises?\b", re.MULTILINE | re.IGNORECASE)
 _IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
 
 
@@ -112,14 +113,17 @@ def _stations(notebook: NotebookNode) -> Iterator[str]:
 
 def _exercises(notebook: NotebookNode) -> Iterator[str]:
     """Each exercise: directive, a cell with a stub and ``check``, then a folded cell that must pass the same check."""
-    directives = 0
+    pieces = exercises = 0  # stubs of "from scratch", from which the reader's own system is built; station 8
+    at_exercises = False
     solved_in_fold: dict[str, bool] = {}
     tried: set[str] = set()
     in_solution = False
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
+            at_exercises = at_exercises or _STATION_8.search(cell.source) is not None
             for match in _DIRECTIVE.finditer(cell.source):
-                directives += match["name"] in ("exercise", "exercise-start")
+                found = match["name"] in ("exercise", "exercise-start")
+                exercises, pieces = exercises + (found and at_exercises), pieces + (found and not at_exercises)
                 in_solution = match["name"] == "solution-start" or (in_solution and match["name"] != "solution-end")
             continue
         folded = in_solution or not FOLDS.isdisjoint(cell.metadata.get("tags", []))
@@ -128,10 +132,14 @@ def _exercises(notebook: NotebookNode) -> Iterator[str]:
                 solved_in_fold[name] = folded
             else:
                 tried.add(name)
-    if directives not in EXERCISES:
-        yield f"{directives} exercises; a chapter has {EXERCISES.start} to {EXERCISES.stop - 1} (`::::{{exercise}}`)"
-    if len(tried) != directives:
-        yield f"{directives} exercises but {len(tried)} different `check(name, attempt)` in stub cells; each needs one"
+    span = f"{EXERCISES.start} to {EXERCISES.stop - 1}"
+    if exercises not in EXERCISES:
+        yield f"{exercises} exercises; a chapter has {span} (`::::{{exercise}}`)"
+    if pieces and pieces not in EXERCISES:
+        yield f"{pieces} exercises before station 8; a chapter has {span} pieces that the reader writes, or none"
+    if len(tried) != exercises + pieces:
+        stubs = f"{len(tried)} different `check(name, attempt)` in stub cells"
+        yield f"{exercises + pieces} exercises but {stubs}; each needs one"
     for name in sorted(tried - solved_in_fold.keys()):
         yield f"exercise {name!r} has no solution cell that calls check({name!r}, …, required=True)"
     for name in sorted(solved_in_fold.keys() - tried):

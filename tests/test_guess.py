@@ -596,7 +596,7 @@ def test_a_guess_stays_until_guess_again(tmp_path: Path, open_page: Callable[...
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Show without a guess").click()
     page.reload()
-    assert page.locator(".result").all_inner_texts()[0].startswith("You said 400 pixels.")
+    page.locator(".result", has_text="You said 400 pixels.").first.wait_for()  # drawn after the page has loaded
     assert [e.get_attribute("data-state") for e in page.locator("[data-params]").all()] == ["guessed", "shown"]
     page.get_by_role("button", name="Guess again").first.click()
     page.reload()

@@ -49,7 +49,7 @@ EXPERIMENT := $(BIN)/python -m seglib.book.experiments
 STORE := $(BIN)/python -m seglib.book.experiments.from_run runs/$$model \
 	--store chapters/weights/$$model.safetensors --out chapters/weights/$$model.json
 
-results: $(VENV)/.ready  ## train the stored weights and repeat the measurements (eight hours; NUCLEI=folder of dsb2018)
+results: $(VENV)/.ready  ## train the stored weights and repeat the measurements (eight hours, with nuclei nine; NUCLEI=folder of dsb2018)
 	for model in fcn_tiny unet_tiny deeplab_tiny; do \
 		$(BIN)/seglib train $$model --data scenes --steps 3000 --eval-every 1000 --out runs/$$model && $(STORE) || exit 1; \
 	done
@@ -73,10 +73,17 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 	$(EXPERIMENT) ap_errors --seeds 8 --steps 100 --scenes 400 --out chapters/results/ap_errors.json
 	$(EXPERIMENT) losses_imbalance --seeds 5 --steps 200 --out chapters/results/losses_imbalance.json
 	$(EXPERIMENT) yolact_prototypes --seeds 4 --steps 300 --scenes 1000 --out chapters/results/yolact_prototypes.json
-	$(EXPERIMENT) dynamic_coordinates --seeds 4 --steps 240 --scenes 1000 --out chapters/results/dynamic_coordinates.json
+	$(EXPERIMENT) dynamic_coordinates --seeds 4 --steps 480 --scenes 1000 --out chapters/results/dynamic_coordinates.json
 	$(EXPERIMENT) grid_collisions --seeds 1 --steps 1000 --scenes 500 $(if $(NUCLEI),--root $(NUCLEI)) \
 		--out chapters/results/grid_collisions.json
 	$(EXPERIMENT) instance_systems --seeds 1 --steps 1000 --scenes 200 --out chapters/results/instance_systems.json
+ifdef NUCLEI
+	for name in mask_rcnn_tiny yolact_tiny condinst_tiny solov2_tiny; do model=$${name}_dsb2018; \
+		$(BIN)/seglib train $$name --data dsb2018 --root $(NUCLEI) --batch-size 4 --steps 1500 --eval-every 500 \
+			--encoder chapters/weights/fcn_tiny.safetensors --out runs/$$model && $(STORE) --root $(NUCLEI) || exit 1; \
+	done
+	$(EXPERIMENT) instance_systems --root $(NUCLEI) --seeds 1 --steps 1000 --out chapters/results/dsb2018_systems.json
+endif
 
 serve: book  ## build the book and show it
 	$(BIN)/python -m http.server --directory _build/html $(PORT)

@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from seglib.models.zoo import build
+from seglib.types import Instances, Targets
+from seglib.weights import convert
+
 FOLDER = Path(__file__).resolve().parents[2] / "shared" / "golden"
 
 
@@ -49,3 +53,39 @@ class Golden:
             actual = actual.ravel()[self.data[spec["index"]]]
         worst = np.abs(actual - want).max(initial=0) / spec.get("absmax", 1)
         assert worst <= tolerance, f"{key} differs by {worst:.1e} of its largest value"
+
+
+def converted(name, origin):
+    """A fixture, and seglib's model with its weights, in evaluation mode. `origin` is what ``convert`` calls them."""
+    golden = Golden(name)
+    builder, state, metadata = convert(origin, golden.state)
+    model = build(builder, **metadata["arguments"])
+    model.load_state_dict(state)
+    return golden, model.eval()
+
+
+# The fixtures of Detectron2 and AdelaiDet hold the same two images and objects.
+
+SIZES = [(128, 160), (120, 148)]
+
+
+def image(golden, i):
+    """An image as seglib takes it, ``(3, H, W)``, red first in [0, 1]; it is stored blue first in 0..255."""
+    return golden[f"small/image{i}"].flip(0).float() / 255
+
+
+def batch(golden):
+    """Both images, ``(2, 3, 128, 160)``. Raw zeros pad the smaller one."""
+    images = torch.zeros(2, 3, 128, 160)
+    for i, (height, width) in enumerate(SIZES):
+        images[i, :, :height, :width] = image(golden, i)
+    return images
+
+
+def targets(golden):
+    """The objects of both, with masks of the batch's size."""
+    found = []
+    for i in (0, 1):
+        masks = torch.nn.functional.pad(golden[f"loss/target{i}.masks"], (0, 12 * i, 0, 8 * i))  # (N, 128, 160)
+        found.append(Instances(masks, golden[f"loss/target{i}.classes"].long(), golden[f"loss/target{i}.boxes"]))
+    return Targets(instances=found)

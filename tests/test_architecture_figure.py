@@ -21,7 +21,7 @@ from torch import nn
 
 from seglib.book.figures import Figure, architecture
 from seglib.book.figures.architecture import Block, Cut, Edge, Group, Swap, Switch, argument, paint, parts
-from seglib.book.figures.architecture.detection import _without_top_down
+from seglib.book.figures.architecture.trunk import without_top_down
 from seglib.book.figures.element import source
 from seglib.book.pretrained import stored_model
 from seglib.data.scenes import CATEGORIES, Scenes
@@ -269,7 +269,7 @@ def test_without_the_top_down_path_a_level_knows_its_own_map_alone():
     model = copy.deepcopy(model_of("fpn"))
     with torch.no_grad():
         maps = list(model.encoder(model.normalize(scene().image[None], None, "replicate")).values())
-        alone = _without_top_down(model.fpn, (maps,), None)
+        alone = without_top_down(model.fpn, (maps,), None)
         for i, level in enumerate(alone):
             others = [torch.zeros_like(m) if j != i else m for j, m in enumerate(maps)]
             for j, lateral in enumerate(model.fpn.lateral):

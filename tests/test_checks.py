@@ -2,10 +2,11 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
-from seglib.book.checks import check, examine
+from seglib.book.checks import check, examine, yours
 from seglib.book.exercise import Exercise, compare, difference, expect
 from seglib.book.exercises import CHECKS
 
@@ -223,6 +224,60 @@ def test_an_answer_that_is_used_again_is_judged_as_it_was_returned():
         solution=lambda k: torch.full((3,), float(k)), probes=lambda: {f"k = {k}": (k,) for k in (1, 2)}, wrong={}
     )
     assert examine("x", lambda k: buffer.fill_(k), {"x": exercise}).passed
+
+
+def numpy_halves(x, parts):
+    x *= 0.5  # in the reader's own copy
+    return np.asarray(x), [p.tolist() for p in parts]
+
+
+def halves(x, parts):
+    return x * 0.5, list(parts)
+
+
+HALVES = Exercise(
+    solution=halves,
+    probes=lambda: {"numbers": (torch.arange(4.0), [torch.ones(2), torch.zeros(1)])},
+    wrong={"same": (lambda x, parts: (x, list(parts)), "Half of it.")},
+)
+
+
+def test_later_cells_call_the_solution_where_the_readers_answer_is_not_right(monkeypatch):
+    monkeypatch.setitem(CHECKS, "ex.halves", HALVES)
+    with pytest.raises(ValueError, match="there is no exercise"):
+        yours("ex.absent", halves, halves)
+
+    def stub(x, parts):
+        raise NotImplementedError
+
+    assert yours("ex.halves", stub, halves) is halves
+    assert yours("ex.halves", lambda x, parts: (x, parts), halves) is halves
+
+
+def test_later_cells_call_the_readers_answer_in_the_form_of_the_solutions(monkeypatch):
+    monkeypatch.setitem(CHECKS, "ex.halves", HALVES)
+    calls = []
+
+    def counted(x, parts):
+        calls.append(x)
+        return numpy_halves(x, parts)
+
+    mine = yours("ex.halves", counted, halves)
+    calls.clear()
+    x = torch.tensor([2.0, 6.0])
+    value, parts = mine(x, [x])
+    assert len(calls) == 1 and torch.equal(x, torch.tensor([2.0, 6.0]))
+    torch.testing.assert_close(value, torch.tensor([1.0, 3.0]))
+    torch.testing.assert_close(parts, [x])
+
+
+def test_where_a_gradient_is_needed_an_answer_without_one_is_replaced(monkeypatch):
+    monkeypatch.setitem(CHECKS, "ex.halves", HALVES)
+    x = torch.ones(3, requires_grad=True)
+    for attempt in (numpy_halves, lambda x, parts: (x.detach() * 0.5, parts), lambda x, parts: (x / 2, parts)):
+        value, _ = yours("ex.halves", attempt, halves)(x, [torch.ones(1)])
+        (grad,) = torch.autograd.grad(value.sum(), x)
+        torch.testing.assert_close(grad, torch.full((3,), 0.5))
 
 
 def test_an_unknown_name_lists_close_ones():

@@ -16,6 +16,7 @@ from seglib.models.condinst import (
     CondInst,
     CondInstLevels,
     CondInstOutput,
+    CondInstTraining,
     condinst_fpn,
     condinst_tiny,
     filter_channels,
@@ -363,11 +364,13 @@ def test_parts_that_do_not_fit_each_other_are_refused():
     encoder = TinyEncoder()
     levels = ("c3", "c4", "c5")
 
-    def build(parameters=169, **more):
+    def build(parameters=169, classes=3, head_levels=5, **more):
         return CondInst(
-            encoder, 3, fpn=FPN([encoder.channels[c] for c in levels], 16),
-            head=FCOSHead(16, 3, levels=3, groups=4, parameters=parameters), mask_branch=MaskBranch(16), **more,
+            encoder, 3, fpn=FPN([encoder.channels[c] for c in levels], 16), mask_branch=MaskBranch(16),
+            head=FCOSHead(16, classes, levels=head_levels, groups=4, parameters=parameters), **more,
         )  # fmt: skip
+
+    assert build().mask_stride == 8
 
     with pytest.raises(ValueError, match=r"\(10, 8, 8, 1\) have 169 parameters, the head makes 153; pass"):
         build(153)
@@ -375,6 +378,18 @@ def test_parts_that_do_not_fit_each_other_are_refused():
         build(0)
     with pytest.raises(ValueError, match='padding is "constant" or "replicate", got \'reflect\''):
         build(padding="reflect")
+    for fine_levels in (-1, 3):
+        with pytest.raises(ValueError, match=f"fine_levels must be 0 to 2, .* got {fine_levels}"):
+            build(fine_levels=fine_levels)
+    for mask_factor in (0, 3, 16):
+        with pytest.raises(ValueError, match=f"must divide the mask features' stride 8, got {mask_factor}"):
+            build(mask_factor=mask_factor)
+    with pytest.raises(ValueError, match=r"are \(3, 5\), the head was built for \(4, 5\); build it with"):
+        build(classes=4)
+    with pytest.raises(ValueError, match=r"are \(3, 5\), the head was built for \(3, 4\); build it with"):
+        build(head_levels=4)
+    with pytest.raises(ValueError, match="max_masks must be at least 1, got 0"):
+        CondInstTraining(max_masks=0)
     with pytest.raises(ValueError, match="a stride, a range and a size of interest, got 2, 5 and 5"):
         CondInstLevels(strides=(8, 16))
     with pytest.raises(ValueError, match="at least one level, got 0"):

@@ -6,7 +6,7 @@ from torch import nn
 from torchvision import models as tv
 
 from seglib.layers.pretrained import repeat_input_channels
-from seglib.layers.resnet import resnet_encoder
+from seglib.layers.resnet import detector_encoder, resnet_encoder
 from seglib.layers.tiny import TinyEncoder
 from seglib.layers.vgg import VGG16Encoder
 
@@ -64,6 +64,20 @@ def test_pretrained_weights_answer_grey_alike_whatever_the_number_of_channels(mo
         want, out = rgb(grey.expand(-1, 3, -1, -1)), encoder(grey.expand(-1, in_channels, -1, -1))
     for level in want:
         torch.testing.assert_close(out[level], want[level], rtol=1e-4, atol=1e-5)  # float32, sums of other numbers
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "frozen", "fixed"),
+    [(True, None, True), (True, False, False), (False, None, False), (False, True, True)],
+)
+def test_a_detectors_encoder_is_frozen_when_it_is_pretrained_unless_told_otherwise(
+    monkeypatch, pretrained, frozen, fixed
+):
+    monkeypatch.setattr("seglib.layers.resnet.load_pretrained", lambda weights: tv.resnet18().state_dict())
+    encoder = detector_encoder("resnet18", pretrained=pretrained, frozen=frozen)
+    parts = {name.split(".")[0] for name, p in encoder.named_parameters() if not p.requires_grad}
+    assert parts == ({"conv1", "layer1"} if fixed else set())
+    assert any(isinstance(m, nn.BatchNorm2d) for m in encoder.modules()) != fixed
 
 
 def test_pretrained_vgg_answers_grey_alike_with_one_channel(monkeypatch):

@@ -5,8 +5,10 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from seglib.book.experiments import dynamic_coordinates, grid_collisions, instance_systems, yolact_prototypes
 from seglib.book.experiments.__main__ import main
@@ -261,6 +263,32 @@ def test_the_systems_are_scored_on_the_same_images_in_turns(data, yolact, solov2
     assert list(found["nms"]) == ["yolact_tiny", "solov2_tiny"]
     assert [row["nms"] for row in found["nms"]["solov2_tiny"]["variants"]] == list(MASK_VARIANTS)
     json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.slow
+def test_the_systems_are_scored_on_nuclei(tmp_path, monkeypatch):
+    spots = np.zeros((64, 64), np.uint16)
+    spots[8:24, 8:24], spots[32:56, 30:60] = 1, 2
+    for name in ("a", "b"):
+        for folder, array in {"images": (spots > 0).astype(np.uint8) * 200, "masks": spots}.items():
+            path = tmp_path / "test" / folder / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(path)
+    torch.manual_seed(0)
+    asked = []
+
+    def stored(name):
+        asked.append(name)
+        return yolact_tiny(1) if "yolact" in name else mask_rcnn_tiny(1)
+
+    monkeypatch.setattr(instance_systems, "stored_model", stored)
+    monkeypatch.setattr(instance_systems, "_training", lambda name: {"of": name})
+    found = instance_systems.run(seeds=[0], steps=2, systems=("mask_rcnn_tiny", "yolact_tiny"), root=tmp_path)
+    assert asked == ["mask_rcnn_tiny_dsb2018", "yolact_tiny_dsb2018"] == [s["training"]["of"] for s in found["systems"]]
+    assert (found["data"], found["images"]) == ("dsb2018", 2)
+    assert [list(s["class_ap"]) for s in found["systems"]] == [["nucleus"]] * 2
+    with pytest.raises(FileNotFoundError):
+        instance_systems.run(seeds=[0], steps=2, root=tmp_path / "absent")
 
 
 # Collisions

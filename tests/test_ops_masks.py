@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seglib.ops import masks as module
-from seglib.ops.masks import crop_masks, mask_iou, masks_to_boxes
+from seglib.ops.masks import crop_masks, mask_iou, masks_to_boxes, resize_masks
 
 
 def test_a_box_covers_whole_pixels():
@@ -108,3 +108,36 @@ def test_overlap_of_masks_with_themselves_is_that_with_a_copy():
     assert torch.equal(mask_iou(masks, masks), mask_iou(masks, masks.clone()))
     crowd = torch.tensor([True, False, True, False, False])
     assert torch.equal(mask_iou(masks, masks, crowd), mask_iou(masks, masks.clone(), crowd))
+
+
+def test_resizing_reads_the_middle_of_each_cell():
+    masks = torch.zeros(6, 4, 8, dtype=torch.bool)
+    masks[0, 1, 1] = masks[0, 1, 2] = True  # two of the four pixels in the middle of the left cell: exactly ½
+    masks[1, 1, 5] = True  # one in the middle of the right one
+    masks[2, 0, :] = masks[2, 3, :] = True  # none in any middle
+    masks[3, :, 2:6] = True  # the halves of both middles
+    masks[4, :, 1:4] = True  # the whole of the left middle
+    masks[5, :, 0] = True  # beside it
+    more = [[0, 0], [0, 0], [0, 0], [0, 0], [1, 0], [0, 0]]
+    assert resize_masks(masks, (1, 2))[:, 0].int().tolist() == more
+    at_least = [[1, 0], [0, 0], [0, 0], [1, 1], [1, 0], [0, 0]]
+    assert resize_masks(masks, (1, 2), half_inside=True)[:, 0].int().tolist() == at_least
+    assert resize_masks(masks[:0], (1, 2)).shape == (0, 1, 2)
+    assert torch.equal(resize_masks(masks, (4, 8)), masks)
+
+
+@pytest.mark.parametrize("half_inside", [False, True])
+def test_masks_are_resized_at_the_top_left_of_their_canvas(half_inside):
+    found = resize_masks(torch.ones(1, 5, 9, dtype=torch.bool), (4, 8), canvas=(8, 16), half_inside=half_inside)
+    edge = half_inside  # the last row and column fill half a cell, and a quarter of the cell in which they meet
+    rows = [[True] * 4 + [edge] + [False] * 3] * 2 + [[edge] * 4 + [False] * 4, [False] * 8]
+    assert found[0].tolist() == rows
+    same_size = resize_masks(torch.ones(1, 4, 8, dtype=torch.bool), (4, 8), canvas=(8, 16))
+    assert same_size[0, :2, :4].all() and same_size.sum() == 8  # a canvas twice as large: it is resized
+
+
+def test_many_masks_are_resized_in_parts(monkeypatch):
+    masks = torch.rand(7, 12, 16, generator=torch.Generator().manual_seed(0)) > 0.5
+    whole = resize_masks(masks, (6, 8))
+    monkeypatch.setattr(module, "CHUNK", 2 * 12 * 16)
+    assert torch.equal(resize_masks(masks, (6, 8)), whole) and whole.any()

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from seglib.data.collate import collate
 from seglib.data.scenes import Scenes
 from seglib.layers.solo_heads import MaskFeatureHead, SOLOHead, with_coordinates
-from seglib.losses.assign_grid import assign_grid, small_masks
+from seglib.losses.assign_grid import assign_grid
 from seglib.losses.solo import category_loss, mask_loss
 from seglib.models import solov2 as module
 from seglib.models.solov2 import (
@@ -23,7 +23,7 @@ from seglib.models.solov2 import (
     solov2_fpn,
     solov2_tiny,
 )
-from seglib.ops.masks import centres_of_mass, mask_iou, masks_to_boxes
+from seglib.ops.masks import centres_of_mass, mask_iou, masks_to_boxes, resize_masks
 from seglib.ops.nms import matrix_nms
 from seglib.types import Instances, Targets
 
@@ -239,31 +239,6 @@ def test_the_assignment_equals_a_loop_over_objects_and_cells():
 # --- what a cell should draw ---
 
 
-def test_targets_at_a_quarter_look_at_the_middle_of_each_cell():
-    mask = torch.zeros(4, 4, 8, dtype=torch.bool)
-    mask[0, 1, 1] = mask[0, 1, 2] = True  # two of the four pixels in the middle of the left cell
-    mask[1, 1, 5] = True  # one in the middle of the right one
-    mask[2, 0, :] = mask[2, 3, :] = True  # none in any middle
-    mask[3, :, 2:6] = True
-    found = small_masks(mask, (4, 8), (1, 2))
-    assert found[:, 0].tolist() == [[True, False], [False, False], [False, False], [True, True]]
-
-
-def test_targets_lie_at_the_top_left_of_the_canvas():
-    mask = torch.ones(1, 5, 9, dtype=torch.bool)
-    found = small_masks(mask, (8, 16), (4, 8))
-    full, half = [True] * 5 + [False] * 3, [True] * 4 + [False] * 4
-    # the last row and column of the mask fill half a cell, and a quarter of the cell in which they meet
-    assert found[0].tolist() == [full, full, half, [False] * 8]
-
-
-def test_many_targets_in_parts_are_the_same(monkeypatch):
-    masks = torch.rand(7, 32, 32) < 0.5
-    want = small_masks(masks, (32, 32), (8, 8))
-    monkeypatch.setattr("seglib.losses.assign_grid.CHUNK", 2 * 32 * 32)
-    assert torch.equal(small_masks(masks, (32, 32), (8, 8)), want)
-
-
 # --- the losses ---
 
 
@@ -291,7 +266,7 @@ def test_the_dice_loss_counts_three_times(model):
         cells = model.assign(out, targets.instances[0]).cells
         logits = draw(out.mask_features[0], out.kernels[0, cells], model.mask_factor)
         assert logits.shape[1:] == (64, 64)  # the features have stride 2, the masks 1
-        small = small_masks(targets.instances[0].masks, (64, 64), logits.shape[1:])
+        small = resize_masks(targets.instances[0].masks, logits.shape[1:], canvas=(64, 64), half_inside=True)
         want = mask_loss(logits, small.expand(len(cells), -1, -1))
         torch.testing.assert_close(model.loss(out, targets)["mask"], 3 * want)
 
@@ -358,7 +333,7 @@ def test_an_object_too_small_for_the_features_trains_its_class_and_stays_finite(
     truth = objects([(9, 9, 10, 10)])  # one pixel
     out = model(some_images(1))
     out = replace(out, mask_features=out.mask_features[..., ::4, ::4])  # no cell looks at that pixel
-    assert not small_masks(truth.masks, (64, 64), out.mask_features.shape[2:]).any()
+    assert not resize_masks(truth.masks, out.mask_features.shape[2:], canvas=(64, 64), half_inside=True).any()
     assert len(model.assign(out, truth).cells) > 0
     losses = model.loss(out, Targets(instances=[truth]))
     assert losses["mask"].item() == pytest.approx(3)  # nothing to overlap with
@@ -577,6 +552,10 @@ def test_unknown_options_are_refused(model):
     with pytest.raises(ValueError, match="a range of scales and a smallest area, got 5, 5 and 2"):
         module.SOLOv2(
             model.encoder, **parts, training_settings=SOLOTraining(), detections=SOLODetections(min_areas=(1, 2))
+        )
+    with pytest.raises(ValueError, match="mask_factor must be at least 1, got 0"):
+        module.SOLOv2(
+            model.encoder, **parts, training_settings=SOLOTraining(), detections=SOLODetections(), mask_factor=0
         )
     with pytest.raises(ValueError, match="padding is"):
         module.SOLOv2(

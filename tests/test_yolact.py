@@ -1,5 +1,6 @@
 """YOLACT: prototypes, coefficients, matching, hard negatives, losses, Fast NMS, and masks cut by their boxes."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,6 @@ from seglib.losses.multibox import (
     class_loss,
     hard_negatives,
     mask_loss,
-    resize_masks,
     semantic_loss,
     semantic_target,
 )
@@ -248,22 +248,6 @@ def test_the_gradient_of_the_mask_loss():
     masks = torch.rand(3, 4, 5, generator=g) > 0.5
     boxes = torch.tensor([[0.0, 0, 3, 2], [1.5, 1, 4, 4], [2, 2, 3, 3]])
     assert torch.autograd.gradcheck(lambda p, c: mask_loss(p, c, masks, boxes), (prototypes, coefficients))
-
-
-def test_masks_are_resized_without_a_filter_and_cut_at_a_half():
-    masks = torch.zeros(3, 4, 8, dtype=torch.bool)
-    masks[0, :, 1:4] = True  # columns 1, 2 of each four are averaged: the others aren't looked at
-    masks[1, :, 0] = True  # it vanishes
-    masks[2, :, 1] = True  # half of the average isn't more than half
-    assert resize_masks(masks, (1, 2)).int().tolist() == [[[1, 0]], [[0, 0]], [[0, 0]]]
-    assert resize_masks(masks[:0], (1, 2)).shape == (0, 1, 2)
-
-
-def test_masks_in_several_chunks_are_resized_alike(monkeypatch):
-    masks = torch.rand(7, 12, 16, generator=torch.Generator().manual_seed(0)) > 0.5
-    whole = resize_masks(masks, (6, 8))
-    monkeypatch.setattr("seglib.losses.multibox.CHUNK", 2 * 12 * 16)
-    assert torch.equal(resize_masks(masks, (6, 8)), whole) and whole.any()
 
 
 def test_the_semantic_target_is_the_union_of_each_classs_masks():
@@ -576,6 +560,27 @@ def test_too_few_classes_and_an_unknown_padding_are_refused():
         YOLACT(model.encoder, 3, channels=48, padding="reflect", **parts)
     with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
         YOLACT(model.encoder, 0, channels=48, **parts)
+    with pytest.raises(ValueError, match="masks_to_train must be at least 1, got 0"):
+        YOLACTTraining(masks_to_train=0)
+
+
+@pytest.mark.parametrize("fine_levels", [-1, 3])
+def test_the_head_needs_one_of_the_encoders_levels(fine_levels):
+    model = tiny()
+    parts = {"fpn": model.fpn, "protonet": model.protonet, "head": model.head, "anchors": model.anchors}
+    with pytest.raises(ValueError, match=f"fine_levels must be 0 to 2, .* got {fine_levels}"):
+        YOLACT(model.encoder, 3, levels=("c3", "c4", "c5"), fine_levels=fine_levels, **parts)
+
+
+@pytest.mark.parametrize(
+    ("head", "made"), [({"num_classes": 2}, (2, 6, 16)), ({"per_cell": 3}, (3, 3, 16)), ({"prototypes": 8}, (3, 6, 8))]
+)
+def test_a_head_for_other_classes_anchors_or_prototypes_is_refused(head, made):
+    model = tiny()
+    parts = {"fpn": model.fpn, "protonet": model.protonet, "anchors": model.anchors}
+    other = PredictionHead(48, **{"num_classes": 3, "per_cell": 6, "prototypes": 16} | head)
+    with pytest.raises(ValueError, match=re.escape(f"are (3, 6, 16), the head was built for {made}; build it with")):
+        YOLACT(model.encoder, 3, head=other, **parts)
 
 
 def test_the_papers_batch_norms_learn_unless_they_are_frozen():

@@ -5,9 +5,13 @@ from __future__ import annotations
 import difflib
 import textwrap
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from seglib.book.exercise import Exercise, Hint, is_stub
 from seglib.book.exercises import CHECKS
@@ -75,3 +79,61 @@ def check(name: str, attempt: Any, required: bool = False) -> None:
         _wrong_tries[name] += 1
         if _wrong_tries[name] > 1 and (sketch := CHECKS[name].sketch):
             print("The shape of it:\n" + textwrap.indent(textwrap.dedent(sketch).strip("\n"), "    "))
+
+
+def yours(name: str, attempt: Callable[..., Any], solution: Callable[..., Any]) -> Callable[..., Any]:
+    """The reader's function where it passes its check, and the solution where it doesn't: what later cells call.
+
+    A right answer may change its arguments, return a list or an array for a tensor, or detach its result from the
+    graph. So it gets copies; its result takes the form of the solution's; and where an argument needs a gradient that
+    the reader's result doesn't carry, the solution answers.
+
+    Args:
+        name: name of the exercise, such as ``"ch11.crop"``.
+        attempt: the reader's function of tensors, numbers, and lists of them.
+        solution: the folded one.
+
+    Returns:
+        A function of the same arguments.
+
+    Raises:
+        ValueError: when there is no such exercise.
+    """
+    if not examine(name, attempt).passed:
+        return solution
+
+    def call(*given: Any) -> Any:
+        own = [_copy(v) for v in given]
+        if not any(v.requires_grad for v in _tensors(given)):
+            return _in_form(attempt(*own), solution(*given))
+        try:
+            value = attempt(*own)
+        except Exception:  # it passed its check, so it is the gradient that it cannot take: NumPy can't
+            return solution(*given)
+        return value if any(v.requires_grad for v in _tensors(value)) else solution(*given)
+
+    return call
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """All tensors in a value, or in lists and tuples of values."""
+    if isinstance(value, list | tuple):
+        return [t for v in value for t in _tensors(v)]
+    return [value] if isinstance(value, Tensor) else []
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_copy(v) for v in value)
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _in_form(value: Any, form: Any) -> Any:
+    """A value as the tensors, of the same types, and the lists that another one consists of."""
+    if isinstance(form, list | tuple):
+        return type(form)(_in_form(v, f) for v, f in zip(value, form, strict=True))
+    if isinstance(form, Tensor):
+        if not isinstance(value, Tensor):
+            value = torch.as_tensor(np.asarray(value))
+        return value.to(form.dtype)
+    return type(form)(value)

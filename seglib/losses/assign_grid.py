@@ -5,20 +5,15 @@ Source: Wang et al., "SOLO: Segmenting Objects by Locations", ECCV 2020, section
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from seglib.losses.assign import BACKGROUND
 from seglib.ops.masks import centres_of_mass
 from seglib.ops.precision import at_least_float32
-
-CHUNK = 2**24
-"""Pixels of masks that are cast to floats at once: 64 MB of float32."""
 
 
 @dataclass(frozen=True)
@@ -100,28 +95,3 @@ def assign_grid(
     cells = index[level, objects, row, column]
     matches = torch.full((sum(g * g for g in grids),), BACKGROUND, device=device)
     return GridTargets(matches.scatter_reduce(0, cells, objects, "amax"), cells, objects)
-
-
-@torch.no_grad()
-def small_masks(masks: Tensor, canvas: Sequence[int], size: Sequence[int]) -> Tensor:
-    """The masks at the resolution of the features: bilinear, then thresholded at ½, which itself counts as inside.
-
-    A cell of a quarter of the resolution reads the four pixels in its middle, and two of them fill it. A mask that no
-    cell sees so vanishes: an object of one pixel may train its class and not its mask.
-
-    Args:
-        masks: masks of N objects, ``(N, H, W)`` bool.
-        canvas: size ``(H, W)`` in pixels that the features cover, at least that of the masks.
-        size: rows and columns ``(h, w)`` of the features.
-
-    Returns:
-        ``(N, h, w)`` bool.
-    """
-    height, width = masks.shape[1:]
-    step = max(1, CHUNK // max(1, math.prod(canvas)))
-    out = torch.empty(len(masks), *size, dtype=torch.bool, device=masks.device)
-    for begin in range(0, len(masks), step):
-        part = masks[begin : begin + step].float()
-        part = F.pad(part, (0, canvas[1] - width, 0, canvas[0] - height))  # (n, Hc, Wc)
-        out[begin : begin + step] = F.interpolate(part[None], tuple(size), mode="bilinear")[0] >= 0.5
-    return out

@@ -8,8 +8,6 @@ Source: Bolya et al., "YOLACT", ICCV 2019, sections 3.3, 4 and 5; hard negatives
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,9 +18,6 @@ from seglib.losses.two_stage import BOX_WEIGHTS
 from seglib.ops.boxes import encode_boxes
 from seglib.ops.masks import crop_masks
 from seglib.ops.precision import at_least_float32
-
-CHUNK = 2**24
-"""Pixels of masks that are cast to floats at once when they are resized: 64 MB of float32."""
 
 
 def hard_negatives(logits: Tensor, matches: Tensor, ratio: float = 3) -> Tensor:
@@ -134,24 +129,3 @@ def semantic_target(masks: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """
     count = torch.zeros(num_classes, *masks.shape[1:], dtype=torch.int32, device=masks.device)
     return count.index_add_(0, labels, masks.int()) > 0
-
-
-def resize_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
-    """Masks at the size of a map: bilinear without a filter, then more than ½.
-
-    Args:
-        masks: masks ``(N, H, W)`` bool.
-        size: size ``(h, w)`` of the map.
-
-    Returns:
-        ``(N, h, w)`` bool. A mask that is smaller than a cell can vanish.
-    """
-    height, width = masks.shape[1:]
-    if (height, width) == tuple(size):
-        return masks
-    step = max(1, CHUNK // max(1, height * width))
-    parts = [
-        F.interpolate(masks[None, begin : begin + step].float(), tuple(size), mode="bilinear")[0] > 0.5
-        for begin in range(0, len(masks), step)
-    ]
-    return torch.cat(parts) if parts else masks.new_zeros(0, *size)

@@ -35,10 +35,9 @@ from torch import Tensor
 from seglib.layers.encoder import Encoder
 from seglib.layers.fcos import FCOSHead, locations
 from seglib.layers.fpn import FPN, TopConvs
-from seglib.layers.frozen import freeze
 from seglib.layers.mask_branch import MaskBranch
 from seglib.layers.normalize import Normalize, pad_to_multiple
-from seglib.layers.resnet import resnet_encoder
+from seglib.layers.resnet import detector_encoder
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
 from seglib.losses.assign_fcos import assign_locations, box_distances, mask_centres
 from seglib.losses.fcos import fcos_loss
@@ -92,10 +91,17 @@ class CondInstTraining:
         radius: how far from an object's centre of mass, in strides, locations answer for it; ``None`` for its box.
         max_masks: largest number of masks that the mask loss draws, of a whole batch. Where more locations answer for
             an object, that many are taken, evenly spaced; the others count in all other losses.
+
+    Raises:
+        ValueError: when ``max_masks`` is below 1.
     """
 
     radius: float | None = 1.5
     max_masks: int = 500
+
+    def __post_init__(self) -> None:
+        if self.max_masks < 1:
+            raise ValueError(f"max_masks must be at least 1, got {self.max_masks}")
 
 
 @dataclass(frozen=True)
@@ -162,14 +168,17 @@ class CondInst(Model):
         hidden: channels of the filters' hidden layers, one number for each; (8, 8) makes three layers.
         relative_coordinates: whether filters also see where a cell lies relative to their object's location. Without
             it two objects of one look get each other's masks.
-        mask_factor: factor by which mask logits are upsampled, before the loss and before the sigmoid.
-        fine_levels: number of the pyramid's finest levels that the mask branch alone reads; the head begins after them.
+        mask_factor: factor by which mask logits are upsampled, before the loss and before the sigmoid; it divides the
+            stride of the mask features.
+        fine_levels: number of the pyramid's finest levels that the mask branch alone reads; the head begins after them,
+            on one of ``encoder_levels``.
         normalize: what is done to images first; ImageNet's mean and standard deviation when not given.
         padding: what fills the padding to the size of the batch and to a multiple of the coarsest stride: "constant",
             the mean colour, as published weights know it, or "replicate", its last row and column.
 
     Raises:
-        ValueError: for an unknown padding, or a head that generates another number of parameters.
+        ValueError: for an unknown padding, when ``fine_levels`` or ``mask_factor`` is out of range, or for a head of
+            another number of classes, levels or parameters.
     """
 
     def __init__(
@@ -195,6 +204,10 @@ class CondInst(Model):
         super().__init__()
         if padding not in ("constant", "replicate"):
             raise ValueError(f'padding is "constant" or "replicate", got {padding!r}')
+        if not 0 <= fine_levels < len(encoder_levels):
+            raise ValueError(
+                f"fine_levels must be 0 to {len(encoder_levels) - 1}, so that the head has a level, got {fine_levels}"
+            )
         self.channels = filter_channels(features, hidden, relative_coordinates=relative_coordinates)
         generated = 0 if head.controller is None else head.controller.out_channels
         if generated != filter_count(self.channels):
@@ -202,16 +215,24 @@ class CondInst(Model):
                 f"filters of channels {self.channels} have {filter_count(self.channels)} parameters, the head makes "
                 f"{generated}; pass FCOSHead(parameters={filter_count(self.channels)})"
             )
+        self.levels = levels or CondInstLevels()
+        made, wanted = (head.class_logits.out_channels, len(head.scales)), (num_classes, len(self.levels.strides))
+        if made != wanted:
+            raise ValueError(
+                f"numbers of classes and of levels are {wanted}, the head was built for {made}; build it with the same "
+                "num_classes and levels"
+            )
+        self.mask_stride = self.levels.strides[0] // 2**fine_levels
+        if mask_factor < 1 or self.mask_stride % mask_factor:
+            raise ValueError(f"mask_factor must divide the mask features' stride {self.mask_stride}, got {mask_factor}")
         self.num_classes, self.padding = num_classes, padding
         self.normalize = normalize or Normalize()
         self.encoder = encoder
         self.encoder_levels = tuple(encoder_levels)
         self.fpn, self.head, self.mask_branch = fpn, head, mask_branch
-        self.levels = levels or CondInstLevels()
         self.training_settings = training_settings or CondInstTraining()
         self.detections = detections or CondInstDetections()
         self.relative_coordinates, self.mask_factor, self.fine_levels = relative_coordinates, mask_factor, fine_levels
-        self.mask_stride = self.levels.strides[0] // 2**fine_levels
         last = self.levels.strides[len(self.encoder_levels) - fine_levels - 1]  # the encoder's coarsest map
         self.size_divisibility = max(encoder.size_divisibility, last)
 
@@ -463,11 +484,7 @@ def condinst_fpn(
     Raises:
         ValueError: for an unknown encoder.
     """
-    frozen = pretrained if frozen is None else frozen
-    net = resnet_encoder(encoder, stride_in_1x1=stride_in_1x1, frozen_norm=frozen, pretrained=pretrained)
-    if frozen:
-        freeze(net.conv1)
-        freeze(net.layer1)
+    net = detector_encoder(encoder, pretrained=pretrained, frozen=frozen, stride_in_1x1=stride_in_1x1)
     channels = filter_channels(relative_coordinates=relative_coordinates)
     return CondInst(
         net,

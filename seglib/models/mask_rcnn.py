@@ -33,9 +33,8 @@ from torch import Tensor
 from seglib.layers.anchors import Anchors
 from seglib.layers.encoder import Encoder
 from seglib.layers.fpn import FPN, TopPool
-from seglib.layers.frozen import freeze
 from seglib.layers.normalize import Normalize, pad_to_multiple
-from seglib.layers.resnet import resnet_encoder
+from seglib.layers.resnet import detector_encoder, resnet_encoder
 from seglib.layers.roi_heads import BoxHead, MaskHead
 from seglib.layers.rpn import RPNHead, propose
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
@@ -362,11 +361,7 @@ def mask_rcnn_fpn(
     """
     if conventions not in CONVENTIONS:
         raise ValueError(f"conventions {conventions!r} are unknown; choose one of {', '.join(CONVENTIONS)}")
-    frozen = pretrained if frozen is None else frozen
-    net = resnet_encoder(encoder, stride_in_1x1=stride_in_1x1, frozen_norm=frozen, pretrained=pretrained)
-    if frozen:
-        freeze(net.conv1)
-        freeze(net.layer1)
+    net = detector_encoder(encoder, pretrained=pretrained, frozen=frozen, stride_in_1x1=stride_in_1x1)
     if conventions == "torchvision":
         rpn, roi, detections = _TORCHVISION_RPN, _TORCHVISION_ROI, _TORCHVISION_DETECTIONS
     else:

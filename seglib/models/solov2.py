@@ -33,18 +33,17 @@ from torch.nn import functional as F
 
 from seglib.layers.encoder import Encoder
 from seglib.layers.fpn import FPN, TopPool
-from seglib.layers.frozen import freeze
 from seglib.layers.normalize import Normalize, pad_to_multiple
-from seglib.layers.resnet import resnet_encoder
+from seglib.layers.resnet import detector_encoder
 from seglib.layers.solo_heads import MaskFeatureHead, SOLOHead
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
-from seglib.losses.assign_grid import GridTargets, assign_grid, small_masks
+from seglib.losses.assign_grid import GridTargets, assign_grid
 from seglib.losses.solo import category_loss, mask_loss
 from seglib.models.base import Model
 from seglib.models.instance import objects_of
 from seglib.ops.dynamic_conv import dynamic_conv
 from seglib.ops.dynamic_masks import DynamicMasks, upsample_logits
-from seglib.ops.masks import mask_iou, masks_to_boxes
+from seglib.ops.masks import mask_iou, masks_to_boxes, resize_masks
 from seglib.ops.nms import MATRIX_KERNELS, mask_nms, matrix_nms
 from seglib.ops.precision import at_least_float32
 from seglib.types import Instances, Size, Targets
@@ -68,6 +67,9 @@ class SOLOTraining:
         mask_weight: weight of the Dice loss.
         max_masks: most masks of a batch that the Dice loss looks at, drawn at random where cells are more; it bounds
             the memory of crowded batches. The published code has no such bound.
+
+    Raises:
+        ValueError: when ``max_masks`` is below 1.
     """
 
     ranges: tuple[tuple[float, float], ...] = RANGES
@@ -95,6 +97,9 @@ class SOLODetections:
         nms_iou: IoU above which "mask" drops a mask.
         min_score: score after NMS that a detection must reach.
         max_detections: largest number of detections of an image.
+
+    Raises:
+        ValueError: for an unknown NMS or kernel.
     """
 
     threshold: float = 0.1
@@ -154,7 +159,7 @@ class SOLOv2(Model):
             "constant", the mean colour, as published weights know it, or "replicate", its last row and column.
 
     Raises:
-        ValueError: for an unknown padding, or settings for another number of levels.
+        ValueError: for an unknown padding, settings for another number of levels, or a ``mask_factor`` below 1.
     """
 
     def __init__(
@@ -180,6 +185,8 @@ class SOLOv2(Model):
                 f"every level has a grid, a range of scales and a smallest area, got {len(head.grids)}, "
                 f"{len(training_settings.ranges)} and {len(detections.min_areas)}"
             )
+        if mask_factor < 1:
+            raise ValueError(f"mask_factor must be at least 1, got {mask_factor}")
         self.num_classes, self.padding = head.category.out_channels, padding
         self.normalize = normalize or Normalize()
         self.encoder = encoder
@@ -242,7 +249,7 @@ class SOLOv2(Model):
             begin += counts[i]
             logits.append(draw(out.mask_features[i], out.kernels[i, a.cells[here]], self.mask_factor))
             used, own = a.objects[here].unique(return_inverse=True)
-            small = small_masks(o.masks[used], out.canvas.tolist(), logits[-1].shape[1:])
+            small = resize_masks(o.masks[used], logits[-1].shape[1:], canvas=out.canvas.tolist(), half_inside=True)
             masks.append(small[own])
         return {
             "category": category,
@@ -305,6 +312,16 @@ class SOLOv2(Model):
             kernels: kernel of each cell, ``(S, E)``.
             features: mask features, ``(E, h, w)``.
         """
+        cells, labels, scores = self._candidates(logits, kernels, features)
+        masks = self._masks(features, kernels[cells])  # (N, h, w)
+        kept, scores = self._suppress(masks, labels, scores)
+        return cells[kept], labels[kept], scores
+
+    def _candidates(self, logits: Tensor, kernels: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What goes into NMS: cells that peak and whose masks are large enough, their classes and scores, ``(N,)``.
+
+        A score is that of the class times the mean probability inside the mask. The highest comes first.
+        """
         s, grids = self.detections, self.head.grids
         parts = logits.sigmoid().T.split([g * g for g in grids], 1)  # (K, G·G) of each level
         peaks = [point_nms(part.unflatten(1, (g, g))).flatten(1) for part, g in zip(parts, grids, strict=True)]
@@ -318,10 +335,12 @@ class SOLOv2(Model):
         kept = large[own]
         cells, labels, own = cells[kept], labels[kept], own[kept]
         score, order = (scores[cells, labels] * maskness[own]).sort(descending=True, stable=True)
-        score, order = score[: s.pre_nms_top_k], order[: s.pre_nms_top_k]
-        cells, labels = cells[order], labels[order]
+        order = order[: s.pre_nms_top_k]
+        return cells[order], labels[order], score[: s.pre_nms_top_k]
 
-        masks = self._masks(features, kernels[cells])  # (N, h, w)
+    def _suppress(self, masks: Tensor, labels: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+        """Of masks ``(N, h, w)`` by falling score the index of those kept, and their new scores, by falling score."""
+        s = self.detections
         iou = mask_iou(masks, masks)
         if s.nms == "matrix":
             score, order = matrix_nms(iou, labels, score, kernel=s.kernel, sigma=s.sigma).sort(descending=True)
@@ -329,7 +348,7 @@ class SOLOv2(Model):
             order = mask_nms(iou, labels, score, s.nms_iou)
             score = score[order]
         kept = (score >= s.min_score).nonzero()[: s.max_detections, 0]
-        return cells[order[kept]], labels[order[kept]], score[kept]
+        return order[kept], score[kept]
 
     def _measure(self, features: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
         """Area of each kernel's mask in cells ``(N,)``, and its mean probability inside, "maskness", ``(N,)``."""
@@ -424,11 +443,7 @@ def solov2_fpn(
         ValueError: for an unknown encoder or an unknown place of coordinates.
     """
     _check_coordinates(coordinates)
-    frozen = pretrained if frozen is None else frozen
-    net = resnet_encoder(encoder, stride_in_1x1=stride_in_1x1, frozen_norm=frozen, pretrained=pretrained)
-    if frozen:
-        freeze(net.conv1)
-        freeze(net.layer1)
+    net = detector_encoder(encoder, pretrained=pretrained, frozen=frozen, stride_in_1x1=stride_in_1x1)
     return SOLOv2(
         net,
         fpn=FPN([net.channels[c] for c in ("c2", "c3", "c4", "c5")], top_block=TopPool()),

@@ -27,23 +27,22 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from seglib.layers.anchors import Anchors
 from seglib.layers.encoder import Encoder
 from seglib.layers.fpn import FPN, TopConvs
-from seglib.layers.frozen import freeze
 from seglib.layers.normalize import Normalize, pad_to_multiple
-from seglib.layers.resnet import resnet_encoder
+from seglib.layers.resnet import detector_encoder
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
 from seglib.layers.yolact_heads import PredictionHead, ProtoNet, RelativeAnchors
 from seglib.losses.assign import BACKGROUND, IGNORE, ignore_crowds, match_anchors
-from seglib.losses.multibox import box_loss, class_loss, mask_loss, resize_masks, semantic_loss, semantic_target
+from seglib.losses.multibox import box_loss, class_loss, mask_loss, semantic_loss, semantic_target
 from seglib.losses.two_stage import BOX_WEIGHTS
 from seglib.models.base import Model
 from seglib.models.instance import ObjectTable, crowds_of, objects_of
 from seglib.ops.boxes import box_iou, clip_boxes, decode_boxes
 from seglib.ops.dynamic_masks import DynamicMasks
+from seglib.ops.masks import resize_masks
 from seglib.ops.nms import batched_nms, fast_nms
 from seglib.ops.precision import at_least_float32
 from seglib.types import Instances, Size, Targets
@@ -66,6 +65,9 @@ class YOLACTTraining:
         box_weight: factor on the box loss.
         mask_weight: factor on the mask loss.
         semantic_weight: factor on the semantic loss.
+
+    Raises:
+        ValueError: when ``masks_to_train`` is below 1.
     """
 
     foreground_iou: float = 0.5
@@ -77,6 +79,10 @@ class YOLACTTraining:
     box_weight: float = 1.5
     mask_weight: float = 6.125
     semantic_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.masks_to_train < 1:
+            raise ValueError(f"masks_to_train must be at least 1, got {self.masks_to_train}")
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,8 @@ class YOLACT(Model):
         head: module that predicts class, box and coefficients of every anchor.
         channels: channels of the pyramid's levels.
         anchors: anchors of every level that the head sees, in pixels or in shares of the image.
-        fine_levels: number of the pyramid's finest levels that masks alone are drawn from; the head begins after them.
+        fine_levels: number of the pyramid's finest levels that masks alone are drawn from; the head begins after them,
+            on one of ``levels``.
         training_settings: settings of the assignment and the losses.
         detections: settings of what counts as a detection.
         normalize: what is done to images first; ImageNet's mean and standard deviation when not given.
@@ -157,7 +164,8 @@ class YOLACT(Model):
             the mean colour, or "replicate", its last row and column.
 
     Raises:
-        ValueError: for an unknown padding, or when ``num_classes`` is out of range.
+        ValueError: for an unknown padding, when ``num_classes`` or ``fine_levels`` is out of range, or for a head of
+            another number of classes, anchors per cell or prototypes.
     """
 
     def __init__(
@@ -182,6 +190,18 @@ class YOLACT(Model):
             raise ValueError(f'padding is "constant" or "replicate", got {padding!r}')
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}; background isn't counted")
+        if not 0 <= fine_levels < len(levels):
+            raise ValueError(
+                f"fine_levels must be 0 to {len(levels) - 1}, so that the head has a level, got {fine_levels}"
+            )
+        per_cell = head.per_cell
+        made = (head.logits.out_channels // per_cell - 1, per_cell, head.coefficients.out_channels // per_cell)
+        wanted = (num_classes, anchors.per_cell, protonet.predict.out_channels)
+        if made != wanted:
+            raise ValueError(
+                f"classes, anchors per cell and prototypes are {wanted}, the head was built for {made}; build it with "
+                "the same num_classes, per_cell and prototypes"
+            )
         self.num_classes, self.padding = num_classes, padding
         self.normalize = normalize or Normalize()
         self.encoder = encoder
@@ -343,9 +363,7 @@ class YOLACT(Model):
 
     def _masks_on(self, shape: Sequence[int], objects: Instances, canvas: Tensor) -> Tensor:
         """The objects' masks on a map that covers the canvas, bool ``(N, h, w)``."""
-        height, width = objects.masks.shape[1:]
-        bottom, right = (int(n) for n in canvas)
-        return resize_masks(F.pad(objects.masks, (0, right - width, 0, bottom - height)), shape)
+        return resize_masks(objects.masks, shape, canvas=canvas.tolist())
 
     def _lay_anchors(self, shapes: Sequence[Sequence[int]], size: Sequence[int], device: torch.device) -> list[Tensor]:
         """The anchors ``(A_i, 4)`` of each level of a pyramid that covers a canvas of this size."""
@@ -433,10 +451,7 @@ def yolact_resnet101(num_classes: int, *, pretrained: bool = False, frozen: bool
 
 
 def _on_resnet(name: str, num_classes: int, *, pretrained: bool, frozen: bool) -> YOLACT:
-    encoder = resnet_encoder(name, frozen_norm=frozen, pretrained=pretrained)
-    if frozen:
-        freeze(encoder.conv1)
-        freeze(encoder.layer1)
+    encoder = detector_encoder(name, pretrained=pretrained, frozen=frozen)
     return YOLACT(
         encoder,
         num_classes,

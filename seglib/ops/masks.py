@@ -1,9 +1,12 @@
-"""Masks of objects, ``(N, H, W)``: the boxes around them, their overlap, and pasting small ones into an image."""
+"""Masks of objects, ``(N, H, W)``: the boxes around them, their overlap, cropping, and copies at another size."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 CHUNK = 2**24
 """Pixels, of all masks together, that are cast to floats at once: 64 MB of float32."""
@@ -114,3 +117,35 @@ def crop_masks(masks: Tensor, boxes: Tensor, *, padding: float = 0.0, by_index: 
         columns = (x + 0.5 > low[:, :1]) & (x + 0.5 < high[:, :1])
         rows = (y + 0.5 > low[:, 1:]) & (y + 0.5 < high[:, 1:])
     return masks.masked_fill(~(rows[:, :, None] & columns[:, None, :]), 0)
+
+
+@torch.no_grad()
+def resize_masks(
+    masks: Tensor, size: Sequence[int], *, canvas: Sequence[int] | None = None, half_inside: bool = False
+) -> Tensor:
+    """Masks at the size of a map: bilinear without a filter, then thresholded at ½.
+
+    A cell that is four pixels wide reads the two in its middle and doesn't look at the others, so a thin mask can
+    vanish.
+
+    Args:
+        masks: masks of objects, ``(N, H, W)`` bool. N may be 0.
+        size: rows and columns ``(h, w)`` of the map.
+        canvas: size ``(H, W)`` in pixels that the map covers, at least that of the masks, which lie at its top left;
+            by default their own.
+        half_inside: whether a cell of exactly ½ is inside. SOLOv2 has it so, YOLACT doesn't.
+
+    Returns:
+        ``(N, h, w)`` bool.
+    """
+    height, width = masks.shape[1:]
+    bottom, right = canvas or (height, width)
+    if (height, width) == (bottom, right) == tuple(size):
+        return masks
+    step = max(1, CHUNK // max(1, bottom * right))
+    out = torch.empty(len(masks), *size, dtype=torch.bool, device=masks.device)
+    for begin in range(0, len(masks), step):
+        part = F.pad(masks[begin : begin + step].float(), (0, right - width, 0, bottom - height))  # (n, H, W)
+        part = F.interpolate(part[None], tuple(size), mode="bilinear")[0]  # (n, h, w)
+        out[begin : begin + step] = part >= 0.5 if half_inside else part > 0.5
+    return out

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import torch
-from golden import Golden
+from golden import SIZES, batch, converted, targets
 
 from seglib.layers.fcos import locations
 from seglib.losses.assign_fcos import box_distances
@@ -12,33 +12,19 @@ from seglib.models.zoo import build
 from seglib.ops.dynamic_conv import dynamic_conv
 from seglib.ops.geometry import Geometry
 from seglib.ops.resize import aligned_bilinear
-from seglib.types import Instances, Targets
 from seglib.weights import convert
 from seglib.weights.adelaidet import CONDINST
 from seglib.weights.renaming import rename
 
 pytestmark = pytest.mark.slow
 
-SIZES = [(128, 160), (120, 148)]
 STRIDES = (8, 16, 32, 64, 128)
 CELLS = [(16, 20), (8, 10), (4, 5), (2, 3), (1, 2)]
 
 
 @functools.cache
 def setup():
-    golden = Golden("condinst_r50")
-    name, state, metadata = convert("adelaidet:condinst_R_50", golden.state)
-    model = build(name, **metadata["arguments"])
-    model.load_state_dict(state)
-    return golden, model.eval()
-
-
-def batch(golden):
-    """Both stored images, blue first in 0..255, as seglib takes them. Raw zeros pad the smaller one."""
-    images = torch.zeros(2, 3, 128, 160)
-    for i, (height, width) in enumerate(SIZES):
-        images[i, :, :height, :width] = golden[f"small/image{i}"].flip(0).float() / 255
-    return images
+    return converted("condinst_r50", "adelaidet:condinst_R_50")
 
 
 @functools.cache
@@ -162,14 +148,6 @@ def check_detections(golden, key, found):
     golden.check(f"{key}.scores", found.scores, 1e-3)
     golden.check(f"{key}.boxes", found.boxes, 1e-3)
     golden.check(f"{key}.masks", found.masks)
-
-
-def targets(golden):
-    found = []
-    for i in (0, 1):
-        masks = torch.nn.functional.pad(golden[f"loss/target{i}.masks"], (0, 12 * i, 0, 8 * i))  # (N, 128, 160)
-        found.append(Instances(masks, golden[f"loss/target{i}.classes"].long(), golden[f"loss/target{i}.boxes"]))
-    return Targets(instances=found)
 
 
 def level_first(rows):

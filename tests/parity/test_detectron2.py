@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from golden import Golden
+from golden import SIZES, batch, converted, targets
 
 from seglib.losses.assign import match_boxes
 from seglib.losses.two_stage import BOX_WEIGHTS, mask_targets
@@ -14,7 +14,6 @@ from seglib.ops.boxes import box_iou, decode_boxes
 from seglib.ops.geometry import Geometry
 from seglib.ops.paste import paste_masks
 from seglib.ops.roi import roi_levels
-from seglib.types import Instances, Targets
 from seglib.weights import convert
 from seglib.weights.detectron2 import MASK_RCNN, RESNET_FPN
 from seglib.weights.renaming import rename
@@ -24,22 +23,7 @@ pytestmark = pytest.mark.slow
 
 @functools.cache
 def setup():
-    golden = Golden("mask_rcnn_r50_fpn_3x")
-    name, state, metadata = convert("detectron2:mask_rcnn_R_50_FPN", golden.state)
-    model = build(name, **metadata["arguments"])
-    model.load_state_dict(state)
-    return golden, model.eval()
-
-
-SIZES = [(128, 160), (120, 148)]
-
-
-def batch(golden):
-    """Both stored images, blue first in 0..255, as seglib takes them. Raw zeros pad the smaller one."""
-    images = torch.zeros(2, 3, 128, 160)
-    for i, (height, width) in enumerate(SIZES):
-        images[i, :, :height, :width] = golden[f"small/image{i}"].flip(0).float() / 255
-    return images
+    return converted("mask_rcnn_r50_fpn_3x", "detectron2:mask_rcnn_R_50_FPN")
 
 
 @functools.cache
@@ -125,14 +109,6 @@ def check_detections(golden, key, found):
 def test_pasting():
     golden, _ = setup()
     golden.check("paste/masks", paste_masks(golden["paste/probs"], golden["paste/boxes"], (48, 64)))
-
-
-def targets(golden):
-    found = []
-    for i in (0, 1):
-        masks = torch.nn.functional.pad(golden[f"loss/target{i}.masks"], (0, 12 * i, 0, 8 * i))  # (N, 128, 160)
-        found.append(Instances(masks, golden[f"loss/target{i}.classes"].long(), golden[f"loss/target{i}.boxes"]))
-    return Targets(instances=found)
 
 
 def test_anchor_matching():

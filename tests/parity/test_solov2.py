@@ -6,15 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from golden import Golden
+from golden import SIZES, batch, converted, image, targets
 
-from seglib.losses.assign_grid import small_masks
 from seglib.models.solov2 import point_nms, resized_levels
 from seglib.models.zoo import build
 from seglib.ops.geometry import Geometry
-from seglib.ops.masks import mask_iou
+from seglib.ops.masks import mask_iou, resize_masks
 from seglib.ops.nms import mask_nms, matrix_nms
-from seglib.types import Instances, Targets
 from seglib.weights import convert
 from seglib.weights.adelaidet_solo import SOLOV2
 from seglib.weights.detectron2 import RESNET_FPN
@@ -22,29 +20,12 @@ from seglib.weights.renaming import rename
 
 pytestmark = pytest.mark.slow
 
-SIZES = [(128, 160), (120, 148)]
 GRIDS = (40, 36, 24, 16, 12)
 
 
 @functools.cache
 def setup():
-    golden = Golden("solov2_r50")
-    name, state, metadata = convert("adelaidet:solov2_R_50", golden.state)
-    model = build(name, **metadata["arguments"])
-    model.load_state_dict(state)
-    return golden, model.eval()
-
-
-def image(golden, i):
-    """A stored image, blue first in 0..255, as seglib takes it."""
-    return golden[f"small/image{i}"].flip(0).float() / 255
-
-
-def batch(golden):
-    images = torch.zeros(2, 3, 128, 160)
-    for i, (height, width) in enumerate(SIZES):
-        images[i, :, :height, :width] = image(golden, i)
-    return images
+    return converted("solov2_r50", "adelaidet:solov2_R_50")
 
 
 @functools.cache
@@ -137,21 +118,13 @@ def test_detections_at_another_size():
     check_detections(golden, "detect/image0_resized", found)
 
 
-def targets(golden):
-    found = []
-    for i in (0, 1):
-        masks = torch.nn.functional.pad(golden[f"loss/target{i}.masks"], (0, 12 * i, 0, 8 * i))  # (N, 128, 160)
-        found.append(Instances(masks, golden[f"loss/target{i}.classes"].long(), golden[f"loss/target{i}.boxes"]))
-    return Targets(instances=found)
-
-
 @pytest.mark.parametrize("i", [0, 1])
 def test_targets(i):
     golden, model = setup()
     objects = targets(golden).instances[i]
     found = model.assign(output(), objects)
     labels = torch.where(found.matches >= 0, objects.labels[found.matches], 80)
-    small = small_masks(objects.masks, (128, 160), (32, 40))[found.objects]
+    small = resize_masks(objects.masks, (32, 40), canvas=(128, 160), half_inside=True)[found.objects]
     begin = 0
     for level, grid in enumerate(GRIDS):
         part = slice(begin, begin + grid * grid)

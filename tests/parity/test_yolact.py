@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from golden import FOLDER, Golden
+from golden import FOLDER, converted
 
 from seglib.losses.assign import BACKGROUND
 from seglib.losses.two_stage import BOX_WEIGHTS
@@ -29,11 +29,7 @@ SIZE = (128, 160)
 
 @functools.cache
 def setup():
-    golden = Golden("yolact_resnet50")
-    name, state, metadata = convert("yolact:yolact_resnet50", golden.state)
-    model = build(name, **metadata["arguments"])
-    model.load_state_dict(state)
-    return golden, model.eval()
+    return converted("yolact_resnet50", "yolact:yolact_resnet50")
 
 
 def batch(golden):

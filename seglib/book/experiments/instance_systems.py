@@ -1,7 +1,8 @@
 """Four systems for objects side by side: Mask R-CNN, YOLACT, CondInst and SOLOv2, with their stored weights.
 
-All were trained alike: 4,000 steps of eight scenes, from the same encoder. Here they see the same test scenes, image by
-image and in turns. Differences in AP come with a bootstrap over the images, which are drawn alike for all systems.
+All were trained alike, from the same encoder: 4,000 steps of eight scenes, or 1,500 steps of four images of the nuclei
+of the Data Science Bowl 2018. Here they see the same test images, one by one and in turns. Differences in AP come with
+a bootstrap over the images, which are drawn alike for all systems.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from seglib.book.experiments.instances import (
-    THINGS,
     differences,
     image_metrics,
     object_scenes,
@@ -26,7 +27,8 @@ from seglib.book.experiments.instances import (
 from seglib.book.experiments.nms_variants import Found, solov2_variants, yolact_variants
 from seglib.book.pretrained import stored_model
 from seglib.book.results import stored_file
-from seglib.data.scenes import Scenes
+from seglib.data.catalog import SegmentationDataset
+from seglib.data.dsb import DSB2018
 from seglib.metrics import AveragePrecision
 from seglib.models.base import Model
 from seglib.models.solov2 import SOLOv2
@@ -50,7 +52,8 @@ def run(
     steps: int,
     systems: Sequence[str] = SYSTEMS,
     scenes: int = 200,
-    data: Scenes | None = None,
+    root: Path | None = None,
+    data: SegmentationDataset | None = None,
     models: Mapping[str, Model] | None = None,
     report: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -60,8 +63,10 @@ def run(
         seeds: the first one is that of the bootstrap.
         steps: number of resamples of the bootstrap.
         systems: names of the systems.
-        scenes: number of test scenes, when ``data`` is not given.
-        data: scenes to score on.
+        scenes: number of test scenes, when neither ``root`` nor ``data`` is given.
+        root: the folder of the nuclei of the Data Science Bowl 2018, to score on its test split the weights that were
+            trained on nuclei.
+        data: annotated images to score on.
         models: name of a system → its model; those with stored weights when not given.
         report: function that is called with a line of text after every system.
 
@@ -73,30 +78,33 @@ def run(
 
     Raises:
         ValueError: without scenes or resamples, or when weights are not stored.
+        FileNotFoundError: when there are no nuclei in ``root``.
     """
     if steps < 1:
         raise ValueError(f"steps must be positive, got {steps}; it is the number of resamples")
-    test = data or object_scenes(scenes, "test")
-    chosen = {name: (models or {}).get(name) or stored_model(name).eval() for name in systems}
+    nuclei = "_dsb2018" if root is not None else ""  # ends the names of weights that were trained on them
+    test: SegmentationDataset = data or (DSB2018(root, "test") if root is not None else object_scenes(scenes, "test"))
+    things = [c for c in test.categories if c.isthing]
+    chosen = {name: (models or {}).get(name) or stored_model(name + nuclei).eval() for name in systems}
     metrics, times, counts = take_turns(chosen, test)
     rows: list[dict[str, Any]] = []
     for name, model in chosen.items():
         low, middle, high = statistics.quantiles(times[name], n=4)
-        classes = together(metrics[name]).class_ap.tolist()
+        classes = together(metrics[name]).class_ap.tolist()[: len(things)]
         rows.append(
             {
                 "system": name,
                 **score_objects(metrics[name]),
-                "class_ap": {c.name: round(v, 5) for c, v in zip(THINGS, classes, strict=True) if v == v},
+                "class_ap": {c.name: round(v, 5) for c, v in zip(things, classes, strict=True) if v == v},
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "ms": [round(v, 2) for v in (middle, low, high)],
                 "detections": round(statistics.fmean(counts[name]), 2),
-                "training": {} if models else _training(name),
+                "training": {} if models else _training(name + nuclei),
             }
         )
         if report is not None:
             report(f"{name}: AP {rows[-1]['ap']:.3f}, AP50 {rows[-1]['ap50']:.3f}, {rows[-1]['ms'][0]:.1f} ms")
-    settings = {"data": "scenes", "split": "test", "images": len(test), "resamples": steps}
+    settings = {"data": "scenes" if root is None else "dsb2018", "split": "test", "images": len(test), "resamples": steps}
     pairs = [(b, a) for a, b in combinations(chosen, 2)]
     found = differences(metrics, pairs, resamples=steps, seed=seeds[0])
     nms = {name: _nms(name, model, test, steps, seeds[0]) for name, model in chosen.items() if name in NMS_PAIRS}
@@ -105,7 +113,7 @@ def run(
 
 @torch.inference_mode()
 def take_turns(
-    models: Mapping[str, Model], data: Scenes
+    models: Mapping[str, Model], data: SegmentationDataset
 ) -> tuple[dict[str, list[AveragePrecision]], dict[str, list[float]], dict[str, list[int]]]:
     """Every model on every image, in turns, so that whatever else the machine does hits all.
 
@@ -120,7 +128,7 @@ def take_turns(
         model.predict(data[0].image[None])  # warms up
     for i in range(len(data)):
         sample = data[i]
-        assert sample.instances is not None  # scenes annotate their objects
+        assert sample.instances is not None  # all of these datasets annotate objects
         for name in names[i % len(names) :] + names[: i % len(names)]:
             started = time.process_time()
             (found,) = models[name].predict(sample.image[None])
@@ -136,7 +144,7 @@ def _training(name: str) -> dict[str, Any]:
     return {"command": beside["command"], **{key: beside[key] for key in TRAINING}}
 
 
-def _nms(name: str, model: Model, data: Scenes, resamples: int, seed: int) -> dict[str, Any]:
+def _nms(name: str, model: Model, data: SegmentationDataset, resamples: int, seed: int) -> dict[str, Any]:
     found: Found
     if isinstance(model, YOLACT):
         found = yolact_variants(model, data)

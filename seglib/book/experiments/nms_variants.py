@@ -17,7 +17,7 @@ from torch import Tensor
 
 from seglib.book.experiments.instances import NUM_CLASSES, image_metrics, score_objects
 from seglib.data.collate import collate
-from seglib.data.scenes import Scenes
+from seglib.data.catalog import SegmentationDataset
 from seglib.metrics import AveragePrecision
 from seglib.models.base import Model
 from seglib.models.solov2 import SOLOv2, draw
@@ -93,7 +93,7 @@ def replaced(model: Model, name: str, value: Any) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def yolact_variants(model: YOLACT, data: Scenes) -> Found:
+def yolact_variants(model: YOLACT, data: SegmentationDataset) -> Found:
     """What YOLACT finds behind each of `BOX_VARIANTS`.
 
     Returns:
@@ -127,7 +127,7 @@ def yolact_variants(model: YOLACT, data: Scenes) -> Found:
 
 
 @torch.inference_mode()
-def solov2_variants(model: SOLOv2, data: Scenes) -> Found:
+def solov2_variants(model: SOLOv2, data: SegmentationDataset) -> Found:
     """What SOLOv2 finds behind each of `MASK_VARIANTS`.
 
     Returns:
@@ -162,7 +162,7 @@ def solov2_variants(model: SOLOv2, data: Scenes) -> Found:
     return _rows(rows, metrics)
 
 
-def one_by_one(data: Scenes, model: Model) -> Iterator[Batch]:
+def one_by_one(data: SegmentationDataset, model: Model) -> Iterator[Batch]:
     """Batches of one scene each, on the model's device."""
     device = next(model.parameters()).device
     for i in range(len(data)):

@@ -389,7 +389,7 @@ def test_sliders_and_buttons_change_the_mask(show):
     assert abs(counted(page) - want[1]) <= 0.01 * want[1] + 2
     assert page.get_by_role("button", name="house 0.70").get_attribute("aria-pressed") == "true"
     before = painted(page, 0)
-    slider = page.get_by_role("slider", name="Coefficient 2")
+    slider = page.get_by_role("slider", name="Coefficient 1")
     slider.focus()
     page.keyboard.press("Home")
     assert values.nth(1).inner_text() == "−2.00"
@@ -397,9 +397,9 @@ def test_sliders_and_buttons_change_the_mask(show):
     for _ in range(3):
         page.keyboard.press("ArrowRight")
     assert values.nth(1).inner_text() == "−1.97"
-    page.get_by_role("button", name="Flip the sign of coefficient 2").click()
+    page.get_by_role("button", name="Flip the sign of coefficient 1").click()
     assert values.nth(1).inner_text() == "1.97" == slider.input_value()
-    page.get_by_role("button", name="Prototype 3 alone").focus()
+    page.get_by_role("button", name="Prototype 2 alone").focus()
     page.keyboard.press("Enter")
     assert values.all_inner_texts() == ["0.00", "0.00", "1.00", "0.00", "0.00"]
     page.get_by_role("button", name="All 0").click()

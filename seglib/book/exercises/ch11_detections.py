@@ -13,7 +13,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from seglib.book.exercise import Exercise
+from seglib.book.exercise import Exercise, expect
+from seglib.book.exercises.ch01 import typed
 from seglib.losses.assign import match_anchors
 from seglib.ops.boxes import box_iou
 
@@ -95,6 +96,8 @@ def _anchors() -> Mapping[str, tuple[Any, ...]]:
     }
 
 
+_MARKS = "The anchors are right, but you mark them by numbers: return bool, so that `hardness[chosen]` picks them."
+
 NEGATIVES = Exercise(
     solution=hard_negatives,
     wrong={
@@ -155,6 +158,7 @@ NEGATIVES = Exercise(
             lambda hardness, match, ratio=3: hard_negatives(hardness, match, ratio).nonzero()[:, 0],
             "You return the indices of the anchors. Return a bool for every anchor, (A,).",
         ),
+        "numbers": (lambda hardness, match, ratio=3: hard_negatives(hardness, match, ratio).float(), _MARKS),
     },
     right={
         "NumPy": _negatives_with_numpy,
@@ -162,6 +166,7 @@ NEGATIVES = Exercise(
         "ranks": _hardest(_three_each),
     },
     probes=_anchors,
+    verify=typed(hard_negatives, _anchors, "b", _MARKS),
     hint="Positives: match ≥ 0. Candidates: match equal to −1. Keep the ratio × positives of them that are hardest.",
     sketch="""
         negative = match == ...
@@ -252,6 +257,8 @@ def _crowded() -> Mapping[str, tuple[Tensor, Tensor, float]]:
     }
 
 
+_KEPT = "The boxes are right, but you mark them by numbers: return bool, so that `boxes[keep]` picks them."
+
 FAST_NMS = Exercise(
     solution=fast_nms_matrix,
     wrong={
@@ -307,6 +314,7 @@ FAST_NMS = Exercise(
             lambda iou, scores, t: _above(iou, scores).amax(0) <= t,
             "There may be no box at all, and nothing has no maximum.",
         ),
+        "numbers": (lambda iou, scores, t: fast_nms_matrix(iou, scores, t).float(), _KEPT),
     },
     right={
         "sorted, triu, sorted back": _scattered,
@@ -315,6 +323,7 @@ FAST_NMS = Exercise(
         "in place": lambda iou, scores, t: iou.mul_(scores[:, None] > scores).gt_(t).sum(0) == 0,
     },
     probes=_crowded,
+    verify=typed(fast_nms_matrix, _crowded, "b", _KEPT),
     hint="Keep box j if no box with a higher score overlaps it by more than t. What became of that box is the same.",
     sketch="""
         higher = scores[:, None] > ...            # (N, N): is box i above box j?
@@ -328,6 +337,13 @@ FAST_NMS = Exercise(
 
 # Seven boxes of 10 × 10, each 3 pixels right of the last: IoU 7/13 with the neighbour, 4/16 two away.
 # Scores of A to G: 0.5, 0.6, 0.9, 0.8, 0.7, 0.3, 0.4.
+_TWO_TEXTS = 'Two texts are wanted, with a comma between them: "…", "…". The first is for NMS, the second for Fast NMS.'
+
+
+def _two_texts(attempt: Any) -> None:
+    expect(isinstance(attempt, tuple | list) and len(attempt) == 2, _TWO_TEXTS)
+
+
 SURVIVORS = Exercise(
     solution=("ACEG", "CG"),
     wrong={
@@ -357,6 +373,20 @@ SURVIVORS = Exercise(
             "A is lost in your first answer. B would drop it, but B was dropped by C before.",
         ),
         "dropped": (("BDF", "ABDEF"), "Those are the boxes that are dropped. Give the ones that survive."),
+        "best_of_all": (
+            ("C", "C"),
+            "C is left alone in both of your answers. In NMS a dropped box drops nobody: what drops A once B is gone? "
+            "In Fast NMS only a higher score drops, and that of F is below G's.",
+        ),
+        "chain_in_nms": (
+            ("C", "CG"),
+            "C is left alone in your first answer. It drops its two neighbours, and in NMS a dropped box drops nobody.",
+        ),
+        "by_score": (
+            ("CEAG", "CG"),
+            "Your first answer has the right boxes by falling score. Write them in the order of the row, A to G.",
+        ),
+        "one_text": ("ACEG, CG", _TWO_TEXTS),
     },
     right={
         "a list": ["ACEG", "CG"],
@@ -364,6 +394,7 @@ SURVIVORS = Exercise(
         "sets": ({"G", "A", "C", "E"}, {"G", "C"}),
         "lower case, with commas": ("a, c, e, g", "c, g"),
     },
+    verify=_two_texts,
     hint="Write the scores in a row: 0.5, 0.6, 0.9, 0.8, 0.7, 0.3, 0.4. Only neighbours overlap by more than ½.",
     sketch="""
         NMS: the best is C, it drops B and D; of what is left the best is …
@@ -432,6 +463,46 @@ def _first_come(iou: Tensor) -> Tensor:
     return out
 
 
+def _rounds(iou: Tensor) -> Tensor:
+    """All free objects choose their best free anchor at once; each of these anchors takes the best of them for good."""
+    iou = iou.clone()
+    out = torch.full((len(iou),), -1)
+    while iou.numel() and iou.max() > 0:
+        best, favourite = iou.max(1)
+        for a in favourite[best > 0].unique().tolist():
+            g = int(torch.where(favourite == a, best, 0).argmax())
+            out[g] = a
+            iou[g] = 0
+        iou[:, out[out >= 0]] = 0
+    return out
+
+
+def _rounds_of_anchors(iou: Tensor) -> Tensor:
+    """The same with anchors that choose: the anchor that each object gets."""
+    objects = _rounds(iou.T)  # (A,)
+    out = torch.full((len(iou),), -1)
+    out[objects[objects >= 0]] = (objects >= 0).nonzero()[:, 0]
+    return out
+
+
+def _forced_by_asking(iou: Tensor) -> list[int]:
+    """Objects ask their anchors from the best on; an anchor leaves its object for a better one, which then asks on."""
+    order = [[a for a in row.argsort().tolist() if row[a] > 0] for row in iou]  # the best last
+    holder: dict[int, int] = {}
+    free = list(range(len(order)))
+    while free:
+        g = free.pop()
+        while order[g]:
+            a = order[g].pop()
+            if a not in holder or iou[g, a] > iou[holder[a], a]:
+                if a in holder:
+                    free.append(holder[a])
+                holder[a] = g
+                break
+    anchors = {g: a for a, g in holder.items()}
+    return [anchors.get(g, -1) for g in range(len(order))]
+
+
 def _losers_stay_without(iou: Tensor) -> Tensor:
     """Two objects with one favourite: the better gets it, the other nothing."""
     favourite = iou.argmax(1)
@@ -466,6 +537,9 @@ def _overlap_tables() -> Mapping[str, tuple[Tensor]]:
         "a pair of a small sum": table([[0.9, 0.8], [0.85, 0.1]]),
         "an object that touches no anchor": table([[0.0, 0.0, 0.0], [0.3, 0.0, 0.1]]),
         "an object whose only anchor is taken": table([[0.4, 0.0, 0.0], [0.5, 0.0, 0.0]]),
+        "an object that hardly touches its anchor": table([[0.7, 0.0, 0.0], [0.0, 0.0, 0.01]]),
+        "an anchor that loses its object": table([[0.5, 0.4, 0.0], [0.6, 0.0, 0.0], [0.0, 0.3, 0.2]]),
+        "an object that leaves its anchor": table([[0.5, 0.6, 0.0], [0.4, 0.0, 0.3], [0.0, 0.0, 0.2]]),
         "more objects than anchors": drawn(4, 2),
         "5 objects and 9 anchors": drawn(5, 9),
         "8 objects and 9 anchors": drawn(8, 9),
@@ -501,6 +575,20 @@ FORCED = Exercise(
             lambda iou: forced(iou.where(iou >= 0.5, 0)),
             "You ask for an IoU of 0.5. That every object gets an anchor, however small the IoU, is the point.",
         ),
+        "hardly_touching": (
+            lambda iou: _best_pairs(iou, 0.05),
+            "An object of a very small IoU stays without an anchor. Only an IoU of 0 is none.",
+        ),
+        "rounds": (
+            _rounds,
+            "All objects choose at once in your version. Take one pair at a time: an anchor that you take in this "
+            "round may be better for another object later.",
+        ),
+        "rounds_of_anchors": (
+            _rounds_of_anchors,
+            "All anchors choose at once in your version. Take one pair at a time: an object that you take in this "
+            "round may be better for another anchor later.",
+        ),
         "highest_of_anchors": (
             lambda iou: iou.argmax(0) if len(iou) else torch.zeros(0, dtype=torch.int64),
             "You say for every anchor which object it likes. Say for every object which anchor it gets, (G,).",
@@ -510,6 +598,7 @@ FORCED = Exercise(
         "all pairs, sorted": _forced_by_sorting,
         "NumPy": _forced_with_numpy,
         "seglib": _forced_with_seglib,
+        "objects that ask": _forced_by_asking,
     },
     probes=_overlap_tables,
     hint="Take the largest number of the table. Cross out its row and its column. Again, until only zeros are left.",
@@ -541,8 +630,13 @@ _BUGS = {
 }
 
 
-def _class_loss(*bugs: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """``class_loss`` with bugs: 0/0, ignored anchors as background, a mean over all, the logarithm of a softmax."""
+def _class_loss(
+    *bugs: str, hardness: Callable[[Tensor], Tensor] | None = None
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """``class_loss`` with bugs: 0/0, ignored anchors as background, a mean over all, the logarithm of a softmax.
+
+    ``hardness`` gives another hardness ``(A,)``, of the background's probabilities ``(A,)``.
+    """
 
     def answer(logits: Tensor, match: Tensor, labels: Tensor) -> Tensor:
         positive = match >= 0
@@ -557,7 +651,8 @@ def _class_loss(*bugs: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
                 return -logits.softmax(1).gather(1, classes[:, None])[:, 0].log()
             return F.cross_entropy(logits, classes, reduction="none")
 
-        rank = cost(background).masked_fill(~negative, -torch.inf).argsort(descending=True, stable=True).argsort()
+        hard = hardness(logits.softmax(1)[:, -1]) if hardness else cost(background)
+        rank = hard.masked_fill(~negative, -torch.inf).argsort(descending=True, stable=True).argsort()
         used = positive | (negative & (rank < 3 * positive.sum()))
         number = used.sum() if "mean" in bugs else positive.sum()
         return cost(target)[used].sum() / (number if "zero" in bugs else number.clamp(min=1))
@@ -565,14 +660,29 @@ def _class_loss(*bugs: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return answer
 
 
+_NO_GRADIENT = (
+    "The logits get no gradient from your loss. Stay with torch: no `item()`, `detach()` or `numpy()` on the way."
+)
+_ZERO_ALONE = (
+    "In an image without objects your 0 does not come from the logits, so that they get no gradient and backward() may "
+    "raise. The sum of no losses is 0, too, and has one."
+)
+
+
 def _run_class_loss(attempt: Callable[..., Any], logits: Tensor, match: Tensor, labels: Tensor) -> list[Any]:
-    """The loss, and its gradient for the logits where the answer has one."""
+    """The loss, and its gradient for the logits: ``None`` where it has none."""
     leaf = logits.requires_grad_()
     value = attempt(leaf, match, labels)
     if not (isinstance(value, Tensor) and value.requires_grad):
-        return [value, torch.zeros_like(logits)]
-    (gradient,) = torch.autograd.grad(value.sum(), leaf)
+        return [value, None]
+    (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
     return [value, gradient]
+
+
+def _has_gradients(attempt: Callable[..., Any]) -> None:
+    for logits, match, labels in _bug_cases().values():
+        gradient = _run_class_loss(attempt, logits, match, labels)[1]
+        expect(gradient is not None, _NO_GRADIENT if (match >= 0).any() else _ZERO_ALONE)
 
 
 def _class_loss_by_loops(logits: Tensor, match: Tensor, labels: Tensor) -> Tensor:
@@ -595,6 +705,10 @@ def _class_loss_early(logits: Tensor, match: Tensor, labels: Tensor) -> Tensor:
     return _class_loss("zero")(logits, match, labels)
 
 
+def _class_loss_zero_alone(logits: Tensor, match: Tensor, labels: Tensor) -> Tensor:
+    return class_loss(logits, match, labels) if (match >= 0).any() else torch.tensor(0.0)
+
+
 def _class_loss_topk(logits: Tensor, match: Tensor, labels: Tensor) -> Tensor:
     log_p = logits.log_softmax(1)
     positive, background = (match >= 0).nonzero()[:, 0], (match == -1).nonzero()[:, 0]
@@ -615,6 +729,14 @@ def _bug_cases() -> Mapping[str, tuple[Tensor, Tensor, Tensor]]:
     sure = case([0, -1, -1, -1, -1, -1], [2])
     sure[0][:] = torch.tensor([0.0, 0, 0, 900])  # background, without a doubt
     sure[0][2, 1] = 2000  # and one that is sure of the contrary
+
+    def mistaken(*margins: float) -> tuple[Tensor, Tensor, Tensor]:
+        """A positive, and backgrounds that are sure of an object by these margins: the hardest are neither end."""
+        logits, match, labels = case([0] + [-1] * len(margins), [2])
+        logits[1:] = 0
+        logits[1:, 1] = torch.tensor(margins, dtype=torch.float64)
+        return logits, match, labels
+
     return {
         "two objects": case(many, [2, 0]),
         "two positives of one object": case([1, 1, -1, -1, -1, -1, -1, -1, -1, -1], [0, 1]),
@@ -622,6 +744,8 @@ def _bug_cases() -> Mapping[str, tuple[Tensor, Tensor, Tensor]]:
         "an image without objects": case([-1] * 8, []),
         "an image without objects or backgrounds": case([-2] * 4, []),
         "anchors that are very sure": sure,
+        "backgrounds that are sure of an object": mistaken(50, 90, 60, 120, 70, 110, 80, 40),
+        "logits of a thousand": mistaken(1000, 1100, 900, 1500, 950, 1200, 850, 1400, 800),
     }
 
 
@@ -649,6 +773,18 @@ BUG = Exercise(
             "For anchors that are very sure a probability is exactly 0 and its logarithm infinite. "
             "`log_softmax` and `cross_entropy` work on the logits.",
         ),
+        "infinite_hardness": (
+            _class_loss(hardness=lambda p: -p.log()),
+            "The hardness of anchors that are very sure is infinite, so that you cannot tell which are the hardest. "
+            "Take it from the logits, too: `-logits.log_softmax(1)`.",
+        ),
+        "saturated_hardness": (
+            _class_loss(hardness=lambda p: 1 - p),
+            "1 − p is exactly 1 for all backgrounds that are sure of an object, and so is a small number added to a "
+            "probability: you cannot tell which are the hardest. `-logits.log_softmax(1)` does.",
+        ),
+        "zero_alone": (_class_loss_zero_alone, _ZERO_ALONE),
+        "a_number": (lambda logits, match, labels: class_loss(logits, match, labels).item(), _NO_GRADIENT),
         **{
             f"{one}_and_{other}": (_class_loss(one, other), f"Two bugs are left: {_BUGS[one]}, and {_BUGS[other]}.")
             for one, other in combinations(_BUGS, 2)
@@ -678,6 +814,7 @@ BUG = Exercise(
     },
     probes=_bug_cases,
     run=_run_class_loss,
+    verify=_has_gradients,
     hint="Positives are match ≥ 0, background is −1, ignored −2. Sum over positives and negatives, by the positives.",
     sketch="""
         background = match == ...

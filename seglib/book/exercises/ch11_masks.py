@@ -12,8 +12,38 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seglib.book.exercise import Exercise, expect
+from seglib.book.exercises.ch01 import typed
 from seglib.losses.multibox import mask_loss as multibox_mask_loss
 from seglib.ops.masks import crop_masks
+
+_NO_GRADIENT = {
+    "P": "No gradient reaches the prototypes P, and they would never learn. Use P itself: no `detach`, no copy.",
+    "C": "No gradient reaches the coefficients C, and they would never learn. Use C itself: no `detach`, no `item`.",
+}
+
+
+def _trains_both(probes: Callable[[], Mapping[str, tuple[Any, ...]]]) -> Callable[[Callable[..., Any]], None]:
+    """A ``verify`` for functions of P, C and more: rejects an answer that passes its gradient to one of them alone.
+
+    An answer without any gradient passes, such as one in NumPy: later cells replace it where a gradient is needed.
+    """
+
+    def verify(attempt: Callable[..., Any]) -> None:
+        P, C, *others = next(iter(probes().values()))  # noqa: N806
+        leaves = [P.requires_grad_(), C.requires_grad_()]
+        try:
+            answer = attempt(*(leaf.clone() for leaf in leaves), *others)  # clones, which may be changed in place
+        except Exception:  # it has no gradient to give: NumPy raises here
+            return
+        parts = answer if isinstance(answer, list | tuple) else [answer]
+        sums = [part.sum() for part in parts if isinstance(part, Tensor) and part.requires_grad]
+        if sums:
+            gradients = torch.autograd.grad(sums, leaves, allow_unused=True)
+            for gradient, hint in zip(gradients, _NO_GRADIENT.values(), strict=True):
+                expect(gradient is not None, hint)
+
+    return verify
+
 
 # Piece 1: masks from prototypes ---------------------------------------------------------------------------------------
 
@@ -40,7 +70,7 @@ def _maps_and_coefficients() -> Mapping[str, tuple[Tensor, Tensor]]:
     draw = torch.Generator().manual_seed(11)
 
     def case(h: int, w: int, k: int, n: int) -> tuple[Tensor, Tensor]:
-        return torch.rand(h, w, k, generator=draw) * 3, torch.rand(n, k, generator=draw) * 2 - 1
+        return torch.rand(h, w, k, generator=draw) * 3 - 1, torch.rand(n, k, generator=draw) * 2 - 1
 
     return {
         "two objects and three prototypes": case(4, 6, 3, 2),
@@ -87,6 +117,12 @@ ASSEMBLE = Exercise(
             lambda P, C: (P @ C.T / P.shape[-1]).sigmoid().permute(2, 0, 1),
             "You divide by the number of prototypes. It is a sum, not a mean.",
         ),
+        "prototypes_cut": (
+            lambda P, C: (P.relu() @ C.T).sigmoid().permute(2, 0, 1),
+            "You set negative prototypes to 0. Mix them as they are.",
+        ),
+        "without_P": (lambda P, C: assemble(P.detach(), C), _NO_GRADIENT["P"]),
+        "without_C": (lambda P, C: assemble(P, C.detach()), _NO_GRADIENT["C"]),
         "first_object": (
             lambda P, C: (P @ C[:1].T).sigmoid().permute(2, 0, 1).expand(len(C), -1, -1),
             "All your masks are that of the first object.",
@@ -100,9 +136,11 @@ ASSEMBLE = Exercise(
         "einsum": lambda P, C: torch.einsum("hwk,nk->nhw", P, C).sigmoid(),
         "loops, in place": _assemble_by_loops,
         "NumPy": _assemble_with_numpy,
+        "NumPy, detached": lambda P, C: _assemble_with_numpy(P.detach(), C.detach()),
         "stacked masks as a flat product": lambda P, C: (C @ P.flatten(0, 1).T).sigmoid_().view(len(C), *P.shape[:2]),
     },
     probes=_maps_and_coefficients,
+    verify=_trains_both(_maps_and_coefficients),
     hint="Each object: Σ over the prototypes of coefficient × prototype, then the sigmoid.",
     sketch="""
         logits = P @ ...                          # (h, w, k) (k, N) → (h, w, N)
@@ -141,6 +179,24 @@ def _slices(box: Tensor) -> tuple[slice, slice]:
     return slice(low_y, high_y), slice(low_x, high_x)
 
 
+def _clipped(boxes: Tensor, h: int, w: int) -> Tensor:
+    return boxes.clamp(min=0).minimum(boxes.new_tensor([w, h, w, h]))
+
+
+def _crop_clipped(M: Tensor, boxes: Tensor, last: int = 0) -> Tensor:  # noqa: N803
+    """Clips the boxes to the map, or to the indices of its last cells, then pads."""
+    return crop(M, _clipped(boxes, M.shape[1] - last, M.shape[2] - last))
+
+
+def _crop_from_the_end(M: Tensor, boxes: Tensor) -> Tensor:  # noqa: N803
+    """Slices whose end may be negative."""
+    out = torch.zeros_like(M)
+    for n, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
+        rows, columns = (slice(max(0, math.ceil(a - 1)), math.ceil(b + 1)) for a, b in ((y0, y1), (x0, x1)))
+        out[n, rows, columns] = M[n, rows, columns]
+    return out
+
+
 def _crop_by_slices(M: Tensor, boxes: Tensor) -> Tensor:  # noqa: N803
     out = torch.zeros_like(M)
     for n, box in enumerate(boxes):
@@ -174,6 +230,8 @@ def _maps_and_boxes() -> Mapping[str, tuple[Tensor, Tensor]]:
         "two objects": case((1.0, 1.0, 3.0, 6.0), (6.5, 2.0, 9.5, 4.5)),
         "a box that leaves the map": case((-2.5, 5.0, 4.0, 12.0)),
         "a box around the whole map": case((0.0, 0.0, 11.0, 8.0)),
+        "boxes that lie right of the map and below it": case((13.5, 2.0, 16.0, 5.0), (3.0, 10.5, 6.0, 14.0)),
+        "boxes that lie left of the map and above it": case((-6.0, 2.0, -2.5, 5.0), (3.0, -7.0, 6.0, -3.0)),
         "no object": case(),
     }
 
@@ -236,6 +294,20 @@ CROP = Exercise(
         "first_box": (
             lambda M, boxes: crop_masks(M, boxes[:1].expand(len(M), 4), padding=1, by_index=True),
             "You cut all maps by the first box. Each has a box of its own.",
+        ),
+        "clipped": (
+            _crop_clipped,
+            "You clip the boxes to the map before you pad them: of a box far outside a stripe at the border stays. "
+            "Nothing of it lies on the map.",
+        ),
+        "clipped_to_the_last_cell": (
+            lambda M, boxes: _crop_clipped(M, boxes, last=1),
+            "You clip the boxes to the indices of the last cells: of a box far outside two columns or rows stay. Leave "
+            "the boxes as they are.",
+        ),
+        "from_the_end": (
+            _crop_from_the_end,
+            "A slice with a negative end counts from the far side. A box left of the map or above it leaves nothing.",
         ),
     },
     right={"slices": _crop_by_slices, "in place": _crop_in_place, "NumPy": _crop_with_numpy},
@@ -314,11 +386,15 @@ def _mask_cases() -> Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
 
     def case(n: int, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         P = torch.rand(9, 12, 3, generator=draw, dtype=torch.float64) * 2 * scale  # noqa: N806
+        P -= scale / 2  # noqa: N806
         C = torch.rand(n, 3, generator=draw, dtype=torch.float64) * 2 - 1  # noqa: N806
         corner = 1 + 3 * torch.rand(n, 2, generator=draw, dtype=torch.float64)
         boxes = torch.cat([corner, corner + 2 + 3 * torch.rand(n, 2, generator=draw, dtype=torch.float64)], 1)
         inside = crop_masks(torch.ones(n, 9, 12), boxes) > 0
         return P, C, inside & (torch.rand(n, 9, 12, generator=draw) < 0.6), boxes
+
+    def boxed(*boxes: tuple[float, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return *case(len(boxes))[:3], torch.tensor(boxes, dtype=torch.float64)
 
     wide = case(2)
     return {
@@ -326,6 +402,8 @@ def _mask_cases() -> Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
         "one object": case(1),
         "three objects": case(3),
         "a small and a large object": (*wide[:3], torch.tensor([[2.0, 2, 3, 3], [1, 1, 11, 8]], dtype=torch.float64)),
+        "boxes smaller than a cell": boxed((4.2, 3.1, 4.9, 3.9), (6.0, 2.0, 6.5, 5.0)),
+        "boxes that leave the map": boxed((-2.0, 1.5, 4.0, 6.0), (8.0, 5.0, 14.5, 11.0)),
         "logits of some hundreds": case(2, scale=400),
         "no object": case(0),
     }
@@ -349,6 +427,18 @@ MASK_LOSS = Exercise(
         "padded_area": (
             _over(lambda target, boxes: _area(boxes + boxes.new_tensor([-1.0, -1, 1, 1]))),
             "You divide by the padded box. It is (x1 − x0)(y1 − y0), without the padding.",
+        ),
+        "area_of_at_least_one": (
+            _over(lambda target, boxes: _area(boxes).clamp(min=1)),
+            "You make areas below 1 to 1. A box may be smaller than a cell: divide by its area all the same.",
+        ),
+        "sides_of_at_least_one": (
+            _over(lambda target, boxes: (boxes[:, 2:] - boxes[:, :2]).clamp(min=1).prod(1)),
+            "You make sides below 1 to 1. A box may be thinner than a cell: take its sides as they are.",
+        ),
+        "clipped_area": (
+            _over(lambda target, boxes: _area(_clipped(boxes, *target.shape[1:]))),
+            "You divide by the part of the box that lies on the map. It is the area of the whole box.",
         ),
         "area_of_the_mask": (
             _over(lambda target, boxes: target.sum((1, 2))),
@@ -392,13 +482,21 @@ MASK_LOSS = Exercise(
             _loss_by(cost=lambda logits, target: F.softplus(logits) - (1 - target) * logits),
             "You reward the opposite mask: the target is 1 inside the object.",
         ),
+        "prototypes_cut": (
+            lambda P, C, T, boxes: mask_loss(P.relu(), C, T, boxes),
+            "You set negative prototypes to 0. Mix them as they are.",
+        ),
+        "without_P": (lambda P, C, T, boxes: mask_loss(P.detach(), C, T, boxes), _NO_GRADIENT["P"]),
+        "without_C": (lambda P, C, T, boxes: mask_loss(P, C.detach(), T, boxes), _NO_GRADIENT["C"]),
     },
     right={
         "NumPy": _loss_with_numpy,
         "one object after the other, as a list": _loss_one_by_one,
+        "a list of tensors": lambda P, C, T, boxes: list(mask_loss(P, C, T, boxes)),
         "softplus, in place": _loss_by(cost=lambda logits, target: F.softplus(logits).sub_(target * logits)),
     },
     probes=_mask_cases,
+    verify=_trains_both(_mask_cases),
     hint="Binary cross-entropy of every cell, cut by `crop`, summed over the map, divided by (x1 − x0)(y1 − y0).",
     sketch="""
         logits = (P @ C.T).permute(2, 0, 1)       # (N, h, w)
@@ -486,10 +584,13 @@ def _probabilities() -> Mapping[str, tuple[Tensor, Tensor, tuple[int, int]]]:
         "a map half as large as the image": case(12, 16, (24, 32), (5.0, 6.0, 21.5, 17.0)),
         "two objects": case(12, 16, (24, 32), (2.0, 3.0, 11.0, 20.0), (13.5, 8.0, 30.0, 15.0)),
         "an image that is not as wide as its map": case(10, 14, (30, 28), (4.0, 6.0, 19.0, 25.0)),
+        "factors that are not whole": case(11, 13, (50, 46), (7.0, 9.0, 19.0, 29.0), (22.0, 14.0, 41.0, 42.0)),
         "an image of the map's size": case(9, 9, (9, 9), (2.0, 2.0, 7.0, 6.0)),
         "probabilities of exactly ½": (half, torch.tensor([[2.0, 1, 6, 7]]), (8, 8)),
     }
 
+
+_BOOL = "The pixels are right, but the masks hold numbers: bool masks are wanted, so that `image[mask]` picks pixels."
 
 FINISH = Exercise(
     solution=finish,
@@ -522,6 +623,18 @@ FINISH = Exercise(
             _finished(cells=lambda probs, boxes, size: boxes * _factors(probs, size)[1]),
             "You scale x and y by one factor. Columns have their own: w / W.",
         ),
+        "whole_factors": (
+            _finished(cells=lambda probs, boxes, size: boxes / (1 / _factors(probs, size)).floor()),
+            "You drop the fraction of the factor (//). YOLACT's own is 550 / 138: divide with /.",
+        ),
+        "rounded_factors": (
+            _finished(cells=lambda probs, boxes, size: boxes / (1 / _factors(probs, size)).round()),
+            "You round the factor. YOLACT's own is 550 / 138: take it as it is.",
+        ),
+        "rounded_boxes": (
+            _finished(cells=lambda probs, boxes, size: _to_cells(probs, boxes, size).round()),
+            "You round the boxes to whole cells. `crop` takes boxes between cells.",
+        ),
         "factors_swapped": (
             _finished(cells=lambda probs, boxes, size: boxes * _factors(probs, size).flip(0)),
             "The factors are swapped: x goes with the widths, y with the heights.",
@@ -542,6 +655,7 @@ FINISH = Exercise(
             _fine,
             "You return probabilities. Cut them at ½.",
         ),
+        "numbers": (lambda probs, boxes, size: finish(probs, boxes, size).float(), _BOOL),
     },
     right={
         "matrices of weights, in NumPy": _finish_with_numpy,
@@ -553,6 +667,7 @@ FINISH = Exercise(
         ),
     },
     probes=_probabilities,
+    verify=typed(finish, _probabilities, "b", _BOOL),
     hint="Boxes to cells (x × w / W, y × h / H), cut on the map, resize bilinearly to (H, W), then > ½.",
     sketch="""
         (N, h, w), (H, W) = probs.shape, size
@@ -638,7 +753,7 @@ _PARTLY = (
 
 def _check_coefficients(attempt: Callable[..., Any]) -> None:
     for P, T, box in _drawn_masks():  # noqa: N806
-        c = torch.as_tensor(np.asarray(attempt(P.clone(), T.clone(), box.clone()), dtype=np.float32))
+        c = torch.as_tensor(attempt(P.clone(), T.clone(), box.clone()), dtype=torch.float32).detach()
         expect(
             c.shape == P.shape[2:], f"You return the shape {tuple(c.shape)}; one number a prototype is wanted, (k,)."
         )
@@ -672,7 +787,11 @@ COEFFICIENTS = Exercise(
             "Some of your coefficients are not finite.",
         ),
     },
-    right={"least squares, in NumPy": _least_squares, "a perceptron, as a list": _perceptron},
+    right={
+        "least squares, in NumPy": _least_squares,
+        "a perceptron, as a list": _perceptron,
+        "not detached": lambda P, T, box: coefficients_for(P, T, box).requires_grad_(),
+    },
     verify=_check_coefficients,
     compared=False,
     hint="Minimise your `mask_loss` over the coefficients by gradient descent.",

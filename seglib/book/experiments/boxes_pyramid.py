@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from seglib.book.experiments.compare import only
+from seglib.book.experiments.training import draw_batches, last_tenth, minimise
 from seglib.book.pretrained import stored_model
 from seglib.data.scenes import Scenes
 from seglib.layers.anchors import Anchors
@@ -32,7 +33,6 @@ from seglib.layers.rpn import RPNHead, propose
 from seglib.losses.assign import match_boxes, sample_balanced
 from seglib.losses.two_stage import rpn_loss
 from seglib.ops.boxes import box_iou
-from seglib.train.optim import build_optimizer, lr_factor
 
 LEVELS = ("c1", "c2", "c3", "c4", "c5")
 STRIDES = (2, 4, 8, 16, 32)
@@ -164,29 +164,17 @@ def train_proposer(net: Proposer, data: BoxScenes, *, steps: int, seed: int, bat
     Raises:
         ValueError: when ``steps`` is not positive.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be positive, got {steps}")
-    draw = torch.Generator().manual_seed(seed)
-    picked = torch.randint(len(data), (steps, batch_size), generator=draw)
-    flips = torch.rand(steps, batch_size, generator=draw) < 0.5
-    optimizer = build_optimizer(net, lr=lr, weight_decay=1e-3)
-    width, losses = data.images.shape[-1], []
-    net.train()
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * lr_factor(step, steps, warmup=min(20, steps // 5))
+    picked, flips = draw_batches(len(data), steps=steps, batch_size=batch_size, seed=seed)
+    width = data.images.shape[-1]
+
+    def loss_of(step: int) -> Tensor:
         images, boxes = data.images[picked[step]].float() / 255, [data.boxes[i] for i in picked[step].tolist()]
         flip = flips[step].to(images.device)
         images = torch.where(flip[:, None, None, None], images.flip(-1), images)
         boxes = [_flip(b, width) if f else b for b, f in zip(boxes, flips[step].tolist(), strict=True)]
-        loss = net.loss(images, boxes)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-        optimizer.step()
-        losses.append(loss.item())
-    net.eval()
-    return losses
+        return net.loss(images, boxes)
+
+    return minimise(net, loss_of, steps=steps, lr=lr)
 
 
 def _flip(boxes: Tensor, width: int) -> Tensor:
@@ -276,9 +264,8 @@ def run(
                 parts = [net.propose(part.float() / 255, max(COUNTS)) for part in val.images.split(25)]
                 shapes = [[val.images.shape[-2] // s, val.images.shape[-1] // s] for s in net.anchors.strides]
             found = recalls(list(torch.cat(parts)), val.boxes, COUNTS)
-            last = losses[-max(1, steps // 10) :]
             facts = {"variant": name, "seed": seed, "anchors": sum(len(a) for a in net.anchors(shapes))}
-            facts |= {"loss": sum(last) / len(last), "seconds": seconds}
+            facts |= {"loss": last_tenth(losses), "seconds": seconds}
             runs.append(_rounded(facts | found))
             if report is not None:
                 ar = ", ".join(f"{size} {values[COUNTS.index(100)]:.3f}" for size, values in found["ar"].items())

@@ -1,24 +1,23 @@
-"""What the experiments on objects share: a plain training loop, mask AP, and AP over images drawn with replacement."""
+"""What the experiments on objects share: training on scenes, mask AP, and AP over images drawn with replacement."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms import v2
 
 from seglib.book.experiments.compare import every_run
+from seglib.book.experiments.training import draw_batches, minimise, timed
 from seglib.book.results import stored_file
 from seglib.data.collate import collate
 from seglib.data.scenes import CATEGORIES, Scenes
 from seglib.data.transforms import Joint, Keep
 from seglib.metrics import APScores, AveragePrecision
 from seglib.models.base import Model
-from seglib.train.optim import build_optimizer, lr_factor
 from seglib.types import Batch, Instances
 from seglib.weights import load_encoder
 
@@ -73,27 +72,14 @@ def train_on_objects(
     Raises:
         ValueError: when ``steps`` is not positive.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be positive, got {steps}")
     device = next(model.parameters()).device
-    draw = torch.Generator().manual_seed(seed)
-    picked = torch.randint(len(data), (steps, batch_size), generator=draw)
-    flips = torch.rand(steps, batch_size, generator=draw) < 0.5
-    optimizer = build_optimizer(model, lr=lr, weight_decay=weight_decay)
-    losses = torch.zeros(steps, device=device)  # read once at the end: reading waits for the GPU
-    model.train()
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * lr_factor(step, steps, warmup=min(warmup, steps // 5))
+    picked, flips = draw_batches(len(data), steps=steps, batch_size=batch_size, seed=seed)
+
+    def loss_of(step: int) -> Tensor:
         batch = _batch(data, picked[step], flips[step]).to(device)
-        loss = torch.stack(list(model.loss(model(batch.images), batch.targets).values())).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimizer.step()
-        losses[step] = loss.detach()
-    model.eval()
-    return losses.tolist()
+        return torch.stack(list(model.loss(model(batch.images), batch.targets).values())).sum()
+
+    return minimise(model, loss_of, steps=steps, lr=lr, weight_decay=weight_decay, warmup=warmup)
 
 
 def _batch(data: Scenes, picked: Tensor, flips: Tensor) -> Batch:
@@ -223,18 +209,9 @@ def train_and_score(
     torch.manual_seed(seed)
     model = build().to(device)
     torch.manual_seed(seed)  # of what the losses draw, whatever initialisation has drawn
-    started = time.process_time()
-    losses = train_on_objects(model, train, steps=steps, seed=seed, batch_size=batch_size)
-    seconds = round(time.process_time() - started, 1)
-    last = losses[-max(1, steps // 10) :]
-    facts = {
-        "seed": seed,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "first_loss": round(losses[0], 5),
-        "loss": round(sum(last) / len(last), 5),
-        "seconds": seconds,
-    }
-    return facts | score_objects(detect_objects(model, val)) | (measure(model, val) if measure else {})
+    facts = timed(lambda: train_on_objects(model, train, steps=steps, seed=seed, batch_size=batch_size))
+    found = score_objects(detect_objects(model, val)) | (measure(model, val) if measure else {})
+    return {"seed": seed, "parameters": sum(p.numel() for p in model.parameters()), **facts, **found}
 
 
 def compare_objects(

@@ -34,6 +34,7 @@ from seglib.book.experiments.losses_specks import (
     specks,
 )
 from seglib.book.experiments.semantic import train_on_scenes
+from seglib.book.experiments.training import rounded
 from seglib.losses import cross_entropy, cross_entropy_dice, dice_loss, focal_loss, lovasz_softmax
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -112,7 +113,7 @@ def run(
                 losses = train_on_scenes(model, train, steps=times * steps, seed=seed, batch_size=batch_size)
                 seconds = time.process_time() - started
                 found = {"share": share, "variant": name, "seed": seed, "loss": losses[-1], "seconds": seconds}
-                runs.append(_rounded(found | _scored(model, tune, test)))
+                runs.append(rounded(found | _scored(model, tune, test)))
                 if report is not None:
                     scores = ", ".join(f"{key} {runs[-1][key]:.3f}" for key in ("recall", "precision", "iou"))
                     report(f"seed {seed}, share {share}, {name}: {scores}, {seconds:.0f} s")
@@ -126,9 +127,3 @@ def _scored(model: SpeckNet, tune: Any, test: Any) -> dict[str, Any]:
     threshold = best_threshold(speck_probabilities(model, tune), tune.labels)
     tuned = {"threshold": threshold} | speck_scores(p, test.labels, threshold=threshold)
     return speck_scores(p, test.labels) | {"tuned": tuned, "reliability": reliability(p, test.labels)}
-
-
-def _rounded(values: dict[str, Any]) -> dict[str, Any]:
-    """The numbers with five decimals, inside nested dicts too."""
-    rounded = {k: round(v, 5) if isinstance(v, float) else v for k, v in values.items()}
-    return {k: _rounded(v) if isinstance(v, dict) else v for k, v in rounded.items()}

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seglib.book.experiments.compare import only
+from seglib.book.experiments.training import last_tenth
 from seglib.book.pretrained import stored_model
 from seglib.data.collate import collate
 from seglib.data.scenes import CATEGORIES, Scenes
@@ -109,8 +110,7 @@ def run(
     for seed in seeds:
         heads, losses = train_heads(model, chosen, train, seed=seed, steps=steps, batch_size=batch_size)
         for name, found in score_heads(model, chosen, heads, val).items():
-            last = losses[name][-max(1, steps // 10) :]
-            run = {"variant": name, "seed": seed, "loss": round(sum(last) / len(last), 5)}
+            run = {"variant": name, "seed": seed, "loss": round(last_tenth(losses[name]), 5)}
             runs.append(run | {k: round(v, 5) for k, v in found.items()})
             if report is not None:
                 report(f"seed {seed}, {name}: AP {found['ap']:.3f}, AP50 {found['ap50']:.3f}, AP75 {found['ap75']:.3f}")

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from seglib.book.experiments.compare import only
+from seglib.book.experiments.training import last_tenth, minimise
 from seglib.book.pretrained import stored_model
 from seglib.data.scenes import CATEGORIES, Scenes
 from seglib.layers.roi_heads import MaskHead
@@ -32,7 +33,6 @@ from seglib.losses.two_stage import mask_loss, mask_targets
 from seglib.models.fcn import FCN
 from seglib.ops.paste import paste_masks
 from seglib.ops.roi import roi_align, roi_pool
-from seglib.train.optim import build_optimizer, lr_factor
 
 LEVELS = {4: "c2", 8: "c3", 16: "c4"}
 """Stride → the encoder's map."""
@@ -177,25 +177,17 @@ def train_head(
     draw = torch.Generator().manual_seed(seed)
     order = torch.randint(len(data), (steps, batch_size), generator=draw).to(data.boxes.device)
     moves = (0.2 * torch.rand(steps, batch_size, 4, generator=draw) - 0.1).to(data.boxes.device)
-    optimizer = build_optimizer(head, lr=lr, weight_decay=1e-3)
-    losses = []
-    head.train()
-    for step, picked in enumerate(order):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * lr_factor(step, steps, warmup=min(20, steps // 5))
+
+    def loss_of(step: int) -> Tensor:
+        picked = order[step]
         boxes = data.boxes[picked]  # (n, 4)
         boxes = boxes + moves[step] * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
         logits = head(data.pooled(pool, stride, picked, boxes), data.labels[picked])  # (n, 2P, 2P)
         matches = torch.arange(len(picked), device=boxes.device)
         target = mask_targets(data.masks(picked), matches, boxes, logits.shape[-1], aligned=True, binary=True)
-        loss = mask_loss(logits, target)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(head.parameters(), 5.0)
-        optimizer.step()
-        losses.append(loss.item())
-    head.eval()
-    return losses
+        return mask_loss(logits, target)
+
+    return minimise(head, loss_of, steps=steps, lr=lr)
 
 
 @torch.no_grad()
@@ -302,10 +294,9 @@ def run(
                 started = time.process_time()
                 losses = train_head(head, pool, stride, train, steps=steps, seed=seed, batch_size=batch_size)
                 seconds = round(time.process_time() - started, 1)
-                last = losses[-max(1, steps // 10) :]
                 found = score(head, pool, stride, val)
                 facts = {"variant": name, "stride": stride, "seed": seed}
-                runs.append(facts | {"loss": round(sum(last) / len(last), 5), "cpu_seconds": seconds, **found})
+                runs.append(facts | {"loss": round(last_tenth(losses), 5), "cpu_seconds": seconds, **found})
                 if report is not None:
                     scores = ", ".join(f"{key} {found[key]:.3f}" for key in ("iou", "at50", "at75", "wobble"))
                     report(f"seed {seed}, stride {stride}, {name}: {scores}")

@@ -28,6 +28,7 @@ from seglib.book.experiments.roi_pooling import (
     paste_all,
     train_head,
 )
+from seglib.book.experiments.training import last_tenth
 from seglib.layers.roi_heads import MaskHead
 
 REACH = 3
@@ -131,9 +132,8 @@ def run(
                 head = head.to(train.boxes.device)
                 started = time.process_time()
                 losses = train_head(head, VARIANTS[name], stride, train, steps=steps, seed=seed, batch_size=batch_size)
-                last = losses[-max(1, steps // 10) :]
                 facts: dict[str, Any] = {"variant": name, "stride": stride, "seed": seed}
-                facts |= {"loss": round(sum(last) / len(last), 5)}
+                facts |= {"loss": round(last_tenth(losses), 5)}
                 facts |= {"cpu_seconds": round(time.process_time() - started, 1)}
                 ious = shifted_ious(paste_all(head, VARIANTS[name], stride, val), truth)  # (N, 7, 7)
                 runs.append(facts | _scores(ious, val.sides / stride))

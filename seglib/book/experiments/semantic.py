@@ -1,30 +1,28 @@
-"""What the experiments on scenes share: the data in memory, a plain training loop, and the scores that tell blur."""
+"""What the experiments on scenes share: the data in memory, training on it, and the scores that tell blur."""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from seglib.book.experiments.training import draw_batches, minimise, rounded, timed
 from seglib.data.collate import collate
 from seglib.data.scenes import CATEGORIES, Scenes
 from seglib.data.transforms import Keep
 from seglib.metrics.boundary import BoundaryIoU, boundary_f1
 from seglib.metrics.confusion import ConfusionMatrix
 from seglib.models.base import Model
-from seglib.train.optim import build_optimizer, lr_factor
+from seglib.train.loop import OnStep
 from seglib.types import Batch, Targets
 
 THIN = ("person", "lamp", "bird")
 """The classes whose things are a few pixels wide."""
-
-OnStep = Callable[[int, int, float, float, float], None]
 
 
 @dataclass(frozen=True)
@@ -97,29 +95,14 @@ def train_on_scenes(
     Raises:
         ValueError: when ``steps`` is not positive.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be positive, got {steps}")
-    device = data.images.device
-    draw = torch.Generator().manual_seed(seed)
-    picked = torch.randint(len(data), (steps, batch_size), generator=draw).to(device)
-    flips = (torch.rand(steps, batch_size, generator=draw) < 0.5).to(device)
-    optimizer = build_optimizer(model, lr=lr, weight_decay=weight_decay)
-    losses = torch.zeros(steps, device=device)  # read once at the end: reading waits for the GPU
-    model.train()
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * lr_factor(step, steps, warmup=min(warmup, steps // 5))
+    drawn = draw_batches(len(data), steps=steps, batch_size=batch_size, seed=seed)
+    picked, flips = (d.to(data.images.device) for d in drawn)
+
+    def loss_of(step: int) -> Tensor:
         images, labels = data.batch(picked[step], flips[step])
-        loss = torch.stack(list(model.loss(model(images), Targets(semantic=labels)).values())).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimizer.step()
-        losses[step] = loss.detach()
-        if on_step is not None:
-            on_step(step + 1, steps, loss.item(), 0.0, 0.0)
-    model.eval()
-    return losses.tolist()
+        return torch.stack(list(model.loss(model(images), Targets(semantic=labels)).values())).sum()
+
+    return minimise(model, loss_of, steps=steps, lr=lr, weight_decay=weight_decay, warmup=warmup, on_step=on_step)
 
 
 @torch.inference_mode()
@@ -190,16 +173,6 @@ def train_and_score(
     """
     torch.manual_seed(seed)
     model = build().to(train.images.device)
-    started = time.process_time()
-    losses = train_on_scenes(model, train, steps=steps, seed=seed, batch_size=batch_size)
-    seconds = round(time.process_time() - started, 1)
-    last = losses[-max(1, steps // 10) :]
+    facts = timed(lambda: train_on_scenes(model, train, steps=steps, seed=seed, batch_size=batch_size))
     scores = score_scenes(predict_scenes(model, val), val.labels) | (measure(model, val) if measure else {})
-    facts = {"seed": seed, "first_loss": losses[0], "loss": sum(last) / len(last), "seconds": seconds}
-    return _rounded({**facts, **scores})
-
-
-def _rounded(values: dict[str, Any]) -> dict[str, Any]:
-    """The numbers with five decimals, inside nested dicts too."""
-    rounded = {k: round(v, 5) if isinstance(v, float) else v for k, v in values.items()}
-    return {k: _rounded(v) if isinstance(v, dict) else v for k, v in rounded.items()}
+    return {"seed": seed} | facts | rounded(scores)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from seglib.book.experiments.training import last_tenth
 from seglib.book.experiments.unet_cells import (
     CELL_CATEGORIES,
     Cells,
@@ -65,9 +66,8 @@ def run(
             model = unet_tiny(len(CELL_CATEGORIES)).to(train.images.device)
             weighing = partial(border_map, w0=w0) if w0 else None
             losses = train_on_cells(model, train, steps=steps, seed=seed, batch_size=batch_size, weighing=weighing)
-            last = losses[-max(1, steps // 10) :]
             found = score_cells(predict_cells(model, val), val.ids)
-            runs.append({"w0": w0, "seed": seed, "loss": round(sum(last) / len(last), 5), **found})
+            runs.append({"w0": w0, "seed": seed, "loss": round(last_tenth(losses), 5), **found})
             if report is not None:
                 scores = ", ".join(f"{name} {found[name]:.3f}" for name in ("split", "merged", "f1", "iou"))
                 report(f"seed {seed}, w0 {w0}: {scores}")

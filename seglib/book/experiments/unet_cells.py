@@ -16,6 +16,7 @@ from torch import Tensor
 
 from seglib.models.base import Model
 from seglib.ops.borders import border_weights
+from seglib.train.loop import OnStep
 from seglib.types import Category, Targets
 
 CELL_CATEGORIES = (Category(0, "cell", True, (230, 159, 0)), Category(1, "background", False, (40, 44, 52)))
@@ -25,7 +26,6 @@ CELL, BACKGROUND = 0, 1
 _REACH = 2  # pixels: cells whose masks come that close to each other touch
 
 Weighing = Callable[[Tensor], Tensor]
-OnStep = Callable[[int, int, float, float, float], None]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from seglib.book.experiments.compare import only
+from seglib.book.experiments.training import last_tenth
 from seglib.book.experiments.unet_borders import load_cells
 from seglib.book.experiments.unet_cells import (
     CELL_CATEGORIES,
@@ -118,9 +119,8 @@ def run(
                 weighing=border_map,
                 optimizer=torch.optim.SGD(model.parameters(), lr=1e-3, momentum=MOMENTUM) if one else None,
             )
-            last = losses[-max(1, len(losses) // 10) :]
             found = score_cells(predict_cells(model, val), val.ids)
-            loss = {"first_loss": round(losses[0], 5), "loss": round(sum(last) / len(last), 5)}
+            loss = {"first_loss": round(losses[0], 5), "loss": round(last_tenth(losses), 5)}
             runs.append({"variant": variant, "seed": seed, **loss, **found})
             if report is not None:
                 scores = ", ".join(f"{name} {found[name]:.3f}" for name in ("split", "merged", "f1", "iou"))

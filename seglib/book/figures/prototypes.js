@@ -34,14 +34,14 @@ function start(root, p, maps) {
   const crops = button("Crop by the box", () => { cut = !cut; draw(); });
   const level = slider("Threshold", {min: 0, max: 1, step: 0.01, value: threshold, show: v => v.toFixed(2)}, v => { threshold = v; draw(); });
   const cells = maps.map((map, i) => {
-    const small = el("canvas", {width: w, height: h, "aria-hidden": "true"}), label = `Coefficient ${i + 1}`;
+    const small = el("canvas", {width: w, height: h, "aria-hidden": "true"}), label = `Coefficient ${i}`;
     heat(small, map, ...range(map));
     const control = slider("", {min: -limit, max: limit, step: 0.01, value: c[i], show: text}, v => { c[i] = v; draw(); });
     const input = control.root.querySelector("input");
     input.setAttribute("aria-label", label);
-    const alone = button(small, () => set(c.map((_, j) => +(i === j))), {class: "small", "aria-label": `Prototype ${i + 1} alone`, title: `Prototype ${i + 1} alone`});
-    const flip = button("±", () => { c[i] = -c[i]; draw(); }, {class: "flip", "aria-label": `Flip the sign of coefficient ${i + 1}`, title: "Flip the sign"});
-    const root = el("div", {class: "cell", role: "group", "aria-label": `Prototype ${i + 1}`}, alone, control.root, flip);
+    const alone = button(el("span", {class: "map"}, small, el("span", {class: "number"}, `${i}`)), () => set(c.map((_, j) => +(i === j))), {class: "small", "aria-label": `Prototype ${i} alone`, title: `Prototype ${i} alone`});
+    const flip = button("±", () => { c[i] = -c[i]; draw(); }, {class: "flip", "aria-label": `Flip the sign of coefficient ${i}`, title: "Flip the sign"});
+    const root = el("div", {class: "cell", role: "group", "aria-label": `Prototype ${i}`}, alone, control.root, flip);
     return {root, set: v => { control.set(v); root.classList.toggle("zero", v === 0); }};
   });
   const say = card(root, "Prototypes, coefficients and the mask that they make", MAPS + `
@@ -49,7 +49,8 @@ function start(root, p, maps) {
     .pane { max-width: 300px; } .controls { gap: 6px 8px; } .controls .range { margin-left: 8px; }
     .cells { display: grid; grid-template-columns: repeat(auto-fill, minmax(164px, 1fr)); gap: 8px 14px; margin-top: 14px; }
     .cell { display: grid; grid-template-columns: 52px minmax(0, 1fr) auto; gap: 0 8px; align-items: center; }
-    .small { padding: 0; border-radius: 4px; overflow: hidden; min-height: 0; } .zero .small { opacity: .5; }
+    .small { padding: 0; border-radius: 4px; overflow: hidden; min-height: 0; } .map { display: block; position: relative; }
+    .number { position: absolute; left: 3px; top: 1px; color: #fff; font-size: 12px; line-height: 1.3; text-shadow: 0 0 2px #000, 0 0 2px #000; } .zero .small { opacity: .5; }
     .cell label.range { display: grid; gap: 0; } .cell input[type=range] { width: 100%; } .range b { font-size: 13px; line-height: 1.2; }
     .zero .range b { color: var(--soft); font-weight: 400; } .flip { padding: 0 8px; }
     @media (max-width: 480px) { .cells { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 8px 10px; max-height: 300px; overflow-y: auto; padding: 4px; margin: 10px -4px 0; }
@@ -66,8 +67,8 @@ function start(root, p, maps) {
   function part(map) {
     const inside = [...map.keys()].filter(j => map[j] > threshold), parts = maps.map((m, i) => c[i] * inside.reduce((sum, j) => sum + m[j], 0) / inside.length);
     const most = parts.indexOf(Math.max(...parts)), least = parts.indexOf(Math.min(...parts));
-    return (parts[most] > 0 ? `Inside it prototype ${most + 1} adds most, ${text(parts[most])} on average. ` : "")
-      + (parts[least] < 0 ? `Prototype ${least + 1} takes most away, ${text(-parts[least])}.` : "");
+    return (parts[most] > 0 ? `Inside it prototype ${most} adds most, ${text(parts[most])} on average. ` : "")
+      + (parts[least] < 0 ? `Prototype ${least} takes most away, ${text(-parts[least])}.` : "");
   }
 
   function draw() {

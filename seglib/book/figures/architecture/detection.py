@@ -13,7 +13,17 @@ from seglib.book.figures.architecture import paint, painters
 from seglib.book.figures.architecture.drawing import draw, side_of
 from seglib.book.figures.architecture.outcome import Proposals
 from seglib.book.figures.architecture.parts import Block, Call, Cut, Edge, Group, Note, Scene, Switch, argument, entry
-from seglib.book.figures.architecture.semantic import IMAGE_SAYS, encoder_blocks, rows, stages
+from seglib.book.figures.architecture.trunk import (
+    IMAGE_SAYS,
+    TOP_DOWN,
+    chain,
+    encoder_blocks,
+    encoder_row,
+    first_groups,
+    output_line,
+    rows,
+    stages,
+)
 from seglib.book.figures.element import Figure
 from seglib.layers.rpn import propose
 from seglib.models.base import Model
@@ -28,21 +38,6 @@ def _check(model: Model, drawing: str) -> MaskRCNN:
     if not isinstance(model, MaskRCNN):
         raise ValueError(f"{drawing} draws parts of seglib.models.mask_rcnn.MaskRCNN, got {type(model).__name__}")
     return model
-
-
-def _without_top_down(fpn: Any, arguments: tuple[Any, ...], output: Any) -> list[Tensor]:
-    """The pyramid of lateral connections alone."""
-    maps = arguments[0]
-    levels = zip(fpn.lateral, fpn.output, maps, strict=True)
-    pyramid = [output(lateral(m)) for lateral, output, m in levels]
-    if fpn.relu:
-        pyramid = [level.relu() for level in pyramid]
-    if fpn.top_block is not None:
-        pyramid.extend(fpn.top_block(maps, pyramid))
-    return pyramid
-
-
-TOP_DOWN = Switch("topdown", "top-down path", (Cut("fpn", change=_without_top_down),))
 
 
 def fpn(
@@ -81,20 +76,20 @@ def fpn(
     blocks = encoder_blocks(
         net, {level: (116.0, y[level]) for level in order} | {"image": (116.0, bottom)}, side="left"
     )
-    edges = [Edge(a, b) for a, b in zip(["image", *found], found, strict=False)]
+    edges = chain(["image", *found])
     switches = [TOP_DOWN]
     merged, pyramid = [], []
     for i, level in enumerate(levels):
         digit, last = level[1:], i == len(levels) - 1
         m, p = f"m{digit}", f"p{digit}"
         sum_line = "top = self.lateral[-1](maps[-1])" if last else "top = lateral + F.interpolate(top"
-        line = "pyramid = [self.output[-1](top)]" if last else "pyramid.insert(0, self.output[i](top))"
         says = (f"A 1×1 convolution of {level}: the top of the path." if last else
                 f"{level} through a 1×1 convolution, plus the level above, upsampled by repeating cells.")  # fmt: skip
         blocks.append(Block(m, m, (222, y[level]), f"fpn.output.{i}", sum_line, says, argument(), home=net.fpn, side="",
                             weights=(f"fpn.lateral.{i}",), stride=strides[level]))  # fmt: skip
-        blocks.append(Block(p, p, (306, y[level]), f"fpn.output.{i}", line, f"A 3×3 convolution smooths {m}.",
-                            home=net.fpn, side="right", stride=strides[level]))  # fmt: skip
+        blocks.append(Block(p, p, (306, y[level]), f"fpn.output.{i}", output_line(last),
+                            f"A 3×3 convolution smooths {m}.", home=net.fpn, side="right",
+                            stride=strides[level]))  # fmt: skip
         cut = "" if last or i > 2 else f"lateral_{level}"
         edges += [Edge(level, m, "1×1", switch=cut), Edge(m, p, "3×3" if strides[level] >= 8 else "")]
         if cut:
@@ -301,24 +296,17 @@ def mask_rcnn(
         ValueError: for another model, or an unknown ``here``.
     """
     net = _check(model, "mask_rcnn")
-    found, levels = list(stages(net.encoder)), list(net.levels)
-    strides = {level: float(net.encoder.grids[level].stride) for level in found}
-    places, x = {"image": 46.0}, 46.0 + side_of(1) / 2
-    for level in found:
-        side = side_of(strides[level])
-        places[level] = x + 25 + side / 2
-        x = places[level] + side / 2
     first, second, third, fourth, fifth = 50.0, 140.0, 234.0, 324.0, 414.0
-    blocks = encoder_blocks(net, {n: (v, first) for n, v in places.items()}, side="above")
-    edges = [Edge(a, b) for a, b in zip(["image", *found], found, strict=False)]
+    blocks, edges, places = encoder_row(net, first)
+    levels = list(net.levels)
     pyramid: list[str] = []
     for i, level in enumerate(levels):
         p = f"p{level[1:]}"
-        line = "pyramid = [self.output[-1](top)]" if i == len(levels) - 1 else "pyramid.insert(0, self.output[i](top))"
         blocks.append(
-            Block(p, p, (places[level], second), f"fpn.output.{i}", line,
+            Block(p, p, (places[level], second), f"fpn.output.{i}", output_line(i == len(levels) - 1),
                   f"{level} by a 1×1 convolution, plus the level above, upsampled; then a 3×3 convolution.",
-                  home=net.fpn, weights=(f"fpn.lateral.{i}", f"fpn.output.{i}"), stride=strides[level], brief=True)
+                  home=net.fpn, weights=(f"fpn.lateral.{i}", f"fpn.output.{i}"),
+                  stride=float(net.encoder.grids[level].stride), brief=True)
         )  # fmt: skip
         edges.append(Edge(level, p, switch="level" if i == 0 else ""))
         if i:
@@ -383,9 +371,7 @@ def mask_rcnn(
         Switch("box_deltas", "box head's deltas", (Cut("box_head.deltas"),)),
     ]
     groups = [
-        Group("image", "image", ("image",), IMAGE_SAYS),
-        Group("backbone", "backbone", tuple(found), "The encoder: maps of falling resolution."),
-        Group("fpn", "FPN", tuple(pyramid), "A feature pyramid: all levels know what, each at its scale."),
+        *first_groups(list(places)[1:], pyramid),
         Group("rpn", "RPN", ("objectness", "proposals"), "Boxes that may hold an object of any class."),
         Group("roialign", "RoIAlign", ("roi_box", "roi_mask"), "A patch of fixed size for each box."),
         Group("box_head", "box head", ("box_head", "classes", "detections"), "Class and better box of each proposal."),

@@ -155,12 +155,17 @@ def grid(values: Tensor) -> Tensor:
     return torch.cat([values, values.min().expand(rows * columns - len(values))]).view(rows, columns)
 
 
+def sheet(x: Tensor, columns: int, rows: int, gap: float = 0.0) -> Tensor:
+    """The first maps of ``(N, …, h, w)`` side by side, one cell apart: ``(…, H, W)``, with ``gap`` between them."""
+    height, width = (n + 1 for n in x.shape[-2:])
+    found = x.new_full((*x.shape[1:-2], rows * height - 1, columns * width - 1), gap)
+    for i, one in enumerate(x[: rows * columns]):
+        top, left = i // columns * height, i % columns * width
+        found[..., top : top + height - 1, left : left + width - 1] = one
+    return found
+
+
 def montage(x: Tensor, columns: int, rows: int) -> Tensor:
     """The first maps of ``(N, h, w)``, each from 0 to 1, side by side with a gap: ``(H, W)``."""
-    height, width = x.shape[-2:]
-    sheet = x.new_zeros(rows * (height + 1) - 1, columns * (width + 1) - 1)
-    for i, one in enumerate(x[: rows * columns]):
-        top, left = i // columns * (height + 1), i % columns * (width + 1)
-        low, high = one.min(), one.max()
-        sheet[top : top + height, left : left + width] = (one - low) / (high - low).clamp(min=1e-12)
-    return sheet
+    low, high = x.amin((1, 2), keepdim=True), x.amax((1, 2), keepdim=True)
+    return sheet((x - low) / (high - low).clamp(min=1e-12), columns, rows)

@@ -65,12 +65,7 @@ def masks(value: Tensor, scene: Scene) -> np.ndarray:
 
 def probabilities(value: Tensor, scene: Scene) -> np.ndarray:
     """The first maps ``(D, h, w)`` of all, in [0, 1], on one scale."""
-    maps = value[: COLUMNS * ROWS]
-    height, width = (n + 1 for n in value.shape[-2:])
-    sheet = value.new_zeros(ROWS * height - 1, COLUMNS * width - 1)
-    for i, one in enumerate(maps):
-        top, left = i // COLUMNS * height, i % COLUMNS * width
-        sheet[top : top + height - 1, left : left + width - 1] = one
+    sheet = paint.sheet(value, COLUMNS, ROWS)
     return on_scale(sheet, max(sheet.shape) if max(sheet.shape) <= paint.IMAGE else paint.IMAGE)
 
 

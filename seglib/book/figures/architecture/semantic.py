@@ -3,87 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from seglib.book.figures.architecture.drawing import draw, side_of
-from seglib.book.figures.architecture.parts import Block, Call, Cut, Edge, Group, Note, Switch, argument, entry
+from seglib.book.figures.architecture.parts import Block, Call, Cut, Edge, Group, Note, Switch, argument
+from seglib.book.figures.architecture.trunk import IMAGE_SAYS, chain, encoder_blocks, rows, stages
 from seglib.book.figures.element import Figure
-from seglib.layers.resnet import ResNetEncoder
-from seglib.layers.tiny import TinyEncoder
-from seglib.layers.vgg import VGG16Encoder
 from seglib.models.base import Model
 from seglib.models.deeplab import DeepLabV3Plus
 from seglib.models.fcn import FCN
 from seglib.models.unet import UNet
 from seglib.types import Category
-
-IMAGE_SAYS = "The input: red, green and blue of every pixel."
-
-
-@dataclass(frozen=True)
-class Stage:
-    """How one map of an encoder is taken: module, line of code, and the modules whose weights make it."""
-
-    module: str
-    code: str
-    weights: tuple[str, ...] | None
-    key: str = ""
-
-
-def stages(encoder: Any) -> dict[str, Stage]:
-    """The maps of an encoder by name, finest first; of an unknown one all are taken from its output."""
-    if isinstance(encoder, TinyEncoder):
-        found = {"c1": Stage("encoder.stem", "x = self.stem(images)", ("encoder.stem",))}
-        for i in range(len(encoder.blocks)):
-            weights = (f"encoder.down.{i}", f"encoder.blocks.{i}")
-            found[f"c{i + 2}"] = Stage(f"encoder.blocks.{i}", "x = blocks(down(x))", weights)
-        return found
-    if isinstance(encoder, ResNetEncoder):
-        first = "c1 = self.relu(self.bn1(self.conv1(images)))"
-        found = {"c1": Stage("encoder.relu", first, ("encoder.conv1", "encoder.bn1"))}
-        for i in range(1, 5):
-            code = f"c{i + 1} = self.layer{i}("
-            found[f"c{i + 1}"] = Stage(f"encoder.layer{i}", code, None)
-        return found
-    if isinstance(encoder, VGG16Encoder):
-        last = ("encoder.to_pool5", "encoder.fc6", "encoder.fc7")
-        return {
-            "c3": Stage("encoder.to_pool3", "pool3 = self.to_pool3(images)", None),
-            "c4": Stage("encoder.to_pool4", "pool4 = self.to_pool4(pool3)", None),
-            "c5": Stage("encoder", "fc7 = self.dropout(F.relu(self.fc7(fc6)))", last, "c5"),
-        }
-    return {level: Stage("encoder", "", (), level) for level in encoder.channels}
-
-
-def encoder_blocks(model: Any, at: dict[str, tuple[float, float]], **keywords: Any) -> list[Block]:
-    """The image and the maps of the model's encoder."""
-    blocks = [
-        Block("image", "image", at["image"], "", "self.normalize(images, sizes", IMAGE_SAYS, argument(), weights=(),
-              shows="image", **keywords)
-    ]  # fmt: skip
-    for level, stage in stages(model.encoder).items():
-        stride = float(model.encoder.grids[level].stride)
-        blocks.append(
-            Block(level, level, at[level], stage.module, stage.code or "self.encoder(",
-                  f"The encoder's map with one cell for every {stride:g} pixels.",
-                  entry(stage.key) if stage.key else None, home=model.encoder if stage.code else model,
-                  weights=stage.weights, stride=stride, **keywords)
-        )  # fmt: skip
-    return blocks
-
-
-def rows(strides: Sequence[float], top: float, gap: float) -> list[float]:
-    """The middles of maps of these strides, one below the other."""
-    found, y = [], top
-    for i, stride in enumerate(strides):
-        side = side_of(stride)
-        y += side / 2 + (gap if i else 0)
-        found.append(y)
-        y += side / 2
-    return found
 
 
 def logits(call: Call) -> Tensor:
@@ -145,7 +78,7 @@ def fcn(
               f"The last scores, upsampled {factor} times and cut to the image; each pixel takes its best class.",
               logits, weights=("upsample.image",), shows="prediction", side="above")
     )  # fmt: skip
-    edges = [Edge(a, b) for a, b in zip(["image", *levels], levels, strict=False)]
+    edges = chain(["image", *levels])
     edges += [Edge(level, f"score_{level}", "1×1", switch=f"score_{level}") for level in model.levels]
     edges += [Edge(f"score_{level}", f"sum_{level}", "+", switch=f"score_{level}") for level in finer]
     below = f"score_{deepest}"
@@ -219,7 +152,7 @@ def unet(
     at[levels[-1]] = ((left[4] + right[4]) / 2, y[5])
     blocks = encoder_blocks(model, at, side="left")
     blocks = [*blocks[:-1], _bottleneck(blocks[-1])]
-    edges = [Edge(a, b) for a, b in zip(["image", *levels[:3]], levels[:4], strict=True)]
+    edges = chain(["image", *levels[:4]])
     edges.append(Edge("c4", "c5", via=((left[4], y[5]),)))
     below, switches = "c5", []
     for i, level in enumerate(model.levels):
@@ -297,7 +230,7 @@ def deeplab(
     strides = {level: float(grids[level].stride) for level in levels}
     y = dict(zip(["image", *levels], rows([1, *strides.values()], 32, 24), strict=True))
     blocks = encoder_blocks(model, {n: (114, v) for n, v in y.items()}, side="left")
-    edges = [Edge(a, b) for a, b in zip(["image", *levels], levels, strict=False)]
+    edges = chain(["image", *levels])
 
     layer: Any = model.aspp[0]
     deep, fine = strides["c5"], strides[low]

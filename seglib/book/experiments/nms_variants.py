@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from seglib.book.experiments.instances import NUM_CLASSES, image_metrics, score_objects
-from seglib.data.collate import collate
 from seglib.data.catalog import SegmentationDataset
+from seglib.data.collate import collate
 from seglib.metrics import AveragePrecision
 from seglib.models.base import Model
 from seglib.models.solov2 import SOLOv2, draw

@@ -27,6 +27,9 @@ BETWEEN = (THIRD + FOURTH) / 2
 SIZE = (396.0, FIFTH + 48)
 BUS, INNER = 10.0, 22.0
 """Where lines run down at the left: those to the masks' branch, and those to the head where it begins elsewhere."""
+# the lines that bring masks to the size of the image
+RESIZED = 'maps = F.interpolate(maps, self.size, mode="bilinear", align_corners=False)'
+ALIGNED = "maps = crop_to(aligned_bilinear(maps, self.canvas[0] // maps.shape[2]), self.image_size)"
 FEW = f"The first {painters.COLUMNS * painters.ROWS}, from 0 to 1"
 
 
@@ -93,13 +96,13 @@ def yolact(
               what="The first sixteen, each on a scale of its own" if k > 16 else "Each on a scale of its own",
               brief=True, size=50),
         Block("sum", "σ(P Cᵀ)", (216, FIFTH), "", "probs = maps[:, 0].sigmoid()",
-              "Each mask is the sum of the prototypes with its coefficients: one product of matrices for all.",
+              "Each mask is a linear combination of the prototypes: one product of matrices for all.",
               takes.kept(lambda masks: replace(masks, boxes=None).probs(), model), home=DynamicMasks, weights=(),
               shows=painters.probabilities, what=FEW, parts=True, brief=True, size=32),
         Block("crop", "crop", (290, FIFTH), "", "return probs if self.boxes is None else crop_masks(probs",
-              "Each mask is cut by its box, with one cell around it.", takes.kept(lambda masks: masks.probs(), model),
+              "A mask is cropped by its box, with one cell around it.", takes.kept(lambda masks: masks.probs(), model),
               home=DynamicMasks, weights=(), shows=painters.probabilities, what=FEW, parts=True, brief=True, size=32),
-        _instances(358, "Resized to the image, then cut at ½.", 48),
+        _instances(358, RESIZED, "Resized to the image, then thresholded at ½.", 48),
     ]  # fmt: skip
     edges += [
         Edge(finest, "semantic", leaves="left", enters="right"),
@@ -128,7 +131,7 @@ def yolact(
         Group("protonet", "protonet", ("protonet", "prototypes"), "Maps of the whole image that all objects share."),
         Group("head", "head", ("head", "coefficients", "classes"), "Class, box and coefficients of every anchor."),
         Group("nms", "Fast NMS", ("kept", "detections"), "The best boxes, without near-duplicates."),
-        Group("assembly", "assembly", ("sum", "crop"), "Each mask is a sum of prototypes, cut by its box."),
+        Group("assembly", "assembly", ("sum", "crop"), "A mask is a linear combination of prototypes, cropped."),
         Group("instances", "instances", ("instances",), "Masks at the size of the image."),
     ]
     return draw(
@@ -207,7 +210,7 @@ def condinst(
               f"Each object's own {len(model.channels) - 1} convolutions (1×1), over the features and its coordinates.",
               takes.kept(lambda masks: masks.probs(), model), weights=(), shows=painters.probabilities, what=FEW,
               parts=True, brief=True, size=40),
-        _instances(350, "Upsampled to the image, then cut at ½. No box cuts them.", 54),
+        _instances(350, ALIGNED, "Upsampled to the image, then thresholded at ½. No box crops them.", 54),
     ]  # fmt: skip
     line = INNER if model.fine_levels else BUS
     edges += [
@@ -328,7 +331,7 @@ def solov2(
               "All at once: a score falls where a better mask of the class overlaps.", takes.lowered(model), weights=(),
               shows=takes.paint_before_after, what="The best 16, before (above) and after", parts=True, brief=True,
               size=22, side="above"),
-        _instances(358, "Resized to the image, then cut at ½. Boxes are those around the masks.", 48),
+        _instances(358, RESIZED, "Resized to the image, thresholded at ½. Boxes are those around the masks.", 48),
     ]  # fmt: skip
     edges += [
         _down(finest, "category_tower", places, THIRD, BUS),
@@ -396,9 +399,9 @@ def _trunk(net: Any, levels: Sequence[str]) -> tuple[list[Block], list[Edge], di
     return blocks, edges, places, pyramid
 
 
-def _instances(x: float, says: str, size: float) -> Block:
+def _instances(x: float, line: str, says: str, size: float) -> Block:
     """The answer, at the end of the last row."""
-    return Block("instances", "instances", (x, FIFTH), "", "part._draw() > self.threshold", says, lambda call: None,
+    return Block("instances", "instances", (x, FIFTH), "", line, says, lambda call: None,
                  home=DynamicMasks, weights=(), shows="prediction", size=size)  # fmt: skip
 
 

@@ -274,10 +274,25 @@ def test_later_cells_call_the_readers_answer_in_the_form_of_the_solutions(monkey
 def test_where_a_gradient_is_needed_an_answer_without_one_is_replaced(monkeypatch):
     monkeypatch.setitem(CHECKS, "ex.halves", HALVES)
     x = torch.ones(3, requires_grad=True)
-    for attempt in (numpy_halves, lambda x, parts: (x.detach() * 0.5, parts), lambda x, parts: (x / 2, parts)):
-        value, _ = yours("ex.halves", attempt, halves)(x, [torch.ones(1)])
-        (grad,) = torch.autograd.grad(value.sum(), x)
-        torch.testing.assert_close(grad, torch.full((3,), 0.5))
+    for attempt in (
+        numpy_halves,
+        lambda x, parts: (x.detach() * 0.5, parts),
+        lambda x, parts: (x / 2, parts),
+        lambda x, parts: [x / 2, parts],
+    ):
+        mine = yours("ex.halves", attempt, halves)
+        for _ in range(2):
+            value, _ = found = mine(x, [torch.ones(1)])
+            (grad,) = torch.autograd.grad(value.sum(), x)
+            torch.testing.assert_close(grad, torch.full((3,), 0.5))
+            assert isinstance(found, tuple)
+
+
+def test_where_no_gradient_is_needed_an_answer_leaves_its_graph(monkeypatch):
+    monkeypatch.setitem(CHECKS, "ex.halves", HALVES)
+    factor = torch.tensor(0.5, requires_grad=True)
+    value, _ = yours("ex.halves", lambda x, parts: (x * factor, parts), halves)(torch.ones(3), [])
+    assert not value.requires_grad and value.tolist() == [0.5] * 3
 
 
 def test_an_unknown_name_lists_close_ones():

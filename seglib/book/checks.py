@@ -85,8 +85,8 @@ def yours(name: str, attempt: Callable[..., Any], solution: Callable[..., Any]) 
     """The reader's function where it passes its check, and the solution where it doesn't: what later cells call.
 
     A right answer may change its arguments, return a list or an array for a tensor, or detach its result from the
-    graph. So it gets copies; its result takes the form of the solution's; and where an argument needs a gradient that
-    the reader's result doesn't carry, the solution answers.
+    graph. So it gets copies; its result takes the form of the solution's; and where an argument needs a gradient, the
+    solution answers if the reader's result carries none or has another form.
 
     Args:
         name: name of the exercise, such as ``"ch11.crop"``.
@@ -101,6 +101,7 @@ def yours(name: str, attempt: Callable[..., Any], solution: Callable[..., Any]) 
     """
     if not examine(name, attempt).passed:
         return solution
+    alike: list[bool] = []  # whether both give the same type, found out once: loops that train call this often
 
     def call(*given: Any) -> Any:
         own = [_copy(v) for v in given]
@@ -110,7 +111,9 @@ def yours(name: str, attempt: Callable[..., Any], solution: Callable[..., Any]) 
             value = attempt(*own)
         except Exception:  # it passed its check, so it is the gradient that it cannot take: NumPy can't
             return solution(*given)
-        return value if any(v.requires_grad for v in _tensors(value)) else solution(*given)
+        if not alike:
+            alike.append(type(value) is type(solution(*given)))
+        return value if alike[0] and any(v.requires_grad for v in _tensors(value)) else solution(*given)
 
     return call
 
@@ -135,5 +138,5 @@ def _in_form(value: Any, form: Any) -> Any:
     if isinstance(form, Tensor):
         if not isinstance(value, Tensor):
             value = torch.as_tensor(np.asarray(value))
-        return value.to(form.dtype)
+        return value.detach().to(form.dtype)
     return type(form)(value)

@@ -744,7 +744,7 @@ def _bug_cases() -> Mapping[str, tuple[Tensor, Tensor, Tensor]]:
         "an image without objects": case([-1] * 8, []),
         "an image without objects or backgrounds": case([-2] * 4, []),
         "anchors that are very sure": sure,
-        "backgrounds that are sure of an object": mistaken(50, 90, 60, 120, 70, 110, 80, 40),
+        "backgrounds that are sure of an object": mistaken(65, 90, 60, 120, 70, 110, 80, 62),
         "logits of a thousand": mistaken(1000, 1100, 900, 1500, 950, 1200, 850, 1400, 800),
     }
 
@@ -775,13 +775,13 @@ BUG = Exercise(
         ),
         "infinite_hardness": (
             _class_loss(hardness=lambda p: -p.log()),
-            "The hardness of anchors that are very sure is infinite, so that you cannot tell which are the hardest. "
-            "Take it from the logits, too: `-logits.log_softmax(1)`.",
+            "In the hardness, the background's probability is exactly 0 for anchors that are very sure, and −log of it "
+            "infinite: you cannot tell which are the hardest. `-logits.log_softmax(1)` can.",
         ),
         "saturated_hardness": (
             _class_loss(hardness=lambda p: 1 - p),
-            "1 − p is exactly 1 for all backgrounds that are sure of an object, and so is a small number added to a "
-            "probability: you cannot tell which are the hardest. `-logits.log_softmax(1)` does.",
+            "The hardest backgrounds all have the same hardness: 1 − p is exactly 1 for them, and p + 10⁻⁸ exactly "
+            "10⁻⁸. Take it from the logits: `-logits.log_softmax(1)`.",
         ),
         "zero_alone": (_class_loss_zero_alone, _ZERO_ALONE),
         "a_number": (lambda logits, match, labels: class_loss(logits, match, labels).item(), _NO_GRADIENT),

@@ -386,7 +386,7 @@ def _mask_cases() -> Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
 
     def case(n: int, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         P = torch.rand(9, 12, 3, generator=draw, dtype=torch.float64) * 2 * scale  # noqa: N806
-        P -= scale / 2  # noqa: N806
+        P -= scale / 2
         C = torch.rand(n, 3, generator=draw, dtype=torch.float64) * 2 - 1  # noqa: N806
         corner = 1 + 3 * torch.rand(n, 2, generator=draw, dtype=torch.float64)
         boxes = torch.cat([corner, corner + 2 + 3 * torch.rand(n, 2, generator=draw, dtype=torch.float64)], 1)

@@ -182,9 +182,10 @@ MATRIX_KERNELS = ("gaussian", "linear")
 def matrix_nms(iou: Tensor, labels: Tensor, scores: Tensor, *, kernel: str = "gaussian", sigma: float = 2.0) -> Tensor:
     r"""Matrix NMS: scores lowered by how much better objects of the class overlap, all at once.
 
-    Soft-NMS lowers the score of j for every better object i that remains. Whether i remains is known only after i
-    was lowered itself, so it goes one by one. Here its largest overlap with an object above it says how much i was
-    lowered, :math:`c_i = \max_{k < i} \text{IoU}_{ki}`, and
+    Soft-NMS takes one object after the other, because which one is next depends on the scores that were lowered before.
+    Here the order is that of the scores given. In greedy NMS an object i that a better one overlaps would be gone and
+    lower nobody. Here its largest overlap with an object above it, :math:`c_i = \max_{k < i} \text{IoU}_{ki}`, lessens
+    what it does to others; and of all factors the smallest counts, where Soft-NMS multiplies them:
 
     .. math:: s_j \leftarrow s_j \min_{i < j} \frac{f(\text{IoU}_{ij})}{f(c_i)}
         \qquad f(u) = e^{-\sigma u^2} \text{ or } 1 - u

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from seglib.book.exercise import Exercise, expect
 from seglib.book.exercises.ch01 import typed
+from seglib.book.exercises.verify import trains_all
 from seglib.losses.multibox import mask_loss as multibox_mask_loss
 from seglib.ops.masks import crop_masks
 
@@ -20,29 +21,6 @@ _NO_GRADIENT = {
     "P": "No gradient reaches the prototypes P, and they would never learn. Use P itself: no `detach`, no copy.",
     "C": "No gradient reaches the coefficients C, and they would never learn. Use C itself: no `detach`, no `item`.",
 }
-
-
-def _trains_both(probes: Callable[[], Mapping[str, tuple[Any, ...]]]) -> Callable[[Callable[..., Any]], None]:
-    """A ``verify`` for functions of P, C and more: rejects an answer that passes its gradient to one of them alone.
-
-    An answer without any gradient passes, such as one in NumPy: later cells replace it where a gradient is needed.
-    """
-
-    def verify(attempt: Callable[..., Any]) -> None:
-        P, C, *others = next(iter(probes().values()))  # noqa: N806
-        leaves = [P.requires_grad_(), C.requires_grad_()]
-        try:
-            answer = attempt(*(leaf.clone() for leaf in leaves), *others)  # clones, which may be changed in place
-        except Exception:  # it has no gradient to give: NumPy raises here
-            return
-        parts = answer if isinstance(answer, list | tuple) else [answer]
-        sums = [part.sum() for part in parts if isinstance(part, Tensor) and part.requires_grad]
-        if sums:
-            gradients = torch.autograd.grad(sums, leaves, allow_unused=True)
-            for gradient, hint in zip(gradients, _NO_GRADIENT.values(), strict=True):
-                expect(gradient is not None, hint)
-
-    return verify
 
 
 # Piece 1: masks from prototypes ---------------------------------------------------------------------------------------
@@ -140,7 +118,7 @@ ASSEMBLE = Exercise(
         "stacked masks as a flat product": lambda P, C: (C @ P.flatten(0, 1).T).sigmoid_().view(len(C), *P.shape[:2]),
     },
     probes=_maps_and_coefficients,
-    verify=_trains_both(_maps_and_coefficients),
+    verify=trains_all(assemble, _maps_and_coefficients, list(_NO_GRADIENT.values())),
     hint="Each object: Σ over the prototypes of coefficient × prototype, then the sigmoid.",
     sketch="""
         logits = P @ ...                          # (h, w, k) (k, N) → (h, w, N)
@@ -496,7 +474,7 @@ MASK_LOSS = Exercise(
         "softplus, in place": _loss_by(cost=lambda logits, target: F.softplus(logits).sub_(target * logits)),
     },
     probes=_mask_cases,
-    verify=_trains_both(_mask_cases),
+    verify=trains_all(mask_loss, _mask_cases, list(_NO_GRADIENT.values())),
     hint="Binary cross-entropy of every cell, cut by `crop`, summed over the map, divided by (x1 − x0)(y1 − y0).",
     sketch="""
         logits = (P @ C.T).permute(2, 0, 1)       # (N, h, w)

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from seglib.book.exercise import Exercise, difference, expect, own
+from seglib.book.exercises.verify import trains_all
 from seglib.ops.nms import matrix_nms
 
 Filters = tuple[list[Tensor], list[Tensor]]
@@ -78,6 +79,12 @@ def _same_layers(parameters: Tensor, channels: Sequence[int]) -> Filters:
     return weights, biases
 
 
+def _as_parameters(parameters: Tensor, channels: Sequence[int]) -> Filters:
+    """Weights that train for themselves."""
+    weights, biases = split_filters(parameters, channels)
+    return [nn.Parameter(w.detach()) for w in weights], biases
+
+
 def _split_numpy(parameters: Tensor, channels: Sequence[int]) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
     values = parameters.numpy()
     outs, ins = np.array(channels[1:]), np.array(channels[:-1])
@@ -123,6 +130,11 @@ def _filters() -> Mapping[str, tuple[Tensor, tuple[int, ...]]]:
     }
 
 
+_NO_GRADIENT_TO_ROWS = (
+    "The numbers are right, but no gradient reaches `parameters` from all pieces, and what generates them would never "
+    "learn. Cut `parameters` itself: no `nn.Parameter`, no `detach`, no `requires_grad_`."
+)
+
 SPLIT = Exercise(
     solution=split_filters,
     wrong={
@@ -138,6 +150,10 @@ SPLIT = Exercise(
                 split_filters(p, channels)[1],
             ),
             "Your weights have the shape (N, in, out). Wanted is (N, out, in).",
+        ),
+        "turned": (
+            lambda p, channels: ([w.mT for w in split_filters(p, channels)[0]], split_filters(p, channels)[1]),
+            "You turned the weights to (N, in, out). They lie as they are wanted, (N, out, in): no transposing.",
         ),
         "inputs_first": (
             _inputs_first,
@@ -168,6 +184,18 @@ SPLIT = Exercise(
             ),
             "Biases have the shape (N, out), without a dimension behind it.",
         ),
+        "kernels": (
+            lambda p, channels: (
+                [w[..., None, None] for w in split_filters(p, channels)[0]],
+                split_filters(p, channels)[1],
+            ),
+            "Your weights have a 1 × 1 behind them, as `conv2d` wants. Return (N, out, in).",
+        ),
+        "one_list": (
+            lambda p, channels: [v for part in split_filters(p, channels) for v in part],
+            "All pieces are in one list. Return two: the weights, and the biases.",
+        ),
+        "parameters": (_as_parameters, _NO_GRADIENT_TO_ROWS),
         "no_biases": (
             lambda p, channels: (split_filters(p, channels)[0], []),
             "The biases are missing: one number for each output of each layer, behind all weights.",
@@ -194,6 +222,7 @@ SPLIT = Exercise(
         ),
     },
     probes=_filters,
+    verify=trains_all(split_filters, _filters, [_NO_GRADIENT_TO_ROWS]),
     hint="How many numbers has each piece? Take them off the front in turn: all weights, then all biases.",
     sketch="""
         layers = list(pairwise(channels))         # (in, out) of each layer
@@ -337,6 +366,24 @@ def _all_at_once(attempt: Any) -> None:
     expect(calls[0] == calls[1], LOOPS)
 
 
+_NO_GRADIENT = {
+    name: f"No gradient reaches the {name}, and what makes them would never learn. Use them as they are: no `detach`, "
+    "`data` or `item`."
+    for name in ("inputs", "weights", "biases")
+}
+
+
+def _at_once_and_trained(attempt: Any) -> None:
+    _all_at_once(attempt)
+    trains_all(run_filters, _dynamic_cases, list(_NO_GRADIENT.values()))(attempt)
+
+
+def _three_layers(inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    w1, w2, w3 = weights
+    b1, b2, b3 = biases
+    return run_filters(inputs, [w1, w2, w3], [b1, b2, b3])
+
+
 DYNAMIC = Exercise(
     solution=run_filters,
     wrong={
@@ -382,6 +429,11 @@ DYNAMIC = Exercise(
             lambda x, w, b: run_filters(x, w, b)[:, None],
             "The last layer has one output; return (N, H, W) without that dimension.",
         ),
+        "squeezed": (
+            lambda x, w, b: run_filters(x, w, b).squeeze(),
+            "`squeeze()` drops every dimension of length 1, also that of a single object or cell. Drop dimension 1 "
+            "alone.",
+        ),
         "all_in_one": (
             lambda x, w, b: run_filters(x, w, b).sum(0),
             "You add up the masks of all objects. Each keeps its own.",
@@ -390,6 +442,10 @@ DYNAMIC = Exercise(
             _grouped_carelessly,
             "Without objects there is no group: for N = 0 return zeros of shape (0, H, W), or multiply matrices.",
         ),
+        "three_layers": (_three_layers, "You count on three layers. The length of `weights` says how many there are."),
+        "without_inputs": (lambda x, w, b: run_filters(x.detach(), w, b), _NO_GRADIENT["inputs"]),
+        "without_weights": (lambda x, w, b: run_filters(x, [v.detach() for v in w], b), _NO_GRADIENT["weights"]),
+        "without_biases": (lambda x, w, b: run_filters(x, w, [v.detach() for v in b]), _NO_GRADIENT["biases"]),
     },
     right={
         "one convolution in N groups": _grouped,
@@ -397,7 +453,7 @@ DYNAMIC = Exercise(
         "channels last, in place": _dynamic_in_place,
     },
     probes=_dynamic_cases,
-    verify=_all_at_once,
+    verify=_at_once_and_trained,
     hint="For each layer: weights (N, out, in) @ values (N, in, H·W), plus biases; ReLU before all but the first.",
     sketch="""
         h = inputs.flatten(2)                     # (N, C, H·W)
@@ -430,6 +486,7 @@ def _lowered(
     kernel: Callable[[Tensor], Tensor] = _gaussian,
     classes: bool = True,
     classes_of_cover: bool = True,
+    classes_of_pairs: bool = True,
     cover: str = "above",
     share: str = "own",
     reduce: str = "min",
@@ -439,9 +496,10 @@ def _lowered(
     if n == 0:
         return scores
     same = labels[:, None] == labels
-    above = torch.where(same | (not classes), iou, 0).triu(1)  # (N, N): j's IoU with every i above it
+    above = torch.where(same | (not (classes and classes_of_pairs)), iou, 0).triu(1)  # (N, N): j's IoU with those above
     covers = {
         "above": torch.where(same | (not (classes and classes_of_cover)), iou, 0).triu(1).amax(0),
+        "below": torch.where(same, iou, 0).triu(1).amax(1),
         "all": torch.where(same & ~torch.eye(n, dtype=torch.bool), iou, 0).amax(0),
         "itself": torch.where(same, iou, 0).triu(0).amax(0),
         "none": iou.new_zeros(n),
@@ -449,6 +507,8 @@ def _lowered(
     ratio = kernel(above) / kernel(covers[:, None] if share == "own" else covers)  # 1 or more where i isn't above j
     if reduce == "min":
         return scores * ratio.amin(0)
+    if reduce == "product of factors":
+        return scores * ratio.clamp(max=1).prod(0)
     ratio = torch.where(above > 0, ratio, 1 if reduce == "product" else 0)
     return scores * (ratio.prod(0) if reduce == "product" else ratio.amax(0).masked_fill(~(above > 0).any(0), 1))
 
@@ -518,6 +578,7 @@ def _matrices() -> Mapping[str, tuple[Tensor, Tensor, Tensor]]:
     return {
         "two objects with an IoU of 0.6": case({(0, 1): 0.6}, [0.9, 0.8]),
         "a chain": case({(0, 1): 0.6, (1, 2): 0.5, (0, 2): 0.1}, [0.9, 0.8, 0.7]),
+        "an object that two others overlap, which are apart": case({(0, 2): 0.5, (1, 2): 0.5}, [0.9, 0.8, 0.7]),
         "a chain whose ends don't touch": case({(0, 1): 0.6, (1, 2): 0.7}, [0.9, 0.8, 0.7]),
         "three near copies": case({(0, 1): 0.9, (1, 2): 0.85, (0, 2): 0.8}, [0.9, 0.6, 0.5]),
         "two classes": case(
@@ -559,6 +620,11 @@ MATRIX = Exercise(
             "The scores come back as they were: everything cancels. c belongs to the one that lowers, i, and looks at "
             "what is better than i: the maximum of i's *column*. Mind which axis it then stands on.",
         ),
+        "cover_by_worse": (
+            lambda u, k, s: _lowered(u, k, s, cover="below"),
+            "Your c of an object looks at worse ones, along its row. It was lowered by better ones: the maximum of its "
+            "*column*.",
+        ),
         "cover_by_all": (
             lambda u, k, s: _lowered(u, k, s, cover="all"),
             "c of an object looks at better ones alone. Yours also looks at worse ones.",
@@ -570,6 +636,10 @@ MATRIX = Exercise(
         "product": (
             lambda u, k, s: _lowered(u, k, s, reduce="product"),
             "You multiply over all better objects. The one that costs most decides: the smallest ratio.",
+        ),
+        "product_of_factors": (
+            lambda u, k, s: _lowered(u, k, s, reduce="product of factors"),
+            "Where several better objects overlap one, you multiply their factors. Only the smallest factor counts.",
         ),
         "maximum": (
             lambda u, k, s: _lowered(u, k, s, reduce="max"),
@@ -587,6 +657,24 @@ MATRIX = Exercise(
         "cover_by_classes": (
             lambda u, k, s: _lowered(u, k, s, classes_of_cover=False),
             "In c, too, only objects of the same class count.",
+        ),
+        "pairs_by_classes": (
+            lambda u, k, s: _lowered(u, k, s, classes_of_pairs=False),
+            "Your c looks at the labels, but an object of another class still lowers: f(IoU) counts within a class "
+            "alone.",
+        ),
+        "by_worse": (
+            lambda u, k, s: lowered_scores(u.flip(0, 1), k.flip(0), s).div(s).flip(0).mul(s),
+            "You lower better objects by worse ones. Row i, column j counts where i < j: `triu(1)`.",
+        ),
+        "sorted": (
+            lambda u, k, s: lowered_scores(u, k, s).sort(descending=True).values,
+            "You sort the lowered scores. They come back in the order in which the masks came.",
+        ),
+        "as_they_were": (
+            lambda u, k, s: s,
+            "The scores come back as they were. Where the diagonal, each mask's IoU of 1 with itself, takes part in the "
+            "overlaps and in c, nothing is lowered.",
         ),
         "factor": (
             lambda u, k, s: lowered_scores(u, k, torch.ones_like(s)) if len(s) else s,
@@ -618,50 +706,78 @@ MATRIX = Exercise(
 
 # A chain -------------------------------------------------------------------------------------------------------------
 
+_C = 0.7 * 2 / 3
+"""The score of C: f(1/3) = 2/3, from A, is less than f(0.6) / f(0.6) = 1, from B."""
+
 CHAIN = Exercise(
-    solution=(2, 1, 0.32, 0.7),
+    solution=(2, 1, 0.32, _C),
     wrong={
         "fast_as_greedy": (
-            (2, 2, 0.32, 0.7),
+            (2, 2, 0.32, _C),
             "In Fast NMS B drops C although A drops B: nobody asks whether B is left.",
         ),
         "greedy_as_fast": (
-            (1, 1, 0.32, 0.7),
-            "In greedy NMS A drops B, and a dropped box drops nobody.",
+            (1, 1, 0.32, _C),
+            "In greedy NMS A drops B, and a dropped mask drops nobody. A and C overlap by less than 0.5.",
         ),
         "swapped": (
-            (1, 2, 0.32, 0.7),
-            "You have the first two the wrong way round: greedy NMS spares what only a dropped box overlaps.",
+            (1, 2, 0.32, _C),
+            "You have the first two the wrong way round: greedy NMS spares what only a dropped mask overlaps.",
         ),
-        "all_of_them": ((3, 1, 0.32, 0.7), "B overlaps A by 0.6, which is over the threshold of 0.5."),
+        "all_of_them": ((3, 1, 0.32, _C), "B overlaps A by 0.6, which is over the threshold of 0.5."),
         "no_compensation": (
             (2, 1, 0.32, 0.28),
             "B was lowered itself, so it lowers C less: divide f(0.6) by f of B's own largest overlap.",
         ),
+        "both": (
+            (2, 1, 0.32, _C * 0.4),
+            "You lower C by A *and* by B. Of the two only the smaller ratio counts, and that of B is divided by f(c).",
+        ),
+        "c_untouched": (
+            (2, 1, 0.32, 0.7),
+            "B has no effect on C, but A has one: they overlap by 1/3, and nothing lies above A.",
+        ),
+        "another_c": (
+            (2, 1, 0.32, 0.42),
+            "You divide B's f(0.6) by f(1/3), from A and C. c belongs to the one that lowers: B overlaps A by 0.6.",
+        ),
+        "soft": (
+            (2, 1, 0.128, _C),
+            "That is Soft-NMS, in which C, better than B by now, lowers B again. In Matrix NMS the order is that of the "
+            "scores at the start.",
+        ),
+        "gaussian": (
+            (2, 1, 0.8 * math.exp(-0.72), 0.7 * math.exp(-2 / 9)),
+            "That is the gaussian f with σ = 2. Here f(u) = 1 − u.",
+        ),
         "overlap_kept": (
-            (2, 1, 0.48, 0.7),
+            (2, 1, 0.48, _C),
             "You multiply by the IoU. The factor is f(u) = 1 − u: what overlaps more loses more.",
         ),
-        "factors": ((2, 1, 0.4, 1.0), "Those are the factors. Multiply the scores, 0.8 and 0.7, by them."),
-        "dropped": ((2, 1, 0.0, 0.7), "Matrix NMS drops nobody: B keeps a part of its score."),
-        "untouched": ((2, 1, 0.8, 0.7), "A overlaps B by 0.6, so B keeps f(0.6) = 0.4 of its score."),
-        "letters": (("A, C", "A", 0.32, 0.7), "You name the masks. Count them."),
+        "c_overlap_kept": (
+            (2, 1, 0.32, 0.7 / 3),
+            "You multiply C's score by its IoU with A. The factor is f(1/3) = 1 − 1/3.",
+        ),
+        "factors": ((2, 1, 0.4, 2 / 3), "Those are the factors. Multiply the scores, 0.8 and 0.7, by them."),
+        "dropped": ((2, 1, 0.0, _C), "Matrix NMS drops nobody: B keeps a part of its score."),
+        "untouched": ((2, 1, 0.8, _C), "A overlaps B by 0.6, so B keeps f(0.6) = 0.4 of its score."),
+        "letters": (("A, C", "A", 0.32, _C), "You name the masks. Count them."),
     },
     right={
-        "a list": [2, 1, 0.32, 0.7],
-        "a tensor": torch.tensor([2, 1, 0.32, 0.7]),
-        "as computed": (2.0, 1.0, 0.8 * (1 - 0.6), 0.7 * (1 - 0.6) / (1 - 0.6)),
+        "a list, to two digits": [2, 1, 0.32, 0.47],
+        "a tensor, to three digits": torch.tensor([2, 1, 0.32, 0.467]),
+        "as computed": (2.0, 1.0, 0.8 * (1 - 0.6), 0.7 * min(1 - 1 / 3, (1 - 0.6) / (1 - 0.6))),
     },
-    hint="A lowers B. For C take the smaller of f(0) / f(0), from A, and f(0.6) / f(0.6), from B.",
+    hint="A lowers B. For C take the smaller of f(1/3) / f(0), from A, and f(0.6) / f(c), from B.",
     sketch="""
         greedy: A stays, B overlaps it, C overlaps ...
         fast:   every mask that overlaps any better one by more than 0.5 goes
         B:      0.8 · f(0.6) / f(...)             # nothing lies above A
-        C:      0.7 · min(f(0) / f(0), f(0.6) / f(...))
+        C:      0.7 · min(f(1/3) / f(0), f(0.6) / f(...))
     """,
-    tolerance=1e-3,
+    tolerance=2.5e-3,  # 0.47 is 0.0033 above C's score, and 0.0025 · (1 + 0.467) are allowed
 )
-"""Scores 0.9, 0.8 and 0.7, IoU 0.6 of neighbours, 0 of the ends; f(u) = 1 − u; greedy and Fast NMS at 0.5."""
+"""Equal boxes, each a quarter of its width further: IoU 0.6 of neighbours, 1/3 of the ends. Scores 0.9, 0.8 and 0.7."""
 
 
 # Filters by hand -----------------------------------------------------------------------------------------------------
@@ -714,6 +830,22 @@ REREAD: dict[str, tuple[Callable[[list[float]], list[float]], str]] = {
     "interleaved": (
         lambda v: v[:6] + v[8:10] + v[6:8] + v[10:],
         "You wrote the first layer's biases right behind its weights. First all weights, then all biases.",
+    ),
+    "biases_first": (
+        lambda v: v[3:] + v[:3],
+        "You wrote the biases first. They stand at the end: first all weights, then all biases.",
+    ),
+    "biases_before_each_layer": (
+        lambda v: v[2:8] + v[9:] + v[:2] + v[8:9],
+        "You wrote each layer's biases right before its weights. They stand at the end, behind all weights.",
+    ),
+    "biases_of_channels": (
+        lambda v: v[:3] + v[4:7] + v[8:10] + v[3:4] + v[7:8] + v[10:],
+        "You wrote each channel's bias right behind its weights. All three biases stand at the end.",
+    ),
+    "last_layer_first": (
+        lambda v: v[2:8] + v[:2] + v[9:] + v[8:9],
+        "You began with the output's layer. The hidden layer comes first, in the weights as in the biases.",
     ),
     "feature_first": (
         lambda v: [v[1], v[2], v[0], v[4], v[5], v[3], *v[6:]],
@@ -785,6 +917,10 @@ WINDOW = Exercise(
             mistake: ([*_undone], REREAD[mistake][1])
             for mistake, _undone in {
                 "interleaved": [4, 0, -4, -4, 0, -4, 2.5, 2.5, -1, -1, 0.5],
+                "biases_first": [2.5, 2.5, 0.5, 4, 0, -4, -4, 0, -4, -1, -1],
+                "biases_before_each_layer": [2.5, 2.5, 4, 0, -4, -4, 0, -4, 0.5, -1, -1],
+                "biases_of_channels": [4, 0, -4, 2.5, -4, 0, -4, 2.5, -1, -1, 0.5],
+                "last_layer_first": [-1, -1, 4, 0, -4, -4, 0, -4, 0.5, 2.5, 2.5],
                 "feature_first": [-4, 4, 0, -4, -4, 0, -1, -1, 2.5, 2.5, 0.5],
                 "columns": [4, -4, 0, 0, -4, -4, -1, -1, 2.5, 2.5, 0.5],
                 "rows_and_columns": [0, 4, -4, 0, -4, -4, -1, -1, 2.5, 2.5, 0.5],
@@ -854,6 +990,27 @@ def _cells(
     return cell.clamp(max=grid - 1) if border else cell
 
 
+def _lower_cell(v: Tensor) -> Tensor:
+    """The left or upper cell for what lies on an edge."""
+    return (v.ceil() - 1).clamp(min=0)
+
+
+def _lost_by_whole_cells(centres: Tensor, size: tuple[int, int], grid: int) -> int:
+    """Cells of a whole number of pixels."""
+    cell = (centres // centres.new_tensor([size[1] // grid, size[0] // grid])).clamp(max=grid - 1)
+    return _lost_of(cell)
+
+
+def _lost_by_number(of_row: Callable[[int], int]) -> Callable[[Tensor, tuple[int, int], int], int]:
+    """Numbers the cells as ``of_row(grid)`` · row + column."""
+
+    def answer(centres: Tensor, size: tuple[int, int], grid: int) -> int:
+        column, row = _cells(centres, size, grid).T
+        return len(centres) - len((row * of_row(grid) + column).unique())
+
+    return answer
+
+
 def _lost_of(cells: Tensor) -> int:
     return len(cells) - len({tuple(c) for c in cells.tolist()})
 
@@ -904,10 +1061,15 @@ def _centres() -> Mapping[str, tuple[Tensor, tuple[int, int], int]]:
         "a high image": case([[1, 1], [1, 5], [3, 9], [5, 15]], (16, 8), 4),
         "centres on both sides of a cell's middle": case([[0.5, 1], [3.5, 1], [4.5, 1]], (12, 12), 3),
         "a centre on a cell's edge": case([[4, 1], [3, 1]], (12, 12), 3),
+        "a centre on the edge of two rows": case([[1, 4], [1, 3]], (12, 12), 3),
+        "a side that the grid doesn't divide": case([[1, 1], [1, 2.25], [13, 8], [10, 8]], (10, 15), 4),
+        "a centre between two pixels": case([[3.8, 1], [3.2, 1], [8, 2.6], [8, 2.2]], (10, 15), 4),
+        "the end of a row and the begin of the next": case([[14, 1], [1, 3]], (10, 15), 4),
         "a centre on the right border": case([[12, 6], [11, 6]], (12, 12), 3),
         "a centre in the lower right corner": case([[12, 12], [11, 11]], (12, 12), 3),
         "columns and rows that a sum would mix up": case([[1, 5], [5, 1]], (12, 12), 3),
         "a fine grid": case([[1, 1], [3, 2], [9, 9]], (12, 12), 12),
+        "columns of two digits": case([[10.5, 0.5], [0.5, 1.5]], (12, 12), 12),
         "one cell": case([[1, 1], [3, 2], [9, 9]], (12, 12), 1),
         "no object": case([], (12, 12), 3),
     }
@@ -933,6 +1095,22 @@ LOST = Exercise(
             lambda c, s, g: _lost_of(_cells(c, s, g, whole=torch.round)),
             "You round to the nearest whole number. Cell 0 reaches from 0 to 1, so round down.",
         ),
+        "left_of_the_edge": (
+            lambda c, s, g: _lost_of(_cells(c, s, g, whole=_lower_cell)),
+            "A centre on the edge of two cells belongs to the right or lower one. You give it to the left or upper one.",
+        ),
+        "half_a_pixel": (
+            lambda c, s, g: _lost_of(_cells((c - 0.5).clamp(min=0), s, g)),
+            "You take half a pixel off. The image reaches from 0 to W, and centres count from 0: no shift is needed.",
+        ),
+        "whole_pixels": (
+            lambda c, s, g: lost_objects(c.floor(), s, g),
+            "You round the centres to whole pixels first. An edge of two cells may lie within a pixel.",
+        ),
+        "whole_cells": (
+            _lost_by_whole_cells,
+            "Your cells have whole numbers of pixels (`//`). Where the grid doesn't divide a side, they haven't: W / G.",
+        ),
         "border": (
             lambda c, s, g: _lost_of(_cells(c, s, g, border=False)),
             "A centre on the right or lower border falls into a cell beyond the last. It belongs to the last.",
@@ -952,6 +1130,15 @@ LOST = Exercise(
         "sum": (
             lambda c, s, g: len(c) - len(_cells(c, s, g).sum(1).unique()),
             "Column + row is no number of a cell: (0, 1) and (1, 0) get the same one. Take row · G + column.",
+        ),
+        "one_too_few": (
+            _lost_by_number(lambda grid: grid - 1),
+            "With row · (G − 1) + column the last cell of a row gets the number of the next row's first. A row has G "
+            "cells.",
+        ),
+        "decimal": (
+            _lost_by_number(lambda grid: 10),
+            "10 · row + column mixes cells up once a row has more than ten. A row has G cells.",
         ),
         "pixels": (
             lambda c, s, g: _lost_of(_cells(c, (g * g, g * g), g)),

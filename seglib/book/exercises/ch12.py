@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -77,12 +77,6 @@ def _same_layers(parameters: Tensor, channels: Sequence[int]) -> Filters:
     c, h, _, one = channels
     weights, biases = split_filters(parameters, (c, h, h, one))
     return weights, biases
-
-
-def _as_parameters(parameters: Tensor, channels: Sequence[int]) -> Filters:
-    """Weights that train for themselves."""
-    weights, biases = split_filters(parameters, channels)
-    return [nn.Parameter(w.detach()) for w in weights], biases
 
 
 def _split_numpy(parameters: Tensor, channels: Sequence[int]) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
@@ -195,7 +189,17 @@ SPLIT = Exercise(
             lambda p, channels: [v for part in split_filters(p, channels) for v in part],
             "All pieces are in one list. Return two: the weights, and the biases.",
         ),
-        "parameters": (_as_parameters, _NO_GRADIENT_TO_ROWS),
+        "grouped_kernels": (
+            lambda p, channels: (
+                [w.flatten(0, 1)[..., None, None] for w in split_filters(p, channels)[0]],
+                [b.flatten() for b in split_filters(p, channels)[1]],
+            ),
+            "Your pieces are those of a convolution in N groups. Return (N, out, in) and (N, out).",
+        ),
+        "detached": (
+            lambda p, channels: ([w.detach() for w in split_filters(p, channels)[0]], split_filters(p, channels)[1]),
+            _NO_GRADIENT_TO_ROWS,
+        ),
         "no_biases": (
             lambda p, channels: (split_filters(p, channels)[0], []),
             "The biases are missing: one number for each output of each layer, behind all weights.",
@@ -259,6 +263,14 @@ def _layers(
     for i, (w, b) in enumerate(zip(weights, biases, strict=True)):
         h = w @ before(h, i) + bias * b[..., None]
     return after(h[:, 0]).unflatten(1, inputs.shape[2:])
+
+
+def _biases_behind_relu(inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    h = inputs.flatten(2)
+    for i, (w, b) in enumerate(zip(weights, biases, strict=True), 1):
+        h = w @ h
+        h = (h.relu() if i < len(weights) else h) + b[..., None]
+    return h[:, 0].unflatten(1, inputs.shape[2:])
 
 
 def _one_after_the_other(inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
@@ -408,6 +420,10 @@ DYNAMIC = Exercise(
             lambda x, w, b: _layers(x, w, b, after=torch.sigmoid),
             "Return logits: the sigmoid comes later.",
         ),
+        "bias_last": (
+            _biases_behind_relu,
+            "You add the biases behind the ReLU. They belong to the layer, so before it.",
+        ),
         "no_bias": (lambda x, w, b: _layers(x, w, b, bias=0.0), "The biases are missing."),
         "first_object": (
             _of_first_object,
@@ -499,18 +515,22 @@ def _lowered(
     above = torch.where(same | (not (classes and classes_of_pairs)), iou, 0).triu(1)  # (N, N): j's IoU with those above
     covers = {
         "above": torch.where(same | (not (classes and classes_of_cover)), iou, 0).triu(1).amax(0),
-        "below": torch.where(same, iou, 0).triu(1).amax(1),
         "all": torch.where(same & ~torch.eye(n, dtype=torch.bool), iou, 0).amax(0),
         "itself": torch.where(same, iou, 0).triu(0).amax(0),
         "none": iou.new_zeros(n),
     }[cover]
+    if share == "times":
+        return scores * (kernel(above) * kernel(covers[:, None])).amin(0)
     ratio = kernel(above) / kernel(covers[:, None] if share == "own" else covers)  # 1 or more where i isn't above j
     if reduce == "min":
         return scores * ratio.amin(0)
+    if reduce == "min of rows":
+        return scores * ratio.amin(1).clamp(max=1)
     if reduce == "product of factors":
         return scores * ratio.clamp(max=1).prod(0)
-    ratio = torch.where(above > 0, ratio, 1 if reduce == "product" else 0)
-    return scores * (ratio.prod(0) if reduce == "product" else ratio.amax(0).masked_fill(~(above > 0).any(0), 1))
+    pairs = same.triu(1)  # (N, N): i is above j
+    ratio = torch.where(pairs, ratio, 1 if reduce == "product" else 0)
+    return scores * (ratio.prod(0) if reduce == "product" else ratio.amax(0).masked_fill(~pairs.any(0), 1))
 
 
 def _lowered_carelessly(iou: Tensor, labels: Tensor, scores: Tensor) -> Tensor:
@@ -580,6 +600,7 @@ def _matrices() -> Mapping[str, tuple[Tensor, Tensor, Tensor]]:
         "a chain": case({(0, 1): 0.6, (1, 2): 0.5, (0, 2): 0.1}, [0.9, 0.8, 0.7]),
         "an object that two others overlap, which are apart": case({(0, 2): 0.5, (1, 2): 0.5}, [0.9, 0.8, 0.7]),
         "a chain whose ends don't touch": case({(0, 1): 0.6, (1, 2): 0.7}, [0.9, 0.8, 0.7]),
+        "a copy of a low score": case({(0, 1): 0.95}, [0.9, 0.1]),
         "three near copies": case({(0, 1): 0.9, (1, 2): 0.85, (0, 2): 0.8}, [0.9, 0.6, 0.5]),
         "two classes": case(
             {(0, 1): 0.8, (1, 2): 0.5, (0, 2): 0.4, (2, 3): 0.7, (1, 3): 0.6}, [0.9, 0.8, 0.7, 0.6], [0, 1, 0, 1]
@@ -618,12 +639,7 @@ MATRIX = Exercise(
         "cover_of_j": (
             lambda u, k, s: _lowered(u, k, s, share="other"),
             "The scores come back as they were: everything cancels. c belongs to the one that lowers, i, and looks at "
-            "what is better than i: the maximum of i's *column*. Mind which axis it then stands on.",
-        ),
-        "cover_by_worse": (
-            lambda u, k, s: _lowered(u, k, s, cover="below"),
-            "Your c of an object looks at worse ones, along its row. It was lowered by better ones: the maximum of its "
-            "*column*.",
+            "what is better than i: the maximum of i's *column* above the diagonal. Mind which axis it then stands on.",
         ),
         "cover_by_all": (
             lambda u, k, s: _lowered(u, k, s, cover="all"),
@@ -640,6 +656,14 @@ MATRIX = Exercise(
         "product_of_factors": (
             lambda u, k, s: _lowered(u, k, s, reduce="product of factors"),
             "Where several better objects overlap one, you multiply their factors. Only the smallest factor counts.",
+        ),
+        "multiplied": (
+            lambda u, k, s: _lowered(u, k, s, share="times"),
+            "You multiply by f(c). Divide by it: an object that was lowered itself lowers others less.",
+        ),
+        "other_axis": (
+            lambda u, k, s: _lowered(u, k, s, reduce="min of rows"),
+            "Your minimum is over the wrong axis, over what an object lowers. Take it over what lowers the object.",
         ),
         "maximum": (
             lambda u, k, s: _lowered(u, k, s, reduce="max"),
@@ -667,14 +691,13 @@ MATRIX = Exercise(
             lambda u, k, s: lowered_scores(u.flip(0, 1), k.flip(0), s).div(s).flip(0).mul(s),
             "You lower better objects by worse ones. Row i, column j counts where i < j: `triu(1)`.",
         ),
+        "low_ones_dropped": (
+            lambda u, k, s: torch.where(lowered_scores(u, k, s) < 0.05, 0, lowered_scores(u, k, s)),
+            "You set low scores to 0. Every object keeps its lowered score; what is too low is dropped later.",
+        ),
         "sorted": (
             lambda u, k, s: lowered_scores(u, k, s).sort(descending=True).values,
             "You sort the lowered scores. They come back in the order in which the masks came.",
-        ),
-        "as_they_were": (
-            lambda u, k, s: s,
-            "The scores come back as they were. Where the diagonal, each mask's IoU of 1 with itself, takes part in the "
-            "overlaps and in c, nothing is lowered.",
         ),
         "factor": (
             lambda u, k, s: lowered_scores(u, k, torch.ones_like(s)) if len(s) else s,
@@ -712,6 +735,10 @@ _C = 0.7 * 2 / 3
 CHAIN = Exercise(
     solution=(2, 1, 0.32, _C),
     wrong={
+        "swapped": (
+            (1, 2, 0.32, _C),
+            "You have the first two the wrong way round: greedy NMS spares what only a dropped mask overlaps.",
+        ),
         "fast_as_greedy": (
             (2, 2, 0.32, _C),
             "In Fast NMS B drops C although A drops B: nobody asks whether B is left.",
@@ -719,10 +746,6 @@ CHAIN = Exercise(
         "greedy_as_fast": (
             (1, 1, 0.32, _C),
             "In greedy NMS A drops B, and a dropped mask drops nobody. A and C overlap by less than 0.5.",
-        ),
-        "swapped": (
-            (1, 2, 0.32, _C),
-            "You have the first two the wrong way round: greedy NMS spares what only a dropped mask overlaps.",
         ),
         "all_of_them": ((3, 1, 0.32, _C), "B overlaps A by 0.6, which is over the threshold of 0.5."),
         "no_compensation": (
@@ -743,8 +766,8 @@ CHAIN = Exercise(
         ),
         "soft": (
             (2, 1, 0.128, _C),
-            "That is Soft-NMS, in which C, better than B by now, lowers B again. In Matrix NMS the order is that of the "
-            "scores at the start.",
+            "That is Soft-NMS, in which C, better than B by now, lowers B again. In Matrix NMS the scores at the start "
+            "say which is better.",
         ),
         "gaussian": (
             (2, 1, 0.8 * math.exp(-0.72), 0.7 * math.exp(-2 / 9)),
@@ -760,6 +783,7 @@ CHAIN = Exercise(
         ),
         "factors": ((2, 1, 0.4, 2 / 3), "Those are the factors. Multiply the scores, 0.8 and 0.7, by them."),
         "dropped": ((2, 1, 0.0, _C), "Matrix NMS drops nobody: B keeps a part of its score."),
+        "c_dropped": ((2, 1, 0.32, 0.0), "Matrix NMS drops nobody: C loses as much as its factor says."),
         "untouched": ((2, 1, 0.8, _C), "A overlaps B by 0.6, so B keeps f(0.6) = 0.4 of its score."),
         "letters": (("A, C", "A", 0.32, _C), "You name the masks. Count them."),
     },
@@ -775,7 +799,7 @@ CHAIN = Exercise(
         B:      0.8 · f(0.6) / f(...)             # nothing lies above A
         C:      0.7 · min(f(1/3) / f(0), f(0.6) / f(...))
     """,
-    tolerance=2.5e-3,  # 0.47 is 0.0033 above C's score, and 0.0025 · (1 + 0.467) are allowed
+    tolerance=4e-3,  # two digits are enough: 0.47 is 0.0033 off C's score, 0.46 is 0.0067, and 0.004 · 1.467 may be
 )
 """Equal boxes, each a quarter of its width further: IoU 0.6 of neighbours, 1/3 of the ends. Scores 0.9, 0.8 and 0.7."""
 
@@ -1001,6 +1025,11 @@ def _lost_by_whole_cells(centres: Tensor, size: tuple[int, int], grid: int) -> i
     return _lost_of(cell)
 
 
+def _lost_by_text(centres: Tensor, size: tuple[int, int], grid: int) -> int:
+    """Names the cells by the digits of row and column, one behind the other."""
+    return len(centres) - len({f"{row}{column}" for column, row in _cells(centres, size, grid).tolist()})
+
+
 def _lost_by_number(of_row: Callable[[int], int]) -> Callable[[Tensor, tuple[int, int], int], int]:
     """Numbers the cells as ``of_row(grid)`` · row + column."""
 
@@ -1061,15 +1090,20 @@ def _centres() -> Mapping[str, tuple[Tensor, tuple[int, int], int]]:
         "a high image": case([[1, 1], [1, 5], [3, 9], [5, 15]], (16, 8), 4),
         "centres on both sides of a cell's middle": case([[0.5, 1], [3.5, 1], [4.5, 1]], (12, 12), 3),
         "a centre on a cell's edge": case([[4, 1], [3, 1]], (12, 12), 3),
+        "a centre less than half a pixel before an edge": case([[3.6, 1], [1, 1]], (12, 12), 3),
+        "a centre right before an edge": case([[3.9, 1], [1, 1]], (12, 12), 3),
         "a centre on the edge of two rows": case([[1, 4], [1, 3]], (12, 12), 3),
-        "a side that the grid doesn't divide": case([[1, 1], [1, 2.25], [13, 8], [10, 8]], (10, 15), 4),
+        "a width that the grid doesn't divide": case([[2, 1], [3, 1]], (10, 15), 4),
+        "a height that the grid doesn't divide": case([[9, 4], [9, 3]], (10, 15), 4),
         "a centre between two pixels": case([[3.8, 1], [3.2, 1], [8, 2.6], [8, 2.2]], (10, 15), 4),
-        "the end of a row and the begin of the next": case([[14, 1], [1, 3]], (10, 15), 4),
+        "the end of a row and the start of the next": case([[14, 1], [1, 3]], (10, 15), 4),
         "a centre on the right border": case([[12, 6], [11, 6]], (12, 12), 3),
         "a centre in the lower right corner": case([[12, 12], [11, 11]], (12, 12), 3),
         "columns and rows that a sum would mix up": case([[1, 5], [5, 1]], (12, 12), 3),
         "a fine grid": case([[1, 1], [3, 2], [9, 9]], (12, 12), 12),
+        "a fine grid, and centres by half a pixel from an edge": case([[1.4, 1], [0.6, 1]], (12, 12), 12),
         "columns of two digits": case([[10.5, 0.5], [0.5, 1.5]], (12, 12), 12),
+        "rows and columns of two digits": case([[11.5, 1.5], [1.5, 11.5]], (12, 12), 12),
         "one cell": case([[1, 1], [3, 2], [9, 9]], (12, 12), 1),
         "no object": case([], (12, 12), 3),
     }
@@ -1097,7 +1131,7 @@ LOST = Exercise(
         ),
         "left_of_the_edge": (
             lambda c, s, g: _lost_of(_cells(c, s, g, whole=_lower_cell)),
-            "A centre on the edge of two cells belongs to the right or lower one. You give it to the left or upper one.",
+            "On the edge of two cells you choose the left or upper one. The centre belongs to the right or lower one.",
         ),
         "half_a_pixel": (
             lambda c, s, g: _lost_of(_cells((c - 0.5).clamp(min=0), s, g)),
@@ -1105,11 +1139,19 @@ LOST = Exercise(
         ),
         "whole_pixels": (
             lambda c, s, g: lost_objects(c.floor(), s, g),
-            "You round the centres to whole pixels first. An edge of two cells may lie within a pixel.",
+            "You cut the centres to whole pixels first. An edge of two cells may lie within a pixel.",
+        ),
+        "nearest_pixels": (
+            lambda c, s, g: lost_objects(c.round(), s, g),
+            "You round the centres to the nearest pixels first, over the edge of a cell. Take them as they are.",
+        ),
+        "last_index": (
+            lambda c, s, g: lost_objects(c, (s[0] - 1, s[1] - 1), g),
+            "You divide by W − 1 and H − 1, the indices of the last pixels. The image is W wide and H high.",
         ),
         "whole_cells": (
             _lost_by_whole_cells,
-            "Your cells have whole numbers of pixels (`//`). Where the grid doesn't divide a side, they haven't: W / G.",
+            "Your cells have sides of whole pixels (`//`). Where the grid doesn't divide W, W / G is no whole number.",
         ),
         "border": (
             lambda c, s, g: _lost_of(_cells(c, s, g, border=False)),
@@ -1139,6 +1181,10 @@ LOST = Exercise(
         "decimal": (
             _lost_by_number(lambda grid: 10),
             "10 · row + column mixes cells up once a row has more than ten. A row has G cells.",
+        ),
+        "text": (
+            _lost_by_text,
+            "Row and column as text, one behind the other, name two cells alike: 1 and 11, or 11 and 1. Use a pair.",
         ),
         "pixels": (
             lambda c, s, g: _lost_of(_cells(c, (g * g, g * g), g)),

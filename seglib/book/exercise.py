@@ -208,13 +208,18 @@ def _array(value: Any) -> np.ndarray | None:
     if isinstance(value, Tensor):
         value = value.detach().cpu()
         return (value.float() if value.dtype == torch.bfloat16 else value).resolve_conj().numpy()
-    if isinstance(value, tuple | list) and any(isinstance(part, Tensor) for part in value):
-        value = [part.tolist() if isinstance(part, Tensor) else part for part in value]
     try:
-        array = np.asarray(value)
+        array = np.asarray(_plain(value))
     except ValueError:  # ragged nested lists
         return None
     return array if array.dtype.kind in "biuf" else None
+
+
+def _plain(value: Any) -> Any:
+    """Lists of lists of tensors as lists of numbers."""
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    return value.tolist() if isinstance(value, Tensor) else value
 
 
 def difference(got: Any, want: Any, *, tolerance: float = 1e-5, reveal: bool = True) -> str | None:

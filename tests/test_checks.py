@@ -349,6 +349,7 @@ def test_the_shape_of_the_code_follows_from_the_second_wrong_try_on(capsys, monk
         (torch.tensor([2.0]), 2),
         (float("nan"), float("nan")),
         ([[1, 2]], torch.tensor([[1.0, 2.0]])),
+        ([[torch.ones(2, requires_grad=True)]], torch.ones(1, 1, 2)),
         (torch.tensor([1, 2]), (1, 2)),
         ("Road ", "road"),
         ({"a": 1.0}, {"a": torch.tensor(1)}),

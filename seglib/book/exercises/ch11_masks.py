@@ -335,9 +335,9 @@ def _loss_by(
     return answer
 
 
-def _over(divisor: Callable[[Tensor, Tensor], Tensor | int]) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """``mask_loss`` with another divisor than the area of the boxes: a function of targets and boxes."""
-    return _loss_by(lambda each, target, boxes: crop(each, boxes).sum((1, 2)) / divisor(target, boxes))
+def _over(measure: Callable[[Tensor, Tensor], Tensor | int]) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """``mask_loss`` with another measure of size than the area of the boxes: a function of targets and boxes."""
+    return _loss_by(lambda each, target, boxes: crop(each, boxes).sum((1, 2)) / measure(target, boxes))
 
 
 def _loss_of_cropped_logits(P: Tensor, C: Tensor, T: Tensor, boxes: Tensor) -> Tensor:  # noqa: N803

@@ -35,6 +35,21 @@ def test_the_page_gets_a_table_with_headers_right_aligned_numbers_and_escaped_te
     assert len(marked) == 1 and "Dice" in marked[0]
 
 
+@pytest.mark.parametrize(
+    ("texts", "numeric"),
+    [
+        (["1", "−2.5", "30%"], True),
+        (["+1.2 ± 0.3", ""], True),
+        (["−5.3 (−6.0 to −4.4)", "+0.1 (−0.1 to +0.2)"], True),
+        (["3 of 5"], False),
+        (["1 (one)"], False),
+    ],
+)
+def test_numbers_with_their_intervals_stand_right_aligned(texts, numeric):
+    page = table([[text] for text in texts], ["value"])._repr_html_()
+    assert ("text-align:right" in page) == numeric
+
+
 def test_rows_may_be_sequences_and_several_may_be_key_rows():
     made = table([("a", 1), ("b", 2), ("c", 3)], ["name", "n"], key=[0, 2])
     assert repr(made) == "  name  n\n→ a     1\n  b     2\n→ c     3"

@@ -10,7 +10,8 @@ from typing import Any
 _STYLE = "border-collapse:collapse;margin:0.6em 0;font-variant-numeric:tabular-nums"
 _CELL = "padding:0.25em 0.8em;border-bottom:1px solid color-mix(in srgb,currentColor 18%,transparent)"
 _KEY = "font-weight:650;background:color-mix(in srgb,#d97706 16%,transparent)"
-_NUMBER = re.compile(r"[-+−±]?\d[\d.,]*( ?(±|to|–) ?[-+−]?\d[\d.,]*)?( ?(%|ms|s|px|MB|points?|×))?")
+_ONE = r"[-+−±]?\d[\d.,]*"
+_NUMBER = re.compile(rf"{_ONE}( ?(±|to|–) ?{_ONE})?( \({_ONE} to {_ONE}\))?( ?(%|ms|s|px|MB|points?|×))?")
 
 
 class Table:

@@ -83,9 +83,9 @@ def assign_grid(
     half = 0.5 * sigma * sides  # (N, 2)
     last = grid[:, None, None] - 1
     middle = (centre / cell).floor().long()  # (L, N, 2) column, row
-    first = torch.maximum(((centre - half) / cell).floor().long().clamp(min=0), middle - 1)
-    end = torch.minimum(torch.minimum(((centre + half) / cell).floor().long(), last), middle + 1)
-    near = middle[:, :, None] + torch.arange(-1, 2, device=device)[:, None]  # (L, N, 3, 2)
+    first = ((centre - half) / cell).floor().long().clamp(min=0)
+    end = torch.minimum(((centre + half) / cell).floor().long(), last)
+    near = middle[:, :, None] + torch.arange(-1, 2, device=device)[:, None]  # (L, N, 3, 2) at most one cell beside
     inside = (near >= first[:, :, None]) & (near <= end[:, :, None])  # (L, N, 3, 2)
     taken = chosen[:, :, None, None] & inside[:, :, :, None, 1] & inside[:, :, None, :, 0]  # (L, N, 3, 3)
 

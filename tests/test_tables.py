@@ -50,6 +50,11 @@ def test_numbers_with_their_intervals_stand_right_aligned(texts, numeric):
     assert ("text-align:right" in page) == numeric
 
 
+def test_the_hyphen_of_a_number_is_shown_as_a_minus_sign():
+    shown = repr(table([["-1.5 ± 0.2", "-"], ["a-b", "-3"]], ["x", "y"]))
+    assert "−1.5 ± 0.2  -" in shown and "a-b" in shown and "−3" in shown
+
+
 def test_rows_may_be_sequences_and_several_may_be_key_rows():
     made = table([("a", 1), ("b", 2), ("c", 3)], ["name", "n"], key=[0, 2])
     assert repr(made) == "  name  n\n→ a     1\n  b     2\n→ c     3"

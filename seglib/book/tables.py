@@ -14,6 +14,11 @@ _ONE = r"[-+−±]?\d[\d.,]*"
 _NUMBER = re.compile(rf"{_ONE}( ?(±|to|–) ?{_ONE})?( \({_ONE} to {_ONE}\))?( ?(%|ms|s|px|MB|points?|×))?")
 
 
+def _minus(text: str) -> str:
+    """A number with minus signs in place of hyphens."""
+    return text.replace("-", "−") if _NUMBER.fullmatch(text) else text
+
+
 class Table:
     """A table of strings; made by `table`.
 
@@ -79,7 +84,8 @@ def table(
 
     Args:
         rows: one mapping a row, with the columns' names as keys (a missing one leaves its cell empty), or one sequence
-            a row. Values are shown as ``str`` gives them: format numbers with f-strings.
+            a row. Values are shown as ``str`` gives them, with a minus sign for the hyphen of a number: format numbers
+            with f-strings.
         columns: names of the columns; needed for rows that are sequences, otherwise the order of the keys.
         key: index, or indices, of the rows that the text speaks of; negative ones count from the end.
         caption: one sentence above the table.
@@ -108,4 +114,5 @@ def table(
     marked = [] if key is None else [key] if isinstance(key, int) else list(key)
     if wrong := [k for k in marked if not -len(texts) <= k < len(texts)]:
         raise ValueError(f"key {wrong[0]} is no row of {len(texts)}")
+    texts = [[_minus(text) for text in row] for row in texts]
     return Table(names, texts, frozenset(k % len(texts) for k in marked), caption, note)

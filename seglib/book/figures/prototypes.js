@@ -42,7 +42,7 @@ function start(root, p, maps) {
     const alone = button(el("span", {class: "map"}, small, el("span", {class: "number"}, `${i}`)), () => set(c.map((_, j) => +(i === j))), {class: "small", "aria-label": `Prototype ${i} alone`, title: `Prototype ${i} alone`});
     const flip = button("±", () => { c[i] = -c[i]; draw(); }, {class: "flip", "aria-label": `Flip the sign of coefficient ${i}`, title: "Flip the sign"});
     const root = el("div", {class: "cell", role: "group", "aria-label": `Prototype ${i}`}, alone, control.root, flip);
-    return {root, set: v => { control.set(v); root.classList.toggle("zero", v === 0); }};
+    return {root, set: (v, any) => { control.set(v); root.classList.toggle("zero", any && v === 0); }};
   });
   const say = card(root, "Prototypes, coefficients and the mask that they make", MAPS + `
     .box { fill: none; stroke: #fff; stroke-width: 2px; stroke-dasharray: 5 3; vector-effect: non-scaling-stroke; filter: drop-shadow(0 0 1px #000); }
@@ -75,17 +75,17 @@ function start(root, p, maps) {
     const map = probabilities(c, cut, chosen), found = mask(map, threshold), area = found.reduce((a, v) => a + v, 0);
     heat(heatmap, map, 0, 1);
     if (pixels) overlay(scene, pixels, found, own[chosen]);
-    cells.forEach((e, i) => e.set(c[i]));
+    cells.forEach((e, i) => e.set(c[i], c.some(v => v)));
     presets.forEach((b, d) => b.setAttribute("aria-pressed", d === chosen));
     crops.setAttribute("aria-pressed", cut);
     frames.forEach((f, fine) => {
-      f.style.display = boxes ? "" : "none";
+      f.style.display = cut ? "" : "none";
       if (!boxes) return;
       const scale = fine ? W / w : 1, [x0, y0, x1, y1] = boxes[chosen].map(v => v * scale);
       for (const [key, v] of Object.entries({x: x0, y: y0, width: x1 - x0, height: y1 - y0})) f.firstChild.setAttribute(key, v);
     });
     note.textContent = `Resized to the image, above ${threshold.toFixed(2)}. Dashes: ${names[chosen]}, as predicted`;
-    status.textContent = `Mask: ${area} of ${W * H} pixels${cut ? ", cut by the box and one cell around it" : ""}. IoU with the mask of ${names[chosen]} as predicted: ${maskIou(found, own[chosen]).toFixed(2)}. `
+    status.textContent = `Mask: ${area} of ${W * H} pixels${cut ? ", cropped by the box with one cell around it" : ""}. IoU with the mask of ${names[chosen]} as predicted: ${maskIou(found, own[chosen]).toFixed(2)}. `
       + (c.some(v => v) ? part(map) : "All coefficients are 0: the probability is ½ everywhere.");
     heatmap.setAttribute("aria-label", `Probability in every cell, for ${names[chosen]}`);
     scene.setAttribute("aria-label", `Mask over the image: ${area} pixels`);

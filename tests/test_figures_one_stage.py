@@ -42,7 +42,7 @@ def photo(side=64):
 def mixed(side=32, image=64):
     """Two masks of five prototypes, as YOLACT packs them."""
     coefficients = torch.rand(2, 5, generator=draws(1)) * 4 - 2
-    boxes = torch.tensor([[4.3, 6.2, 20.1, 25.9], [14.0, 3.0, 30.5, 30.0]])
+    boxes = torch.tensor([[4.3, 6.2, 20.1, 25.9], [14.0, 3.0, 30.5, 20.0]])
     size = (image, image)
     masks = DynamicMasks(
         smooth(5, side), coefficients, (5, 1), canvas=size, image_size=size, size=size, boxes=boxes, padding=1
@@ -107,6 +107,12 @@ def test_maps_that_take_too_much_of_the_page_get_fewer_levels():
     assert (step > 1 / 130).all() and (step < 1 / 60).all()  # 128 or 64 levels from 0 to 1
     got = unpack_maps(params["maps"], params["scales"])
     assert (got - noise).abs().amax() <= step.max() / 2 + 1e-5
+
+
+def test_the_figure_opens_on_the_largest_of_the_most_certain_objects():
+    less_sure = mixed().replace(scores=torch.tensor([0.7, 0.9]))  # the first is the larger one
+    assert figures.prototypes_of(less_sure, photo(), CATEGORIES).params["names"] == ["car 0.70", "house 0.90"]
+    assert figures.prototypes_of(less_sure, photo(), CATEGORIES, most=1).params["names"] == ["house 0.90"]
 
 
 def test_large_prototypes_are_averaged_over_blocks():

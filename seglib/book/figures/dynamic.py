@@ -222,6 +222,8 @@ def _packed(
     if not len(found) or found.scores is None:
         raise ValueError(f"the figure needs detections with scores, got {found}; take another image")
     order = found.scores.argsort(descending=True, stable=True)[:most]
+    sides = found.boxes[order, 2:] - found.boxes[order, :2]  # (n, 2)
+    order = order[sides.prod(1).argsort(descending=True, stable=True)]  # the figure opens on the largest
     scores, found = found.scores[order].tolist(), found[order]
     masks: Any = found.packed
     if not isinstance(masks, DynamicMasks):

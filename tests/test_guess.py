@@ -720,6 +720,21 @@ def test_outputs_wait_for_the_guess_before_them_in_their_section(book: str, open
 
 
 @pytest.mark.slow
+def test_the_text_behind_a_cell_without_output_waits_with_it(book: str, open_page: Callable[..., Visit]) -> None:
+    page = open_page(f"{book}/chapters/one.html").page
+    page.evaluate("""() => {
+        const outputs = [...document.querySelectorAll(".tag_after-guess .cell_output")];
+        const cell = outputs.find(e => e.textContent.includes("gamma")).closest(".cell");
+        cell.querySelector(".cell_output").remove();
+        cell.insertAdjacentHTML("afterend", '<p id="about">It is three.</p>');
+    }""")
+    page.locator("[data-params]").nth(0).get_by_role("button", name="Show without a guess").click()
+    assert not page.locator("#about").is_visible()
+    page.locator("[data-params]").nth(1).get_by_role("button", name="Show without a guess").click()
+    assert page.locator("#about").is_visible()
+
+
+@pytest.mark.slow
 def test_outputs_behind_two_guesses_in_a_row_wait_for_both(book: str, open_page: Callable[..., Visit]) -> None:
     page = open_page(f"{book}/chapters/one.html").page
     page.evaluate("""() => {

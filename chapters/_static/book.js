@@ -69,7 +69,7 @@ const book = (() => {
       else box.removeAttribute("tabindex");
   }
 
-  // The paragraphs behind an output speak of it: they wait with it.
+  // The paragraphs behind such a cell speak of what it gives: they wait with it.
   function foldText(cell, waits) {
     let next = cell.nextElementSibling;
     while (next?.matches(".tag_after-guess, .tag_proof")) next = next.nextElementSibling;
@@ -96,7 +96,7 @@ const book = (() => {
       const group = asked, waits = group.some(g => g.dataset.state === "open"), output = e.querySelector(".cell_output");
       e.classList.toggle("unfolded", !waits);
       for (const note of query(".guess-waits", e)) note.remove();
-      if (output && e.matches(".tag_after-guess")) foldText(e, waits);
+      if (e.matches(".tag_after-guess")) foldText(e, waits);
       if (!waits || !output || !e.matches(".tag_after-guess") || waitsAbove(e)) continue;
       output.before(el("p", {className: "guess-waits"}, "Make your guess above, then this unfolds. ", el("button", {type: "button", onclick() {
         for (const g of group) g.dispatchEvent(new CustomEvent("seg-guess-show"));

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seglib.book.exercise import Exercise, Hint, is_stub
+from seglib.book.exercise import Exercise, Hint, cloned, is_stub, tensors_in
 from seglib.book.exercises import CHECKS
 
 _wrong_tries: Counter[str] = Counter()  # name of the exercise → wrong tries since the last right one
@@ -104,8 +104,8 @@ def yours(name: str, attempt: Callable[..., Any], solution: Callable[..., Any]) 
     alike: list[bool] = []  # whether both give the same type, found out once: loops that train call this often
 
     def call(*given: Any) -> Any:
-        own = [_copy(v) for v in given]
-        if not any(v.requires_grad for v in _tensors(given)):
+        own = [cloned(v) for v in given]
+        if not any(v.requires_grad for v in tensors_in(given)):
             return _in_form(attempt(*own), solution(*given))
         try:
             value = attempt(*own)
@@ -113,22 +113,9 @@ def yours(name: str, attempt: Callable[..., Any], solution: Callable[..., Any]) 
             return solution(*given)
         if not alike:
             alike.append(type(value) is type(solution(*given)))
-        return value if alike[0] and any(v.requires_grad for v in _tensors(value)) else solution(*given)
+        return value if alike[0] and any(v.requires_grad for v in tensors_in(value)) else solution(*given)
 
     return call
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """All tensors in a value, or in lists and tuples of values."""
-    if isinstance(value, list | tuple):
-        return [t for v in value for t in _tensors(v)]
-    return [value] if isinstance(value, Tensor) else []
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return type(value)(_copy(v) for v in value)
-    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _in_form(value: Any, form: Any) -> Any:

@@ -157,6 +157,20 @@ def is_stub(error: BaseException) -> bool:
     return isinstance(error, NotImplementedError) and not error.args
 
 
+def tensors_in(value: Any) -> list[Tensor]:
+    """All tensors in a value, or in lists and tuples of values."""
+    if isinstance(value, list | tuple):
+        return [t for v in value for t in tensors_in(v)]
+    return [value] if isinstance(value, Tensor) else []
+
+
+def cloned(value: Any) -> Any:
+    """A copy of a tensor, or of those in lists and tuples, through which gradients flow back."""
+    if isinstance(value, list | tuple):
+        return type(value)(cloned(v) for v in value)
+    return value.clone() if isinstance(value, Tensor) else value
+
+
 def own(value: Any) -> Any:
     """A copy that shares nothing with ``value``: tensors, arrays, modules, and what holds them."""
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):

@@ -6,23 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from seglib.book.exercise import difference, expect, own
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """All tensors in a value, or in lists and tuples of values."""
-    if isinstance(value, list | tuple):
-        return [t for v in value for t in _tensors(v)]
-    return [value] if isinstance(value, Tensor) else []
-
-
-def _clone(value: Any) -> Any:
-    """A copy through which gradients flow back."""
-    if isinstance(value, list | tuple):
-        return type(value)(map(_clone, value))
-    return value.clone() if isinstance(value, Tensor) else value
+from seglib.book.exercise import cloned, difference, expect, own, tensors_in
 
 
 def trains_all(
@@ -43,12 +28,12 @@ def trains_all(
         arguments = own(next(iter(probes().values())))
         if difference(attempt(*map(own, arguments)), solution(*map(own, arguments))) is not None:
             return  # it's wrong, which is said first
-        leaves = [[t.requires_grad_() for t in _tensors(a)] for a in arguments[: len(hints)]]
+        leaves = [[t.requires_grad_() for t in tensors_in(a)] for a in arguments[: len(hints)]]
         try:
-            answer = attempt(*map(_clone, arguments))  # clones, which may be changed in place
+            answer = attempt(*map(cloned, arguments))  # clones, which may be changed in place
         except Exception:  # it has no gradient to give: NumPy raises here
             return
-        parts = _tensors(answer)
+        parts = tensors_in(answer)
         if not any(part.requires_grad for part in parts):
             return
         for inputs, hint in zip(leaves, hints, strict=True):

@@ -104,17 +104,12 @@ def run(
         )
         if report is not None:
             report(f"{name}: AP {rows[-1]['ap']:.3f}, AP50 {rows[-1]['ap50']:.3f}, {rows[-1]['ms'][0]:.1f} ms")
-    settings = {"split": "test", "images": len(test), "resamples": steps}
+    source = "scenes" if root is None else "dsb2018"
+    settings = {"data": source, "split": "test", "images": len(test), "resamples": steps}
     pairs = [(b, a) for a, b in combinations(chosen, 2)]
     found = differences(metrics, pairs, resamples=steps, seed=seeds[0])
     nms = {name: _nms(name, model, test, steps, seeds[0]) for name, model in chosen.items() if name in NMS_PAIRS}
-    return {
-        "data": "scenes" if root is None else "dsb2018",
-        **settings,
-        "systems": rows,
-        "differences": found,
-        "nms": nms,
-    }
+    return {**settings, "systems": rows, "differences": found, "nms": nms}
 
 
 @torch.inference_mode()

@@ -260,13 +260,23 @@ _TYPE_NAMES = {"labels": "int64", "boxes": "floats", "scores": "floats", "iscrow
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One segment of a panoptic map: its id in the map, its class, and its area in pixels."""
+    """One segment of a panoptic map.
+
+    Attributes:
+        id: the segment's id in the map, at least 1.
+        category_id: category id of the segment.
+        isthing: whether the category is a thing.
+        area: number of pixels of the segment.
+        score: the score in [0, 1] of a predicted thing; ``None`` for stuff and ground truth.
+        iscrowd: whether the segment covers many objects of its class (ground truth alone).
+    """
 
     id: int
     category_id: int
     isthing: bool
     area: int
     score: float | None = None
+    iscrowd: bool = False
 
 
 @dataclass(frozen=True, eq=False)

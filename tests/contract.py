@@ -17,7 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from seglib.data.collate import collate
-from seglib.types import VOID, Batch, Instances, Regions, Sample, SegmentationModel, Semantic, Size, Targets
+from seglib.types import (
+    VOID,
+    Batch,
+    Instances,
+    Panoptic,
+    Regions,
+    Sample,
+    SegmentationModel,
+    Semantic,
+    Size,
+    Targets,
+)
 from seglib.weights import load_weights, save_weights
 
 CLASSES = 5
@@ -110,11 +121,34 @@ def _check_instances(prediction: Instances, size: tuple[int, int]) -> None:
     assert ((x1 >= 0) & (y1 >= 0) & (x1 < x2) & (y1 < y2) & (x2 <= size[1]) & (y2 <= size[0])).all()
 
 
+def _everything(batch: int, size: tuple[int, int]) -> Targets:
+    """Boxes of the things and labels of all classes; of `CLASSES` the last two are stuff."""
+    found = [o[o.labels < CLASSES - 2] for o in _objects(batch, size).instances or []]
+    return replace(_labels(batch, size), instances=found)
+
+
+def _void_and_nothing(batch: int, size: tuple[int, int]) -> Targets:
+    return replace(_void(batch, size), instances=_nothing(batch, size).instances)
+
+
+def _check_panoptic(prediction: Panoptic, size: tuple[int, int]) -> None:
+    ids, segments = prediction.map, prediction.segments
+    assert ids.dtype == torch.int32 and ids.shape == size
+    assert [s.id for s in segments] == list(range(1, len(segments) + 1)) and set(ids.unique().tolist()) <= {
+        0,
+        *(s.id for s in segments),
+    }
+    assert [s.area for s in segments] == [int((ids == s.id).sum()) for s in segments] and all(s.area for s in segments)
+    assert [s.isthing for s in segments] == [s.category_id < CLASSES - 2 for s in segments]
+    assert all(0 <= s.category_id < CLASSES and s.isthing == (s.score is not None) for s in segments)
+
+
 INPUTS: dict[str, Inputs] = {
     # labels and masks follow from the probabilities, as `check` holds, and may change where two classes tie
     "semantic": Inputs(_images, _labels, _void, _check_semantic, lambda p: [p.probs]),
     "regions": Inputs(_images, _regions, _void_regions, _check_regions, lambda p: [p.probs]),
     "instance": Inputs(_images, _objects, _nothing, _check_instances, lambda p: list(tensors(p))),
+    "panoptic": Inputs(_images, _everything, _void_and_nothing, _check_panoptic, lambda p: list(tensors(p))),
 }
 
 
@@ -124,6 +158,9 @@ def tensors(value: Any) -> Iterator[Tensor]:
         yield value
     elif isinstance(value, Instances):
         yield from tensors([value.masks, value.labels, value.boxes, value.scores])
+    elif isinstance(value, Panoptic):
+        yield value.map
+        yield torch.tensor([[s.category_id, s.area, s.score or 0.0] for s in value.segments])
     elif is_dataclass(value):
         for f in fields(value):
             yield from tensors(getattr(value, f.name))
@@ -145,6 +182,8 @@ def assert_same(a: Any, b: Any, *, rtol: float = 0.0, atol: float = 0.0, of_larg
 
 
 def hold_something(predictions: list[Any]) -> bool:
+    if any(isinstance(p, Panoptic) for p in predictions):
+        return any(len(p.segments) > 1 for p in predictions)
     return any(t.numel() for t in tensors(predictions))  # no object, no number
 
 

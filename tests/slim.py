@@ -21,6 +21,7 @@ from seglib.layers.mask_branch import MaskBranch
 from seglib.layers.resnet import ResNetEncoder, dilate
 from seglib.layers.roi_heads import BoxHead, MaskHead
 from seglib.layers.rpn import RPNHead
+from seglib.layers.semantic_fpn import SemanticFPNHead
 from seglib.layers.solo_heads import MaskFeatureHead, SOLOHead
 from seglib.layers.vgg import VGG16Encoder
 from seglib.layers.yolact_heads import PredictionHead, ProtoNet
@@ -29,6 +30,7 @@ from seglib.models.condinst import CondInst
 from seglib.models.deeplab import RATES, SMP_LAYOUT, DeepLabV3, DeepLabV3Plus
 from seglib.models.fcn import FCN, DilatedFCN
 from seglib.models.mask_rcnn import MaskRCNN
+from seglib.models.panoptic_fpn import PanopticFPN
 from seglib.models.solov2 import SOLOv2
 from seglib.models.unet import PaperUNet, UNet
 from seglib.models.yolact import YOLACT
@@ -84,20 +86,45 @@ def mask_rcnn(num_classes: int, full: str, *, frozen: bool = False, norm: bool =
     with torch.device("meta"):
         model = build(full, num_classes=num_classes, **arguments)
     assert isinstance(model, MaskRCNN)
-    encoder, channels = resnet(Bottleneck, frozen=frozen), 16
-    return MaskRCNN(
-        encoder,
-        num_classes,
-        fpn=FPN([encoder.channels[level] for level in model.levels], channels, top_block=TopPool(), norm=norm),
-        rpn_head=RPNHead(channels, depth=2 if norm else 1),
-        box_head=BoxHead(channels, num_classes, hidden=32, convs=2 if norm else 0, depth=1 if norm else 2),
-        mask_head=MaskHead(channels, num_classes, hidden=channels, depth=2, norm=norm),
-        anchors=model.anchors,
+    return MaskRCNN(**mask_rcnn_parts(model, frozen=frozen, norm=norm))
+
+
+def mask_rcnn_parts(model: MaskRCNN, *, frozen: bool = False, norm: bool = False) -> dict[str, Any]:
+    """The arguments of the slim Mask R-CNN that has the settings of ``model``."""
+    encoder, channels, num_classes = resnet(Bottleneck, frozen=frozen), 16, model.num_classes
+    return {
+        "encoder": encoder,
+        "num_classes": num_classes,
+        "fpn": FPN([encoder.channels[level] for level in model.levels], channels, top_block=TopPool(), norm=norm),
+        "rpn_head": RPNHead(channels, depth=2 if norm else 1),
+        "box_head": BoxHead(channels, num_classes, hidden=32, convs=2 if norm else 0, depth=1 if norm else 2),
+        "mask_head": MaskHead(channels, num_classes, hidden=channels, depth=2, norm=norm),
+        "anchors": model.anchors,
         # as many steps as the full model, over fewer proposals
-        rpn=replace(model.rpn, batch_size_per_image=64, **dict.fromkeys(TOP_K, 60)),
-        roi=replace(model.roi, batch_size_per_image=32),
-        detections=replace(model.detections, max_detections=20),
+        "rpn": replace(model.rpn, batch_size_per_image=64, **dict.fromkeys(TOP_K, 60)),
+        "roi": replace(model.roi, batch_size_per_image=32),
+        "detections": replace(model.detections, max_detections=20),
+    }
+
+
+def panoptic_fpn(num_things: int, num_stuff: int) -> PanopticFPN:
+    """The settings of the zoo's `panoptic_fpn_resnet50` with slim heads on a slim encoder."""
+    with torch.device("meta"):
+        model = build("panoptic_fpn_resnet50", num_things=num_things, num_stuff=num_stuff)
+    assert isinstance(model, PanopticFPN)
+    slim = PanopticFPN(
+        num_stuff,
+        semantic_head=SemanticFPNHead(16, 1 + num_stuff, channels=8, groups=4),
+        merge=model.merge,
+        **mask_rcnn_parts(model),
     )
+    return merges_something(slim)
+
+
+def merges_something(model: PanopticFPN) -> PanopticFPN:
+    """The model with thresholds that let its first, unsure objects and few pixels pass."""
+    model.merge = replace(model.merge, score_threshold=0.0, stuff_area_limit=4)
+    return model
 
 
 def condinst(num_classes: int) -> CondInst:
@@ -217,6 +244,10 @@ SLIM: dict[str, tuple[str, Builder]] = {
     "condinst_tiny": ("instance", lambda k: sees_something(build("condinst_tiny", num_classes=k))),
     "solov2": ("instance", solov2),
     "solov2_tiny": ("instance", lambda k: finds_something(build("solov2_tiny", num_classes=k))),
+    "panoptic_fpn": ("panoptic", lambda k: panoptic_fpn(k - 2, 2)),
+    "panoptic_fpn_tiny": (
+        "panoptic", lambda k: merges_something(build("panoptic_fpn_tiny", num_things=k - 2, num_stuff=2)),
+    ),
 }  # fmt: skip
 """Architecture → the task that the contract checks it with, and its slim build."""
 
@@ -258,5 +289,9 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "solov2_tiny": ("solov2_tiny",),
     "solov2_resnet50": ("solov2",),
     "solov2_resnet101": ("solov2",),
+    "panoptic_fpn": ("panoptic_fpn",),
+    "panoptic_fpn_tiny": ("panoptic_fpn_tiny",),
+    "panoptic_fpn_resnet50": ("panoptic_fpn",),
+    "panoptic_fpn_resnet101": ("panoptic_fpn",),
 }
 """Name in the zoo → the architectures that its builder makes, one for each of its layouts or conventions."""

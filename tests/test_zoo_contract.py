@@ -24,8 +24,10 @@ ALIASES = {
     "yolact": "yolact_resnet50",
     "condinst": "condinst_resnet50",
     "solov2": "solov2_resnet50",
+    "panoptic_fpn": "panoptic_fpn_resnet50",
 }
 TINY = ["fcn_tiny", "unet_tiny", "deeplab_tiny", "mask_rcnn_tiny", "yolact_tiny", "condinst_tiny", "solov2_tiny"]
+TINY += ["panoptic_fpn_tiny"]
 
 # The others share their code with these: they are checked in the full run.
 FAST = {
@@ -38,6 +40,7 @@ FAST = {
     "yolact_tiny",
     "condinst_tiny",
     "solov2_tiny",
+    "panoptic_fpn_tiny",
 }
 
 every_architecture = pytest.mark.parametrize(
@@ -164,6 +167,7 @@ def test_too_few_classes_are_refused(name):
         "semantic": (2, r"num_classes must be 2..255, got 1; .* makes 2 classes"),
         "regions": (1, r"num_classes must be 1..255, got 0"),
         "instance": (1, "num_classes must be at least 1, got 0; background isn't counted"),
+        "panoptic": (3, "num_things must be at least 1, got 0; without things train a semantic model"),
     }[task]
     with pytest.raises(ValueError, match=message):
         builder(fewest - 1)

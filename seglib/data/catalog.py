@@ -92,7 +92,7 @@ def _scenes(ask: _Request) -> SegmentationDataset:
     ask.check_split()
     size = ask.size or (128, 128)
     # scenes vary in scale by themselves, so the crop only jitters it; masks one pixel wide would break in zooming
-    scale = (1.0, 1.0) if "instances" in ask.keep else (0.8, 1.25)
+    scale = (1.0, 1.0) if {"instances", "panoptic"} & set(ask.keep) else (0.8, 1.25)
     transform = train_transform(size, scale=scale, color=0.2, keep=ask.keep) if ask.augment else None
     return scenes.Scenes(SCENES_LENGTH[ask.split], split=ask.split, size=size, transform=transform)
 

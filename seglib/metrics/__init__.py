@@ -15,6 +15,7 @@ from seglib.metrics.coco_json import evaluate_coco
 from seglib.metrics.coco_objects import CocoObjects
 from seglib.metrics.confusion import ConfusionMatrix, SemanticScores, confusion
 from seglib.metrics.detection_errors import DetectionErrors, detection_errors
+from seglib.metrics.pq import Matches, PanopticQuality, PQMeans, PQScores, match_segments
 from seglib.metrics.rand import RandScores, cells, foreground_rand
 
 __all__ = [
@@ -27,6 +28,10 @@ __all__ = [
     "BoundaryScores",
     "CocoObjects",
     "ConfusionMatrix",
+    "Matches",
+    "PQMeans",
+    "PQScores",
+    "PanopticQuality",
     "RandScores",
     "SemanticScores",
     "boundary_f1",
@@ -37,4 +42,5 @@ __all__ = [
     "confusion",
     "evaluate_coco",
     "foreground_rand",
+    "match_segments",
 ]

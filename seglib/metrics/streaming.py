@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class StreamingCounts:
-    """A table of int64 pixel counts whose sum over disjoint parts is the table of the whole.
+    """A table of counts whose sum over disjoint parts is the table of the whole.
 
     Scores over a dataset are ratios of such sums. A mean of per-batch scores is a different number, which depends on
     how the images were batched.
@@ -24,10 +24,12 @@ class StreamingCounts:
     Args:
         classes: the number of classes K, or the class table.
         ignore_index: the id of void in targets; ``None`` when every pixel counts.
-        rows: how many rows the table of counts has; its shape is ``(rows, K)``.
+        rows: number of rows of the table of counts.
+        columns: number of its columns; ``None`` means one per class.
+        dtype: int64, or float64 where sums of ratios are kept as well.
 
     Attributes:
-        counts: the table, ``(rows, K)`` int64 on the CPU.
+        counts: the table, ``(rows, columns)`` on the CPU.
         num_classes: number of classes K.
         ignore_index: the id of void in targets.
 
@@ -35,12 +37,20 @@ class StreamingCounts:
         ValueError: when there is no class, or the class table is invalid.
     """
 
-    def __init__(self, classes: int | Sequence[Category], ignore_index: int | None = VOID, *, rows: int) -> None:
+    def __init__(
+        self,
+        classes: int | Sequence[Category],
+        ignore_index: int | None = VOID,
+        *,
+        rows: int,
+        columns: int | None = None,
+        dtype: torch.dtype = torch.int64,
+    ) -> None:
         self.num_classes = classes if isinstance(classes, int) else len(check_categories(classes))
         if self.num_classes < 1:
             raise ValueError(f"a metric needs at least one class, got {self.num_classes}; pass num_classes >= 1")
         self.ignore_index = ignore_index
-        self.counts = torch.zeros(rows, self.num_classes, dtype=torch.int64)  # (rows, K)
+        self.counts = torch.zeros(rows, columns or self.num_classes, dtype=dtype)
         self._summed = False
 
     def merge(self, other: Self) -> Self:

@@ -50,6 +50,7 @@ from seglib.models.two_stage import (
     check_sampled,
     foreground_rois,
     sample_rois,
+    true_sizes,
 )
 from seglib.ops.boxes import box_iou, clip_boxes, decode_boxes
 from seglib.ops.paste import MaskGrids
@@ -125,12 +126,21 @@ class MaskRCNN(Model):
         Raises:
             ValueError: when images or targets are malformed; the message names the first bad box or label.
         """
-        full = (images.shape[-2], images.shape[-1])
-        limits = torch.tensor([full] * len(images) if sizes is None else list(sizes), device=images.device)  # (B, 2)
         objects = None if targets is None else objects_of(targets, self.num_classes)
-        pyramid = self.pyramid(images, sizes)
+        return self.heads(self.pyramid(images, sizes), true_sizes(images, sizes), objects)
+
+    def heads(
+        self, pyramid: Sequence[Tensor], limits: Tensor, objects: Sequence[Instances] | None = None
+    ) -> MaskRCNNOutput:
+        """All stages after the pyramid.
+
+        Args:
+            pyramid: the levels p2, p3, …, ``(B, C, H/4, W/4)``, … (:meth:`pyramid`).
+            limits: true height and width of each image, ``(B, 2)`` int64.
+            objects: true objects of each image, which steer the sample of proposals; ``None`` to find some.
+        """
         objectness, deltas = self.rpn_head(pyramid)
-        anchors = self.anchors([p.shape[-2:] for p in pyramid], images.device)
+        anchors = self.anchors([p.shape[-2:] for p in pyramid], limits.device)
         s, train = self.rpn, objects is not None
         proposals, proposal_scores = propose(
             objectness, deltas, anchors, limits,
@@ -359,6 +369,31 @@ def mask_rcnn_fpn(
     Raises:
         ValueError: for an unknown encoder, loss or convention.
     """
+    return MaskRCNN(
+        **fpn_parts(
+            encoder, num_classes, pretrained=pretrained, frozen=frozen, class_agnostic=class_agnostic,
+            box_loss=box_loss, conventions=conventions, stride_in_1x1=stride_in_1x1, sampling_ratio=sampling_ratio,
+        )
+    )  # fmt: skip
+
+
+def fpn_parts(
+    encoder: str,
+    num_classes: int,
+    *,
+    pretrained: bool = False,
+    frozen: bool | None = None,
+    class_agnostic: bool = False,
+    box_loss: str = "smooth_l1",
+    conventions: str = "detectron2",
+    stride_in_1x1: bool = False,
+    sampling_ratio: int = 2,
+) -> dict[str, Any]:
+    """The arguments of :class:`MaskRCNN` that :func:`mask_rcnn_fpn` builds it from; its keywords are explained there.
+
+    Raises:
+        ValueError: for an unknown encoder, loss or convention.
+    """
     if conventions not in CONVENTIONS:
         raise ValueError(f"conventions {conventions!r} are unknown; choose one of {', '.join(CONVENTIONS)}")
     net = detector_encoder(encoder, pretrained=pretrained, frozen=frozen, stride_in_1x1=stride_in_1x1)
@@ -366,18 +401,18 @@ def mask_rcnn_fpn(
         rpn, roi, detections = _TORCHVISION_RPN, _TORCHVISION_ROI, _TORCHVISION_DETECTIONS
     else:
         rpn, roi, detections = RPNSettings(), RoISettings(), DetectionSettings()
-    return MaskRCNN(
-        net,
-        num_classes,
-        fpn=FPN([net.channels[c] for c in ("c2", "c3", "c4", "c5")], top_block=TopPool()),
-        rpn_head=RPNHead(256),
-        box_head=BoxHead(256, num_classes, class_agnostic=class_agnostic),
-        mask_head=MaskHead(256, num_classes),
-        anchors=Anchors(rounded=conventions == "torchvision"),
-        rpn=rpn,
-        roi=replace(roi, box_loss=box_loss, sampling_ratio=sampling_ratio),
-        detections=detections,
-    )
+    return {
+        "encoder": net,
+        "num_classes": num_classes,
+        "fpn": FPN([net.channels[c] for c in ("c2", "c3", "c4", "c5")], top_block=TopPool()),
+        "rpn_head": RPNHead(256),
+        "box_head": BoxHead(256, num_classes, class_agnostic=class_agnostic),
+        "mask_head": MaskHead(256, num_classes),
+        "anchors": Anchors(rounded=conventions == "torchvision"),
+        "rpn": rpn,
+        "roi": replace(roi, box_loss=box_loss, sampling_ratio=sampling_ratio),
+        "detections": detections,
+    }
 
 
 _TORCHVISION_RPN = RPNSettings(min_size=1e-3, post_nms_top_k_train=2000, beta=1 / 9)
@@ -395,26 +430,31 @@ def mask_rcnn_tiny(num_classes: int, *, channels: int = 48, pooling: str = "alig
         channels: channels of the pyramid's levels and of the mask head.
         pooling: how a patch is cut out, "align" (RoIAlign) or "pool" (RoI Pooling).
     """
+    return MaskRCNN(**tiny_parts(num_classes, channels=channels, pooling=pooling))
+
+
+def tiny_parts(num_classes: int, *, channels: int = 48, pooling: str = "align") -> dict[str, Any]:
+    """The arguments of :class:`MaskRCNN` that :func:`mask_rcnn_tiny` builds it from; keywords are those of that one."""
     encoder = TinyEncoder()
     levels = ("c1", "c2", "c3", "c4", "c5")
-    return MaskRCNN(
-        encoder,
-        num_classes,
-        levels=levels,
-        fpn=FPN([encoder.channels[c] for c in levels], channels, norm=True),
-        rpn_head=RPNHead(channels),
-        box_head=BoxHead(channels, num_classes, hidden=128, depth=1),
-        mask_head=MaskHead(channels, num_classes, hidden=channels, depth=2),
-        anchors=Anchors(sizes=((6,), (12,), (24,), (48,), (96,)), strides=(2, 4, 8, 16, 32), offset=0.5),
-        rpn=RPNSettings(
+    return {
+        "encoder": encoder,
+        "num_classes": num_classes,
+        "levels": levels,
+        "fpn": FPN([encoder.channels[c] for c in levels], channels, norm=True),
+        "rpn_head": RPNHead(channels),
+        "box_head": BoxHead(channels, num_classes, hidden=128, depth=1),
+        "mask_head": MaskHead(channels, num_classes, hidden=channels, depth=2),
+        "anchors": Anchors(sizes=((6,), (12,), (24,), (48,), (96,)), strides=(2, 4, 8, 16, 32), offset=0.5),
+        "rpn": RPNSettings(
             batch_size_per_image=128,
             pre_nms_top_k_train=200,
             pre_nms_top_k_test=200,
             post_nms_top_k_train=100,
             post_nms_top_k_test=100,
         ),
-        roi=RoISettings(batch_size_per_image=64, canonical_size=112, pooling=pooling),
-        detections=DetectionSettings(),
-        normalize=Normalize(TINY_MEAN, TINY_STD),
-        padding="replicate",  # it is trained on crops that fit, and would take a strip of another colour for things
-    )
+        "roi": RoISettings(batch_size_per_image=64, canonical_size=112, pooling=pooling),
+        "detections": DetectionSettings(),
+        "normalize": Normalize(TINY_MEAN, TINY_STD),
+        "padding": "replicate",  # trained on crops that fit, it would take a strip of another colour for things
+    }

@@ -13,7 +13,7 @@ from seglib.losses.two_stage import BOX_LOSSES
 from seglib.models.instance import ObjectTable
 from seglib.ops.boxes import box_iou
 from seglib.ops.ragged import pad_lists
-from seglib.types import Instances
+from seglib.types import Instances, Size
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,12 @@ class MaskRCNNOutput:
 
 
 torch.export.register_dataclass(MaskRCNNOutput, serialized_type_name="seglib.MaskRCNNOutput")
+
+
+def true_sizes(images: Tensor, sizes: Sequence[Size] | None) -> Tensor:
+    """True height and width of each image, ``(B, 2)`` int64; without ``sizes`` every image fills the batch."""
+    full = (images.shape[-2], images.shape[-1])
+    return torch.tensor([full] * len(images) if sizes is None else list(sizes), device=images.device)
 
 
 @torch.no_grad()

@@ -35,6 +35,7 @@ class Entry:
 
 DENSE = ("semantic", "regions")
 INSTANCE = ("instance",)
+PANOPTIC = ("panoptic",)
 
 MODELS: dict[str, Entry] = {
     "fcn": Entry("seglib.models.fcn:fcn", DENSE, "FCN-8s on ResNet-18: the one to start with"),
@@ -88,6 +89,18 @@ MODELS: dict[str, Entry] = {
     "solov2_tiny": Entry("seglib.models.solov2:solov2_tiny", INSTANCE, "SOLOv2 on the tiny encoder, for CPUs"),
     "solov2_resnet50": Entry("seglib.models.solov2:solov2_resnet50", INSTANCE, "SOLOv2 on ResNet-50"),
     "solov2_resnet101": Entry("seglib.models.solov2:solov2_resnet101", INSTANCE, "SOLOv2 on ResNet-101"),
+    "panoptic_fpn": Entry(
+        "seglib.models.panoptic_fpn:panoptic_fpn", PANOPTIC, "Panoptic FPN on ResNet-50: to start with"
+    ),
+    "panoptic_fpn_tiny": Entry(
+        "seglib.models.panoptic_fpn:panoptic_fpn_tiny", PANOPTIC, "Panoptic FPN on the tiny encoder, for CPUs"
+    ),
+    "panoptic_fpn_resnet50": Entry(
+        "seglib.models.panoptic_fpn:panoptic_fpn_resnet50", PANOPTIC, "Panoptic FPN on ResNet-50"
+    ),
+    "panoptic_fpn_resnet101": Entry(
+        "seglib.models.panoptic_fpn:panoptic_fpn_resnet101", PANOPTIC, "Panoptic FPN on ResNet-101"
+    ),
 }
 
 

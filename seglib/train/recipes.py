@@ -16,6 +16,7 @@ RECIPES: dict[str, TrainConfig] = {
     "condinst_tiny": TINY_OBJECTS,
     "yolact_tiny": TINY_OBJECTS,
     "solov2_tiny": TINY_OBJECTS,
+    "panoptic_fpn_tiny": TINY_OBJECTS,
 }
 
 DEFAULT = TrainConfig(steps=2000, batch_size=8, lr=1e-3, weight_decay=1e-3, warmup=50, save_every=200)

@@ -17,8 +17,20 @@ from torch import Tensor
 from seglib.metrics.ap import AveragePrecision
 from seglib.metrics.confusion import ConfusionMatrix
 from seglib.metrics.overlap import RegionOverlap
+from seglib.metrics.pq import PanopticQuality
+from seglib.ops.panoptic import panoptic_to_instances, panoptic_to_semantic
 from seglib.ops.resize import crop_to
-from seglib.types import VOID, Batch, Category, Instances, Regions, SegmentationModel, Semantic, check_categories
+from seglib.types import (
+    VOID,
+    Batch,
+    Category,
+    Instances,
+    Panoptic,
+    Regions,
+    SegmentationModel,
+    Semantic,
+    check_categories,
+)
 
 
 class Evaluator(Protocol):
@@ -253,5 +265,77 @@ class _InstanceEvaluator:
         }
 
 
-TASKS: dict[str, type[Task]] = {"semantic": SemanticTask, "regions": RegionTask, "instance": InstanceTask}
+class PanopticTask(Task):
+    """Panoptic segmentation: PQ decides; SQ and RQ, things and stuff apart, and the PQ of every class are reported.
+
+    Args:
+        categories: the class table of the dataset, things first.
+
+    Raises:
+        ValueError: when the class table is invalid, or has no things or no stuff.
+    """
+
+    name = "panoptic"
+    needs = "panoptic"
+    score = "pq"
+    predicts = Panoptic
+
+    def __init__(self, categories: Sequence[Category]) -> None:
+        super().__init__(categories)
+        self.num_things = sum(c.isthing for c in self.categories)
+        if self.num_things in (0, len(self.categories)):
+            raise ValueError(
+                f"a panoptic model needs things and stuff, the class table has {self.num_things} things among "
+                f"{len(self.categories)} classes; train an instance model of things, a semantic model of stuff"
+            )
+
+    def model_arguments(self) -> dict[str, Any]:
+        """The number of classes of things and of stuff."""
+        return {"num_things": self.num_things, "num_stuff": len(self.categories) - self.num_things}
+
+    def losses(self, model: SegmentationModel, batch: Batch) -> dict[str, Tensor]:
+        """The losses of one batch, whose panoptic maps also become semantic labels and instances."""
+        panoptic = batch.targets.panoptic
+        if panoptic is None:
+            raise ValueError("the dataset has no panoptic maps; train on one whose samples carry `panoptic`")
+        semantic = torch.stack([panoptic_to_semantic(p) for p in panoptic])  # (B, H, W)
+        targets = replace(batch.targets, semantic=semantic, instances=[panoptic_to_instances(p) for p in panoptic])
+        return super().losses(model, replace(batch, targets=targets))
+
+    def evaluator(self) -> Evaluator:
+        """A fresh evaluator over the task's classes."""
+        return _PanopticEvaluator(self.categories)
+
+
+class _PanopticEvaluator:
+    def __init__(self, categories: tuple[Category, ...]) -> None:
+        self.categories = categories
+        self.metric = PanopticQuality(categories)
+
+    def update(self, predictions: list[Panoptic], batch: Batch) -> None:
+        if batch.targets.panoptic is None:
+            raise ValueError("the dataset has no panoptic maps; evaluate on one whose samples carry `panoptic`")
+        for found, wanted, size in zip(predictions, batch.targets.panoptic, batch.output_sizes, strict=True):
+            self.metric.update(found, Panoptic(crop_to(wanted.map, size), wanted.segments))
+
+    def synchronize(self) -> None:
+        self.metric.synchronize()
+
+    def compute(self) -> dict[str, Any]:
+        s = self.metric.compute()
+        per_class = zip((c.name for c in self.categories), s.class_pq.tolist(), strict=True)
+        return {
+            **{"pq": s.pq, "sq": s.sq, "rq": s.rq},
+            **{"pq_things": s.things.pq, "sq_things": s.things.sq, "rq_things": s.things.rq},
+            **{"pq_stuff": s.stuff.pq, "sq_stuff": s.stuff.sq, "rq_stuff": s.stuff.rq},
+            "class_pq": {name: v for name, v in per_class if v == v},
+        }
+
+
+TASKS: dict[str, type[Task]] = {
+    "semantic": SemanticTask,
+    "regions": RegionTask,
+    "instance": InstanceTask,
+    "panoptic": PanopticTask,
+}
 """The tasks by the names that the model zoo uses."""

@@ -87,6 +87,8 @@ PUBLISHED = {
     "torchvision:mask_rcnn_resnet50_fpn_v2": lambda: torchvision_detection("maskrcnn_resnet50_fpn_v2"),
     "detectron2:mask_rcnn_R_50_FPN": lambda: detectron2(6),
     "detectron2:mask_rcnn_R_101_FPN": lambda: detectron2(23),
+    "detectron2:panoptic_fpn_R_50": lambda: detectron2(6, "panoptic_fpn_r50_3x"),
+    "detectron2:panoptic_fpn_R_101": lambda: detectron2(23, "panoptic_fpn_r50_3x"),
     "yolact:yolact_resnet50": lambda: yolact(6),
     "yolact:yolact_base": lambda: yolact(23),
     "adelaidet:solov2_R_50": lambda: detectron2(6, "solov2_r50"),
@@ -202,6 +204,19 @@ def test_all_tiny_systems_have_one_encoder():
     assert encoder_of("deeplab_tiny", num_classes=5) == encoders[0]
 
 
+def test_panoptic_fpn_tiny_is_mask_rcnn_tiny_with_a_semantic_branch():
+    own = zoo("panoptic_fpn_tiny", num_things=7, num_stuff=5)
+    branch = {k: v for k, v in own.items() if k.startswith("semantic_head.")}
+    assert {k: v for k, v in own.items() if k not in branch} == zoo("mask_rcnn_tiny", num_classes=7)
+    convs = [v for v in branch.values() if len(v) == 4]
+    # one convolution for the finest level, one for each doubling of the others, and the scores
+    assert convs == [
+        (32, 48, 3, 3),
+        *[s for n in range(4) for s in ((32, 48, 3, 3), *[(32, 32, 3, 3)] * n)],
+        (6, 32, 1, 1),
+    ]
+
+
 def test_every_entry_is_compared_with_something():
     published = {origin.builder for origin in ORIGINS.values()}
     by_hand = {
@@ -215,6 +230,7 @@ def test_every_entry_is_compared_with_something():
         "yolact_tiny",
         "solov2_tiny",
         "condinst_tiny",
+        "panoptic_fpn_tiny",
     }
     builders = {find(n).builder() for n in published | by_hand}
     assert {find(n).builder() for n in MODELS} == builders  # short names are the same functions

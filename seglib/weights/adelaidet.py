@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seglib.weights.detectron2 import GEOMETRY, PIXEL_MEAN, RESNET_FPN
-from seglib.weights.renaming import Rule, coco_names, coco_things, rename
+from seglib.weights.renaming import Rule, coco_ids, coco_things, rename
 
 CONDINST: list[Rule] = [
     (r"backbone\.fpn_(lateral|output)(\d)\.", lambda m: f"fpn.{m[1]}.{int(m[2]) - 3}."),
@@ -61,5 +61,4 @@ def convert_condinst(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], di
         )
     arguments = {"frozen": True, "stride_in_1x1": True}
     facts = {"arguments": {"num_classes": 80, **arguments}, "task": "instance", "categories": categories}
-    ids = [i for i, name in enumerate(coco_names(), 1) if name != "N/A"]
-    return renamed, facts | {"file_ids": ids, "geometry": GEOMETRY.to_json()}
+    return renamed, facts | {"file_ids": coco_ids(), "geometry": GEOMETRY.to_json()}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seglib.weights.detectron2 import GEOMETRY, PIXEL_MEAN, RESNET_FPN
-from seglib.weights.renaming import Rule, coco_names, coco_things, rename
+from seglib.weights.renaming import Rule, coco_ids, coco_things, rename
 
 
 def _tower(source: str, target: str) -> Rule:
@@ -54,5 +54,4 @@ def convert_solov2(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
         "task": "instance",
         "categories": categories,
     }
-    ids = [i for i, name in enumerate(coco_names(), 1) if name != "N/A"]
-    return renamed, facts | {"file_ids": ids, "geometry": GEOMETRY.to_json()}
+    return renamed, facts | {"file_ids": coco_ids(), "geometry": GEOMETRY.to_json()}

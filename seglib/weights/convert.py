@@ -66,6 +66,8 @@ ORIGINS: dict[str, Origin] = {
     ),
     "detectron2:mask_rcnn_R_50_FPN": Origin("mask_rcnn_resnet50_fpn", detectron2.convert_mask_rcnn),
     "detectron2:mask_rcnn_R_101_FPN": Origin("mask_rcnn_resnet101_fpn", detectron2.convert_mask_rcnn),
+    "detectron2:panoptic_fpn_R_50": Origin("panoptic_fpn_resnet50", detectron2.convert_panoptic_fpn),
+    "detectron2:panoptic_fpn_R_101": Origin("panoptic_fpn_resnet101", detectron2.convert_panoptic_fpn),
     "yolact:yolact_resnet50": Origin("yolact_resnet50", yolact.convert_yolact),
     "yolact:yolact_base": Origin("yolact_resnet101", yolact.convert_yolact),
     "adelaidet:solov2_R_50": Origin("solov2_resnet50", adelaidet_solo.convert_solov2),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from seglib.ops.geometry import Geometry
-from seglib.weights.renaming import Rule, coco_names, coco_things, rename
+from seglib.weights.renaming import COCO_STUFF, Rule, coco_ids, coco_panoptic_classes, coco_things, rename
 
 RESNET_FPN: list[Rule] = [
     (r"backbone\.bottom_up\.stem\.conv1\.", r"encoder.conv1."),
@@ -43,6 +43,13 @@ GEOMETRY = Geometry("shorter", 800, 1333)
 COMPUTED = re.compile(r"pixel_(mean|std)|proposal_generator\.anchor_generator\.cell_anchors\.\d+")
 """Buffers of checkpoints that hold no weights: they follow from the configuration."""
 
+SEMANTIC_FPN: list[Rule] = [
+    (r"sem_seg_head\.p(\d)\.(\d)\.norm\.", lambda m: f"semantic_head.scales.{int(m[1]) - 2}.{2 * int(m[2]) + 1}."),
+    (r"sem_seg_head\.p(\d)\.(\d)\.", lambda m: f"semantic_head.scales.{int(m[1]) - 2}.{2 * int(m[2])}."),
+    (r"sem_seg_head\.predictor\.", r"semantic_head.predict."),
+]
+"""The semantic branch. Of its steps Detectron2 counts convolutions and upsamplings, seglib norms and ReLUs too."""
+
 PIXEL_MEAN = (103.530, 116.280, 123.675)
 """The mean that Detectron2's models subtract from the blue, green and red values of an image, which lie in 0…255.
 They divide by no standard deviation."""
@@ -56,18 +63,43 @@ def convert_mask_rcnn(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], d
     Raises:
         ValueError: when a key is unknown or the classes are others.
     """
-    weights = {k: v for k, v in state.items() if not COMPUTED.fullmatch(k)}
-    renamed = rename(weights, [*RESNET_FPN, *MASK_RCNN], "a Mask R-CNN of Detectron2's zoo")
+    renamed = _renamed(state, [*RESNET_FPN, *MASK_RCNN], "a Mask R-CNN of Detectron2's zoo")
+    arguments = {"num_classes": 80, **_ARGUMENTS}
+    facts = {"arguments": arguments, "task": "instance", "categories": coco_things()}
+    return renamed, facts | {"file_ids": coco_ids(), "geometry": GEOMETRY.to_json()}
+
+
+def convert_panoptic_fpn(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A checkpoint of ``panoptic_fpn_R_*`` (80 things and 53 classes of stuff of COCO) → state dict and metadata of
+    seglib. Colours change their order as in :func:`convert_mask_rcnn`.
+
+    Raises:
+        ValueError: when a key is unknown or the classes are others.
+    """
+    renamed = _renamed(state, [*RESNET_FPN, *MASK_RCNN, *SEMANTIC_FPN], "a Panoptic FPN of Detectron2's zoo")
+    stuff = len(renamed["semantic_head.predict.weight"]) - 1
+    if stuff != len(COCO_STUFF):
+        raise ValueError(
+            f"the published weights have {len(COCO_STUFF)} classes of stuff, these {stuff}; convert the checkpoint of "
+            "the model zoo"
+        )
+    arguments = {"num_things": 80, "num_stuff": stuff, **_ARGUMENTS}
+    facts = {"arguments": arguments, "task": "panoptic", "categories": coco_panoptic_classes()}
+    return renamed, facts | {"file_ids": [*coco_ids(), *COCO_STUFF], "geometry": GEOMETRY.to_json()}
+
+
+_ARGUMENTS = {"frozen": True, "stride_in_1x1": True, "sampling_ratio": 0}
+
+
+def _renamed(state: Mapping[str, Tensor], rules: Sequence[Rule], what: str) -> dict[str, Tensor]:
+    """The state dict under our names, with the colours of the first convolution in our order, of COCO's 80 things."""
+    renamed = rename({k: v for k, v in state.items() if not COMPUTED.fullmatch(k)}, rules, what)
     renamed["encoder.conv1.weight"] = renamed["encoder.conv1.weight"].flip(1)  # (64, 3, 7, 7)
     renamed["normalize.mean"] = torch.tensor(PIXEL_MEAN[::-1]) / 255
     renamed["normalize.std"] = torch.full((3,), 1 / 255)
-    categories = coco_things()
-    if len(renamed["box_head.logits.weight"]) != len(categories) + 1:
+    if len(renamed["box_head.logits.weight"]) != 80 + 1:
         raise ValueError(
             f"the published weights have 80 classes, these {len(renamed['box_head.logits.weight']) - 1}; "
             "convert the checkpoint of the model zoo"
         )
-    arguments = {"frozen": True, "stride_in_1x1": True, "sampling_ratio": 0}
-    facts = {"arguments": {"num_classes": 80, **arguments}, "task": "instance", "categories": categories}
-    ids = [i for i, name in enumerate(coco_names(), 1) if name != "N/A"]
-    return renamed, facts | {"file_ids": ids, "geometry": GEOMETRY.to_json()}
+    return renamed

@@ -44,6 +44,77 @@ def coco_names() -> list[str]:
     return list(MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:])
 
 
+COCO_STUFF = {
+    92: "banner",
+    93: "blanket",
+    95: "bridge",
+    100: "cardboard",
+    107: "counter",
+    109: "curtain",
+    112: "door-stuff",
+    118: "floor-wood",
+    119: "flower",
+    122: "fruit",
+    125: "gravel",
+    128: "house",
+    130: "light",
+    133: "mirror-stuff",
+    138: "net",
+    141: "pillow",
+    144: "platform",
+    145: "playingfield",
+    147: "railroad",
+    148: "river",
+    149: "road",
+    151: "roof",
+    154: "sand",
+    155: "sea",
+    156: "shelf",
+    159: "snow",
+    161: "stairs",
+    166: "tent",
+    168: "towel",
+    171: "wall-brick",
+    175: "wall-stone",
+    176: "wall-tile",
+    177: "wall-wood",
+    178: "water-other",
+    180: "window-blind",
+    181: "window-other",
+    184: "tree-merged",
+    185: "fence-merged",
+    186: "ceiling-merged",
+    187: "sky-other-merged",
+    188: "cabinet-merged",
+    189: "table-merged",
+    190: "floor-other-merged",
+    191: "pavement-merged",
+    192: "mountain-merged",
+    193: "grass-merged",
+    194: "dirt-merged",
+    195: "paper-merged",
+    196: "food-other-merged",
+    197: "building-other-merged",
+    198: "rock-merged",
+    199: "wall-other-merged",
+    200: "rug-merged",
+}
+"""The 53 classes of stuff in COCO's panoptic annotations: their ids there and names, in order."""
+
+
+def coco_ids() -> list[int]:
+    """The ids of COCO's 80 things in its annotations, in order."""
+    return [i for i, name in enumerate(coco_names(), 1) if name != "N/A"]
+
+
+def coco_panoptic_classes() -> list[dict[str, Any]]:
+    """The class table of COCO's 80 things and 53 classes of stuff as JSON, things first."""
+    rows = coco_things()
+    for i, name in enumerate(COCO_STUFF.values(), len(rows)):
+        rows.append({"id": i, "name": name, "isthing": False, "color": list(voc_color(i + 1))})
+    return rows
+
+
 def coco_things(*, with_gaps: bool = False) -> list[dict[str, Any]]:
     """The class table of COCO's things as JSON: the 80 in use, or 90 with those that no annotation has."""
     names = coco_names()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seglib.ops.geometry import Geometry
-from seglib.weights.renaming import Rule, coco_names, coco_things, rename
+from seglib.weights.renaming import Rule, coco_ids, coco_things, rename
 
 YOLACT: list[Rule] = [
     (r"backbone\.(conv1|bn1)\.", r"encoder.\1."),
@@ -66,5 +66,4 @@ def convert_yolact(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
     renamed["normalize.mean"] = torch.tensor(PIXEL_MEAN) / 255
     renamed["normalize.std"] = torch.tensor(PIXEL_STD) / 255
     facts = {"arguments": {"num_classes": 80}, "task": "instance", "categories": categories}
-    ids = [i for i, name in enumerate(coco_names(), 1) if name != "N/A"]
-    return renamed, facts | {"file_ids": ids, "geometry": GEOMETRY.to_json()}
+    return renamed, facts | {"file_ids": coco_ids(), "geometry": GEOMETRY.to_json()}

@@ -21,10 +21,10 @@ from seglib.book.experiments.instances import (
     image_metrics,
     object_scenes,
     on_trained_encoder,
+    scene_batch,
     score_objects,
     train_on_objects,
 )
-from seglib.book.experiments.instances import _batch as batch_of
 from seglib.book.experiments.nms_variants import (
     BOX_VARIANTS,
     MASK_VARIANTS,
@@ -78,7 +78,7 @@ def as_found(objects, score=0.9):
 
 
 def test_a_flip_mirrors_image_and_objects_of_the_picked_scenes_alone(data):
-    batch = batch_of(data[0], torch.tensor([2, 0]), torch.tensor([True, False]))
+    batch = scene_batch(data[0], torch.tensor([2, 0]), torch.tensor([True, False]))
     for i, (scene, flipped) in enumerate(((2, True), (0, False))):
         image, objects, found = data[0][scene].image, data[0][scene].instances, batch.targets.instances[i]
         assert torch.equal(batch.images[i], image.flip(-1) if flipped else image)

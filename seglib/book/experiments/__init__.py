@@ -29,6 +29,9 @@ EXPERIMENTS: dict[str, str] = {
     "dynamic_coordinates": "What do coordinates bring? CondInst and SOLOv2 with and without them.",
     "grid_collisions": "How often do two objects want one cell of SOLO's grid? Grids of 4 to 64 cells a side.",
     "instance_systems": "Mask R-CNN, YOLACT, CondInst and SOLOv2 on the same scenes: AP, time, ways of NMS.",
+    "pq_void_rules": "What does a wrong rule about void or crowds do to PQ? One set of predictions, counted nine ways.",
+    "panoptic_interference": "Do things and stuff on one pyramid hinder each other? One network against two.",
+    "panoptic_merge_rules": "What does each rule of the merge bring? Panoptic FPN with its rules switched off in turn.",
 }
 """Name of an experiment, which is a module of this package, → its question."""
 

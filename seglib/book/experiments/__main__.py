@@ -1,4 +1,7 @@
-"""Run an experiment of the book and store its results: ``python -m seglib.book.experiments --help``."""
+"""Run an experiment of the book and store its results: ``python -m seglib.book.experiments --help``.
+
+The long ones keep each finished run in ``FILE.partial``; the same command goes on from there after a stop.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +36,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--seeds must be at least 1, got {options.seeds}")
     seeds = list(range(options.seeds))
     run, more = experiment(options.name), {} if options.root is None else {"root": options.root}
-    if more and "root" not in inspect.signature(run).parameters:
+    takes = inspect.signature(run).parameters
+    if more and "root" not in takes:
         parser.error(f"{options.name} takes no --root")
+    keep = options.out.with_name(options.out.name + ".partial")
+    if "keep" in takes:
+        more["keep"] = keep
     started = time.perf_counter()
     try:
         data = run(seeds=seeds, steps=options.steps, scenes=options.scenes, report=_report, **more)
         data["seconds"] = round(time.perf_counter() - started, 1)
         write_results(options.out, data, command=" ".join([parser.prog, *given]), seed=seeds)
+        keep.unlink(missing_ok=True)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from seglib.book.experiments.semantic import SceneTensors, load_scenes, train_and_score
+from seglib.book.results import commit
+from seglib.files import atomic_path
 from seglib.models.base import Model
+
+T = TypeVar("T")
 
 
 def compare(
@@ -54,29 +60,40 @@ def compare(
 
 
 def every_run(
-    builders: Mapping[Any, Callable[[], Model]],
-    run: Callable[[Callable[[], Model], int], dict[str, Any]],
+    variants: Mapping[Any, T],
+    run: Callable[[T, int], dict[str, Any]],
     *,
     key: str,
     seeds: Sequence[int],
     shown: Sequence[str],
     report: Callable[[str], None] | None,
+    keep: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """One row of results for every seed and variant.
 
     Args:
-        builders: value of ``key`` → makes that variant's model.
+        variants: value of ``key`` → what ``run`` needs of that variant, such as the function that builds its model.
         run: trains and scores one variant with one seed.
         key: name of the entry in every row that says which variant it is.
         seeds: the seeds.
         shown: names of the scores that are reported.
         report: function that is called with a line of text after every run.
+        keep: file of finished rows, for runs that go on after a stop: a row of the same commit and settings that is in
+            it is not made again. ``None`` keeps nothing.
+        settings: what the rows depend on besides seed and variant.
     """
     rows: list[dict[str, Any]] = []
+    kept: dict[str, dict[str, Any]] = json.loads(keep.read_text()) if keep is not None and keep.exists() else {}
     for seed in seeds:
-        for value, build in builders.items():
-            found = run(build, seed)
+        for value, variant in variants.items():
+            row = json.dumps({"commit": commit(), **(settings or {}), "seed": seed, key: value}) if keep else ""
+            found = kept.get(row) or run(variant, seed)
             rows.append({key: value} | found)
+            if keep is not None:
+                kept[row] = found
+                with atomic_path(keep) as beside:
+                    beside.write_text(json.dumps(kept, indent=1), encoding="utf-8")
             if report is not None:
                 report(f"seed {seed}, {key} {value}: " + ", ".join(f"{name} {found[name]:.3f}" for name in shown))
     return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ NUM_CLASSES = len(THINGS)
 SCORES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ar100")
 """The scores that are stored."""
 
+ModelT = TypeVar("ModelT", bound=Model)
+
 _FLIP = Joint(v2.RandomHorizontalFlip(1.0))
 
 
@@ -40,10 +42,10 @@ def object_scenes(length: int, split: str, *, size: int = 128) -> Scenes:
     return Scenes(length, split=split, size=size, transform=Keep("instances"))
 
 
-def on_trained_encoder(build: Callable[[], Model]) -> Callable[[], Model]:
+def on_trained_encoder(build: Callable[[], ModelT]) -> Callable[[], ModelT]:
     """A builder whose models start from the encoder of ``fcn_tiny``, as the stored weights do."""
 
-    def built() -> Model:
+    def built() -> ModelT:
         model = build()
         load_encoder(model, stored_file("weights/fcn_tiny.safetensors"))
         return model
@@ -76,13 +78,14 @@ def train_on_objects(
     picked, flips = draw_batches(len(data), steps=steps, batch_size=batch_size, seed=seed)
 
     def loss_of(step: int) -> Tensor:
-        batch = _batch(data, picked[step], flips[step]).to(device)
+        batch = scene_batch(data, picked[step], flips[step]).to(device)
         return torch.stack(list(model.loss(model(batch.images), batch.targets).values())).sum()
 
     return minimise(model, loss_of, steps=steps, lr=lr, weight_decay=weight_decay, warmup=warmup)
 
 
-def _batch(data: Scenes, picked: Tensor, flips: Tensor) -> Batch:
+def scene_batch(data: Scenes, picked: Tensor, flips: Tensor) -> Batch:
+    """The scenes ``picked`` ``(B,)`` as a batch, flipped left to right where ``flips`` ``(B,)`` is true."""
     samples = (data[i] for i in picked.tolist())
     return collate([_FLIP(s) if flip else s for s, flip in zip(samples, flips.tolist(), strict=True)])
 

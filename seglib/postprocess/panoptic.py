@@ -6,6 +6,7 @@ Dollár, "Panoptic Feature Pyramid Networks", CVPR 2019, section 3.2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,8 +67,8 @@ def merge_panoptic(
         stuff: category id of the stuff at every pixel, ``(H, W)`` int64, 255 where there is none: void, or a thing.
         settings: the thresholds; ``MergeSettings()`` when not given.
         num_things: number of things in the class table: category ids below it are things.
-        impl: "reference" compares whole masks one after the other; "fast" looks inside each object's box and asks the
-            device only once. Both give the same map.
+        impl: "reference" compares whole masks one after the other; "fast" stays inside each mask's box and doesn't wait
+            for a GPU between objects. Both give the same map.
 
     Raises:
         ValueError: when sizes differ, scores are missing, a label of an object is no thing or one of the map is no
@@ -77,35 +78,42 @@ def merge_panoptic(
     _check(instances, stuff, num_things)
     if impl not in _PLACE:
         raise ValueError(f"impl {impl!r} is unknown; choose one of {', '.join(_PLACE)}")
-    scores = instances.scores
-    assert scores is not None  # checked
-    order = scores.argsort(descending=True, stable=True)  # (N,)
-    order = order[scores[order] >= s.score_threshold]
-    chosen = instances[order]
-    places = _PLACE[impl](chosen, s.overlap_threshold)  # (H, W) int64, 0 = free, i + 1 = chosen[i]
-    areas = torch.bincount(places.flatten(), minlength=len(chosen) + 1)[1:]  # (N,)
-    free = torch.where(places == 0, stuff, VOID)  # (H, W)
-    stuff_areas = torch.bincount(free.flatten(), minlength=VOID + 1)[:VOID]  # (255,)
-    wanted = (stuff_areas >= max(s.stuff_area_limit, 1)).nonzero()[:, 0]  # (S,) category ids
-    # the id of every object that was placed and of every stuff class that is large enough, else 0
-    placed = areas > 0
-    ids = placed.cumsum(0) * placed  # (N,)
-    first = int(placed.sum())
-    stuff_ids = torch.zeros(VOID + 1, dtype=torch.int64, device=stuff.device)
-    stuff_ids[wanted] = torch.arange(first + 1, first + 1 + len(wanted), device=stuff.device)
-    ids = torch.cat([ids.new_zeros(1), ids])  # (N + 1,)
-    found = torch.where(places > 0, ids[places], stuff_ids[free]).int()  # (H, W)
-    things = zip(chosen.labels[placed].tolist(), areas[placed].tolist(), scores[order][placed].tolist(), strict=True)
-    segments = [Segment(i, label, True, area, score) for i, (label, area, score) in enumerate(things, start=1)]
-    for i, (label, area) in enumerate(zip(wanted.tolist(), stuff_areas[wanted].tolist(), strict=True), start=first + 1):
-        segments.append(Segment(i, label, False, area))
-    return Panoptic(found, segments)
+    assert instances.scores is not None  # checked
+    order = instances.scores.argsort(descending=True, stable=True)  # (N,)
+    order = order[instances.scores[order] >= s.score_threshold]
+    # packed masks are unpacked without those that are not wanted; others are not copied, which would take longer
+    masks, rows = (
+        (instances[order].masks, range(len(order)))
+        if instances.packed is not None
+        else (instances.masks, order.tolist())
+    )
+    places = _PLACE[impl](masks, rows, s.overlap_threshold)  # (H, W) int32: 0 is free, i + 1 belongs to order[i]
+
+    behind = len(order) + 1
+    index = torch.where(places > 0, places, stuff + behind)  # (H, W): an object, or behind the objects a stuff class
+    areas = torch.bincount(index.flatten(), minlength=behind + VOID + 1)  # (behind + 256,)
+    areas[[0, behind + VOID]] = 0  # no segments
+    fewest = torch.ones_like(areas)
+    fewest[behind:] = max(s.stuff_area_limit, 1)
+    found = areas >= fewest
+    ids = (found.cumsum(0) * found).int()  # 1, 2, … for the segments, 0 for what is too small
+    where = found.nonzero()[:, 0]
+    of_things = order[where[where < behind] - 1]
+    things = zip(instances.labels[of_things].tolist(), instances.scores[of_things].tolist(), strict=True)
+    described: list[tuple[int, float | None]] = [*things]
+    described += [(category, None) for category in (where[where >= behind] - behind).tolist()]
+    segments = [
+        Segment(i, category, score is not None, area, score)
+        for i, ((category, score), area) in enumerate(zip(described, areas[where].tolist(), strict=True), start=1)
+    ]
+    return Panoptic(ids[index], segments)
 
 
-def _place_whole(instances: Instances, overlap_threshold: float) -> Tensor:
-    """The object at every pixel, ``(H, W)`` int64: its place in the list + 1, or 0."""
-    places = torch.zeros(instances.size, dtype=torch.int64, device=instances.labels.device)
-    for i, mask in enumerate(instances.masks, start=1):  # (H, W)
+def _place_whole(masks: Tensor, rows: Sequence[int], overlap_threshold: float) -> Tensor:
+    """The object at every pixel, ``(H, W)`` int32: its place in ``rows`` + 1, or 0."""
+    places = torch.zeros(masks.shape[1:], dtype=torch.int32, device=masks.device)
+    for i, row in enumerate(rows, start=1):
+        mask = masks[row]  # (H, W)
         area = int(mask.sum())
         covered = int((mask & (places > 0)).sum())
         if area == 0 or covered / area > overlap_threshold:
@@ -114,16 +122,15 @@ def _place_whole(instances: Instances, overlap_threshold: float) -> Tensor:
     return places
 
 
-def _place_windows(instances: Instances, overlap_threshold: float) -> Tensor:
+def _place_windows(masks: Tensor, rows: Sequence[int], overlap_threshold: float) -> Tensor:
     """The same, inside the box of each mask; decisions stay tensors, so that a GPU is not waited for."""
-    masks = instances.masks  # (N, H, W)
-    places = torch.zeros(instances.size, dtype=torch.int64, device=masks.device)
-    for i, (mask, (x1, y1, x2, y2)) in enumerate(
-        zip(masks, masks_to_boxes(masks).int().tolist(), strict=True), start=1
-    ):
-        window = places[y1:y2, x1:x2]
-        free = mask[y1:y2, x1:x2] & (window == 0)
-        area = mask[y1:y2, x1:x2].sum()
+    places = torch.zeros(masks.shape[1:], dtype=torch.int32, device=masks.device)
+    boxes = masks_to_boxes(masks).int().tolist()
+    for i, row in enumerate(rows, start=1):
+        x1, y1, x2, y2 = boxes[row]
+        mask, window = masks[row, y1:y2, x1:x2], places[y1:y2, x1:x2]
+        free = mask & (window == 0)
+        area = mask.sum()
         # in float64, as Python divides; an empty mask gives NaN, which is no share to keep
         kept = (area - free.sum()).double() / area <= overlap_threshold
         window.masked_fill_(free & kept, i)

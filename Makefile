@@ -49,11 +49,11 @@ EXPERIMENT := $(BIN)/python -m seglib.book.experiments
 STORE := $(BIN)/python -m seglib.book.experiments.from_run runs/$$model \
 	--store chapters/weights/$$model.safetensors --out chapters/weights/$$model.json
 
-results: $(VENV)/.ready  ## train the stored weights and repeat the measurements (eight hours, with nuclei nine; NUCLEI=folder of dsb2018)
+results: $(VENV)/.ready  ## train the stored weights and repeat the measurements (ten hours; NUCLEI=folder of dsb2018, COCO=folder of panoptic files)
 	for model in fcn_tiny unet_tiny deeplab_tiny; do \
 		$(BIN)/seglib train $$model --data scenes --steps 3000 --eval-every 1000 --out runs/$$model && $(STORE) || exit 1; \
 	done
-	for model in mask_rcnn_tiny yolact_tiny condinst_tiny solov2_tiny; do \
+	for model in mask_rcnn_tiny yolact_tiny condinst_tiny solov2_tiny panoptic_fpn_tiny; do \
 		$(BIN)/seglib train $$model --data scenes --steps 4000 --eval-every 1000 \
 			--encoder chapters/weights/fcn_tiny.safetensors --out runs/$$model && $(STORE) || exit 1; \
 	done
@@ -77,6 +77,12 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 	$(EXPERIMENT) grid_collisions --seeds 1 --steps 1000 --scenes 500 $(if $(NUCLEI),--root $(NUCLEI)) \
 		--out chapters/results/grid_collisions.json
 	$(EXPERIMENT) instance_systems --seeds 1 --steps 1000 --scenes 200 --out chapters/results/instance_systems.json
+	$(EXPERIMENT) pq_void_rules --seeds 1 --steps 1000 --scenes 200 --out chapters/results/pq_void_rules.json
+	$(EXPERIMENT) panoptic_interference --seeds 5 --steps 800 --out chapters/results/panoptic_interference.json
+	$(EXPERIMENT) panoptic_merge_rules --seeds 1 --steps 1000 --scenes 200 --out chapters/results/panoptic_merge_rules.json
+ifdef COCO
+	$(EXPERIMENT) pq_void_rules --root $(COCO) --seeds 1 --steps 1000 --out chapters/results/pq_void_rules_coco.json
+endif
 ifdef NUCLEI
 	for name in mask_rcnn_tiny yolact_tiny condinst_tiny solov2_tiny; do model=$${name}_dsb2018; \
 		$(BIN)/seglib train $$name --data dsb2018 --root $(NUCLEI) --batch-size 4 --steps 1500 --eval-every 500 \

@@ -40,7 +40,7 @@ class SemanticFPNHead(nn.Module):
         if levels < 1:
             raise ValueError(f"the semantic branch reads at least one level, got {levels}")
         if channels % groups:
-            raise ValueError(f"{channels} channels don't divide into {groups} groups; choose a divisor as groups")
+            raise ValueError(f"{channels} channels don't divide into {groups} groups; choose a multiple of the groups")
         self.scales = nn.ModuleList(self._scale(channels_in, channels, level, groups) for level in range(levels))
         self.predict = nn.Conv2d(channels, num_classes, 1)
         for module in self.modules():

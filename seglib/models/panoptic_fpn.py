@@ -112,8 +112,6 @@ class PanopticFPN(MaskRCNN):
     def loss(self, out: PanopticFPNOutput, targets: Targets) -> dict[str, Tensor]:  # type: ignore[override]  # as above
         """``λ_i (objectness + anchor + class + box + mask) + λ_s semantic`` (section 3.3), each already weighted.
 
-        The semantic loss is the mean cross-entropy over the labelled pixels, on logits upsampled to the image's size.
-
         Args:
             out: an output that was made with the same targets.
             targets: annotations with ``instances`` of things and ``semantic``, whose things become one class.
@@ -125,9 +123,18 @@ class PanopticFPN(MaskRCNN):
             raise ValueError("the targets have no `semantic` labels; the task derives them from panoptic annotations")
         losses = super().loss(out.detector, targets)
         weighted = {name: self.instance_weight * value for name, value in losses.items()}
-        logits = crop_to(self._upsample(out.semantic_logits), targets.semantic.shape[1:])  # (B, 1 + S, H, W)
-        labels = semantic_to_stuff(targets.semantic, self.num_things)
-        return weighted | {"semantic": self.semantic_weight * cross_entropy(logits, labels)}
+        semantic = self.semantic_loss(out.semantic_logits, targets.semantic)
+        return weighted | {"semantic": self.semantic_weight * semantic}
+
+    def semantic_loss(self, logits: Tensor, semantic: Tensor) -> Tensor:
+        """The mean cross-entropy over the labelled pixels, on logits upsampled to the image's size; not yet weighted.
+
+        Args:
+            logits: those of the semantic branch, ``(B, 1 + S, H/4, W/4)``.
+            semantic: category ids, whose things become one class, ``(B, H, W)`` int64, 255 is void.
+        """
+        upsampled = crop_to(self._upsample(logits), semantic.shape[1:])  # (B, 1 + S, H, W)
+        return cross_entropy(upsampled, semantic_to_stuff(semantic, self.num_things))
 
     def postprocess(  # type: ignore[override]  # as above
         self, out: PanopticFPNOutput, sizes: Sequence[Size], output_sizes: Sequence[Size] | None = None

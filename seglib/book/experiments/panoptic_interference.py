@@ -16,14 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from seglib.book.experiments.compare import every_run
 from seglib.book.experiments.instances import image_metrics, on_trained_encoder, scene_batch, score_objects
 from seglib.book.experiments.training import draw_batches, minimise, rounded, timed
 from seglib.data.collate import collate
 from seglib.data.scenes import CATEGORIES, Scenes
-from seglib.losses.pixel import cross_entropy
 from seglib.metrics import ConfusionMatrix
 from seglib.metrics.pq import PanopticQuality
 from seglib.models.mask_rcnn import MaskRCNN
@@ -52,9 +50,7 @@ def stuff_losses(model: PanopticFPN, batch: Batch) -> dict[str, Tensor]:
     """The loss of the semantic branch alone; Mask R-CNN is not computed."""
     assert batch.targets.semantic is not None  # scenes annotate it
     logits = model.semantic_head(model.pyramid(batch.images))  # (B, 1 + S, H/2, W/2)
-    logits = F.interpolate(logits, batch.images.shape[2:], mode="bilinear")  # (B, 1 + S, H, W)
-    labels = semantic_to_stuff(batch.targets.semantic, NUM_THINGS)
-    return {"semantic": model.semantic_weight * cross_entropy(logits, labels)}
+    return {"semantic": model.semantic_weight * model.semantic_loss(logits, batch.targets.semantic)}
 
 
 NETWORKS: dict[str, dict[str, Losses]] = {

@@ -24,7 +24,6 @@ from seglib.book.experiments.panoptic import Statistic, compare_pq, mean_of_imag
 from seglib.book.pretrained import stored_model
 from seglib.data.coco_panoptic import CocoPanoptic
 from seglib.data.scenes import CATEGORIES, Scenes
-from seglib.models.base import Model
 from seglib.ops.panoptic import panoptic_to_instances, segment_areas, segment_index
 from seglib.postprocess.panoptic import MergeSettings, merge_panoptic
 from seglib.types import VOID, Category, Instances, Panoptic, Segment
@@ -60,7 +59,8 @@ def segment_counts(
         void_in_union: whether the prediction's pixels that are void in the truth stay in the union.
         void_excuses: whether a prediction without a match is ignored when more than half of it is void in the truth.
         both_voids: whether void in the prediction is treated as void in the truth: it leaves the union, and a true
-            segment without a match is ignored when more than half of it is void in the prediction.
+            segment without a match is ignored when more than half of it is void in the prediction. TorchMetrics counts
+            like this.
     """
     found, true = (torch.tensor([s.category_id for s in side.segments]).long() for side in (prediction, target))
     crowd = torch.tensor([s.iscrowd for s in target.segments], dtype=torch.bool)  # (T,)
@@ -152,8 +152,7 @@ def run(
     if root is not None:
         source, (pairs, categories) = "coco-panoptic-mini", coco_pairs(root)
     else:
-        models = [stored_model(name) for name in MODELS]
-        source, pairs = "scenes", list(scene_pairs(*models, data or Scenes(scenes, split="test"), seeds[0]))
+        source, pairs = "scenes", list(scene_pairs(data or Scenes(scenes, split="test"), seeds[0]))
     k = len(categories)
     counts = {name: torch.stack([rule(p, t, k) for p, t in pairs]) for name, (rule, _) in RULES.items()}
     rows = compare_pq(
@@ -181,8 +180,9 @@ def _void_share(maps: Sequence[Panoptic]) -> float:
 
 
 @torch.inference_mode()
-def scene_pairs(detector: Model, semantic: Model, data: Scenes, seed: int) -> Iterator[tuple[Panoptic, Panoptic]]:
+def scene_pairs(data: Scenes, seed: int) -> Iterator[tuple[Panoptic, Panoptic]]:
     """The prediction and the truth, with void and crowds, of every scene."""
+    detector, semantic = (stored_model(name) for name in MODELS)
     draw = torch.Generator().manual_seed(seed)
     for i in range(len(data)):
         sample = data[i]

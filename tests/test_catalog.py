@@ -11,8 +11,10 @@ from seglib.data import catalog
 from seglib.data.catalog import DATASETS, RESIZES, build_dataset, read_class_table
 from seglib.data.checks import count_labels
 from seglib.data.collate import collate
+from seglib.data.images import write_png
 from seglib.losses import cross_entropy
 from seglib.ops.geometry import Geometry
+from seglib.ops.panoptic import check_panoptic, ids_to_rgb
 from seglib.types import Category
 
 TABLE = [
@@ -144,6 +146,14 @@ def test_training_on_scenes_carries_the_annotations_asked_for(keep):
     assert all(getattr(whole, name) is not None for name in ANNOTATIONS)
 
 
+def test_scenes_are_zoomed_only_where_no_objects_are_trained_on(monkeypatch):
+    scales = {}
+    for keep in ("semantic", "instances", "panoptic"):
+        monkeypatch.setattr(catalog, "train_transform", lambda *_, scale, keep, **__: scales.update({keep: scale}))
+        build_dataset("scenes", None, "train", augment=True, keep=(keep,))
+    assert scales == {("semantic",): (0.8, 1.25), ("instances",): (1.0, 1.0), ("panoptic",): (1.0, 1.0)}
+
+
 def test_training_on_scenes_carries_semantic_labels_by_default():
     sample = build_dataset("scenes", None, "train", size=(32, 32), augment=True)[0]
     assert [name for name in ANNOTATIONS if getattr(sample, name) is not None] == ["semantic"]
@@ -164,12 +174,16 @@ def test_training_on_scenes_carries_semantic_labels_by_default():
         (("coco", Path("."), "test"), OBJECTS, "split 'test' of coco has no public labels; choose train or val"),
         (("dsb2018", None, "val"), OBJECTS, "pass --root FOLDER"),
         (("dsb2018", ".", "dev"), OBJECTS, "split 'dev' is unknown; choose one of train, val, trainval, test"),
-        (("coco", ".", "val"), {}, "'coco' has no semantic annotations, only instances; .*: scenes, camvid, .*folder$"),
+        (
+            ("coco", ".", "val"),
+            {},
+            "'coco' has no semantic annotations, only instances, panoptic; .*: scenes, camvid, .*folder$",
+        ),
         (("voc", ".", "val"), OBJECTS, "'voc' has no instances annotations, only semantic; .*: scenes, coco, dsb2018$"),
         (
             ("dsb2018", ".", "val"),
             {"keep": ("instances", "panoptic")},
-            "no panoptic .* instances and panoptic: scenes$",
+            "no panoptic .* instances and panoptic: scenes, coco$",
         ),
         (("scenes", None, "val"), {"keep": ("masks",)}, "'scenes' has no masks annotations, .*with masks: none"),
         (("folder", ".", "dev"), {}, "split 'dev' is unknown; choose one of train, val, test"),
@@ -290,6 +304,29 @@ def make_dsb(root):
             write(root / split / "masks" / f"{n:02d}.tif", "L", value=1)
 
 
+def make_coco_panoptic(root):
+    """One 40×24 image a split: void above, below a dog, a crowd of dogs and, in the last column, sky."""
+    map_ = torch.zeros(24, 40, dtype=torch.int32)
+    map_[1:, :20], map_[1:, 20:39], map_[1:, 39] = 70_000, 5, 6
+    for split in ("train", "val"):
+        write(root / f"{split}2017" / "7.jpg")
+        name = f"panoptic_{split}2017"
+        write_png(root / "annotations" / name / "7.png", ids_to_rgb(map_))
+        infos = [(70_000, 18, 0), (5, 18, 1), (6, 3, 0)]
+        content = {
+            "images": [{"id": 7, "file_name": "7.jpg", "height": 24, "width": 40}],
+            "categories": [{"id": 3, "name": "sky", "isthing": 0}, {"id": 18, "name": "dog", "isthing": 1}],
+            "annotations": [
+                {
+                    "image_id": 7,
+                    "file_name": "7.png",
+                    "segments_info": [{"id": i, "category_id": k, "iscrowd": crowd} for i, k, crowd in infos],
+                }
+            ],
+        }
+        text(root / "annotations" / f"{name}.json", json.dumps(content))
+
+
 OBJECT_MAKERS = {"coco": make_coco, "dsb2018": make_dsb}
 
 
@@ -314,6 +351,32 @@ def test_training_on_coco_leaves_crowds_out(tmp_path):
     train_set = build_dataset("coco", tmp_path, "train", size=(64, 96), augment=True, keep=keep)  # larger than any zoom
     assert [train_set[0].instances.iscrowd.tolist() for _ in range(5)] == [[False]] * 5
     assert build_dataset("coco", tmp_path, "val", keep=keep)[0].instances.iscrowd.tolist() == [False, True]
+
+
+def test_coco_with_panoptic_maps_is_the_panoptic_set(tmp_path):
+    make_coco_panoptic(tmp_path)
+    keep = ("panoptic",)
+    whole = build_dataset("coco", tmp_path, "val", keep=keep)
+    assert [(c.name, c.isthing) for c in whole.categories] == [("dog", True), ("sky", False)]
+    assert whole.file_ids == (18, 3) and whole[0].image.shape[1:] == (24, 40)
+    assert [(s.id, s.category_id, s.area, s.iscrowd) for s in whole[0].panoptic.segments] == [
+        (70_000, 0, 460, False),
+        (5, 0, 437, True),
+        (6, 1, 23, False),
+    ]
+    assert whole[0].instances.iscrowd.tolist() == [False, True] and whole[0].semantic[0].unique() == 255
+
+
+def test_training_on_panoptic_coco_carries_the_map_alone_and_its_crowds_are_void(tmp_path):
+    make_coco_panoptic(tmp_path)
+    keep = ("panoptic",)
+    train_set = build_dataset("coco", tmp_path, "train", size=(64, 96), augment=True, keep=keep)  # larger than any zoom
+    for _ in range(5):
+        sample = train_set[0]
+        assert sample.image.shape[1:] == sample.panoptic.map.shape == (64, 96)
+        assert sample.instances is None and sample.semantic is None
+        check_panoptic(sample.panoptic, 2, num_things=1)
+        assert {s.id for s in sample.panoptic.segments} <= {70_000, 6} and not sample.panoptic.segments[0].iscrowd
 
 
 # --- the size at which a model wants to see an image ------------------------------------------------------------------

@@ -10,6 +10,7 @@ from seglib.data.copy_paste import CopyPaste, paste
 from seglib.data.scenes import Scenes
 from seglib.data.transforms import Keep, train_transform
 from seglib.ops.masks import masks_to_boxes
+from seglib.ops.panoptic import check_panoptic, panoptic_to_semantic
 from seglib.types import Category, Instances, Panoptic, Sample, Segment
 
 H, W = 4, 6
@@ -125,17 +126,33 @@ def test_panoptic_segments_come_along_under_new_ids():
     out = paste(with_maps(BELOW), with_maps(ABOVE)).panoptic
     assert out.map.dtype == torch.int32
     assert out.map.tolist() == [
-        [2, 2, 5, 5, 5, 3],
-        [2, 2, 5, 5, 5, 3],
-        [1, 1, 5, 5, 5, 3],
+        [2, 2, 4, 4, 4, 3],
+        [2, 2, 4, 4, 4, 3],
+        [1, 1, 4, 4, 4, 3],
         [1, 1, 1, 1, 3, 3],
     ]
     assert out.segments == [
         Segment(1, 9, False, 6),
         Segment(2, 0, True, 4),
         Segment(3, 1, True, 5),
-        Segment(5, 2, True, 9),
+        Segment(4, 2, True, 9),
     ]
+
+
+def test_pasted_segments_of_large_ids_fit_into_a_png_and_crowds_keep_their_mark():
+    def renamed(s):
+        old = s.panoptic
+        segments = [replace(one, id=2**24 - 1 - one.id, iscrowd=one.id == 3) for one in old.segments]
+        return replace(s, panoptic=Panoptic(torch.where(old.map > 0, 2**24 - 1 - old.map, 0).int(), segments))
+
+    out = paste(renamed(with_maps(BELOW)), renamed(with_maps(ABOVE))).panoptic
+    assert [(s.id, s.area, s.iscrowd) for s in out.segments] == [
+        (1, 6, False),
+        (2, 4, False),
+        (3, 5, True),
+        (4, 9, False),
+    ]
+    assert out.map.unique().tolist() == [1, 2, 3, 4]
 
 
 def test_nothing_to_paste_changes_nothing():
@@ -277,13 +294,10 @@ def test_all_annotations_of_scenes_still_agree_after_jitter_and_paste():
         assert masks.flatten(1).any(1).all() and masks.sum(0).max() <= 1
         assert torch.equal(out.instances.boxes, masks_to_boxes(masks))
         things = {(s.category_id, s.area) for s in out.panoptic.segments if s.isthing}
+        check_panoptic(out.panoptic, 12, num_things=7)
         assert things == set(zip(labels.tolist(), masks.sum((1, 2)).tolist(), strict=True))
-        ids = [s.id for s in out.panoptic.segments]
-        assert len(set(ids)) == len(ids) and set(ids) == set(out.panoptic.map.unique().tolist()) - {0}
-        for segment in out.panoptic.segments:
-            where = out.panoptic.map == segment.id
-            assert where.sum() == segment.area and (out.semantic[where] == segment.category_id).all()
-        pasted += max(ids) > len(ids)
+        assert torch.equal(out.semantic, panoptic_to_semantic(out.panoptic))
+        pasted += len(things) > sum(s.isthing for s in dataset._dataset[index % 4].panoptic.segments)
     assert pasted  # at least one scene got something
 
 

@@ -90,6 +90,21 @@ def test_pixels_and_objects_of_each_class_are_counted():
     assert {needs: count_labels(data, needs) for needs in expected} == expected
 
 
+def test_crowds_among_panoptic_segments_are_counted_apart_from_the_pixels_of_classes():
+    first, second = SAMPLES
+    crowd = [replace(s, iscrowd=True) if s.category_id == 0 else s for s in first.panoptic.segments]
+    data = Listed([replace(first, panoptic=Panoptic(first.panoptic.map, crowd)), second])
+    counts = count_labels(data, "panoptic")
+    assert counts == LabelCounts("panoptic", (1, 1, 3), 2, 2, pixels=8, void=1, crowds=1)
+
+
+def test_a_split_whose_panoptic_segments_are_all_crowds_has_nothing_to_learn_from():
+    segments = [Segment(4, 0, True, 2, iscrowd=True)]
+    crowds = replace(SAMPLES[0], panoptic=Panoptic(torch.tensor([[4, 4, 0, 0]], dtype=torch.int32), segments))
+    with pytest.raises(ValueError, match="train has nothing to learn from: all 1 of 1 annotations have iscrowd 1"):
+        check_labels_of_split(count_labels(Listed([crowds]), "panoptic"), TABLE, "train")
+
+
 def test_many_images_are_counted_in_a_few_that_lie_evenly():
     data = Listed([sample([[0]])] * 10)
     counts = count_labels(data, "semantic", most=4)
@@ -351,6 +366,12 @@ def test_every_annotation_is_mapped_by_name():
     assert data.file_ids == (20, None, 10, 30) and data.void_id == 0 and data.size is None
     assert count_labels(data, "semantic").classes == (1, 0, 3, 3)
     assert pickle.loads(pickle.dumps(data))[1].semantic.tolist() == [[2, 3, 3, 3]]
+
+
+def test_mapped_segments_keep_their_ids_and_are_crowds_as_before():
+    panoptic = Panoptic(torch.tensor([[0, 9, 9]], dtype=torch.int32), [Segment(9, 0, True, 2, iscrowd=True)])
+    data = match_categories(Listed([replace(SAMPLES[0], panoptic=panoptic)]), (*OTHER, replace(GRASS, id=3)))
+    assert data[0].panoptic.segments == [Segment(9, 2, True, 2, iscrowd=True)]
 
 
 def test_stuff_that_a_table_of_things_lacks_becomes_void():

@@ -44,13 +44,17 @@ def blocks(height: int, width: int, seed: int = 0, side: int = 8) -> Sample:
     image = ((semantic + 1) / 10).expand(3, -1, -1).clone()
     things = range(0, rows * columns, 3)
     masks = torch.stack([block == i for i in things])  # (N, H, W)
-    segments = [Segment(i + 1, int(classes[i]), True, int((block == i).sum())) for i in range(rows * columns)]
+    # The ids are the largest that a PNG holds: they would not survive arithmetic in floats of fewer than 24 bits.
+    segments = [
+        Segment(2**24 - 1 - i, int(classes[i]), True, int((block == i).sum()), iscrowd=i % 4 == 0)
+        for i in range(rows * columns)
+    ]
     return Sample(
         image,
         "blocks",
         semantic=semantic,
         instances=Instances(masks, classes[list(things)], masks_to_boxes(masks)),
-        panoptic=Panoptic((block + 1).to(torch.int32), segments),
+        panoptic=Panoptic((2**24 - 1 - block).to(torch.int32), segments),
         regions=regions_of(semantic),
         pixel_weight=(semantic + 1) / 4,
     )
@@ -119,7 +123,7 @@ def test_all_annotations_follow_the_same_geometry(name, height, width, seed):
     for segment in after.panoptic.segments:
         here = after.panoptic.map == segment.id
         expected[here] = segment.category_id
-        assert segment.area == here.sum() > 0
+        assert segment.area == here.sum() > 0 and segment.iscrowd == (segment.id % 4 == 3)
     assert torch.equal(expected, after.semantic)
     assert {s.id for s in after.panoptic.segments} == set(after.panoptic.map.unique().tolist()) - {0}
 

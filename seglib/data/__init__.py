@@ -11,6 +11,7 @@ _HOME = {
     "CamVid": "camvid",
     "Cityscapes": "cityscapes",
     "CocoInstances": "coco",
+    "CocoPanoptic": "coco_panoptic",
     "CopyPaste": "copy_paste",
     "DSB2018": "dsb",
     "DSB2018Kaggle": "dsb",
@@ -22,6 +23,7 @@ _HOME = {
     "SegmentationStack": "stacks",
     "VOC2012": "voc",
     "check_labels_of_split": "checks",
+    "coco_panoptic_annotation": "coco_panoptic",
     "coco_results": "coco",
     "count_labels": "checks",
     "elastic_transform": "microscopy",
@@ -33,6 +35,7 @@ _HOME = {
     "read_image_ids": "coco",
     "read_labels": "images",
     "train_transform": "transforms",
+    "write_coco_panoptic": "coco_panoptic",
     "write_coco_results": "coco",
     "write_png": "images",
 }
@@ -48,6 +51,9 @@ if TYPE_CHECKING:
     from seglib.data.coco import coco_results as coco_results
     from seglib.data.coco import read_image_ids as read_image_ids
     from seglib.data.coco import write_coco_results as write_coco_results
+    from seglib.data.coco_panoptic import CocoPanoptic as CocoPanoptic
+    from seglib.data.coco_panoptic import coco_panoptic_annotation as coco_panoptic_annotation
+    from seglib.data.coco_panoptic import write_coco_panoptic as write_coco_panoptic
     from seglib.data.copy_paste import CopyPaste as CopyPaste
     from seglib.data.dsb import DSB2018 as DSB2018
     from seglib.data.dsb import DSB2018Kaggle as DSB2018Kaggle

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torchvision.transforms import v2
 
-from seglib.data import camvid, cityscapes, coco, dsb, isbi, pets, scenes, voc
+from seglib.data import camvid, cityscapes, coco, coco_panoptic, dsb, isbi, pets, scenes, voc
 from seglib.data.folders import SegmentationFolder
 from seglib.data.microscopy import elastic_transform
 from seglib.data.transforms import ResizeToGeometry, Transform, train_transform
@@ -144,9 +144,15 @@ def _coco(ask: _Request) -> SegmentationDataset:
     root = ask.folder("coco")
     if ask.split not in ("train", "val"):
         raise ValueError(f"split {ask.split!r} of coco has no public labels; choose train or val")
-    transform = ask.augmented(train_transform(ask.crop((512, 512)), scale=(0.5, 2.0)))
-    file = root / "annotations" / f"instances_{ask.split}2017.json"
-    return coco.CocoInstances(file, root / f"{ask.split}2017", crowds=not ask.augment, transform=transform)
+    transform = ask.augmented(train_transform(ask.crop((512, 512)), scale=(0.5, 2.0), keep=ask.keep))
+    folder, images = root / "annotations", root / f"{ask.split}2017"
+    if "panoptic" in ask.keep:
+        name = f"panoptic_{ask.split}2017"
+        return coco_panoptic.CocoPanoptic(
+            folder / f"{name}.json", folder / name, images, crowds=not ask.augment, transform=transform
+        )
+    file = folder / f"instances_{ask.split}2017.json"
+    return coco.CocoInstances(file, images, crowds=not ask.augment, transform=transform)
 
 
 def _dsb(ask: _Request) -> SegmentationDataset:
@@ -169,10 +175,10 @@ DATASETS: dict[str, Builder] = {
 
 ANNOTATIONS_OF: dict[str, tuple[str, ...]] = dict.fromkeys(DATASETS, ("semantic",)) | {
     "scenes": ("semantic", "instances", "panoptic"),
-    "coco": ("instances",),
+    "coco": ("instances", "panoptic"),
     "dsb2018": ("instances",),
 }
-"""What the samples of each dataset carry."""
+"""What the samples of each dataset carry; of "coco" with its panoptic files, where "panoptic" is asked for."""
 
 
 def build_dataset(
@@ -191,7 +197,8 @@ def build_dataset(
         name: "scenes" (synthetic, no download), "camvid", "pets", "voc", "cityscapes", "isbi", "coco", "dsb2018", or
             "folder": ``root/{split}/{images,labels}`` with ``root/categories.json``.
         root: the dataset's folder; "scenes" needs none. That of "coco" holds ``annotations/instances_train2017.json``,
-            ``train2017`` and the same for val.
+            ``train2017`` and the same for val; for "panoptic" ``annotations/panoptic_train2017.json`` and the folder
+            of its PNGs beside it.
         split: "train", "val" or "test". The test labels of "voc", "cityscapes" and "coco" are not public.
         size: ``(H, W)``; the dataset's own default when ``None``. Scenes, CamVid, pets and your own folder
             (:data:`RESIZES`) are resized to it. VOC, Cityscapes, ISBI, COCO and DSB 2018 keep their pixels: it is the

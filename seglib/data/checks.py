@@ -26,7 +26,8 @@ class LabelCounts:
 
     Attributes:
         annotation: what was counted, one of :data:`~seglib.types.ANNOTATIONS`.
-        classes: for each category id its pixels; of "instances" its objects, crowds not among them.
+        classes: for each category id its pixels; of "instances" its objects. Crowds of "instances" and "panoptic" are
+            not among them.
         images_seen: the number of images that were counted.
         images: the number of images of the dataset.
         pixels: all pixels that were counted, those of void too; of "regions" once for each region; 0 of "instances".
@@ -114,7 +115,10 @@ def count_samples(samples: Iterable[Sample], needs: str, num_classes: int, image
             pixels += sample.panoptic.map.numel()
             void += int((sample.panoptic.map == 0).sum())
             for segment in sample.panoptic.segments:
-                classes[segment.category_id] += segment.area
+                if segment.iscrowd:
+                    crowds += 1
+                else:
+                    classes[segment.category_id] += segment.area
         elif sample.regions is not None and needs == "regions":
             pixels += sample.regions.numel()
             void += int((sample.regions == VOID).sum())
@@ -186,7 +190,7 @@ _SAY_WHAT_VALUES_ARE = 'say which class each value is with "ids" in categories.j
 def _nothing(counts: LabelCounts, split: str) -> str:
     """What is wrong with a split in which no class occurs."""
     left_out = counts.crowds + counts.without_mask
-    if counts.annotation == "instances" and left_out:
+    if left_out:
         reasons = []
         if counts.crowds:
             reasons.append(f"{counts.crowds} of {left_out} annotations have iscrowd 1 and are left out")

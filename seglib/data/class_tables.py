@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from seglib.data.checks import LabelCounts, count_images, count_samples
+from seglib.ops.panoptic import drop_segments
 from seglib.types import VOID, Category, Panoptic, Sample, check_categories
 
 if TYPE_CHECKING:
@@ -134,11 +135,7 @@ class MatchedDataset(Dataset[Sample]):
 
     def _panoptic(self, panoptic: Panoptic) -> Panoptic:
         segments = [replace(s, category_id=self._new[s.category_id]) for s in panoptic.segments]
-        lost = [s.id for s in segments if s.category_id == VOID]
-        if not lost:
-            return Panoptic(panoptic.map, segments)
-        void = torch.isin(panoptic.map, torch.tensor(lost, dtype=panoptic.map.dtype))
-        return Panoptic(panoptic.map.masked_fill(void, 0), [s for s in segments if s.category_id != VOID])
+        return drop_segments(Panoptic(panoptic.map, segments), [s.id for s in segments if s.category_id == VOID])
 
 
 def labels_to_files(labels: Tensor | np.ndarray, file_ids: Sequence[int | None], void_id: int | None) -> np.ndarray:

@@ -19,32 +19,39 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 
 from seglib.data.checks import LabelCounts, count_samples
-from seglib.data.images import read_image
-from seglib.data.transforms import Resize, as_pair
+from seglib.data.coco_file import (
+    IMAGE_KEYS,
+    CocoImages,
+    Row,
+    find_category,
+    find_owner,
+    image_entries,
+    is_crowd,
+    read_coco,
+    unique_ids,
+)
 from seglib.data.voc import voc_color
 from seglib.files import atomic_path
 from seglib.ops.masks import masks_to_boxes
 from seglib.ops.rle import decode_rle, encode_rle, polygons_to_rle
 from seglib.types import Category, Instances, Sample, check_categories
 
-_KEYS: dict[str, dict[str, Any]] = {
-    "images": {"id": int, "file_name": str, "height": int, "width": int},
+_KEYS: dict[str, Row] = {
+    "images": IMAGE_KEYS,
     "categories": {"id": int, "name": str},
     "annotations": {"image_id": int, "category_id": int, "segmentation": list | dict},
 }
-_TYPE_NAMES = {int: "a whole number", str: "text", list | dict: "a list of polygons or a run-length code"}
 
 
-class CocoInstances(Dataset[Sample]):
+class CocoInstances(CocoImages):
     """Images with their objects from a COCO instances file, in the order of its ``images``.
 
     The ids of COCO's categories have gaps (1..90 for 80 classes). Here they are contiguous from 0, in ascending order
@@ -92,10 +99,10 @@ class CocoInstances(Dataset[Sample]):
         size: tuple[int, int] | None = None,
         transform: Callable[[Sample], Sample] | None = None,
     ) -> None:
-        self._path, self._folder = Path(annotations), Path(images)
-        content = _read(self._path)
+        path = Path(annotations)
+        content = read_coco(path, _KEYS, "instances")
         try:
-            names = {row["id"]: row["name"] for row in _unique(content["categories"], "category")}
+            names = {row["id"]: row["name"] for row in unique_ids(content["categories"], "category")}
             self.file_ids: tuple[int | None, ...] = tuple(sorted(names))
             labels = {stored: i for i, stored in enumerate(sorted(names))}  # COCO's id → category id
             self.categories = check_categories(
@@ -103,47 +110,18 @@ class CocoInstances(Dataset[Sample]):
             )
             entries, self._tally = _index(content, labels, crowds)
         except ValueError as error:
-            raise ValueError(f"{self._path}: {error}") from error
+            raise ValueError(f"{path}: {error}") from error
         if not keep_empty:
             entries = [e for e in entries if any(not crowd for _, crowd, _ in e["objects"])]
         if not entries:
             raise ValueError(
-                f"{self._path} has no image{'' if keep_empty else ' with an object; pass keep_empty=True to see all'}"
+                f"{path} has no image{'' if keep_empty else ' with an object; pass keep_empty=True to see all'}"
             )
-        if missing := [e["file_name"] for e in entries if not (self._folder / e["file_name"]).is_file()]:
-            raise FileNotFoundError(
-                f"{len(missing)} of {len(entries)} images of {self._path} are not in {self._folder}"
-                f" ({', '.join(missing[:5])}); pass the folder that their file_name start from"
-            )
-        self.image_ids = tuple(e["id"] for e in entries)
-        self._entries = _Packed(entries)
-        self._upright = upright
-        self.size = None if size is None else as_pair(size)
-        self._resize = None if size is None else Resize(as_pair(size))
-        self._transform = transform
+        super().__init__(path, images, entries, upright=upright, size=size, transform=transform)
 
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    def __getitem__(self, index: int) -> Sample:
-        entry = self._entries[range(len(self))[index]]  # a negative index counts from the end
-        path, size = self._folder / entry["file_name"], (entry["height"], entry["width"])
-        image = read_image(path, upright=self._upright)  # (3, H, W)
-        if tuple(image.shape[1:]) != size:
-            turned = tuple(image.shape[:0:-1]) == size
-            remedy = f"pass upright={not self._upright}" if turned else "use the images that the file was made for"
-            raise ValueError(
-                f"{path} is {image.shape[1]} x {image.shape[2]} (H x W) and {self._path} says {size[0]} x {size[1]};"
-                f" {remedy}"
-            )
-        try:
-            instances = _instances(entry["objects"], size)
-        except ValueError as error:
-            raise ValueError(f"{self._path}: image {entry['id']}: {error}") from error
-        sample = Sample(image, str(entry["id"]), instances=instances)
-        if self._resize is not None:
-            sample = self._resize(sample)
-        return sample if self._transform is None else self._transform(sample)
+    def annotations(self, entry: Row) -> dict[str, Any]:
+        """The objects of an image."""
+        return {"instances": _instances(entry["objects"], (entry["height"], entry["width"]))}
 
     def count_labels(self, needs: str, indices: Sequence[int]) -> LabelCounts:
         """What :func:`seglib.data.checks.count_labels` asks for: the objects of the whole file, not only at indices."""
@@ -255,10 +233,10 @@ def read_image_ids(path: str | os.PathLike[str]) -> ImageIds:
         FileNotFoundError: when there is no such file.
         ValueError: when the file has no list of images with ``id`` and ``file_name``, or one of them stands twice.
     """
-    content = _read(Path(path), {"images": {key: _KEYS["images"][key] for key in ("id", "file_name")}})
+    content = read_coco(Path(path), {"images": {"id": int, "file_name": str}}, "instances")
     file_names: dict[str, int] = {}
     try:
-        for row in _unique(content["images"], "image"):
+        for row in unique_ids(content["images"], "image"):
             if row["file_name"] in file_names:
                 raise ValueError(f"file_name {row['file_name']!r} stands twice; give every image its own")
             file_names[row["file_name"]] = row["id"]
@@ -273,56 +251,6 @@ def _tails(path: str) -> list[str]:
     return ["/".join(parts[i:]) for i in range(len(parts))]
 
 
-class _Packed:
-    """A list of JSON values as one tensor of bytes.
-
-    A list of Python objects would slowly be copied into every worker of a ``DataLoader``, because reading an object
-    writes its reference count.
-    """
-
-    def __init__(self, values: Iterable[Any]) -> None:
-        texts = [json.dumps(value, separators=(",", ":")).encode() for value in values]
-        self._ends = torch.tensor([0, *map(len, texts)]).cumsum(0)  # (N + 1,)
-        self._bytes = torch.frombuffer(bytearray(b"".join(texts)), dtype=torch.uint8)
-
-    def __getitem__(self, index: int) -> Any:
-        start, end = self._ends[index : index + 2].tolist()
-        return json.loads(self._bytes[start:end].numpy().tobytes())
-
-
-def _read(path: Path, required: dict[str, dict[str, Any]] = _KEYS) -> dict[str, list[dict[str, Any]]]:
-    """The content of the file, after checking that every entry has its keys."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; pass a COCO instances file, such as instances_val2017.json")
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:  # no JSON, or not even text
-        raise ValueError(f"{path} is no JSON file ({error}); pass a COCO instances file") from error
-    for part, keys in required.items():
-        rows = content.get(part) if isinstance(content, dict) else None
-        if not isinstance(rows, list):
-            raise ValueError(
-                f"{path} has no list {part!r}; pass a COCO instances file, with images, categories and annotations"
-            )
-        for n, row in enumerate(rows):
-            for key, wanted in keys.items():
-                value = row.get(key) if isinstance(row, dict) else None
-                if not isinstance(value, wanted) or isinstance(value, bool):
-                    seen = f"no {key}" if value is None else f"the {key} {value!r:.60}"
-                    raise ValueError(f"{path}: entry {n} of {part!r} has {seen}; expected {_TYPE_NAMES[wanted]}")
-    return content
-
-
-def _unique(rows: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
-    """The rows, after checking that no id stands twice."""
-    seen: set[int] = set()
-    for row in rows:
-        if row["id"] in seen:
-            raise ValueError(f"{what} id {row['id']} stands twice; give every {what} its own")
-        seen.add(row["id"])
-    return rows
-
-
 @dataclass(frozen=True)
 class _Tally:
     """The annotations of a file: objects with a mask by category id, crowds, and those without a mask."""
@@ -332,29 +260,14 @@ class _Tally:
     without_mask: int
 
 
-def _index(
-    content: dict[str, list[dict[str, Any]]], labels: dict[int, int], crowds: bool
-) -> tuple[list[dict[str, Any]], _Tally]:
+def _index(content: dict[str, list[Row]], labels: dict[int, int], crowds: bool) -> tuple[list[Row], _Tally]:
     """For each image its row and ``objects``: (category id, iscrowd, segmentation) of all that have a mask."""
-    entries: dict[int, dict[str, Any]] = {}
-    for row in _unique(content["images"], "image"):
-        if min(row["height"], row["width"]) < 1:
-            raise ValueError(
-                f"image {row['id']} is {row['height']} x {row['width']}; write the height and width of the image"
-            )
-        entries[row["id"]] = {key: row[key] for key in _KEYS["images"]} | {"objects": []}
+    entries = {image_id: entry | {"objects": []} for image_id, entry in image_entries(content["images"]).items()}
     objects: Counter[int] = Counter()
     degenerate = crowded = 0
     for n, row in enumerate(content["annotations"]):
         name = f"annotation {row['id']}" if "id" in row else f"entry {n} of 'annotations'"
-        entry, category = entries.get(row["image_id"]), labels.get(row["category_id"])
-        if entry is None:
-            raise ValueError(f"{name} has image_id {row['image_id']}, which is not in 'images'; add it or remove both")
-        if category is None:
-            raise ValueError(f"{name} has category_id {row['category_id']}, which is not in 'categories'; add it there")
-        crowd = row.get("iscrowd", 0)
-        if crowd not in (0, 1):
-            raise ValueError(f"{name} has iscrowd {crowd!r:.60}; it is 0 or 1")
+        entry, category, crowd = find_owner(row, name, entries), find_category(row, name, labels), is_crowd(row, name)
         try:
             segmentation = _checked(row["segmentation"], entry["height"], entry["width"])
         except ValueError as error:
@@ -367,7 +280,7 @@ def _index(
         else:
             objects[category] += 1
         if crowds or not crowd:
-            entry["objects"].append((category, bool(crowd), segmentation))
+            entry["objects"].append((category, crowd, segmentation))
     if degenerate and degenerate == len(content["annotations"]):
         raise ValueError("no annotation has a mask; this format needs polygons or run-length codes, not boxes alone")
     return list(entries.values()), _Tally(objects, crowded, degenerate)

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from seglib.data.checks import LabelCounts, count_images
 from seglib.data.transforms import move_maps
+from seglib.ops.panoptic import segment_index
 from seglib.types import Instances, Panoptic, Sample
 
 if TYPE_CHECKING:
@@ -94,8 +95,9 @@ def paste(sample: Sample, source: Sample) -> Sample:
     """Paste all objects of ``source`` over ``sample``.
 
     A pasted pixel brings everything along that ``source`` has there: its colour and, where the samples have them, its
-    semantic label, its regions, its panoptic segment (under a new id) and its weight. What lies below loses these
-    pixels: boxes and areas are measured again, and objects and segments that are covered whole are dropped.
+    semantic label, its regions, its panoptic segment and its weight. What lies below loses these
+    pixels: boxes and areas are measured again, and objects and segments that are covered whole are dropped. Panoptic
+    segments get the ids 1, 2, ….
 
     Args:
         sample: what is pasted on; its objects come first in the result.
@@ -123,10 +125,11 @@ def paste(sample: Sample, source: Sample) -> Sample:
     if below.pixel_weight is not None and above.pixel_weight is not None:
         merged = replace(merged, pixel_weight=torch.where(top, above.pixel_weight, below.pixel_weight))
     if below.panoptic is not None and above.panoptic is not None:
-        free = max((s.id for s in below.panoptic.segments), default=0)
-        ids = torch.where(above.panoptic.map > 0, above.panoptic.map + free, below.panoptic.map)  # (H, W) int32
-        renamed = [replace(s, id=s.id + free) for s in above.panoptic.segments]
-        merged = replace(merged, panoptic=Panoptic(ids, below.panoptic.segments + renamed))
+        # By their places, because two ids of COCO's, up to 2²⁴ − 1 each, leave no room above them.
+        segments = below.panoptic.segments + above.panoptic.segments
+        pasted, kept = segment_index(above.panoptic), segment_index(below.panoptic)  # (H, W)
+        ids = torch.where(pasted > 0, pasted + len(below.panoptic.segments), kept).int()
+        merged = replace(merged, panoptic=Panoptic(ids, [replace(s, id=i) for i, s in enumerate(segments, 1)]))
     return merged
 
 

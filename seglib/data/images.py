@@ -107,16 +107,41 @@ def read_labels(path: str | os.PathLike[str], *, page: int = 0) -> Tensor:
             )
         tiles = getattr(opened, "tile", [])  # how the file stores its pixels; emptied by loading
         step = _WIDENED_BY.get(str(tiles[0][3]), 1) if tiles else 1
-        # TIFF files are turned by Pillow while they load, so the tag has to be read before.
-        orientation = opened.getexif().get(_ORIENTATION, 1)
-        if orientation != 1:
-            raise _Refused(
-                f"its EXIF orientation is {orientation}, so it is unclear which side is up; rotate the pixels of the"
-                " labels to stand like the photo and save them without EXIF data"
-            )
+        _refuse_rotation(opened)
         return np.array(opened).astype(np.int64) // step  # (H, W)
 
     return torch.from_numpy(_decode(path, decode, content="labels"))
+
+
+def read_id_colors(path: str | os.PathLike[str]) -> Tensor:
+    """The colours in ``path``, exactly as stored: of a map whose colours stand for ids, as COCO's panoptic PNGs.
+
+    Args:
+        path: an RGB image of 8 bits in a lossless format, usually PNG.
+
+    Returns:
+        ``(H, W, 3)`` uint8.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the file is no image, is cut off or damaged, was compressed with loss, is grey, has a palette,
+            transparency or 16 bits, or asks to be rotated when shown.
+    """
+
+    def decode(opened: Image.Image) -> np.ndarray:
+        tiles = getattr(opened, "tile", [])  # how the file stores its pixels; Pillow gives 16 bits as their upper 8
+        deep = bool(tiles) and ";16" in str(tiles[0][3])
+        if opened.format in _LOSSY or opened.mode != "RGB" or opened.has_transparency_data or deep:
+            stored = f"{opened.format}, mode {opened.mode}, {'16' if deep else '8'} bits"
+            transparent = ", with transparency" if opened.has_transparency_data else ""
+            raise _Refused(
+                f"its colours stand for ids and must be RGB of 8 bits, without palette, transparency or lossy"
+                f" compression; it is {stored}{transparent}: export it again as an RGB PNG"
+            )
+        _refuse_rotation(opened)
+        return np.array(opened)  # (H, W, 3)
+
+    return torch.from_numpy(_decode(path, decode, content="map"))
 
 
 def count_pages(path: str | os.PathLike[str]) -> int:
@@ -164,6 +189,16 @@ def _turn_to(page: int, opened: Image.Image) -> None:
     if not 0 <= page < pages:
         raise _Refused(f"it has no page {page}; its pages are 0..{pages - 1}")
     opened.seek(page)
+
+
+def _refuse_rotation(opened: Image.Image) -> None:
+    """Raise for a map with an EXIF orientation. TIFF files are turned while they load: call this before."""
+    orientation = opened.getexif().get(_ORIENTATION, 1)
+    if orientation != 1:
+        raise _Refused(
+            f"its EXIF orientation is {orientation}, so it is unclear which side is up; rotate the pixels of the"
+            " labels to stand like the photo and save them without EXIF data"
+        )
 
 
 def _is_16_bit(opened: Image.Image) -> bool:

@@ -26,6 +26,7 @@ from torchvision.transforms import v2
 
 from seglib.ops.geometry import Geometry
 from seglib.ops.masks import masks_to_boxes
+from seglib.ops.panoptic import segment_areas
 from seglib.ops.resize import resize_image, resize_labels
 from seglib.types import ANNOTATIONS, VOID, Instances, Panoptic, Sample
 
@@ -281,9 +282,8 @@ def _with_masks(instances: Instances, masks: Tensor) -> Instances:
 
 def _with_map(panoptic: Panoptic, new: Tensor) -> Panoptic:
     """The panoptic segmentation with a new map (H, W): areas counted again, segments without a pixel dropped."""
-    ids, counts = torch.unique(new, return_counts=True)
-    areas = dict(zip(ids.tolist(), counts.tolist(), strict=True))
-    return Panoptic(new, [replace(s, area=areas[s.id]) for s in panoptic.segments if s.id in areas])
+    areas = segment_areas(Panoptic(new, panoptic.segments)).tolist()
+    return Panoptic(new, [replace(s, area=area) for s, area in zip(panoptic.segments, areas, strict=True) if area])
 
 
 def as_pair(size: int | tuple[int, int]) -> tuple[int, int]:

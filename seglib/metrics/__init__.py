@@ -13,6 +13,7 @@ from seglib.metrics.boundary import (
 )
 from seglib.metrics.coco_json import evaluate_coco
 from seglib.metrics.coco_objects import CocoObjects
+from seglib.metrics.coco_panoptic import evaluate_coco_panoptic
 from seglib.metrics.confusion import ConfusionMatrix, SemanticScores, confusion
 from seglib.metrics.detection_errors import DetectionErrors, detection_errors
 from seglib.metrics.pq import Matches, PanopticQuality, PQMeans, PQScores, match_segments
@@ -41,6 +42,7 @@ __all__ = [
     "cells",
     "confusion",
     "evaluate_coco",
+    "evaluate_coco_panoptic",
     "foreground_rand",
     "match_segments",
 ]

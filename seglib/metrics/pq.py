@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -43,7 +44,8 @@ class Matches:
     """How the segments of one image were matched. Segments are named by their ids, in the order of their lists.
 
     Attributes:
-        pairs: the true positives: the id of the prediction, the id of the target, and their IoU in (½, 1].
+        pairs: the true positives: the id of the prediction, the id of the target, and their IoU in (½, 1]; in the
+            order of the targets.
         fp: ids of the false positives, predictions without a match.
         fn: ids of the false negatives, targets without a match.
         ignored: ids of the predictions without a match that lie mostly in void or in the crowd of their class.
@@ -66,11 +68,10 @@ def match_segments(prediction: Panoptic, target: Panoptic, *, sum_crowds: bool =
     Raises:
         ValueError: when sizes differ, a map isn't int32, ids repeat or are below 1, or map and list have other ids.
     """
-    iou, fp, fn, ignored = _match(prediction, target, sum_crowds)
     found, true = _column(prediction, "id"), _column(target, "id")  # (P,), (G,)
-    p, g = (iou.T > 0).nonzero()  # (TP,) each
-    pairs = list(zip(found[p].tolist(), true[g].tolist(), iou[g, p].tolist(), strict=True))
-    return Matches(pairs, found[fp].tolist(), true[fn].tolist(), found[ignored].tolist())
+    m = _match(prediction, target, sum_crowds)
+    pairs = list(zip(found[m.prediction].tolist(), true[m.target].tolist(), m.iou.tolist(), strict=True))
+    return Matches(pairs, found[m.fp].tolist(), true[m.fn].tolist(), found[m.ignored].tolist())
 
 
 @dataclass(frozen=True)
@@ -177,13 +178,14 @@ class PanopticQuality(StreamingCounts):
             ValueError: when sizes differ, a map isn't int32, ids repeat or are below 1, map and list have other ids, a
                 category isn't in the table, or a segment's ``isthing`` contradicts it.
         """
-        classes = [self._classes(side, name) for side, name in ((prediction, "prediction"), (target, "target"))]
-        iou, fp, fn, _ = _match(prediction, target, self.sum_crowds)
-        found, true = classes
-        columns, k = iou.max(0, initial=0), self.num_classes  # (P,) IoU of the match, 0 without one
-        counts = [np.bincount(found, columns, k), np.bincount(found[columns > 0], minlength=k)]
-        counts += [np.bincount(found[fp], minlength=k), np.bincount(true[fn], minlength=k)]
-        table = torch.from_numpy(np.stack(counts).astype(np.float64))  # (4, K)
+        found, true = self._classes(prediction, "prediction"), self._classes(target, "target")  # (P,), (G,)
+        m = _match(prediction, target, self.sum_crowds)
+        iou = np.bincount(found[m.prediction], m.iou, self.num_classes)  # (K,)
+        tp, fp, fn = (
+            np.bincount(classes, minlength=self.num_classes)
+            for classes in (found[m.prediction], found[m.fp], true[m.fn])
+        )
+        table = torch.from_numpy(np.stack([iou, tp, fp, fn]))  # (4, K)
         if self.per_image:
             scores = _scores(table, self.isthing)  # (3, K + 3)
             table = torch.cat([F.pad(table, (0, 3)), scores.nan_to_num(0), ~scores[:1].isnan()])  # (8, K + 3)
@@ -254,54 +256,62 @@ def _scores(counts: Tensor, isthing: Tensor) -> Tensor:
     return torch.cat([classes, *(classes[:, group].nanmean(1, keepdim=True) for group in _groups(isthing))], 1)
 
 
-def _match(
-    prediction: Panoptic, target: Panoptic, sum_crowds: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The matching of G true and P predicted segments.
+class _Matching(NamedTuple):
+    """How P predicted and G true segments were matched; segments are named by their places in the lists."""
 
-    Returns:
-        The IoU of matched pairs ``(G, P)``, 0 for all others; the false positives ``(P,)`` bool; the false negatives
-        ``(G,)`` bool; the ignored predictions ``(P,)`` bool.
-    """
-    pixels = _shared_pixels(prediction, target)  # (G + 1, P + 1)
-    void, shared = pixels[0, 1:], pixels[1:, 1:]  # (P,), (G, P)
-    true_area, found_area = pixels[1:].sum(1), pixels[:, 1:].sum(0)  # (G,), (P,)
-    true, found = _column(target, "category_id"), _column(prediction, "category_id")  # (G,), (P,)
-    crowd = _column(target, "iscrowd", bool)  # (G,)
+    prediction: np.ndarray  # (TP,), of the pairs
+    target: np.ndarray  # (TP,)
+    iou: np.ndarray  # (TP,)
+    fp: np.ndarray  # (P,) bool
+    fn: np.ndarray  # (G,) bool
+    ignored: np.ndarray  # (P,) bool
 
-    same = true[:, None] == found  # (G, P)
-    union = true_area[:, None] + found_area - shared - void  # (G, P)
-    matched = same & ~crowd[:, None] & (2 * shared > union)
+
+def _match(prediction: Panoptic, target: Panoptic, sum_crowds: bool) -> _Matching:
+    # Place 0 is void, place i + 1 a segment. What is left in float64 are whole numbers below 2⁵³, which are exact.
+    found = np.append(-1, _column(prediction, "category_id"))  # (P + 1,)
+    true = np.append(-1, _column(target, "category_id"))  # (G + 1,)
+    crowd = np.append(False, _column(target, "iscrowd", bool))  # (G + 1,)
+    p, g, pixels = _overlaps(prediction, target)  # (O,) each
+    found_area, true_area = np.bincount(p, pixels, len(found)), np.bincount(g, pixels, len(true))
+    void = np.bincount(p, pixels * (g == 0), len(found))  # (P + 1,)
+
+    same = (p > 0) & (g > 0) & (found[p] == true[g])  # (O,)
+    union = found_area[p] + true_area[g] - pixels - void[p]
+    matched = same & ~crowd[g] & (2 * pixels > union)
     crowds = np.flatnonzero(crowd)[::-1]
     if not sum_crowds:
-        crowds = crowds[np.unique(true[crowds], return_index=True)[1]]  # the first of every class, from the end
-    excused = void + (same * shared)[crowds].sum(0)  # (P,)
-    alone = ~matched.any(0)
+        crowds = crowds[np.unique(true[crowds], return_index=True)[1]]  # of every class the first from the end
+    excused = void + np.bincount(p, pixels * (same & np.isin(g, crowds)), len(found))  # (P + 1,)
+
+    alone, missed = np.ones(len(found), bool), ~crowd
+    alone[p[matched]] = missed[g[matched]] = False
     ignored = alone & (2 * excused > found_area)
-    return np.where(matched, shared / union, 0), alone & ~ignored, ~matched.any(1) & ~crowd, ignored
+    iou = pixels[matched] / union[matched]
+    return _Matching(p[matched] - 1, g[matched] - 1, iou, fp=(alone & ~ignored)[1:], fn=missed[1:], ignored=ignored[1:])
 
 
-def _shared_pixels(prediction: Panoptic, target: Panoptic) -> np.ndarray:
-    """How many pixels each true segment shares with each predicted one: ``(G + 1, P + 1)`` int64.
+def _overlaps(prediction: Panoptic, target: Panoptic) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The O pairs of segments, or void, that share pixels: place in the prediction, in the target, number of pixels.
 
-    Row 0 and column 0 are void. Neighbours mostly lie in the same two segments, so that ids are looked up once per run
-    of pixels, in the order of memory, which is what makes it fast.
+    Neighbours mostly belong to the same two segments, so ids are looked up once per run of pixels, in the order of
+    memory, and not once per pixel.
     """
     if prediction.map.shape != target.map.shape:
         raise ValueError(
             f"the map of the prediction is {tuple(prediction.map.shape)}, that of the target"
             f" {tuple(target.map.shape)}; resize the prediction to the size of the target"
         )
-    p, t = (_flat_map(side, name) for side, name in ((prediction, "prediction"), (target, "target")))
-    first = np.ones(p.size, bool)  # where a run begins
-    first[1:] = (p[1:] != p[:-1]) | (t[1:] != t[:-1])
+    found, true = _flat_map(prediction, "prediction"), _flat_map(target, "target")  # (H·W,)
+    first = np.ones(found.size, bool)  # of a run
+    first[1:] = (found[1:] != found[:-1]) | (true[1:] != true[:-1])
     starts = np.flatnonzero(first)  # (R,)
-    column = _places(p[starts], prediction, "prediction")
-    row = _places(t[starts], target, "target")
-    width, height = len(prediction.segments) + 1, len(target.segments) + 1
-    lengths = np.diff(starts, append=p.size)
-    pixels = np.bincount(row * width + column, lengths, width * height)  # float64, exact below 2⁵³
-    return pixels.astype(np.int64).reshape(height, width)
+    lengths = np.diff(starts, append=found.size)
+    columns = len(prediction.segments) + 1
+    pair = _places(true[starts], target, "target") * columns + _places(found[starts], prediction, "prediction")  # (R,)
+    pixels = np.bincount(pair, lengths)
+    pairs = np.flatnonzero(pixels)  # (O,)
+    return pairs % columns, pairs // columns, pixels[pairs]
 
 
 def _flat_map(panoptic: Panoptic, name: str) -> np.ndarray:

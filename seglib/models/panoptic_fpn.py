@@ -130,7 +130,7 @@ class PanopticFPN(MaskRCNN):
         """The mean cross-entropy over the labelled pixels, on logits upsampled to the image's size; not yet weighted.
 
         Args:
-            logits: those of the semantic branch, ``(B, 1 + S, H/4, W/4)``.
+            logits: class scores of the semantic branch, ``(B, 1 + S, H/4, W/4)``.
             semantic: category ids, whose things become one class, ``(B, H, W)`` int64, 255 is void.
         """
         upsampled = crop_to(self._upsample(logits), semantic.shape[1:])  # (B, 1 + S, H, W)

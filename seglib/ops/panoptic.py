@@ -6,7 +6,7 @@ Nothing is lost on the way: each form holds what the others hold, up to the numb
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -65,14 +65,16 @@ def segment_index(panoptic: Panoptic) -> Tensor:
     """
     ids = torch.tensor([0, *(s.id for s in panoptic.segments)], dtype=panoptic.map.dtype, device=panoptic.map.device)
     ordered, order = ids.sort()
-    place = torch.searchsorted(ordered, panoptic.map).clamp(max=len(ids) - 1)  # (H, W)
-    unknown = ordered[place] != panoptic.map
+    # Ids are looked up once a run of equal pixels, and there are some hundred times fewer runs than pixels.
+    runs, lengths = torch.unique_consecutive(panoptic.map.flatten(), return_counts=True)  # (R,) each
+    place = torch.searchsorted(ordered, runs).clamp(max=len(ids) - 1)
+    unknown = ordered[place] != runs
     if bool(unknown.any()):
         raise ValueError(
-            f"the map has the id {int(panoptic.map[unknown][0])}, which no segment has; add the segment or set its"
-            " pixels to 0 (void)"
+            f"the map has the id {int(runs[unknown][0])}, which no segment has; add the segment or set its pixels to 0"
+            " (void)"
         )
-    return order[place]
+    return order[place].repeat_interleave(lengths).view(panoptic.map.shape)
 
 
 def ids_to_rgb(ids: Tensor) -> Tensor:
@@ -118,13 +120,16 @@ def rgb_to_ids(rgb: Tensor) -> Tensor:
     return red + 256 * green + 256**2 * blue
 
 
-def check_panoptic(panoptic: Panoptic, categories: Sequence[Category], name: str = "the panoptic map") -> None:
+def check_panoptic(
+    panoptic: Panoptic, num_classes: int, name: str = "the panoptic map", *, num_things: int | None = None
+) -> None:
     """Raise when the map and the list of segments contradict each other or the class table.
 
     Args:
         panoptic: a map ``(H, W)`` and its segments.
-        categories: the class table.
+        num_classes: number of classes K of the table; category ids are 0..K − 1.
         name: the start of the message, for example ``"image 139"``.
+        num_things: number of things, the first classes of the table; ``None`` checks ``isthing`` of no segment.
 
     Raises:
         ValueError: when the map isn't int32 ``(H, W)``; for an id that isn't in 1..2²⁴ − 1 or that two segments have;
@@ -139,29 +144,44 @@ def check_panoptic(panoptic: Panoptic, categories: Sequence[Category], name: str
     for s in segments:
         if not 1 <= s.id <= MAX_ID:
             raise ValueError(f"{name}: segment id {s.id} is not in 1..{MAX_ID} (0 is void); number the segments from 1")
-        if not 0 <= s.category_id < len(categories):
+        if not 0 <= s.category_id < num_classes:
             raise ValueError(
-                f"{name}: segment {s.id} has category_id {s.category_id}, which is not in 0..{len(categories) - 1};"
-                " use the class table that the segments were made for"
+                f"{name}: segment {s.id} has category_id {s.category_id}, which is not in 0..{num_classes - 1}; use the"
+                " class table that the segments were made for"
             )
-        category = categories[s.category_id]
-        if s.isthing != category.isthing:
+        if num_things is not None and s.isthing != (s.category_id < num_things):
             raise ValueError(
-                f"{name}: segment {s.id} has isthing={s.isthing}, but {category.name!r} is"
-                f" {'a thing' if category.isthing else 'stuff'} in the class table; take isthing from the table"
+                f"{name}: segment {s.id} of category {s.category_id} has isthing={s.isthing}, but the first"
+                f" {num_things} classes are the things; take isthing from the class table"
             )
     if repeated := [i for i, count in Counter(s.id for s in segments).items() if count > 1]:
         raise ValueError(f"{name}: segment id {repeated[0]} stands twice; give every segment an id of its own")
     try:
-        index = segment_index(panoptic)
+        areas = segment_areas(panoptic).tolist()
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    areas = torch.bincount(index.flatten(), minlength=len(segments) + 1)[1:].tolist()
     for s, area in zip(segments, areas, strict=True):
         if area == 0:
             raise ValueError(f"{name}: segment {s.id} has no pixel in the map; leave the segment out")
         if s.area != area:
             raise ValueError(f"{name}: segment {s.id} has area {s.area} and {area} pixels in the map; count them anew")
+
+
+def segment_areas(panoptic: Panoptic) -> Tensor:
+    """The number of pixels of every segment, counted on the map: ``(S,)`` int64 in the order of the segments.
+
+    Raises:
+        ValueError: for an id in the map that no segment has.
+    """
+    return torch.bincount(segment_index(panoptic).flatten(), minlength=len(panoptic.segments) + 1)[1:]
+
+
+def drop_segments(panoptic: Panoptic, ids: Collection[int]) -> Panoptic:
+    """The panoptic segmentation without the segments that have these ids: their pixels become void."""
+    if not ids:
+        return panoptic
+    dropped = torch.isin(panoptic.map, torch.tensor(list(ids), dtype=torch.int32, device=panoptic.map.device))
+    return Panoptic(panoptic.map.masked_fill(dropped, 0), [s for s in panoptic.segments if s.id not in ids])
 
 
 def segment_boxes(panoptic: Panoptic) -> Tensor:
@@ -201,7 +221,7 @@ def panoptic_from_parts(semantic: Tensor, instances: Instances, categories: Sequ
     """
     check_labels(semantic, len(categories), VOID, name="semantic label")
     things = sum(c.isthing for c in categories)
-    check_labels(instances.labels, things, name="the class of things")
+    check_labels(instances.labels, things, name="label of an object")
     if tuple(semantic.shape) != instances.size:
         raise ValueError(
             f"the semantic map is {tuple(semantic.shape)} and the masks are {instances.size} (H, W); bring both to one"

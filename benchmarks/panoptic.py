@@ -7,7 +7,7 @@ and take turns, so that whatever else the machine does hits both. The ratio is s
 round; printed are its median and its quartiles, below 1 where seglib is faster. The numbers of all must agree, except
 for torchmetrics, whose rules differ.
 
-panopticapi isn't on PyPI: put a copy of github.com/cocodataset/panopticapi on PYTHONPATH, else it is left out. In memory
+panopticapi isn't on PyPI: put a copy of github.com/cocodataset/panopticapi on PYTHONPATH, or it is left out. In memory
 it starts from decoded colours, which it turns into ids, and seglib from ids. From files it runs in one process on one
 core, or in one process per core; seglib runs in one process with a thread per core. Most of those times is the decoding
 of PNG files, which is the same Pillow on both sides.

@@ -11,7 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -179,9 +179,7 @@ def train(
     facts: dict[str, Any] = {"final_loss": history.losses[config.steps], "seconds": round(history.seconds, 1)}
     facts |= {"cpu_seconds": round(time.process_time(), 1), "out": str(out)}  # of this process, all its threads
     with atomic_path(out / "result.json") as beside:
-        beside.write_text(
-            json.dumps({"command": shlex.join(["seglib", *sys.argv[1:]]), **scores, **facts}, indent=1) + "\n"
-        )
+        beside.write_text(_json({"command": shlex.join(["seglib", *sys.argv[1:]]), **scores, **facts}) + "\n")
     _report(scores, as_json, facts)
 
 
@@ -190,7 +188,14 @@ def evaluate_command(
     weights: Weights,
     data: Data = "scenes",
     root: Root = None,
-    split: Annotated[str, typer.Option(help="train, val or test (voc and cityscapes: val).")] = "test",
+    split: Annotated[str, typer.Option(help="train, val or test (voc, cityscapes and coco: val).")] = "test",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the predictions that were scored, of an instance or panoptic model. They are in COCO's "
+            "formats, with the dataset's own ids: instances.json, or panoptic.json and PNG files in panoptic."
+        ),
+    ] = None,
     size: SizeOfEval = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 8,
     workers: Annotated[int, typer.Option(min=0, help="Processes that load data.")] = 0,
@@ -199,6 +204,8 @@ def evaluate_command(
 ) -> None:
     """Score stored weights on a split of a dataset."""
     from seglib.data.catalog import RESIZES, build_dataset
+    from seglib.data.class_tables import match_categories
+    from seglib.data.coco_predictions import write_coco_predictions
     from seglib.train import evaluate
 
     net, metadata = _load(weights, device)
@@ -209,8 +216,12 @@ def evaluate_command(
     elif shape is not None:
         net.geometry = _shorter(net.geometry, 0 if data in RESIZES else min(shape))
     dataset = build_dataset(data, root, split, size=shape, keep=(task.needs,))
-    scores = evaluate(net, dataset, task, batch_size=batch_size, workers=workers)
-    _report(scores, as_json, {"images": len(dataset), "split": split})
+    dataset = match_categories(dataset, task.categories, task.needs)
+    facts: dict[str, Any] = {"images": len(dataset), "split": split}
+    written = nullcontext() if out is None else write_coco_predictions(out, task.predicts, dataset.file_ids)
+    with written as write:
+        scores = evaluate(net, dataset, task, batch_size=batch_size, workers=workers, on_predictions=write)
+    _report(scores, as_json, facts if out is None else facts | {"out": str(out)})
 
 
 @app.command()
@@ -221,17 +232,19 @@ def predict(
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="Index PNG of class ids as the data set's own label files have them, or of objects numbered by score; "
-            "for a folder, a folder."
+            help="PNG of the class ids that the dataset's own label files have, of objects numbered by score, or of "
+            "segments as COCO stores them (id = R + 256 G + 65536 B); for a folder, a folder."
         ),
     ] = None,
     ids: Annotated[
         Path | None,
-        typer.Option(help="A COCO file whose image ids go into --json; without it results have file names."),
+        typer.Option(help="A COCO file whose image ids go into --json; without it results have the photos' names."),
     ] = None,
     score: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Lowest score of an object, of an instance model (0.5 when not given)."),
+        typer.Option(
+            min=0, max=1, help="Lowest score of an object, of an instance or panoptic model (0.5 when not given)."
+        ),
     ] = None,
     short_side: Annotated[
         int | None,
@@ -249,15 +262,21 @@ def predict(
         ),
     ] = None,
     device: Device = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: shares of classes, or COCO results.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: shares of classes, COCO results, or COCO's panoptic format.")
+    ] = False,
 ) -> None:
     """Segment a photo or a folder of photos: an overlay to look at, a label map to work with, or JSON.
 
-    Photos of any size go through in bounded memory. Of a folder, a photo that cannot be read is left out and named.
+    Photos of any size go through in bounded memory; a panoptic model takes 4 bytes for every pixel and class of stuff.
+    Of a folder, a photo that cannot be read is left out and named.
     """
+    from dataclasses import replace
+
     from seglib.data.coco import read_image_ids
     from seglib.data.images import read_image, write_png
     from seglib.photos import Options, check_options, photos_at, png_targets, predict_photo
+    from seglib.types import Panoptic
 
     views = _scales(scales)
     photos = photos_at(photo)
@@ -274,13 +293,15 @@ def predict(
     file_ids = metadata.get("file_ids", [c.id for c in task.categories])
     options = Options(file_ids, metadata.get("void_id"), score, image_ids, tile, views, flip)
     check_options(task, options)
+    if task.predicts is Panoptic and score is not None:  # the model itself merges
+        net.merge = replace(net.merge, score_threshold=score)
     where = next(net.parameters()).device
     entries: list[dict[str, Any]] = []
     failed = []
     for i, path in enumerate(photos):
         try:
             image = read_image(path)  # (3, H, W)
-            found = predict_photo(net, task, image.to(where), path, options)
+            found = predict_photo(net, task, image.to(where), path, options, maps[i].name if maps else None)
         except (ValueError, OSError) as error:
             failed.append(_one_line(error))
             continue
@@ -291,7 +312,7 @@ def predict(
         entries += found.entries
     done = len(photos) - len(failed)
     if done and as_json:
-        print(json.dumps(entries, indent=1))
+        print(json.dumps({"annotations": entries} if task.predicts is Panoptic else entries, indent=1))
     elif done:
         _say(f"{done} photo{'s' * (done > 1)} → {' and '.join(str(p) for p in (out, labels) if p)}")
     if failed:
@@ -447,15 +468,20 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def _json(content: dict[str, Any]) -> str:
+    """JSON, which has no NaN: a score without a value is null."""
+    return json.dumps({name: None if value != value else value for name, value in content.items()}, indent=1)
+
+
 def _report(scores: dict[str, Any], as_json: bool, facts: dict[str, Any]) -> None:
     if as_json:
-        print(json.dumps(scores | facts, indent=1))
+        print(_json(scores | facts))
         return
     table = Table("score", "value", box=None)
     for name, value in scores.items():
         if not isinstance(value, dict):
             table.add_row(name, f"{value:.4f}")
-    words = {"iou": "IoU", "dice": "Dice", "class_ap": "AP"}
+    words = {"iou": "IoU", "dice": "Dice", "class_ap": "AP", "class_pq": "PQ"}
     for group, of_class in scores.items():
         for name, value in of_class.items() if isinstance(of_class, dict) else ():
             table.add_row(f"  {words.get(group, group)} {name}", f"{value:.4f}", style="dim")

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from seglib.data.class_tables import labels_to_files
 from seglib.data.coco import ImageIds, coco_results
+from seglib.data.coco_panoptic import coco_panoptic_annotation
 from seglib.data.collate import collate
 from seglib.postprocess import predict_tiled
 from seglib.train.sampling import ResizedFor
 from seglib.train.tasks import RegionTask, Task
-from seglib.types import Instances, Regions, Sample, Semantic
-from seglib.viz import overlay, overlay_instances
+from seglib.types import Instances, Panoptic, Regions, Sample, Semantic
+from seglib.viz import overlay, overlay_instances, overlay_panoptic
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -31,9 +32,10 @@ class Options:
     Attributes:
         file_ids: what the label files or the COCO file of the model's dataset call each class.
         void_id: what they call void; ``None`` when they have none.
-        score: lowest score of an object; ``None`` is 0.5. For tasks that predict instances.
+        score: lowest score of an object; ``None`` is 0.5. For tasks that predict instances; of panoptic models the
+            merge has it.
         image_ids: the image ids of a COCO file by photo, for JSON results; ``None`` writes file names and no ids. For
-            tasks that predict instances.
+            tasks that predict instances or panoptic maps.
         tile: side of overlapping tiles in pixels; ``None`` cuts large photos only. For tasks that predict label maps.
         scales: average over views of the photo at these scales. For tasks that predict label maps.
         flip: average over flipped views too. For tasks that predict label maps.
@@ -54,7 +56,8 @@ class Prediction:
 
     Attributes:
         labels: ``(H, W)`` uint8 or uint16: class ids as the label files of the dataset have them; of instances 1, 2, …
-            by falling score, of regions 1, 2, … with later ones on top, 0 for none.
+            by falling score, of regions 1, 2, … with later ones on top, 0 for none. Of panoptic maps ``(H, W, 3)``
+            uint8: segment ids as COCO's PNG files have them.
         overlay: makes the overlay ``(H, W, 3)`` uint8.
         entries: the photo's part of the JSON output.
     """
@@ -70,16 +73,19 @@ def check_options(task: Task, options: Options) -> None:
     Raises:
         ValueError: when they can't, or for an option that the task has no use for.
     """
-    if task.predicts not in (Semantic, *_RESULTS):
+    if task.predicts not in (Semantic, Panoptic, *_RESULTS):
         raise ValueError(f"photos of the task {task.name!r} can't be written; use task.predict in Python")
-    if task.predicts is not Instances and (options.score is not None or options.image_ids is not None):
-        raise ValueError("--score and --ids are for instance models; this one gives every pixel its classes")
+    has_objects = task.predicts in (Instances, Panoptic)
+    if not has_objects and (options.score is not None or options.image_ids is not None):
+        raise ValueError("--score and --ids are for instance and panoptic models; this one knows no single objects")
     if task.predicts is not Semantic and (options.tile is not None or options.flip or tuple(options.scales) != (1.0,)):
         raise ValueError("--tile, --scales and --flip are for semantic models; leave them out")
 
 
 @torch.inference_mode()
-def predict_photo(model: Any, task: Task, image: Tensor, path: Path, options: Options) -> Prediction:
+def predict_photo(
+    model: Any, task: Task, image: Tensor, path: Path, options: Options, png: str | None = None
+) -> Prediction:
     """Predict one photo at the size that ``model.geometry`` asks for; results have the photo's own size.
 
     Label maps are made tile by tile where the photo is large; masks of objects are unpacked one at a time. So a large
@@ -91,6 +97,7 @@ def predict_photo(model: Any, task: Task, image: Tensor, path: Path, options: Op
         image: ``(C, H, W)`` on the model's device.
         path: the photo's path.
         options: checked by :func:`check_options`.
+        png: the name under which the labels will be written, if they are; a panoptic entry refers to it.
     """
     if task.predicts is Semantic:
         labels = predict_tiled(
@@ -99,6 +106,8 @@ def predict_photo(model: Any, task: Task, image: Tensor, path: Path, options: Op
         return _semantic(labels.numpy(), task, image, path, options)
     batch = collate([ResizedFor([Sample(image, path.name)], model.geometry)[0]])
     found = task.predict(model, batch)[0].to("cpu")
+    if task.predicts is Panoptic:
+        return _panoptic(found, task, image, path, options, png)
     return _RESULTS[task.predicts](found, task, image, path, options)
 
 
@@ -106,7 +115,9 @@ def _semantic(classes: np.ndarray, task: Task, image: Tensor, path: Path, option
     """The class of every pixel; as JSON the share of every class."""
     share = {c.name: round(float((classes == c.id).mean()), 4) for c in task.categories}
     labels = labels_to_files(classes, options.file_ids, options.void_id)
-    return Prediction(labels, partial(overlay, image.cpu(), classes, task.categories), [_facts(image, path, share)])
+    return Prediction(
+        labels, partial(overlay, image.cpu(), classes, task.categories), [_facts(image, path) | {"share": share}]
+    )
 
 
 def _regions(found: Regions, task: RegionTask, image: Tensor, path: Path, options: Options) -> Prediction:
@@ -116,7 +127,7 @@ def _regions(found: Regions, task: RegionTask, image: Tensor, path: Path, option
     for i, mask in enumerate(found.masks, start=1):
         labels[mask.numpy()] = i
     shown = Instances(found.masks, torch.arange(len(found.masks)), torch.zeros(len(found.masks), 4))
-    return Prediction(labels, partial(overlay_instances, image.cpu(), shown), [_facts(image, path, share)])
+    return Prediction(labels, partial(overlay_instances, image.cpu(), shown), [_facts(image, path) | {"share": share}])
 
 
 def _instances(objects: Instances, task: Task, image: Tensor, path: Path, options: Options) -> Prediction:
@@ -137,12 +148,27 @@ def _instances(objects: Instances, task: Task, image: Tensor, path: Path, option
     return Prediction(labels, partial(overlay_instances, image.cpu(), objects), entries)
 
 
+def _panoptic(found: Panoptic, task: Task, image: Tensor, path: Path, options: Options, png: str | None) -> Prediction:
+    """The segments; as JSON an annotation of COCO's panoptic format, with ``image_id`` where the ids are known."""
+    image_id = path.name if options.image_ids is None else options.image_ids[path]
+    annotation, pixels = coco_panoptic_annotation(found, image_id, options.file_ids, file_name=png)
+    if options.image_ids is None:
+        del annotation["image_id"]
+    if png is None:
+        del annotation["file_name"]
+    names = {s.id: task.categories[s.category_id].name for s in found.segments}
+    for segment in annotation["segments_info"]:
+        segment["category"] = names[segment["id"]]
+    shown = partial(overlay_panoptic, image.cpu(), found, task.categories)
+    return Prediction(pixels.numpy(), shown, [_facts(image, path) | annotation])
+
+
 _RESULTS: dict[type | None, Callable[..., Prediction]] = {Regions: _regions, Instances: _instances}
 """What makes a photo's results of a prediction, by its type."""
 
 
-def _facts(image: Tensor, path: Path, share: dict[str, float]) -> dict[str, Any]:
-    return {"photo": str(path), "height": image.shape[1], "width": image.shape[2], "share": share}
+def _facts(image: Tensor, path: Path) -> dict[str, Any]:
+    return {"photo": str(path), "height": image.shape[1], "width": image.shape[2]}
 
 
 def photos_at(path: Path) -> list[Path]:

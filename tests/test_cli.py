@@ -93,6 +93,19 @@ def test_training_learns_a_folder_of_pictures(photos, run, capsys):
     assert facts["geometry"]["mode"] == "shorter" and facts["geometry"]["size"] == 32
 
 
+def test_predictions_that_have_no_format_of_coco_are_not_written(photos, run, tmp_path, capsys):
+    data = ["--weights", run / "weights.safetensors", "--data", "folder", "--root", photos]
+    code, printed = seglib("eval", *data, "--out", tmp_path / "o", capsys=capsys)
+    assert code == 2 and printed.err.count("\n") == 1
+    assert "COCO has formats for instances and panoptic maps, not for Semantic" in printed.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_score_without_a_value_is_null_in_json(capsys):
+    cli._report({"pq_things": float("nan"), "class_pq": {"sky": 0.5}}, True, {"images": 1})
+    assert json.loads(capsys.readouterr().out) == {"pq_things": None, "class_pq": {"sky": 0.5}, "images": 1}
+
+
 def test_a_run_is_not_overwritten_by_accident(photos, run, capsys):
     data = ["--data", "folder", "--root", photos, "--size", "32x48"]
     code, printed = seglib("train", "fcn_tiny", *data, "--out", run, capsys=capsys)

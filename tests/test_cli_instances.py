@@ -69,10 +69,12 @@ def test_training_learns_and_results_score_as_the_evaluation_says(coco, of_every
     metadata = read_metadata(of_every_model)
     assert metadata["arguments"] == {"num_classes": 2} and metadata["file_ids"] == [3, 7]
     data = ["--data", "coco", "--root", coco, "--split", "val"]
-    code, printed = seglib("eval", "--weights", of_every_model, *data, "--json", "--size", "64x64", capsys=capsys)
+    more = ["--json", "--size", "64x64", "--out", tmp_path]
+    code, printed = seglib("eval", "--weights", of_every_model, *data, *more, capsys=capsys)
     scores = json.loads(printed.out)
     assert code == 0 and scores["ap50"] > 0.5  # two squares of opposite brightness are easy
     truth = coco / "annotations" / "instances_val2017.json"
+    assert evaluate_coco(truth, tmp_path / "instances.json").ap == scores["ap"]
     wanted = ["--json", "--score", 0, "--ids", truth]
     code, printed = seglib("predict", coco / "val2017", "--weights", of_every_model, *wanted, capsys=capsys)
     assert code == 0

@@ -412,6 +412,17 @@ def test_evaluation_does_not_depend_on_the_batch_size_and_restores_the_mode():
     assert model.training
 
 
+def test_an_evaluation_hands_on_the_predictions_that_it_scored():
+    matrix, names = TASK.evaluator(), []
+
+    def collect(predictions, batch):
+        matrix.update(predictions, batch)
+        names.extend(batch.ids)
+
+    scores = evaluate(net(), Squares(5), TASK, batch_size=2, on_predictions=collect)
+    assert matrix.compute() == scores and names == [f"square {i}" for i in range(5)]
+
+
 def test_an_empty_dataset_can_not_be_evaluated():
     with pytest.raises(ValueError, match="dataset to evaluate on is empty"):
         evaluate(net(), Squares(0), TASK)

@@ -53,6 +53,9 @@ from seglib.weights import save_weights
 OnStep = Callable[[int, int, float, float, float], None]
 """Called after every step as ``on_step(step, steps, loss, samples_per_second, seconds_left)``."""
 
+OnPredictions = Callable[[list[Any], Batch], None]
+"""Called for every batch that is scored as ``on_predictions(predictions, batch)``."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -340,6 +343,7 @@ def evaluate(
     batch_size: int = 16,
     workers: int = 0,
     accelerator: Accelerator | None = None,
+    on_predictions: OnPredictions | None = None,
 ) -> dict[str, Any]:
     """The task's scores of ``model`` on ``dataset``; with several processes each scores its share, and all get the sum.
 
@@ -352,6 +356,7 @@ def evaluate(
         batch_size: images at once.
         workers: processes that load data.
         accelerator: the Accelerate object of a run that calls this, which deals images over processes.
+        on_predictions: called with the predictions of every batch after they were scored, to write or show them.
 
     Raises:
         ValueError: when the dataset is empty, or has a class that the task lacks.
@@ -374,7 +379,10 @@ def evaluate(
     )
     for batch in loader:
         batch = batch.to(device)
-        evaluator.update(task.predict(model, batch), batch)
+        predictions = task.predict(model, batch)
+        evaluator.update(predictions, batch)
+        if on_predictions is not None:
+            on_predictions(predictions, batch)
     evaluator.synchronize()
     return evaluator.compute()
 

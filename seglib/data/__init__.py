@@ -36,6 +36,7 @@ _HOME = {
     "read_labels": "images",
     "train_transform": "transforms",
     "write_coco_panoptic": "coco_panoptic",
+    "write_coco_predictions": "coco_predictions",
     "write_coco_results": "coco",
     "write_png": "images",
 }
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from seglib.data.coco_panoptic import CocoPanoptic as CocoPanoptic
     from seglib.data.coco_panoptic import coco_panoptic_annotation as coco_panoptic_annotation
     from seglib.data.coco_panoptic import write_coco_panoptic as write_coco_panoptic
+    from seglib.data.coco_predictions import write_coco_predictions as write_coco_predictions
     from seglib.data.copy_paste import CopyPaste as CopyPaste
     from seglib.data.dsb import DSB2018 as DSB2018
     from seglib.data.dsb import DSB2018Kaggle as DSB2018Kaggle

@@ -112,6 +112,18 @@ def test_the_task_derives_labels_and_objects_from_the_panoptic_map():
         torch.testing.assert_close(derived[name], own[name])
 
 
+def test_stuff_is_the_same_when_classes_come_one_after_the_other(monkeypatch):
+    torch.manual_seed(0)
+    model = panoptic_fpn_tiny(NUM_THINGS, len(CATEGORIES) - NUM_THINGS).eval()
+    sizes, wanted = [(64, 64), (50, 40)], [(30, 90), (64, 64)]
+    with torch.no_grad():
+        out = model(scene_batch().images, None, sizes)
+    at_once = model.stuff(out, sizes, wanted)
+    monkeypatch.setattr("seglib.models.panoptic_fpn.CHUNK", 1)
+    assert all(torch.equal(a, b) for a, b in zip(model.stuff(out, sizes, wanted), at_once, strict=True))
+    assert len(at_once[0].unique()) > 2
+
+
 def test_an_image_without_things_and_one_without_stuff_train():
     task = PanopticTask(CATEGORIES)
     model = panoptic_fpn_tiny(**task.model_arguments())

@@ -40,6 +40,9 @@ from seglib.ops.resize import crop_to, resize_image
 from seglib.postprocess.panoptic import MergeSettings, merge_panoptic
 from seglib.types import VOID, Instances, Panoptic, Size, Targets
 
+CHUNK = 2**26
+"""Logits that are upsampled at once: 256 MB of float32."""
+
 
 @dataclass(frozen=True)
 class PanopticFPNOutput:
@@ -161,12 +164,20 @@ class PanopticFPN(MaskRCNN):
         """The stuff of every pixel before the merge, ``(H, W)`` int64 category ids, 255 where a thing is seen.
 
         Logits are brought to the size of the padded batch, cut to the image and resized to the output; the class is
-        decided there. Arguments as in :meth:`postprocess`.
+        decided there, a few classes at a time where all of them would fill the memory. Arguments as in
+        :meth:`postprocess`.
         """
-        logits = self._upsample(out.semantic_logits)  # (B, 1 + S, H, W)
         maps = []
-        for image, size, wanted in zip(logits, sizes, sizes if output_sizes is None else output_sizes, strict=True):
-            classes = resize_image(crop_to(image, size), wanted, antialias=False).argmax(0)  # (H, W)
+        wanted = sizes if output_sizes is None else output_sizes
+        for logits, size, (height, width) in zip(out.semantic_logits, sizes, wanted, strict=True):
+            best = logits.new_full((height, width), -torch.inf, dtype=torch.float32)
+            classes = torch.zeros(height, width, dtype=torch.int64, device=logits.device)
+            step = max(1, CHUNK // (height * width))
+            for begin in range(0, len(logits), step):
+                upsampled = self._upsample(logits[None, begin : begin + step])[0]  # (K, H, W)
+                found, index = resize_image(crop_to(upsampled, size), (height, width), antialias=False).max(0)
+                classes = torch.where(found > best, index + begin, classes)
+                best = best.maximum(found)
             maps.append(torch.where(classes == 0, VOID, classes + self.num_things - 1))
         return maps
 

@@ -268,8 +268,7 @@ def predict(
 ) -> None:
     """Segment a photo or a folder of photos: an overlay to look at, a label map to work with, or JSON.
 
-    Photos of any size go through in bounded memory.
-    Of a folder, a photo that cannot be read is left out and named.
+    Photos of any size go through in bounded memory. Of a folder, a photo that cannot be read is left out and named.
     """
     from dataclasses import replace
 

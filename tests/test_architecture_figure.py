@@ -26,9 +26,11 @@ from seglib.book.figures.element import source
 from seglib.book.pretrained import stored_model
 from seglib.data.scenes import CATEGORIES, Scenes
 from seglib.layers.tiny import TinyEncoder
+from seglib.metrics import PanopticQuality
 from seglib.models.condinst import condinst_tiny
 from seglib.models.deeplab import deeplab_tiny, deeplabv3plus_resnet34
 from seglib.models.fcn import FCN, fcn_resnet18, fcn_resnet50, fcn_tiny
+from seglib.models.panoptic_fpn import PanopticFPN, panoptic_fpn_tiny
 from seglib.models.solov2 import solov2_tiny
 from seglib.models.unet import unet_paper, unet_resnet34, unet_tiny
 from seglib.types import VOID, Category, Instances
@@ -37,8 +39,11 @@ ROOT = Path(__file__).resolve().parents[1]
 K = len(CATEGORIES)
 SEMANTIC = ("fcn", "unet", "deeplab")
 ONE_STAGE = ("yolact", "condinst", "solov2")
-PRESETS = (*SEMANTIC, "fpn", "rpn", "mask_rcnn", *ONE_STAGE)
-LARGE = ("anchors", "proposals", "detections", "masks", "prototypes", "features", "sum", "crop", "coordinates")
+PRESETS = (*SEMANTIC, "fpn", "rpn", "mask_rcnn", *ONE_STAGE, "panoptic_fpn")
+LARGE = (
+    "anchors", "proposals", "detections", "masks", "prototypes", "features", "sum", "crop", "coordinates", "things",
+    "stuff",
+)  # fmt: skip
 
 
 @functools.cache
@@ -48,7 +53,7 @@ def scene():
 
 @functools.cache
 def model_of(preset):
-    if preset in ("fcn", "deeplab", *ONE_STAGE):
+    if preset in ("fcn", "deeplab", *ONE_STAGE, "panoptic_fpn"):
         return stored_model(f"{preset}_tiny")
     if preset == "unet":
         return seeded(unet_tiny)
@@ -66,7 +71,8 @@ def seeded(build, *args, **kwargs):
 
 @functools.cache
 def _make(preset: str, compact: bool, here: str | None) -> Figure:
-    draw, target = getattr(architecture, preset), scene().semantic if preset in SEMANTIC else scene().instances
+    part = "semantic" if preset in SEMANTIC else "panoptic" if preset == "panoptic_fpn" else "instances"
+    draw, target = getattr(architecture, preset), getattr(scene(), part)
     return draw(model_of(preset), scene().image, CATEGORIES, target=target, compact=compact, here=here)
 
 
@@ -161,7 +167,7 @@ def test_shapes_strides_and_weights_are_those_of_the_model():
 
 
 def test_the_weights_of_a_networks_blocks_add_up_to_the_networks():
-    for preset in (*SEMANTIC, "mask_rcnn", *ONE_STAGE):
+    for preset in (*SEMANTIC, "mask_rcnn", *ONE_STAGE, "panoptic_fpn"):
         total = sum(p.numel() for p in model_of(preset).parameters())
         said = [re.search(r"([\d,]+) weights", b["facts"]) for b in make(preset).params["blocks"]]
         found = sum(int(m[1].replace(",", "")) for m in said if m)
@@ -401,6 +407,78 @@ def test_turning_a_part_of_a_one_stage_model_off_is_a_model_without_it(preset, s
     assert got != state(make(preset))[0] or before != after  # a second detection of an object can hide behind the first
 
 
+def without_semantics(model):
+    for parameter in model.semantic_head.predict.parameters():
+        nn.init.zeros_(parameter)  # of equal logits the first class wins, any thing
+
+
+def finest_alone(model):
+    for scale in model.semantic_head.scales[1:]:
+        norms = [m for m in scale if isinstance(m, nn.GroupNorm)]
+        nn.init.zeros_(norms[-1].weight)
+        nn.init.zeros_(norms[-1].bias)  # before a ReLU and an upsampling
+
+
+def whole_boxes(model):
+    nn.init.zeros_(model.mask_head.predict.weight)
+    nn.init.constant_(model.mask_head.predict.bias, 20)
+
+
+def without_things(model):
+    model.merge = replace(model.merge, score_threshold=1.0)
+
+
+@pytest.mark.parametrize(
+    ("switch", "change"),
+    [
+        ("semantic head", without_semantics),
+        ("its coarser levels", finest_alone),
+        ("mask head", whole_boxes),
+        ("things", without_things),
+    ],
+)
+def test_turning_a_part_of_panoptic_fpn_off_is_a_model_without_it(switch, change):
+    model = copy.deepcopy(model_of("panoptic_fpn"))
+    change(model)
+    found = model.predict(scene().image[None])[0]
+    assert state(make("panoptic_fpn"), switch)[0] == paint.panoptic(found, CATEGORIES)
+    assert state(make("panoptic_fpn"), switch)[0] != state(make("panoptic_fpn"))[0]
+
+
+def test_a_panoptic_map_is_scored_by_its_quality_and_what_it_leaves_void():
+    figure, found = make("panoptic_fpn"), model_of("panoptic_fpn").predict(scene().image[None])[0]
+    metric = PanopticQuality(CATEGORIES)
+    metric.update(found, scene().panoptic)
+    pq, void = metric.compute().pq, 100 * float((found.map == 0).double().mean())
+    things = sum(s.isthing for s in found.segments)
+    said = (
+        f"{things} segments of things and {len(found.segments) - things} of stuff; {void:.1f}% of the pixels are void."
+    )
+    assert state(figure)[1].startswith(f"{said} PQ on this image: {pq:.2f}, of things ")
+    off = state(figure, "semantic head")[1]
+    assert f"{things} segments of things and 0 of stuff. Void: {void:.1f}% → " in off
+    assert re.search(rf"PQ on this image: {pq:.2f} → 0\.\d\d, of things .*, of stuff 0\.\d\d → 0\.00\.$", off)
+    truth = figure.params["truth"]
+    assert truth == paint.panoptic(scene().panoptic, CATEGORIES)
+    alone = architecture.panoptic_fpn(model_of("panoptic_fpn"), scene().image, CATEGORIES)
+    assert "truth" not in alone.params and state(alone)[1] == said
+
+
+def test_the_things_of_the_drawing_are_those_that_the_merge_asks():
+    figure, model = make("panoptic_fpn"), model_of("panoptic_fpn")
+    with torch.no_grad():
+        out = model(scene().image[None])
+        found, stuff = model.things(out, [(128, 128)])[0], model.stuff(out, [(128, 128)])[0]
+    count = int((found.scores >= model.merge.score_threshold).sum())
+    assert block(figure, "things")["shape"] == f"{count}×128×128" and 0 < count < len(found)
+    pixels = decode(block(figure, "stuff")["m"]).convert("RGB")
+    assert pixels.size == (128, 128)
+    y, x = (stuff != VOID).nonzero()[0].tolist()
+    assert pixels.getpixel((x, y)) == CATEGORIES[int(stuff[y, x])].color
+    sizes = {block(figure, f"s{i}")["shape"] for i in range(1, 6)}
+    assert sizes == {"32×64×64"}  # every level arrives at the finest one's size
+
+
 def test_the_cells_that_solo_keeps_are_those_that_its_detections_come_from():
     model, figure = model_of("solov2"), make("solov2")
     with torch.no_grad():
@@ -497,6 +575,7 @@ OTHERS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "CondInst without coordinates": ("condinst", lambda: seeded(condinst_tiny, K, relative_coordinates=False)),
     "SOLOv2 on a ResNet": ("solov2", lambda: seeded(slim.solov2, K)),
     "SOLOv2 without coordinates": ("solov2", lambda: seeded(solov2_tiny, K, coordinates=())),
+    "Panoptic FPN on a ResNet": ("panoptic_fpn", lambda: seeded(slim.panoptic_fpn, 7, 5)),
 }
 
 
@@ -596,6 +675,8 @@ def test_a_wrong_argument_is_named(changes, said):
         ("yolact", lambda: seeded(fcn_tiny), "yolact draws .*YOLACT, got FCN"),
         ("condinst", lambda: seeded(fcn_tiny), "condinst draws .*CondInst, got FCN"),
         ("solov2", lambda: seeded(fcn_tiny), "solov2 draws .*SOLOv2, got FCN"),
+        ("panoptic_fpn", lambda: seeded(fcn_tiny), "panoptic_fpn draws .*PanopticFPN, got FCN"),
+        ("mask_rcnn", lambda: seeded(panoptic_fpn_tiny, 7, 5), "mask_rcnn draws parts of .*MaskRCNN, got PanopticFPN"),
     ],
 )
 def test_a_preset_says_what_it_draws(preset, build, said):
@@ -624,6 +705,8 @@ def test_an_unknown_place_lists_the_known_ones():
         ("yolact", "crop", "assembly"),
         ("condinst", "filters", "dynamic convs"),
         ("solov2", "kernel", "kernel branch"),
+        ("panoptic_fpn", "sum", "semantic head"),
+        ("panoptic_fpn", "merge", "merge"),
     ],
 )
 def test_a_block_or_its_group_marks_the_step_of_the_strip(preset, here, step):
@@ -688,6 +771,12 @@ def test_frames_lie_on_the_outermost_pixels_of_their_boxes():
     want[3:9, 2:6] = True
     want[4:8, 3:5] = False
     assert np.array_equal(layer > 0, want)
+
+
+def test_a_line_of_code_is_found_where_a_model_inherits_it():
+    line, file = parts.line_of("boxes, labels, scores = self._detect(", PanopticFPN)
+    assert line.startswith("boxes, labels") and file == "seglib/models/mask_rcnn.py"
+    assert parts.line_of("return [merge_panoptic(", PanopticFPN)[1] == "seglib/models/panoptic_fpn.py"
 
 
 def test_a_line_of_code_is_found_in_a_function_too():

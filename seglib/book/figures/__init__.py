@@ -13,14 +13,16 @@ from seglib.book.figures.detection import ROI_MAP, nms, precision_recall, roi_bi
 from seglib.book.figures.dynamic import dynamic_filter, dynamic_filter_of, prototypes, prototypes_of
 from seglib.book.figures.element import Figure
 from seglib.book.figures.images import png
+from seglib.book.figures.merging import panoptic_merge
+from seglib.book.figures.panoptic import PANOPTIC_CATEGORIES, panoptic_quality, panoptic_scene
 from seglib.types import VOID, Category, Sample
 from seglib.viz.colors import instance_colors
 from seglib.viz.overlay import panoptic_colors
 
 __all__ = [
-    "ROI_MAP", "Figure", "dilation", "dynamic_filter", "dynamic_filter_of", "loss_gradient", "mask_metrics", "nms",
-    "pixel_probe", "precision_recall", "prototypes", "prototypes_of", "receptive_field", "roi_bins", "transposed_conv",
-    "valid_tiles",
+    "PANOPTIC_CATEGORIES", "ROI_MAP", "Figure", "dilation", "dynamic_filter", "dynamic_filter_of", "loss_gradient",
+    "mask_metrics", "nms", "panoptic_merge", "panoptic_quality", "panoptic_scene", "pixel_probe", "precision_recall",
+    "prototypes", "prototypes_of", "receptive_field", "roi_bins", "transposed_conv", "valid_tiles",
 ]  # fmt: skip
 
 

@@ -1,13 +1,14 @@
 """Architecture drawings: a network as the field draws it, with the maps of a real forward pass in its blocks.
 
-``draw`` is the general form; ``fcn``, ``unet``, ``deeplab``, ``fpn``, ``rpn``, ``mask_rcnn``, ``yolact``, ``condinst``
-and ``solov2`` know our models.
+``draw`` is the general form; ``fcn``, ``unet``, ``deeplab``, ``fpn``, ``rpn``, ``mask_rcnn``, ``yolact``, ``condinst``,
+``solov2`` and ``panoptic_fpn`` know our models.
 """
 
 from seglib.book.figures.architecture.detection import fpn, mask_rcnn, rpn
 from seglib.book.figures.architecture.drawing import draw
 from seglib.book.figures.architecture.one_stage import condinst, solov2, yolact
 from seglib.book.figures.architecture.outcome import Outcome
+from seglib.book.figures.architecture.panoptic import panoptic_fpn
 from seglib.book.figures.architecture.parts import (
     Block,
     Call,
@@ -25,5 +26,5 @@ from seglib.book.figures.architecture.semantic import deeplab, fcn, unet
 
 __all__ = [
     "Block", "Call", "Cut", "Edge", "Group", "Note", "Outcome", "Scene", "Swap", "Switch", "argument", "condinst",
-    "deeplab", "draw", "entry", "fcn", "fpn", "mask_rcnn", "rpn", "solov2", "unet", "yolact",
+    "deeplab", "draw", "entry", "fcn", "fpn", "mask_rcnn", "panoptic_fpn", "rpn", "solov2", "unet", "yolact",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ from seglib.book.figures.element import Figure
 from seglib.layers.rpn import propose
 from seglib.models.base import Model
 from seglib.models.mask_rcnn import MaskRCNN
+from seglib.models.panoptic_fpn import PanopticFPN
+from seglib.models.two_stage import MaskRCNNOutput
 from seglib.types import Category, Instances
 
 LEVEL_COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167), (240, 228, 66), (213, 94, 0))
@@ -35,7 +37,7 @@ LEVEL_COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167), (
 
 
 def _check(model: Model, drawing: str) -> MaskRCNN:
-    if not isinstance(model, MaskRCNN):
+    if not isinstance(model, MaskRCNN) or isinstance(model, PanopticFPN):
         raise ValueError(f"{drawing} draws parts of seglib.models.mask_rcnn.MaskRCNN, got {type(model).__name__}")
     return model
 
@@ -256,8 +258,7 @@ def _probabilities(value: Tensor, scene: Scene) -> np.ndarray:
     return painters.on_scale(value[:12].softmax(1) if value.numel() else value.new_zeros(1, 1))
 
 
-def _confident(call: Call) -> tuple[Tensor, ...]:
-    out = call.output
+def _confident(out: MaskRCNNOutput) -> tuple[Tensor, ...]:
     kept = out.scores[0] >= 0.5
     return out.boxes[0][out.scores[0] > 0], out.boxes[0][kept], out.labels[0][kept]
 
@@ -296,14 +297,53 @@ def mask_rcnn(
         ValueError: for another model, or an unknown ``here``.
     """
     net = _check(model, "mask_rcnn")
-    first, second, third, fourth, fifth = 50.0, 140.0, 234.0, 324.0, 414.0
-    blocks, edges, places = encoder_row(net, first)
+    fifth = FIRST + 364
+    blocks, edges, places, pyramid = pyramid_rows(net)
+    more, lines = stage_rows(net, pyramid, third=FIRST + 184, bus=10, output=lambda call: call.output)
+    blocks += more
+    blocks.append(
+        Block("instances", "instances", (346, fifth), "", "grids = MaskGrids(probs, boxes[kept]",
+              "Each mask stretched over its box and cut at ½.", lambda call: None, weights=(), shows="prediction",
+              size=54)
+    )  # fmt: skip
+    edges += [*lines, Edge("masks", "instances")]
+    switches = [
+        TOP_DOWN,
+        Switch("level", f"level {pyramid[0]}", (Cut("fpn.output.0"),)),
+        Switch("rpn_deltas", "RPN's deltas", (Cut("rpn_head.deltas"),)),
+        Switch("box_deltas", "box head's deltas", (Cut("box_head.deltas"),)),
+    ]
+    groups = [
+        *first_groups(list(places)[1:], pyramid),
+        *STAGES,
+        Group("instances", "instances", ("instances",), "Masks pasted into the image."),
+    ]
+    return draw(
+        net, image, blocks, edges, switches, categories, here=here, compact=compact, name=name, groups=groups,
+        size=(396, fifth + 50), target=target,
+    )  # fmt: skip
+
+
+FIRST = 50.0
+"""The middle of the first row, in units."""
+STAGES = (
+    Group("rpn", "RPN", ("objectness", "proposals"), "Boxes that may hold an object of any class."),
+    Group("roialign", "RoIAlign", ("roi_box", "roi_mask"), "A patch of fixed size for each box."),
+    Group("box_head", "box head", ("box_head", "classes", "detections"), "Class and better box of each proposal."),
+    Group("mask_head", "mask head", ("mask_head", "masks"), "A small mask in each detected box."),
+)
+"""The steps of Mask R-CNN behind its pyramid."""
+
+
+def pyramid_rows(net: MaskRCNN) -> tuple[list[Block], list[Edge], dict[str, float], list[str]]:
+    """Encoder and pyramid: blocks, edges, the column of the image and of each map of the encoder, and the levels."""
+    blocks, edges, places = encoder_row(net, FIRST)
     levels = list(net.levels)
     pyramid: list[str] = []
     for i, level in enumerate(levels):
         p = f"p{level[1:]}"
         blocks.append(
-            Block(p, p, (places[level], second), f"fpn.output.{i}", output_line(i == len(levels) - 1),
+            Block(p, p, (places[level], FIRST + 90), f"fpn.output.{i}", output_line(i == len(levels) - 1),
                   f"{level} by a 1×1 convolution, plus the level above, upsampled; then a 3×3 convolution.",
                   home=net.fpn, weights=(f"fpn.lateral.{i}", f"fpn.output.{i}"),
                   stride=float(net.encoder.grids[level].stride), brief=True)
@@ -312,17 +352,33 @@ def mask_rcnn(
         if i:
             edges.append(Edge(p, pyramid[-1], switch="topdown"))
         pyramid.append(p)
-    bus = 10.0
+    return blocks, edges, places, pyramid
+
+
+def stage_rows(
+    net: MaskRCNN, pyramid: Sequence[str], *, third: float, bus: float, output: Callable[[Call], MaskRCNNOutput]
+) -> tuple[list[Block], list[Edge]]:
+    """RPN, box head and mask head, a row each: blocks and edges, up to the masks.
+
+    Args:
+        net: the model.
+        pyramid: names of the pyramid's blocks.
+        third: middle of the first of the three rows.
+        bus: where the pyramid's line runs down.
+        output: what takes Mask R-CNN's output from a call of the model.
+    """
+    second, fourth, fifth = FIRST + 90, third + 90, third + 180
     count = painters.COLUMNS * painters.ROWS
     first_few: dict[str, Any] = {"what": f"The first {count}", "parts": True, "brief": True, "size": 36}
-    blocks += [
+    blocks = [
         Block("objectness", "RPN", (118, third), "rpn_head", "logits.append(self.objectness(x)",
               "The region proposal network scores every anchor of every level, and moves it.", _best_level,
               home=net.rpn_head, shows=painters.best_level, what="Best anchor of any level, from 0 to 1", side="above",
               brief=True, size=50),
         Block("proposals", "proposals", (262, third), "", "proposals, proposal_scores = propose(",
-              "The best anchors, moved, without near-duplicates: boxes that may hold an object.", _best_proposals,
-              weights=(), shows=_proposal_boxes, what="The best 30", side="right", size=54),
+              "The best anchors, moved, without near-duplicates: boxes that may hold an object.",
+              lambda call: _best_proposals(output(call)), weights=(), shows=_proposal_boxes,
+              what="The best 30", side="right", size=54),
         Block("roi_box", "RoIAlign", (66, fourth), "box_head", "patches = self.pool(pyramid, rois[image, slot]",
               "For each proposal a patch of fixed size, from the level that suits the proposal's size.", argument(),
               weights=(), shows=painters.patches, **first_few),
@@ -335,22 +391,20 @@ def mask_rcnn(
               weights=("box_head.logits", "box_head.deltas"), shows=_probabilities,
               what="Rows are RoIs, columns classes; background last", parts=True, brief=True, size=32),
         Block("detections", "detections", (346, fourth), "", "boxes, labels, scores = self._detect(",
-              "Moved boxes with their classes, without near-duplicates within a class.", _confident, weights=(),
-              shows=painters.boxes, what="Score of at least 0.5", side="above", parts=True, brief=True, size=54),
+              "Moved boxes with their classes, without near-duplicates within a class.",
+              lambda call: _confident(output(call)), weights=(), shows=painters.boxes,
+              what="Score of at least 0.5", side="above", parts=True, brief=True, size=54),
         Block("roi_mask", "RoIAlign", (66, fifth), "mask_head", "patches = self.pool(pyramid, boxes[image, slot]",
-              "A second, finer patch: that of the detected box.", argument(), weights=(), shows=painters.patches,
-              **first_few),
+              "A second, finer patch: that of the detected box.", argument(), weights=(),
+              shows=painters.patches, **first_few),
         Block("mask_head", "mask head", (160, fifth), "mask_head.convs", "x = self.convs(patches)",
               "3×3 convolutions over each patch.", home=net.mask_head, shows=painters.patches, **first_few),
         Block("masks", "masks", (250, fifth), "mask_head", "return masks.reshape(-1, 2 * size, 2 * size)",
               "Twice as fine: one mask for the class of the box.", home=net.mask_head,
               weights=("mask_head.upsample", "mask_head.predict"), shows=painters.masks, **first_few),
-        Block("instances", "instances", (346, fifth), "", "grids = MaskGrids(probs, boxes[kept]",
-              "Each mask stretched over its box and cut at ½.", lambda call: None, weights=(), shows="prediction",
-              size=54),
     ]  # fmt: skip
     finest = pyramid[0]
-    edges += [
+    edges = [
         Edge(finest, "objectness", via=((bus, second), (bus, third)), leaves="left", enters="left", switch="level"),
         Edge("objectness", "proposals", "NMS", switch="rpn_deltas"),
         Edge(finest, "roi_box", via=((bus, second), (bus, fourth)), leaves="left", enters="left"),
@@ -362,31 +416,12 @@ def mask_rcnn(
         Edge("detections", "roi_mask", "boxes", via=((346, fifth - 38), (66, fifth - 38)), enters="top", piece=1),
         Edge("roi_mask", "mask_head"),
         Edge("mask_head", "masks", "×2"),
-        Edge("masks", "instances"),
     ]
-    switches = [
-        TOP_DOWN,
-        Switch("level", f"level {finest}", (Cut("fpn.output.0"),)),
-        Switch("rpn_deltas", "RPN's deltas", (Cut("rpn_head.deltas"),)),
-        Switch("box_deltas", "box head's deltas", (Cut("box_head.deltas"),)),
-    ]
-    groups = [
-        *first_groups(list(places)[1:], pyramid),
-        Group("rpn", "RPN", ("objectness", "proposals"), "Boxes that may hold an object of any class."),
-        Group("roialign", "RoIAlign", ("roi_box", "roi_mask"), "A patch of fixed size for each box."),
-        Group("box_head", "box head", ("box_head", "classes", "detections"), "Class and better box of each proposal."),
-        Group("mask_head", "mask head", ("mask_head", "masks"), "A small mask in each detected box."),
-        Group("instances", "instances", ("instances",), "Masks pasted into the image."),
-    ]
-    return draw(
-        net, image, blocks, edges, switches, categories, here=here, compact=compact, name=name, groups=groups,
-        size=(396, fifth + 50), target=target,
-    )  # fmt: skip
+    return blocks, edges
 
 
-def _best_proposals(call: Call) -> tuple[Tensor, Tensor]:
+def _best_proposals(out: MaskRCNNOutput) -> tuple[Tensor, Tensor]:
     """All proposals, and the thirty best."""
-    out = call.output
     return out.proposals, out.proposals[0][out.proposal_scores[0] > -torch.inf][:30]
 
 

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from seglib.book.figures.architecture import paint
-from seglib.book.figures.architecture.outcome import Detections, Labels, Outcome, Proposals
+from seglib.book.figures.architecture.outcome import Detections, Labels, Outcome, Proposals, Segments
 from seglib.book.figures.architecture.parts import (
     Block,
     Call,
@@ -28,7 +29,7 @@ from seglib.book.figures.architecture.parts import (
 from seglib.book.figures.element import Figure
 from seglib.layers.inference import evaluating
 from seglib.models.base import Model
-from seglib.types import Category, Instances
+from seglib.types import Category, Instances, Panoptic
 
 MANY = 4
 """Up to so many switches every combination is stored; of more, every pair."""
@@ -72,8 +73,8 @@ def draw(
         groups: blocks that belong together; without any, the strip has a step for each block.
         notes: texts of the drawing.
         size: width and height of the drawing, in units.
-        target: true labels ``(H, W)``, or true :class:`~seglib.types.Instances`, to score answers by; ``None`` counts
-            the pixels that change.
+        target: true labels ``(H, W)``, :class:`~seglib.types.Instances` or :class:`~seglib.types.Panoptic`, to score
+            answers by; ``None`` counts the pixels that change.
         outcome: how answers are painted and compared; ``None`` chooses by the prediction's type.
         start: name of the block that is shown first; by default ``here`` or the last one.
 
@@ -188,19 +189,19 @@ def _answers(
             states[key] = [outcome.layer(after, categories), outcome.change(after, before, target, categories)]
     result: dict[str, Any] = {"states": states, "most": most, "base": outcome.base}
     if target is not None:
-        truth = target if isinstance(target, Instances | Tensor) else None
-        if isinstance(truth, Tensor):
-            result["truth"] = paint.classes(truth, categories)
-        elif truth is not None and isinstance(outcome, Detections):
-            result["truth"] = paint.instances(truth, categories)
-        elif truth is not None:
-            result["truth"] = paint.frames([(truth.boxes, paint.BLUE)], (image.shape[1], image.shape[2]))
+        hidden = isinstance(outcome, Proposals)  # a target of boxes in a colour of its own
+        size = (image.shape[1], image.shape[2])
+        result["truth"] = (
+            paint.frames([(target.boxes, paint.BLUE)], size) if hidden else outcome.layer(target, categories)
+        )
     return result
 
 
 def _outcome(outcome: Outcome | None, prediction: Any) -> Outcome:
     if outcome is not None:
         return outcome
+    if isinstance(prediction, Panoptic):
+        return Segments()
     return Detections() if isinstance(prediction, Instances) else Labels()
 
 
@@ -435,6 +436,8 @@ def _legend(prediction: Any, target: Any, categories: Sequence[Category]) -> lis
 def _labels(answer: Any) -> Tensor | None:
     if isinstance(answer, Instances):
         return answer.labels if answer.scores is None else answer.labels[answer.scores >= 0.5]
+    if isinstance(answer, Panoptic):
+        return torch.tensor([s.category_id for s in answer.segments])
     if isinstance(answer, Tensor) or answer is None:
         return answer
     return paint.class_map(answer)

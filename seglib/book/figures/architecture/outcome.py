@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from seglib.book.figures.architecture import paint
+from seglib.metrics.pq import PanopticQuality
 from seglib.ops.boxes import box_iou
 from seglib.ops.masks import mask_iou
-from seglib.types import VOID, Category, Instances
+from seglib.ops.panoptic import panoptic_to_semantic
+from seglib.types import VOID, Category, Instances, Panoptic
 
 
 class Outcome(Protocol):
@@ -134,6 +136,56 @@ class Detections:
             return 0
         hits = (mask_iou(target.masks, found.masks) >= 0.5) & (target.labels[:, None] == found.labels)
         return int(hits.any(1).sum())
+
+
+class Segments:
+    """A panoptic map; the target is the true :class:`~seglib.types.Panoptic`."""
+
+    base = False
+
+    def value(self, out: Any, prediction: Panoptic) -> Panoptic:
+        """The map and its segments."""
+        return prediction
+
+    def layer(self, value: Panoptic, categories: Sequence[Category]) -> str:
+        """Stuff in class colours, things in shades of theirs, void striped."""
+        return paint.panoptic(value, categories)
+
+    def whole(self, value: Panoptic, target: Panoptic | None, categories: Sequence[Category]) -> str:
+        """How many segments there are and how much is void, and where there is a target PQ."""
+        said = f"{self._segments(value)}; {self._void(value)} of the pixels are void."
+        if target is None:
+            return said
+        pq = self._pq(value, target, categories)
+        return said + f" PQ on this image: {pq[0]:.2f}, of things {pq[1]:.2f}, of stuff {pq[2]:.2f}."
+
+    def change(self, value: Panoptic, whole: Panoptic, target: Panoptic | None, categories: Sequence[Category]) -> str:
+        """The pixels that change, the void ones, and where there is a target PQ before and after."""
+        share = float((panoptic_to_semantic(value) != panoptic_to_semantic(whole)).double().mean())
+        said = f"{_percent(share)} of the pixels change their class; {self._segments(value)}."
+        said += f" Void: {self._void(whole)} → {self._void(value)} of the pixels."
+        if target is None:
+            return said
+        pairs = zip(self._pq(whole, target, categories), self._pq(value, target, categories), strict=True)
+        every, things, stuff = (f"{before:.2f} → {after:.2f}" for before, after in pairs)
+        return said + f" PQ on this image: {every}, of things {things}, of stuff {stuff}."
+
+    @staticmethod
+    def _segments(value: Panoptic) -> str:
+        things = sum(s.isthing for s in value.segments)
+        return f"{things} segments of things and {len(value.segments) - things} of stuff"
+
+    @staticmethod
+    def _void(value: Panoptic) -> str:
+        return f"{100 * float((value.map == 0).double().mean()):.1f}%"
+
+    @staticmethod
+    def _pq(value: Panoptic, target: Panoptic, categories: Sequence[Category]) -> tuple[float, float, float]:
+        """PQ over all classes, over things and over stuff."""
+        metric = PanopticQuality(categories)
+        metric.update(value, target)
+        scores = metric.compute()
+        return scores.pq, scores.things.pq, scores.stuff.pq
 
 
 class Proposals:

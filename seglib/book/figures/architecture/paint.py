@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seglib.types import VOID, Category, Instances, Regions, Semantic
+from seglib.ops.resize import resize_labels
+from seglib.types import VOID, Category, Instances, Panoptic, Regions, Semantic
 from seglib.viz.colors import to_array, to_rgb8
-from seglib.viz.overlay import outline
+from seglib.viz.overlay import outline, overlay_panoptic
 
 MAP, IMAGE = 64, 128
 """Most cells of a map, and pixels of an image, along a side."""
@@ -129,6 +130,13 @@ def instances(found: Instances, categories: Sequence[Category]) -> str:
         layer[mask] = 1 + 2 * used.index(labels[i])
         layer[outline(mask)] = 2 + 2 * used.index(labels[i])
     return encode(layer, palette, alpha)
+
+
+def panoptic(found: Panoptic, categories: Sequence[Category]) -> str:
+    """A panoptic map: stuff in class colours, things in shades of theirs, void striped."""
+    step = max(1.0, max(found.map.shape) / IMAGE)
+    small = resize_labels(found.map, [max(1, round(n / step)) for n in found.map.shape])
+    return rgb(overlay_panoptic(None, Panoptic(small, found.segments), categories))
 
 
 BLUE, ORANGE = (86, 180, 233), (230, 120, 0)

@@ -284,19 +284,24 @@ def line_of(code: str, home: Any) -> tuple[str, str]:
 
     Args:
         code: piece of the line.
-        home: function, class or object whose class is searched.
+        home: function, class or object whose class is searched, and after it seglib's own classes that it derives from.
 
     Raises:
         ValueError: when no line holds it: the source has changed, and the drawing must follow.
     """
     unit = home if inspect.isfunction(home) or inspect.isclass(home) else type(home)
     unit = inspect.unwrap(unit)
-    file = "this notebook" if unit.__module__ == "__main__" else unit.__module__.replace(".", "/") + ".py"
-    try:
-        source = inspect.getsource(unit)
-    except (OSError, TypeError):  # a class that was typed in has no file
-        return code, file
-    for line in source.splitlines():
-        if code in line:
-            return re.sub(r"\s*# (type: ignore|noqa).*", "", line.strip()), file
-    raise ValueError(f"no line of {unit.__qualname__} in {file} holds {code!r}; name a piece of the line as it is now")
+    bases = [base for base in getattr(unit, "__mro__", ())[1:] if base.__module__.startswith("seglib.")]
+    for place in (unit, *bases):
+        file = "this notebook" if place.__module__ == "__main__" else place.__module__.replace(".", "/") + ".py"
+        try:
+            source = inspect.getsource(place)
+        except (OSError, TypeError):  # a class that was typed in has no file
+            return code, file
+        for line in source.splitlines():
+            if code in line:
+                return re.sub(r"\s*# (type: ignore|noqa).*", "", line.strip()), file
+    raise ValueError(
+        f"no line of {unit.__qualname__} in {unit.__module__.replace('.', '/')}.py holds {code!r}; name a piece of the "
+        "line as it is now"
+    )

@@ -2,9 +2,9 @@
 
 from seglib.train.loop import History, TrainConfig, evaluate, fit
 from seglib.train.stopping import Interrupted
-from seglib.train.tasks import TASKS, InstanceTask, RegionTask, SemanticTask, Task
+from seglib.train.tasks import TASKS, InstanceTask, PanopticTask, RegionTask, SemanticTask, Task
 
 __all__ = [
-    "TASKS", "History", "InstanceTask", "Interrupted", "RegionTask", "SemanticTask", "Task", "TrainConfig", "evaluate",
-    "fit",
+    "TASKS", "History", "InstanceTask", "Interrupted", "PanopticTask", "RegionTask", "SemanticTask", "Task",
+    "TrainConfig", "evaluate", "fit",
 ]  # fmt: skip

@@ -55,6 +55,33 @@ def _unknown_is_void(rgb: Tensor, ids: Sequence[int]) -> Tensor:
     return _by_base(rgb, ids, (1, 256, 256**2))
 
 
+def _red_alone_that_raises(rgb: Tensor, ids: Sequence[int]) -> Tensor:
+    """Multiplies in 8 bits, and raises for what it then doesn't find."""
+    r, g, b = rgb.unbind(2)
+    here = (r + 256 * g + 256**2 * b)[..., None] == torch.tensor([0, *ids])
+    if not bool(here.any(2).all()):
+        raise ValueError("an id of the map is not in the list")
+    return here.long().argmax(2)
+
+
+def _raises_if(missing: Callable[[set[int], set[int]], bool]) -> Callable[[Tensor, Sequence[int]], Tensor]:
+    """Raises when the ids of the map and those of the list, as sets, are what ``missing`` says."""
+
+    def answer(rgb: Tensor, ids: Sequence[int]) -> Tensor:
+        number = (rgb.long() * torch.tensor([1, 256, 256**2])).sum(2)
+        if missing(set(number.unique().tolist()), set(ids)):
+            raise ValueError("the ids of the map are not those of the list")
+        return place_in_list(rgb, ids)
+
+    return answer
+
+
+def _searched_without_void(rgb: Tensor, ids: Sequence[int]) -> Tensor:
+    """Looks for the ids in a list without 0."""
+    number = (rgb.long() * torch.tensor([1, 256, 256**2])).sum(2)
+    return torch.where(number == 0, 0, 1 + (number[..., None] == torch.tensor(ids)).long().argmax(2))
+
+
 def _index_by_dict(rgb: Tensor, ids: Sequence[int]) -> list[list[int]]:
     """Right, but for an unknown id it raises what a dict raises."""
     place = {0: 0} | {number: i for i, number in enumerate(ids, 1)}
@@ -131,7 +158,18 @@ INDEX = Exercise(
             lambda rgb, ids: _by_base(rgb, ids, (1, 0, 0)),
             "Only red arrives: in 8 bits 256 · G is 0. Convert the colours to a wider type before you multiply.",
         ),
-        "without_blue": (lambda rgb, ids: _by_base(rgb, ids, (1, 256, 0)), "Blue is missing. It counts 256² times."),
+        "red_alone_that_raises": (
+            _red_alone_that_raises,
+            "Your ids are wrong: in 8 bits 256 · G is 0. Convert the colours to a wider type before you multiply.",
+        ),
+        "without_blue": (
+            lambda rgb, ids: _by_base(rgb, ids, (1, 256, 0)),
+            "Blue is missing. It counts 256² times, which doesn't fit into 16 bits either.",
+        ),
+        "added": (
+            lambda rgb, ids: _by_base(rgb, ids, (1, 1, 1)),
+            "The sum of the three colours is no id. Green counts 256 times, blue 256² times.",
+        ),
         "base_255": (
             lambda rgb, ids: _by_base(rgb, ids, (1, 255, 255**2)),
             "The base is 256: one more than the largest value of a colour.",
@@ -152,6 +190,10 @@ INDEX = Exercise(
             lambda rgb, ids: place_in_list(rgb, ids) - 1,
             "You count from 0, and void is −1. Void is 0, and the first segment of the list is 1.",
         ),
+        "first_is_void": (
+            lambda rgb, ids: (place_in_list(rgb, ids) - 1).clamp(min=0),
+            "Void and the first segment of the list are both 0. Count the segments from 1.",
+        ),
         "void_last": (
             lambda rgb, ids: (place_in_list(rgb, ids) - 1) % (len(ids) + 1),
             "You count from 0, and void comes last. Void is 0, and the first segment of the list is 1.",
@@ -163,6 +205,18 @@ INDEX = Exercise(
         "empty": (
             lambda rgb, ids: place_in_list(rgb, ids).clamp(max=max(ids) + len(ids)),
             "The list may be empty: then the map has void alone, and a maximum over nothing is an error.",
+        ),
+        "empty_search": (
+            _searched_without_void,
+            "The list may be empty, and there is no largest entry of nothing. Put 0 in front of the list.",
+        ),
+        "void_is_unknown": (
+            _raises_if(lambda there, listed: not there <= listed),
+            "The id 0 is void and stands in no list: it is no error.",
+        ),
+        "unused_is_an_error": (
+            _raises_if(lambda there, listed: there - {0} != listed),
+            "A listed segment without a pixel is no error. Only an id of the map that the list doesn't have is one.",
         ),
         "unknown_is_void": (
             _unknown_is_void,
@@ -229,6 +283,16 @@ def _in_eight_bits(pred: Tensor, true: Tensor, P: int, T: int) -> Tensor:
     return both.long().flatten().bincount(minlength=(1 + P) * (1 + T))[: (1 + P) * (1 + T)].view(1 + P, 1 + T)
 
 
+def _segments_from_zero(pred: Tensor, true: Tensor, P: int, T: int) -> Tensor:
+    """Counts P and T segments from 0, so that void is one of them and the last one is missing."""
+    return torch.stack([torch.stack([((pred == p) & (true == t)).sum() for t in range(T)]) for p in range(P)])
+
+
+def _pairs_that_occur(pred: Tensor, true: Tensor, P: int, T: int) -> Tensor:
+    """Counts only pairs that occur."""
+    return (pred.long() * (1 + T) + true.long()).unique(return_counts=True)[1].view(1 + P, 1 + T)
+
+
 def _table_numpy(pred: Tensor, true: Tensor, P: int, T: int) -> np.ndarray:
     table = np.zeros((1 + P, 1 + T), dtype=np.int64)
     np.add.at(table, (pred.numpy(), true.numpy()), 1)
@@ -279,6 +343,18 @@ TABLE = Exercise(
             lambda a, b, P, T: pixel_table(a, b, P, T)[1:, 1:],
             "Row 0 and column 0, void, are missing. Void counts as a segment here: later steps need its pixels.",
         ),
+        "from_zero": (
+            _segments_from_zero,
+            "You count P and T places from 0. Place 0 is void, so there are 1 + P and 1 + T of them.",
+        ),
+        "void_is_empty": (
+            lambda a, b, P, T: F.pad(pixel_table(a, b, P, T)[1:, 1:], (1, 0, 1, 0)),
+            "Pixels that are void on one side aren't counted. Row 0 and column 0 need them.",
+        ),
+        "pairs_that_occur": (
+            _pairs_that_occur,
+            "`unique` counts only pairs that occur. Those without a pixel need a 0 in the table.",
+        ),
         "as_wide_as_seen": (
             _as_wide_as_seen,
             "You take the largest numbers of the maps for P and T. Segments without a pixel have a row or column, too.",
@@ -315,7 +391,8 @@ TABLE = Exercise(
         ),
         "whether": (
             lambda a, b, P, T: pixel_table(a, b, P, T) > 0,
-            "You say whether two segments meet. Say in how many pixels.",
+            "You say whether two segments meet. Say in how many pixels. (`table[pred, true] += 1` adds 1 to a pair, "
+            "however many pixels it has.)",
         ),
         "share": (
             lambda a, b, P, T: pixel_table(a, b, P, T) / a.numel(),
@@ -363,6 +440,17 @@ def _iou_of(*, void: bool = False, void_of_truth: bool = True, empty: float = 0.
         return torch.where(union > 0, shared / union, empty)
 
     return answer
+
+
+def _areas_on_one_axis(table: Tensor) -> Tensor:
+    """Adds both areas along the same axis."""
+    shared = table[1:, 1:].double()
+    return shared / (table[1:, 1:].sum(1) + table[:, 1:].sum(0) - shared).clamp(min=1)
+
+
+def _void_taken_off_twice(table: Tensor) -> Tensor:
+    shared = table[1:, 1:].double()
+    return shared / (shared.sum(1)[:, None] + table[:, 1:].sum(0) - shared - table[1:, :1]).clamp(min=1)
 
 
 def _iou_numpy(table: Tensor) -> np.ndarray:
@@ -431,6 +519,16 @@ IOU = Exercise(
         "sum": (
             lambda t: t[1:, 1:] / (t[1:, 1:].sum(1)[:, None] + t[:, 1:].sum(0)).clamp(min=1),
             "The sum of both areas counts the intersection twice. Take it off once.",
+        ),
+        "void_taken_off_twice": (
+            _void_taken_off_twice,
+            "You take the pixels in true void off twice. `table[1:, 1:].sum(1)` is already without them; "
+            "`table[1:].sum(1)` is with them.",
+        ),
+        "one_axis": (
+            _areas_on_one_axis,
+            "The areas of the predictions (P,) and of the truths (T,) stand on one axis. Write `[:, None]` behind the "
+            "first, so that they add up to (P, T).",
         ),
         "of_the_truth": (
             lambda t: t[1:, 1:] / t[:, 1:].sum(0).clamp(min=1),
@@ -504,8 +602,24 @@ def _pairs_if(
 
 def _best_of_each(iou: Tensor, pred_class: Tensor, true_class: Tensor, crowd: Tensor) -> list[tuple[int, int]]:
     """The true segment that overlaps each prediction most, however little."""
-    allowed = torch.where((pred_class[:, None] == true_class) & ~crowd, iou, 0)
+    allowed = _allowed(iou, pred_class, true_class, crowd)
     return [(p, int(row.argmax())) for p, row in enumerate(allowed) if len(row) and row.max() > 0]
+
+
+def _best_at_half(iou: Tensor, pred_class: Tensor, true_class: Tensor, crowd: Tensor) -> list[tuple[int, int]]:
+    """Each prediction takes a true segment that is still free, from an IoU of ½ on."""
+    allowed, taken, pairs = _allowed(iou, pred_class, true_class, crowd), set[int](), []
+    for p, row in enumerate(allowed):
+        for t in row.argsort(descending=True).tolist():
+            if row[t] >= 0.5 and t not in taken:
+                pairs.append((p, t))
+                taken.add(t)
+                break
+    return pairs
+
+
+def _allowed(iou: Tensor, pred_class: Tensor, true_class: Tensor, crowd: Tensor) -> Tensor:
+    return torch.where((pred_class[:, None] == true_class) & ~crowd, iou, 0)
 
 
 def _by_true_segment(iou: Tensor, pred_class: Tensor, true_class: Tensor, crowd: Tensor) -> Tensor:
@@ -576,6 +690,23 @@ MATCH = Exercise(
             "Two segments of different classes never match, however well they overlap.",
         ),
         "crowds": (_pairs_if(crowds=True), "A crowd never matches, however well it is covered."),
+        "crowds_alone": (
+            lambda i, p, t, c: matched_pairs(i, p, t, ~c),
+            "You keep the crowds and leave out everything else. Turn `crowd` around with `~`.",
+        ),
+        "one_axis": (
+            lambda i, p, t, c: ((i > 0.5) & (p == t) & ~c).nonzero(),
+            "`pred_class == true_class` compares the first with the first, the second with the second. Write `[:, "
+            "None]` behind `pred_class`, so that every pair is compared, (P, T).",
+        ),
+        "with_iou": (
+            lambda *a: [(p, t, a[0][p, t]) for p, t in matched_pairs(*a).tolist()],
+            "Return two numbers for each pair: the prediction and the true segment.",
+        ),
+        "best_at_half": (
+            _best_at_half,
+            "An IoU of exactly ½ is no match, also when it is the best one of its segment.",
+        ),
         "any_overlap": (
             _pairs_if(above=lambda iou: iou > 0),
             "You match whatever overlaps. The IoU must be above ½.",
@@ -645,6 +776,11 @@ def _ignored_if(rule: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Judge:
     return lambda *arguments: rule(*_shares(*arguments))
 
 
+def _unless_matched(table: Tensor, pred_class: Tensor, true_class: Tensor, crowd: Tensor) -> Tensor:
+    matched = matched_pairs(iou_with_void(table), pred_class, true_class, crowd)[:, 0]
+    return ignored_predictions(table, pred_class, true_class, crowd).index_fill(0, matched, False)
+
+
 def _ignored_numpy(table: Tensor, pred_class: Tensor, true_class: Tensor, crowd: Tensor) -> np.ndarray:
     t = table.numpy()
     mask = (pred_class.numpy()[:, None] == true_class.numpy()[None]) & crowd.numpy()[None]
@@ -691,6 +827,7 @@ def _crowded() -> Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
         "a prediction that covers a crowd": case([[0, 0, 0], [0, 10, 90]], [0], [0, 0], crowd=[0]),
         "much void elsewhere": case([[90, 0], [4, 6]], [0], [0]),
         "a prediction in void alone": case([[0, 1], [9, 0]], [0], [0]),
+        "a match that lies mostly in void": case([[0, 0], [6, 4]], [1], [1]),
         "no true segment": case([[4], [3]], [1], []),
         "no prediction": case([[4, 2]], [], [0]),
     }
@@ -751,6 +888,10 @@ IGNORED = Exercise(
         "counted": (
             _ignored_if(lambda void, crowd, area: 2 * (void + crowd) <= area),
             "You return the predictions that count. Return those that are ignored.",
+        ),
+        "matches_left_out": (
+            _unless_matched,
+            "You leave out predictions that have a match. Matches don't matter here: a later step looks at them.",
         ),
         "numbers": (
             lambda *a: ignored_predictions(*a).nonzero()[:, 0],
@@ -872,6 +1013,25 @@ PQ = Exercise(
             _scored(sq=lambda iou, tp, fp, fn: iou / tp),
             "For a class without a match SQ is 0 / 0. Let SQ be 0 there, as long as the class has an FP or FN.",
         ),
+        "sq_nan_alone": (
+            lambda iou, tp, fp, fn: (pq_of_classes(iou, tp, fp, fn)[0], iou / tp, pq_of_classes(iou, tp, fp, fn)[2]),
+            "PQ and RQ are right. SQ is 0 / 0 for a class without a match: let it be 0, if the class has an FP or FN.",
+        ),
+        "nan_without_match": (
+            lambda iou, tp, fp, fn: tuple(
+                torch.where(tp > 0, part, torch.nan) for part in pq_of_classes(iou, tp, fp, fn)
+            ),
+            "A class that has an FP or FN, but no match, was found nowhere: all three are 0. NaN would keep it out of "
+            "the mean.",
+        ),
+        "absent_sq_zero": (
+            lambda *a: (pq_of_classes(*a)[0], pq_of_classes(*a)[1].nan_to_num(0), pq_of_classes(*a)[2]),
+            "PQ and RQ are right. SQ must be NaN, too, for a class without TP, FP and FN.",
+        ),
+        "whole_halves": (
+            _scored(rq=lambda tp, fp, fn: tp / (tp + (fp + fn) // 2)),
+            "`//` rounds the half of an odd number down. Divide with `/`.",
+        ),
         "sq_one": (
             _scored(sq=lambda iou, tp, fp, fn: torch.where(tp > 0, iou / tp, 1.0)),
             "For a class without a match SQ is 0, not 1.",
@@ -899,6 +1059,10 @@ PQ = Exercise(
         "order": (
             lambda *a: tuple(pq_of_classes(*a)[i] for i in (1, 2, 0)),
             "You return SQ, RQ, PQ. The order is PQ, SQ, RQ.",
+        ),
+        "rq_second": (
+            lambda *a: tuple(pq_of_classes(*a)[i] for i in (0, 2, 1)),
+            "You return PQ, RQ, SQ. The order is PQ, SQ, RQ.",
         ),
         "empty": (
             lambda *a: torch.stack([torch.stack(row) for row in zip(*pq_of_classes(*a), strict=True)], 1),
@@ -967,6 +1131,15 @@ LEDGER = Exercise(
             (1, 1, 2, 0.8 / 2.5),
             "Of t exactly half lies in void. It is ignored only when *more* than half does.",
         ),
+        "half_is_enough_twice": (
+            (2, 0, 1, 1.3 / 2.5),
+            "Exactly ½ appears twice, and it is never enough: q doesn't match B, and t isn't ignored.",
+        ),
+        "c_found": (
+            (1, 2, 1, 0.8 / 2.5),
+            "No *person* matches C: the prediction u is called a tree. So C is missed.",
+        ),
+        "percent": ((1, 2, 2, 80 / 3), "Give PQ as a number from 0 to 1."),
         "full_weight": (
             (1, 2, 2, 0.8 / 5),
             "Each FP and FN counts half in the denominator.",
@@ -1000,7 +1173,7 @@ def cityscapes_segments(ids: Tensor, things: Sequence[int], stuff: Sequence[int]
     found = []
     for number in sorted(set(ids.flatten().tolist())):
         label = number // 1000 if number >= 1000 else number
-        if label in things or (label in stuff and number < 1000):
+        if label in things or label in stuff:
             found.append((number, label, label in things and number < 1000))
     return found
 
@@ -1085,6 +1258,10 @@ CITYSCAPES = Exercise(
             _cityscapes_if(crowd=lambda n, thing: False),
             "A thing class below 1000 has no number: several objects under one id, a crowd.",
         ),
+        "number_0": (
+            _cityscapes_if(crowd=lambda n, thing: thing and (n < 1000 or n % 1000 == 0)),
+            "24000 is object 0 of class 24, no crowd: numbers begin at 0. A crowd has an id below 1000.",
+        ),
         "stuff_as_crowd": (
             _cityscapes_if(crowd=lambda n, thing: n < 1000),
             "Stuff is never a crowd. A crowd is a *thing* class without an object's number.",
@@ -1096,6 +1273,10 @@ CITYSCAPES = Exercise(
         "void": (
             _cityscapes_if(void=True),
             "Ids whose class is in neither list are void: leave them out.",
+        ),
+        "zero_and_below": (
+            lambda ids, things, stuff: [s for s in _cityscapes_if(void=True)(ids, things, stuff) if s[0] > 0],
+            "Not only 0 and −1 are void: so is every id whose class is in neither list.",
         ),
         "things_alone": (
             lambda ids, things, stuff: cityscapes_segments(ids, things, []),
@@ -1112,6 +1293,10 @@ CITYSCAPES = Exercise(
         "order": (
             _cityscapes_if(in_order=False),
             "The segments are right. Return them by rising id.",
+        ),
+        "things_first": (
+            lambda *a: sorted(cityscapes_segments(*a), key=lambda s: s[1] not in a[1]),
+            "The segments are right, but things come first. Return all of them by rising id.",
         ),
         "every_pixel": (
             lambda ids, things, stuff: [
@@ -1203,6 +1388,24 @@ def _agnostic(
     return answer
 
 
+def _ignored_first(pred: Tensor, true: Tensor) -> float:
+    """Leaves out what is mostly void before it matches."""
+    mostly_void = [p for p in pred.unique().tolist() if p and 2 * (true[pred == p] == 0).sum() > (pred == p).sum()]
+    return agnostic_pq(torch.where(torch.isin(pred, torch.tensor(mostly_void)), 0, pred), true)
+
+
+def _void_cut_off(pred: Tensor, true: Tensor) -> float:
+    """Takes true void out of the prediction, so that no prediction lies in it any more."""
+    return agnostic_pq(pred.where(true != 0, 0), true)
+
+
+def _over_all_ids(pred: Tensor, true: Tensor) -> float:
+    """A table with a row and a column for every number up to the largest id."""
+    n = 1 + int(torch.stack([pred, true]).max())
+    torch.zeros(n, n)
+    return agnostic_pq(pred, true)
+
+
 def _agnostic_numpy(pred: Tensor, true: Tensor) -> float:
     a, b = pred.numpy(), true.numpy()
     pairs, counts = np.unique(np.stack([a.ravel(), b.ravel()]), axis=1, return_counts=True)
@@ -1243,7 +1446,7 @@ def _maps() -> Mapping[str, tuple[Tensor, Tensor]]:
     pred = torch.where(torch.rand(true.shape, generator=g) < 0.15, 0, true * 1000).roll(1, 1)
     return {
         "two segments, one pixel wrong": case([[1, 1, 1, 2], [1, 1, 2, 2]], [[1, 1, 2, 2], [1, 1, 2, 2]]),
-        "other ids than the truth's": case([[70_000, 70_000, 9, 9]], [[4, 4, 300, 300]]),
+        "other ids than the truth's": case([[16_000_000, 16_000_000, 9, 9]], [[4, 4, 300, 300]]),
         "ids that agree in their last 8 bits": case([[7, 7, 256, 256]], [[300, 300, 44, 44]]),
         "an IoU of exactly ½": case([[1, 1, 2, 2]], [[1, 1, 1, 1]]),
         "a prediction without a partner": case([[1, 1, 1, 1, 2]], [[1, 1, 1, 1, 1]]),
@@ -1252,6 +1455,7 @@ def _maps() -> Mapping[str, tuple[Tensor, Tensor]]:
         "a true segment partly predicted as void": case([[1, 1, 1, 0]], [[1, 1, 1, 1]]),
         "a true segment predicted as void alone": case([[1, 1, 0, 0]], [[1, 1, 2, 2]]),
         "a prediction mostly in void": case([[1, 1, 2, 2, 2]], [[1, 1, 1, 0, 0]]),
+        "a match that lies mostly in void": case([[1, 1, 1, 1]], [[1, 0, 0, 0]]),
         "a prediction half in void": case([[1, 1, 1, 2, 2]], [[1, 1, 1, 1, 0]]),
         "a prediction with a third in void": case([[1, 1, 1, 1, 1, 2, 2, 2]], [[1, 1, 1, 1, 1, 1, 1, 0]]),
         "blocks moved by a pixel": (pred, true),
@@ -1276,6 +1480,19 @@ AGNOSTIC = Exercise(
         "never_ignored": (
             _agnostic(ignored=lambda void, area: False),
             "A prediction without a match of which more than half lies in void is ignored, no false positive.",
+        ),
+        "ignored_first": (
+            _ignored_first,
+            "You ignore predictions before they match. Only those that match nothing are ignored.",
+        ),
+        "void_cut_off": (
+            _void_cut_off,
+            "You take void out of the predictions first, and then no prediction lies in void. Count it before.",
+        ),
+        "over_all_ids": (
+            _over_all_ids,
+            "Ids may be large, and a table of all numbers up to the largest one doesn't fit. Take the ids that occur "
+            "(`unique`).",
         ),
         "ignored_at_half": (
             _agnostic(ignored=lambda void, area: 2 * void >= area),
@@ -1391,9 +1608,13 @@ def can_cross(rows: Sequence[str]) -> bool:
 def _breaks(attempt: Any) -> None:
     form = f"Give two maps, each a list of {len(RIVER)} texts of {len(RIVER[0])} letters."
     expect(isinstance(attempt, tuple | list) and len(attempt) == 2, form)
-    maps = [part.split() if isinstance(part, str) else list(part) for part in attempt]
+    expect(
+        all(isinstance(part, str | tuple | list | np.ndarray) for part in attempt),
+        "Each map is a list of texts, one for each row.",
+    )
+    maps = [part.split() if isinstance(part, str) else ["".join(map(str, row)) for row in part] for part in attempt]
     for rows in maps:
-        expect(len(rows) == len(RIVER) and all(isinstance(r, str) and len(r) == len(RIVER[0]) for r in rows), form)
+        expect(len(rows) == len(RIVER) and all(len(row) == len(RIVER[0]) for row in rows), form)
         expect(not set("".join(rows)) - set(LETTERS), f"The letters are {', '.join(LETTERS)}.")
     harmless, fatal = maps
     wrong = sum(a != b for one, other in zip(harmless, RIVER, strict=True) for a, b in zip(one, other, strict=True))
@@ -1428,6 +1649,7 @@ BREAK = Exercise(
     solution=(_BIRD, _CUT),
     wrong={
         "one_map": ((_BIRD,), "Give two maps, each a list of 9 texts of 16 letters."),
+        "pq": ((0.7, 0.96), "Each map is a list of texts, one for each row."),
         "another_letter": (
             (_painted((0, 0, "X")), _CUT),
             "The letters are G, W, R, B.",
@@ -1462,6 +1684,7 @@ BREAK = Exercise(
     right={
         "a bird in the sky's place, grass on the bridge": (_painted((8, 15, "B")), _painted((3, 8, "G"))),
         "texts with line breaks": ("\n".join(_painted((0, 7, "B"))), "\n".join(_CUT)),
+        "lists of letters": ([list(row) for row in _painted((8, 0, "B"))], np.array([list(row) for row in _CUT])),
         "tuples, a cut beside the bridge": (
             tuple(_painted((4, 0, "B"))),
             tuple(_painted((3, 9, "G"), (4, 9, "G"))),

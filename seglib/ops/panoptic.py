@@ -213,7 +213,7 @@ def panoptic_from_parts(semantic: Tensor, instances: Instances, categories: Sequ
         categories: the class table, things first.
 
     Returns:
-        The segmentation. Its segments are numbered from 1: the objects in their order, then the stuff in the table's.
+        The segmentation. Its segments are numbered from 1, first the objects in their order, then the stuff by its ids.
 
     Raises:
         ValueError: for masks of another size than the map, for two masks that overlap, for a label outside the table
@@ -310,7 +310,8 @@ def panoptic_from_label_ids(ids: Tensor, remap: Mapping[int, int], categories: S
         categories: the class table.
 
     Returns:
-        The segmentation. Its segments are numbered from 1 in the order of the ids. Labels that ``remap`` sends to one class of stuff are one segment.
+        The segmentation. Its segments are numbered from 1 in the order of the ids. Labels that ``remap`` sends to one
+        class of stuff are one segment.
 
     Raises:
         ValueError: for floating-point ids, a labelId that isn't in ``remap``, and a number n for a class of stuff.

@@ -33,6 +33,18 @@ def _by_score(scores: Tensor) -> list[int]:
     return scores.argsort(descending=True, stable=True).tolist()
 
 
+def _later_of_equals(scores: Tensor) -> list[int]:
+    return scores.argsort(stable=True).flip(0).tolist()
+
+
+def _as_they_come(scores: Tensor) -> list[int]:
+    return list(range(len(scores)))
+
+
+def _lowest_first(scores: Tensor) -> list[int]:
+    return scores.argsort(stable=True).tolist()
+
+
 def _paste(
     masks: Tensor,
     scores: Tensor,
@@ -44,13 +56,16 @@ def _paste(
     dropped: Callable[[float, float], bool] = lambda share, most: share > most,
     share: Callable[[Tensor, Tensor], float] = _share_taken,
     over: bool = False,
+    stop: bool = False,
     number: Callable[[int, int], int] = lambda n, rank: n + 1,
 ) -> Tensor:
-    """``paste`` with another order, another test, another share, or another number for an object."""
+    """``paste`` with another order, another test, another share, a stop at a low score, or another number."""
     ids = torch.zeros(masks.shape[1:], dtype=torch.int64)
     rank = 0
     for n in order(scores):
         if not enough(float(scores[n]), score_threshold):
+            if stop:
+                break
             continue
         if dropped(share(masks[n], ids), overlap_threshold):
             continue
@@ -84,6 +99,43 @@ def _share_of_all_above(masks: Tensor, scores: Tensor, least: float, most: float
             ids[masks[n] & (ids == 0)] = n + 1
         seen |= masks[n]
     return ids
+
+
+def _share_of_taken(mask: Tensor, ids: Tensor) -> float:
+    return int((mask & (ids > 0)).sum()) / max(1, int((ids > 0).sum()))
+
+
+def _share_of_map(mask: Tensor, ids: Tensor) -> float:
+    return float((mask & (ids > 0)).float().mean())
+
+
+def _until_one_is_dropped(masks: Tensor, scores: Tensor, least: float, most: float) -> Tensor:
+    """Stops at the first mask that is dropped."""
+    ids = torch.zeros(masks.shape[1:], dtype=torch.int64)
+    for n in _by_score(scores):
+        if scores[n] < least or _share_taken(masks[n], ids) > most:
+            break
+        ids[masks[n] & (ids == 0)] = n + 1
+    return ids
+
+
+def _paste_sorted(masks: Tensor, scores: Tensor, least: float, most: float) -> Tensor:
+    """The numbers of the sorted masks."""
+    order = _by_score(scores)
+    return paste(masks[order], scores[order], least, most)
+
+
+def _paste_added(masks: Tensor, scores: Tensor, least: float, most: float) -> Tensor:
+    ids = torch.zeros(masks.shape[1:], dtype=torch.int64)
+    for n in _by_score(scores):
+        if scores[n] >= least and _share_taken(masks[n], ids) <= most:
+            ids += (n + 1) * masks[n]
+    return ids
+
+
+def _paste_one_or_more(masks: Tensor, scores: Tensor, least: float, most: float) -> Tensor:
+    masks[0]  # raises where there is none
+    return paste(masks, scores, least, most)
 
 
 def _best_mask_of_each_pixel(masks: Tensor, scores: Tensor, least: float, most: float) -> Tensor:
@@ -133,7 +185,7 @@ def _overlapping() -> Mapping[str, tuple[Tensor, Tensor, float, float]]:
         "three masks in any order": (_strips((3, 9), (0, 5), (8, 12)), torch.tensor([0.7, 0.8, 0.9]), 0.5, 0.5),
         "a score at the threshold and one below it": (
             _strips((0, 4), (4, 8), (8, 12)),
-            torch.tensor([0.5, 0.9, 0.25]),
+            torch.tensor([0.25, 0.9, 0.5]),
             0.5,
             0.5,
         ),
@@ -143,7 +195,14 @@ def _overlapping() -> Mapping[str, tuple[Tensor, Tensor, float, float]]:
             0.5,
             0.5,
         ),
-        "a mask that is covered by more": (_strips((0, 4), (1, 6), (0, 7)), torch.tensor([0.9, 0.8, 0.7]), 0.5, 0.5),
+        "a mask that is covered by more": (
+            _strips((0, 4), (1, 6), (0, 7), (8, 12)),
+            torch.tensor([0.9, 0.8, 0.7, 0.6]),
+            0.5,
+            0.5,
+        ),
+        "a small mask behind a large one": (_strips((0, 9), (7, 10)), torch.tensor([0.9, 0.8]), 0.5, 0.5),
+        "a large mask behind a small one": (_strips((0, 3), (1, 12)), torch.tensor([0.9, 0.8]), 0.5, 0.5),
         "a dropped mask that covers another": (
             _strips((0, 6), (2, 9), (6, 12)),
             torch.tensor([0.9, 0.8, 0.7]),
@@ -157,7 +216,12 @@ def _overlapping() -> Mapping[str, tuple[Tensor, Tensor, float, float]]:
             0.375,
         ),
         "equal scores": (_strips((0, 5), (3, 8), (7, 12)), torch.tensor([0.75, 0.75, 0.75]), 0.5, 0.5),
-        "a low overlap threshold": (_strips((0, 6), (4, 12)), torch.tensor([0.9, 0.8]), 0.5, 0.125),
+        "a low overlap threshold": (
+            _strips((0, 6), (4, 11), (10, 12)),
+            torch.tensor([0.9, 0.8, 0.25]),
+            0.5,
+            0.125,
+        ),
         "a mask without a pixel": (_strips((0, 4), (6, 6), (2, 7)), torch.tensor([0.9, 0.8, 0.7]), 0.5, 0.5),
         "six masks of spots": (spots, torch.rand(6, generator=draw), 0.25, 0.75),
         "no object": (torch.zeros(0, 3, 4, dtype=torch.bool), torch.zeros(0), 0.5, 0.5),
@@ -168,12 +232,20 @@ PASTE = Exercise(
     solution=paste,
     wrong={
         "as_they_come": (
-            _pastes(order=lambda scores: list(range(len(scores)))),
+            _pastes(order=_as_they_come),
             "You go through the masks as they come. The highest score comes first.",
         ),
+        "as_they_come_and_stop": (
+            _pastes(order=_as_they_come, stop=True),
+            "You go through the masks as they come, and stop at the first low score. The highest comes first.",
+        ),
         "lowest_first": (
-            _pastes(order=lambda scores: scores.argsort(stable=True).tolist()),
+            _pastes(order=_lowest_first),
             "You begin with the lowest score. The highest comes first, and keeps its pixels.",
+        ),
+        "lowest_first_and_stop": (
+            _pastes(order=_lowest_first, stop=True),
+            "You begin with the lowest score, and stop if it is below the threshold. The highest comes first.",
         ),
         "painted_over": (
             _pastes(over=True),
@@ -207,6 +279,14 @@ PASTE = Exercise(
             _pastes(share=_share_of_union),
             "You compare an IoU. It is the taken part of the mask's own pixels.",
         ),
+        "share_of_the_others": (
+            _pastes(share=_share_of_taken),
+            "You divide by the area of the objects that are there. It is the share of the mask's own pixels.",
+        ),
+        "share_of_the_map": (
+            _pastes(share=_share_of_map),
+            "You divide by all pixels of the map. It is the share of the mask's own pixels.",
+        ),
         "largest_overlap": (
             _pastes(share=_largest_share),
             "You compare the overlap with one object at a time. All that is taken counts together.",
@@ -215,12 +295,20 @@ PASTE = Exercise(
             _share_of_all_above,
             "A mask that was dropped leaves its pixels free: it takes nothing from others.",
         ),
+        "stops_at_a_drop": (
+            _until_one_is_dropped,
+            "You stop at the first mask that is dropped. Only that one is left out: go on with the next.",
+        ),
+        "always_half_a_score": (
+            lambda masks, scores, least, most: paste(masks, scores, 0.5, most),
+            "Your score threshold is always ½. Use `score_threshold`.",
+        ),
+        "always_half_a_mask": (
+            lambda masks, scores, least, most: paste(masks, scores, least, 0.5),
+            "Your overlap threshold is always ½. Use `overlap_threshold`.",
+        ),
         "later_of_equals": (
-            _pastes(
-                order=lambda scores: (
-                    _by_score(scores.flip(0)) and [len(scores) - 1 - n for n in _by_score(scores.flip(0))]
-                )
-            ),
+            _pastes(order=_later_of_equals),
             "Of equal scores the object that stands first comes first: sort with stable=True.",
         ),
         "from_zero": (
@@ -231,6 +319,18 @@ PASTE = Exercise(
             _pastes(number=lambda n, rank: rank + 1),
             "You number the objects in the order of pasting. Object n gets n + 1, wherever it comes.",
         ),
+        "by_position": (
+            _paste_sorted,
+            "You sorted the masks and give n their new positions. Object n is the one at place n of `masks` as given.",
+        ),
+        "filtered_first": (
+            lambda masks, scores, least, most: paste(masks[scores >= least], scores[scores >= least], least, most),
+            "You left out the low scores and numbered the rest anew. Object n keeps its place in `masks` as given.",
+        ),
+        "added": (
+            _paste_added,
+            "Where masks meet, your numbers add up. Write each one to the pixels that are still free.",
+        ),
         "ones": (
             _pastes(number=lambda n, rank: 1),
             "All objects have one number. Object n gets n + 1.",
@@ -238,6 +338,10 @@ PASTE = Exercise(
         "divided_by_nothing": (
             _paste_carelessly,
             "A mask may have no pixel: do not divide by its area without care.",
+        ),
+        "one_or_more": (
+            _paste_one_or_more,
+            "There may be no mask: take the size from `masks.shape[1:]`, and no element that may not be there.",
         ),
     },
     right={"NumPy": _paste_numpy, "in place, as lists": _paste_in_place},
@@ -309,6 +413,16 @@ def _fill_all_or_none(free: Tensor, stuff: Tensor, limit: int) -> Tensor:
     return torch.where(free & (found == VOID) & (stuff != VOID), kept.bincount().argmax(), found)
 
 
+def _fill_until_a_small_one(free: Tensor, stuff: Tensor, limit: int) -> Tensor:
+    out = torch.full_like(stuff, VOID)
+    for k in stuff.unique().tolist():
+        mask = (stuff == k) & free
+        if k == VOID or mask.sum() < limit:
+            break
+        out[mask] = k
+    return out
+
+
 def _fill_numpy(free: Tensor, stuff: Tensor, limit: int) -> np.ndarray:
     values = np.where(free.numpy(), stuff.numpy(), VOID)
     areas = np.bincount(values.ravel(), minlength=VOID + 1)
@@ -343,6 +457,7 @@ def _free_and_stuff() -> Mapping[str, tuple[Tensor, Tensor, int]]:
         "a limit of 1": (free, stuff, 1),
         "a class that is covered for the most part": (free & (stuff != 9) | (stuff == 255), stuff, 2),
         "a larger map": (torch.rand(9, 12, generator=draw) < 0.7, wide, 12),
+        "a small class with the lowest id": (torch.ones(3, 6, dtype=torch.bool), stuff - 4 * (stuff == 8), 6),
         "no free pixel": (torch.zeros(3, 6, dtype=torch.bool), stuff, 1),
         "a map without stuff": (free, torch.full((3, 6), VOID), 1),
     }
@@ -374,6 +489,10 @@ FILL = Exercise(
         "large_out": (
             _fills(enough=lambda count, limit: count < limit),
             "You keep the small classes and leave the large ones out.",
+        ),
+        "stops_at_a_small_class": (
+            _fill_until_a_small_one,
+            "You stop at the first class that is too small. Only that one is left out: go on with the next.",
         ),
         "by_patches": (
             _fill_by_patches,
@@ -414,7 +533,7 @@ FILL = Exercise(
 SURVIVORS = Exercise(
     solution=("BCD", [8, 5, 4]),
     wrong={
-        "as_they_come": (("ACD", [10, 6, 0]), "You go through them as they stand. The highest score comes first."),
+        "as_they_come": (("AC", [10, 6]), "You go through them as they stand. The highest score comes first."),
         "nobody_dropped": (
             ("BCA", [8, 5, 4]),
             "A has ten pixels, and six of them are B's already. That is more than half.",
@@ -428,6 +547,14 @@ SURVIVORS = Exercise(
             "E has a score below ½ and stays out.",
         ),
         "whole_masks": (("BCD", [8, 6, 8]), "Count what is left of a mask when it is pasted, not its whole area."),
+        "whole_c": (("BCD", [8, 6, 4]), "Pixel 11 lies in B and in C. It is B's, which has the higher score."),
+        "whole_d": (("BCD", [8, 5, 8]), "D keeps only what is free of its eight pixels: some of them are B's."),
+        "painted_over": (("BCD", [3, 6, 8]), "A mask takes no pixel from one with a higher score."),
+        "last_pixels_left_out": (("BCD", [7, 5, 4]), "Both ends are included: pixels 4 to 11 are eight."),
+        "a_kept_d_kept": (
+            ("BCAD", [8, 5, 4, 4]),
+            "Pixels 0 to 3 lie in A and in D: only one of the two can have them. Is A pasted at all?",
+        ),
         "by_letters": (("BDC", [8, 4, 5]), "C has a higher score than D and is pasted before it."),
     },
     right={
@@ -465,13 +592,14 @@ def _merge(
     over: bool = False,
     void_segment: bool = False,
     covered_count: bool = False,
+    limit_equal: bool = True,
     empty: bool = False,
     stable: bool = True,
 ) -> tuple[Tensor, list[int]]:
     """``merge`` with one of the bugs."""
     ids, categories = torch.zeros_like(stuff), []
-    order = _by_score(scores) if stable else [len(scores) - 1 - n for n in _by_score(scores.flip(0))]
-    for n in order:
+    order = _by_score if stable else _later_of_equals
+    for n in order(scores):
         if scores[n] < 0.5 or (scores[n] == 0.5 and not score_equal):
             break
         free = masks[n] & (ids == 0)
@@ -484,7 +612,7 @@ def _merge(
         if k == VOID and not void_segment:
             continue
         free = (stuff == k) & (ids == 0)
-        if int((stuff == k if covered_count else free).sum()) >= limit:
+        if int((stuff == k if covered_count else free).sum()) >= limit + (not limit_equal):
             categories.append(k)
             ids[free] = len(categories)
     return ids, categories
@@ -546,19 +674,20 @@ def _scenes() -> Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor, int]]:
     sky = torch.tensor([[7] * 8 + [9] * 4])
     mixed = torch.tensor([[7, 7, 7, 255, 255, 9, 9, 9, 9, 9, 7, 9]])
     return {
-        "an object on two kinds of stuff": (_strips((3, 6)), torch.tensor([2]), torch.tensor([0.9]), sky, 3),
-        "objects that overlap": (_strips((0, 5), (4, 9)), torch.tensor([2, 3]), torch.tensor([0.7, 0.9]), sky, 3),
+        "an object on two kinds of stuff": (_strips((3, 5)), torch.tensor([2]), torch.tensor([0.9]), sky, 3),
+        "objects that overlap": (_strips((1, 4), (3, 6)), torch.tensor([2, 3]), torch.tensor([0.7, 0.9]), sky, 3),
         "a score of ½": (_strips((0, 5), (6, 9)), torch.tensor([2, 3]), torch.tensor([0.5, 0.4375]), sky, 2),
         "an object that is half covered": (
             _strips((0, 4), (2, 6), (4, 8)),
             torch.tensor([2, 3, 2]),
             torch.tensor([0.9, 0.8, 0.7]),
-            sky,
+            torch.full((1, 12), 9),
             2,
         ),
         "pixels where the head sees things": (_strips((0, 2)), torch.tensor([1]), torch.tensor([0.9]), mixed, 2),
         "a class that is covered": (_strips((4, 12)), torch.tensor([1]), torch.tensor([0.9]), sky, 4),
         "a class of which just enough is free": (_strips((7, 10)), torch.tensor([1]), torch.tensor([0.9]), sky, 2),
+        "a class of which too little is free": (_strips((6, 10)), torch.tensor([1]), torch.tensor([0.9]), sky, 3),
         "a mask without a pixel": (_strips((0, 4), (5, 5)), torch.tensor([1, 2]), torch.tensor([0.8, 0.9]), sky, 3),
         "equal scores": (_strips((0, 5), (3, 8)), torch.tensor([1, 2]), torch.tensor([0.75, 0.75]), sky, 3),
         "no object": (_strips((0, 1))[:0], torch.zeros(0, dtype=torch.int64), torch.zeros(0), mixed, 3),
@@ -595,6 +724,11 @@ BUG = Exercise(
             "A mask without a pixel makes a segment without a pixel. (0 < 0 is false: the test of the share lets it "
             "pass.)",
         ),
+        "no_limit": (
+            lambda masks, labels, scores, stuff, limit: merge(masks, labels, scores, stuff, 1),
+            "A class that has fewer than `limit` free pixels becomes void, also where it has some.",
+        ),
+        "limit_equal_out": (_bug(limit_equal=False), "A class with exactly `limit` free pixels stays."),
         "unstable": (_bug(stable=False), "Of equal scores the first object comes first: keep the sort stable."),
     },
     right={"NumPy": _merge_numpy, "by the two pieces": _merge_by_pieces},
@@ -639,6 +773,14 @@ def _inventory(
 def _inventory_in_pixels(panoptic: Panoptic) -> dict[int, tuple[int, int]]:
     areas = {k: [s.area for s in panoptic.segments if s.category_id == k] for k, _ in _inventory(panoptic).items()}
     return {k: (len(a), sum(a)) for k, a in areas.items()}
+
+
+def _inventory_by_category(panoptic: Panoptic) -> dict[int, tuple[int, float]]:
+    total = max(1, int((panoptic.map > 0).sum()))
+    return {
+        k: (n, n * int((panoptic.map == k).sum()) / total)  # once for each segment
+        for k, (n, _) in inventory(panoptic).items()
+    }
 
 
 def _share_of_last(panoptic: Panoptic) -> dict[int, tuple[int, float]]:
@@ -700,6 +842,21 @@ INVENTORY = Exercise(
         "pixels": (
             _inventory_in_pixels,
             "Those are pixels. The share is wanted: divide by the pixels that are not void.",
+        ),
+        "category_as_id": (
+            _inventory_by_category,
+            "The map holds segment ids and no categories: compare it with `id`, not with `category_id`.",
+        ),
+        "void_as_a_category": (
+            lambda p: {
+                **inventory(p),
+                **({VOID: (1, float((p.map == 0).float().mean()))} if (p.map == 0).any() else {}),
+            },
+            "You list void. It is no category: list those that have a segment.",
+        ),
+        "nothing_but_void": (
+            lambda p: inventory(p) if 1 / int(p.map.sum()) else {},
+            "A map of void has no labelled pixel, so don't divide there. The answer is an empty dict.",
         ),
         "percent": (lambda p: _inventory(p, scale=100.0), "Those are percentages. A share from 0 to 1 is wanted."),
         "things_alone": (
@@ -792,10 +949,11 @@ def quality(settings: MergeSettings) -> float:
 def _reaches(attempt: Any) -> None:
     values = attempt.tolist() if isinstance(attempt, Tensor | np.ndarray) else attempt
     three = isinstance(values, tuple | list) and len(values) == 3
+    values = [v.tolist() if isinstance(v, Tensor | np.generic) else v for v in values] if three else values
     expect(three and all(isinstance(v, int | float) for v in values), "Give three numbers: score, overlap, limit.")
     score, overlap, limit = values
     expect(0 <= score <= 1 and 0 <= overlap <= 1, "Both thresholds are shares from 0 to 1.")
-    expect(limit >= 0 and limit == int(limit), "The limit is a whole number of pixels, 0 or more.")
+    expect(limit >= 0 and float(limit).is_integer(), "The limit is a whole number of pixels, 0 or more.")
     given = MergeSettings(score, overlap, int(limit))
     reached = quality(given)
     if reached >= WANTED:
@@ -817,7 +975,11 @@ THRESHOLDS = Exercise(
         "two_numbers": ((0.3, 0.5), "Give three numbers: score, overlap, limit."),
         "share_of_the_image": ((0.3, 0.5, 0.004), "The limit is a whole number of pixels, 0 or more."),
     },
-    right={"a list": list(_GOOD.values()), "a tensor": torch.tensor(list(_GOOD.values()), dtype=torch.float64)},
+    right={
+        "a list": list(_GOOD.values()),
+        "a tensor": torch.tensor(list(_GOOD.values())),
+        "numbers of NumPy": tuple(map(np.float32, _GOOD.values())),
+    },
     verify=_reaches,
     compared=False,
     sketch="""

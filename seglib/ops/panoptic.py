@@ -276,7 +276,7 @@ def panoptic_to_label_ids(panoptic: Panoptic, file_ids: Sequence[int | None], vo
     Raises:
         ValueError: for a class whose labelId isn't in 1..999 and for more than 1000 things of one class.
 
-    Source: https://github.com/mcordts/cityscapesScripts, "instanceIds".
+    Source: cityscapesScripts, "instanceIds" (Cordts et al., "The Cityscapes Dataset", CVPR 2016).
     """
     count: Counter[int] = Counter()
     ids = [void_id]

@@ -78,6 +78,7 @@ def scores_of_files(coco, json_path, pngs):
     return evaluate_coco_panoptic(truth.with_suffix(".json"), truth, json_path, pngs)
 
 
+@pytest.mark.slow
 def test_training_learns_and_the_files_of_the_evaluation_have_the_scores_that_it_prints(coco, run, tmp_path, capsys):
     metadata = read_metadata(run)
     assert metadata["arguments"] == {"num_things": 2, "num_stuff": 2} and metadata["file_ids"] == [3, 7, 2, 9]
@@ -94,6 +95,7 @@ def test_training_learns_and_the_files_of_the_evaluation_have_the_scores_that_it
     assert (found.pq, found.things.pq, found.stuff.rq) == (scores["pq"], scores["pq_things"], scores["rq_stuff"])
 
 
+@pytest.mark.slow
 def test_photos_become_pngs_and_a_file_of_results(coco, run, tmp_path, capsys):
     truth = coco / "annotations" / "panoptic_val2017.json"
     wanted = ["--labels", tmp_path / "pngs", "--out", tmp_path / "overlays", "--json", "--ids", truth]
@@ -115,6 +117,7 @@ def test_photos_become_pngs_and_a_file_of_results(coco, run, tmp_path, capsys):
     assert overlay.shape == (64, 64, 3)
 
 
+@pytest.mark.slow
 def test_without_a_png_and_ids_json_names_the_photo_alone(coco, run, capsys):
     photo = coco / "val2017" / "000000000002.png"
     code, printed = seglib("predict", photo, "--weights", run, "--json", capsys=capsys)
@@ -122,6 +125,7 @@ def test_without_a_png_and_ids_json_names_the_photo_alone(coco, run, capsys):
     assert code == 0 and set(entry) == {"photo", "height", "width", "segments_info"} and entry["photo"] == str(photo)
 
 
+@pytest.mark.slow
 def test_things_below_the_lowest_score_are_not_merged(coco, run, capsys):
     photo = coco / "val2017" / "000000000001.png"
 
@@ -137,6 +141,7 @@ def test_things_below_the_lowest_score_are_not_merged(coco, run, capsys):
     assert scores("--score", first) == [first] and scores("--score", 1) == []
 
 
+@pytest.mark.slow
 def test_maps_have_the_size_of_the_photo_whatever_the_model_saw(coco, run, tmp_path, capsys):
     Image.open(coco / "val2017" / "000000000001.png").resize((256, 128)).save(tmp_path / "large.png")
     wanted = ["--labels", tmp_path / "l.png", "--json", "--short-side", 64]
@@ -146,6 +151,7 @@ def test_maps_have_the_size_of_the_photo_whatever_the_model_saw(coco, run, tmp_p
     assert np.asarray(Image.open(tmp_path / "l.png")).shape == (128, 256, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -177,6 +183,7 @@ def test_mistakes_get_one_line_and_leave_nothing_behind(coco, run, tmp_path, arg
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_an_evaluation_refuses_places_for_its_predictions_before_it_begins(coco, run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("seglib.train.evaluate", lambda *_, **__: pytest.fail("it began"))
     data = ["--weights", run, "--data", "coco", "--root", coco, "--split", "val"]
@@ -187,6 +194,7 @@ def test_an_evaluation_refuses_places_for_its_predictions_before_it_begins(coco,
         assert code == 2 and message in printed.err and printed.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_fails_leaves_no_predictions(coco, run, tmp_path, capsys):
     root = shutil.copytree(coco, tmp_path / "data")
     last = root / "annotations" / "panoptic_val2017" / "000000000004.png"

@@ -17,6 +17,8 @@ from seglib.ops.masks import masks_to_boxes
 from seglib.postprocess.panoptic import MergeSettings, merge_panoptic
 from seglib.types import VOID, Category, Instances, Panoptic, Segment
 
+pytestmark = pytest.mark.slow  # every test opens a browser
+
 THINGS = sum(c.isthing for c in CATEGORIES)
 SETTINGS = MergeSettings(stuff_area_limit=64)
 FOUR = tuple(Category(i, name, i < 2, (40 * i, 90, 200 - 40 * i)) for i, name in enumerate(("a", "b", "x", "y")))
@@ -314,7 +316,6 @@ def expected(settings):
     return *shown, str(int((merged.map == 0).sum()))
 
 
-@pytest.mark.slow
 def test_the_figure_fits_a_phone_follows_the_mode_and_has_no_serious_finding(show):
     modes = {"light": ["rgb(255, 255, 255)", "rgb(31, 41, 51)"], "dark": ["rgb(21, 24, 28)", "rgb(230, 232, 234)"]}
     visit = show(width=360)

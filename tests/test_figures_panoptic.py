@@ -14,6 +14,8 @@ from seglib.book.figures.element import source
 from seglib.metrics.pq import PanopticQuality, match_segments
 from seglib.types import Category, Panoptic, Segment
 
+pytestmark = pytest.mark.slow  # every test opens a browser
+
 FILES = ("panoptic", "panoptic_quality")
 CATEGORIES = [
     Category(0, "a", True, (230, 159, 0)),
@@ -370,7 +372,6 @@ def show(open_page):
     return open_figure
 
 
-@pytest.mark.slow
 def test_it_fits_a_phone_follows_the_mode_and_has_no_serious_finding(show):
     modes = {"light": ["rgb(255, 255, 255)", "rgb(31, 41, 51)"], "dark": ["rgb(21, 24, 28)", "rgb(230, 232, 234)"]}
     board = show("One person split", width=360)

@@ -40,7 +40,6 @@ FAST = {
     "yolact_tiny",
     "condinst_tiny",
     "solov2_tiny",
-    "panoptic_fpn_tiny",
 }
 
 every_architecture = pytest.mark.parametrize(

@@ -24,6 +24,8 @@ from seglib.ops.masks import crop_masks, mask_iou
 from seglib.ops.resize import aligned_bilinear
 from seglib.types import Instances
 
+pytestmark = pytest.mark.slow  # they open a browser
+
 
 def draws(seed=0):
     return torch.Generator().manual_seed(seed)
@@ -367,7 +369,6 @@ def painted(page, pane):
     return np.array(values).reshape(h, w, 4)[..., :3]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_a_figure_fits_a_phone_follows_the_mode_and_has_no_serious_finding(name, show):
     modes = {"light": ["rgb(255, 255, 255)", "rgb(31, 41, 51)"], "dark": ["rgb(21, 24, 28)", "rgb(230, 232, 234)"]}

@@ -301,7 +301,7 @@ def mask_rcnn_resnet50_fpn(num_classes: int, **keywords: Any) -> MaskRCNN:
 
     Args:
         num_classes: number of classes K of things, without background.
-        **keywords: further keywords of :func:`mask_rcnn_fpn`.
+        **keywords: further keywords of :func:`fpn_parts`.
     """
     return mask_rcnn_fpn("resnet50", num_classes, **keywords)
 
@@ -311,7 +311,7 @@ mask_rcnn = mask_rcnn_resnet50_fpn
 
 
 def mask_rcnn_resnet101_fpn(num_classes: int, **keywords: Any) -> MaskRCNN:
-    """Mask R-CNN on ResNet-101-FPN. Keywords as in :func:`mask_rcnn_fpn`."""
+    """Mask R-CNN on ResNet-101-FPN. Keywords as in :func:`fpn_parts`."""
     return mask_rcnn_fpn("resnet101", num_classes, **keywords)
 
 
@@ -339,42 +339,9 @@ def mask_rcnn_resnet50_fpn_v2(num_classes: int, *, pretrained: bool = False) -> 
     )
 
 
-def mask_rcnn_fpn(
-    encoder: str,
-    num_classes: int,
-    *,
-    pretrained: bool = False,
-    frozen: bool | None = None,
-    class_agnostic: bool = False,
-    box_loss: str = "smooth_l1",
-    conventions: str = "detectron2",
-    stride_in_1x1: bool = False,
-    sampling_ratio: int = 2,
-) -> MaskRCNN:
-    """Mask R-CNN on a ResNet with a pyramid of 256 channels.
-
-    Args:
-        encoder: name of the encoder: "resnet18", "resnet34", "resnet50" or "resnet101".
-        num_classes: number of classes K of things, without background.
-        pretrained: whether to start the encoder from torchvision's ImageNet weights.
-        frozen: whether the encoder's batch norms, its first convolution and its first stage stay as they are; ``None``
-            freezes them when it is pretrained, as the paper does. From scratch they must learn.
-        class_agnostic: whether one box is predicted for all classes of an RoI instead of one for each.
-        box_loss: the box loss of the second stage, "smooth_l1" or "giou".
-        conventions: library whose details to follow, "detectron2" or "torchvision".
-        stride_in_1x1: whether a bottleneck's stride lies in its first convolution, as in Detectron2's ResNets.
-        sampling_ratio: number of RoIAlign's samples per bin along each axis; Detectron2's models were trained with 0,
-            as many as cells, torchvision's with 2.
-
-    Raises:
-        ValueError: for an unknown encoder, loss or convention.
-    """
-    return MaskRCNN(
-        **fpn_parts(
-            encoder, num_classes, pretrained=pretrained, frozen=frozen, class_agnostic=class_agnostic,
-            box_loss=box_loss, conventions=conventions, stride_in_1x1=stride_in_1x1, sampling_ratio=sampling_ratio,
-        )
-    )  # fmt: skip
+def mask_rcnn_fpn(encoder: str, num_classes: int, **keywords: Any) -> MaskRCNN:
+    """Mask R-CNN on a ResNet with a pyramid of 256 channels. Arguments and errors are those of :func:`fpn_parts`."""
+    return MaskRCNN(**fpn_parts(encoder, num_classes, **keywords))
 
 
 def fpn_parts(
@@ -389,7 +356,20 @@ def fpn_parts(
     stride_in_1x1: bool = False,
     sampling_ratio: int = 2,
 ) -> dict[str, Any]:
-    """The arguments of :class:`MaskRCNN` that :func:`mask_rcnn_fpn` builds it from; its keywords are explained there.
+    """The arguments of :class:`MaskRCNN` on a ResNet with a pyramid of 256 channels.
+
+    Args:
+        encoder: name of the encoder: "resnet18", "resnet34", "resnet50" or "resnet101".
+        num_classes: number of classes K of things, without background.
+        pretrained: whether to start the encoder from torchvision's ImageNet weights.
+        frozen: whether the encoder's batch norms, its first convolution and its first stage stay as they are; ``None``
+            freezes them when it is pretrained, as the paper does. From scratch they must learn.
+        class_agnostic: whether one box is predicted for all classes of an RoI instead of one for each.
+        box_loss: the box loss of the second stage, "smooth_l1" or "giou".
+        conventions: library whose details to follow, "detectron2" or "torchvision".
+        stride_in_1x1: whether a bottleneck's stride lies in its first convolution, as in Detectron2's ResNets.
+        sampling_ratio: number of RoIAlign's samples per bin along each axis; Detectron2's models were trained with 0,
+            as many as cells, torchvision's with 2.
 
     Raises:
         ValueError: for an unknown encoder, loss or convention.

@@ -236,7 +236,7 @@ def panoptic_fpn_resnet(
         instance_weight: weight λ_i of Mask R-CNN's losses.
         semantic_weight: weight λ_s of the semantic loss.
         stuff_area_limit: number of pixels from which stuff becomes a segment, in the output's size.
-        **keywords: further keywords of :func:`~seglib.models.mask_rcnn.mask_rcnn_fpn`.
+        **keywords: further keywords of :func:`~seglib.models.mask_rcnn.fpn_parts`.
 
     Raises:
         ValueError: without things or stuff, or for an unknown encoder.

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from seglib.models.zoo import MODELS
+from seglib.models.zoo import MODELS, build, check_task, find
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +61,13 @@ SizeOfEval = Annotated[
 ]
 Weights = Annotated[Path, typer.Option(help="A .safetensors file that seglib wrote.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
+ServedTask = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="Of weights for several tasks: semantic, instance or panoptic; by default the one they were trained for.",
+    ),
+]
 
 
 @app.command()
@@ -110,7 +117,6 @@ def train(
     from seglib.data.class_tables import match_categories
     from seglib.files import atomic_path
     from seglib.losses import LOSSES
-    from seglib.models.zoo import build, check_task
     from seglib.ops.geometry import Geometry
     from seglib.train import TASKS, Interrupted, TrainConfig, fit
     from seglib.train.recipes import recipe
@@ -124,7 +130,8 @@ def train(
     if not resume and (out / "state.safetensors").exists():
         raise ValueError(f"{out} holds a run already; pass --resume to go on with it, or another --out")
     shape, task_type = _size(size), TASKS[check_task(model, task)]
-    if loss != "ce" and task_type.name != "semantic":
+    universal = find(model).universal
+    if loss != "ce" and (universal or task_type.name != "semantic"):
         raise ValueError(f"--loss {loss} is for semantic models; {model} has losses of its own")
     stored = {} if weights is None else read_metadata(weights)
     geometry = Geometry(**stored.get("geometry", {}))  # what was trained at some size goes on at that size
@@ -138,7 +145,7 @@ def train(
     if val_set.size is not None:
         geometry = Geometry("shorter", min(val_set.size))
     torch.manual_seed(config.seed)
-    arguments = the_task.model_arguments()
+    arguments = the_task.universal_arguments() if universal else the_task.model_arguments()
     if stored.get("model") == model and "arguments" in stored:  # its own, but for the classes of this data set
         if stored.get("task", task_type.name) != task_type.name:
             raise ValueError(f"{weights} are for {stored['task']}; pass --task {stored['task']}, or other weights")
@@ -152,7 +159,7 @@ def train(
     metadata: dict[str, Any] = {"model": model, "arguments": arguments, "data": data}
     metadata["file_ids"] = list(train_set.file_ids[: len(the_task.categories)])
     metadata["void_id"] = train_set.void_id
-    if task_type.name == "semantic":
+    if task_type.name == "semantic" and not universal:
         net.criterion = LOSSES[loss]  # type: ignore[assignment]  # nn.Module types its attributes as tensors and modules
         metadata["loss"] = loss
     if data in RESIZES and val_set.size is not None:
@@ -187,6 +194,7 @@ def train(
 def evaluate_command(
     weights: Weights,
     data: Data = "scenes",
+    task: ServedTask = None,
     root: Root = None,
     split: Annotated[str, typer.Option(help="train, val or test (voc, cityscapes and coco: val).")] = "test",
     out: Annotated[
@@ -208,19 +216,18 @@ def evaluate_command(
     from seglib.data.coco_predictions import write_coco_predictions
     from seglib.train import evaluate
 
-    net, metadata = _load(weights, device)
-    task = _task(metadata, weights)
+    net, the_task, metadata = _load(weights, device, task)
     shape = _size(size)
     if shape is None and data == metadata.get("data") and "data_size" in metadata:
         shape = tuple(metadata["data_size"])
     elif shape is not None:
         net.geometry = _shorter(net.geometry, 0 if data in RESIZES else min(shape))
-    dataset = build_dataset(data, root, split, size=shape, keep=(task.needs,))
-    dataset = match_categories(dataset, task.categories, task.needs)
+    dataset = build_dataset(data, root, split, size=shape, keep=(the_task.needs,))
+    dataset = match_categories(dataset, the_task.categories, the_task.needs)
     facts: dict[str, Any] = {"images": len(dataset), "split": split}
-    written = nullcontext() if out is None else write_coco_predictions(out, task.predicts, dataset.file_ids)
+    written = nullcontext() if out is None else write_coco_predictions(out, the_task.predicts, dataset.file_ids)
     with written as write:
-        scores = evaluate(net, dataset, task, batch_size=batch_size, workers=workers, on_predictions=write)
+        scores = evaluate(net, dataset, the_task, batch_size=batch_size, workers=workers, on_predictions=write)
     _report(scores, as_json, facts if out is None else facts | {"out": str(out)})
 
 
@@ -228,6 +235,7 @@ def evaluate_command(
 def predict(
     photo: Annotated[Path, typer.Argument(help="A photo, or a folder of photos.")],
     weights: Weights,
+    task: ServedTask = None,
     out: Annotated[Path | None, typer.Option(help="Overlay PNG; for a folder of photos, a folder.")] = None,
     labels: Annotated[
         Path | None,
@@ -243,7 +251,10 @@ def predict(
     score: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="Lowest score of an object, of an instance or panoptic model (0.5 when not given)."
+            min=0,
+            max=1,
+            help="Lowest score of an object, of an instance or panoptic model (0.5 when not given). In a panoptic map "
+            "from queries all segments must exceed it (0.8).",
         ),
     ] = None,
     short_side: Annotated[
@@ -284,23 +295,25 @@ def predict(
     overlays, maps = png_targets(out, photos, photo), png_targets(labels, photos, photo)
     if clash := set(overlays) & set(maps):
         raise ValueError(f"--out and --labels would both write {min(clash)}; name two different places")
-    net, metadata = _load(weights, device)
-    task = _task(metadata, weights)
+    net, the_task, metadata = _load(weights, device, task)
     if short_side is not None:
         net.geometry = _shorter(net.geometry, short_side)
     image_ids = None if ids is None else read_image_ids(ids)
-    file_ids = metadata.get("file_ids", [c.id for c in task.categories])
+    file_ids = metadata.get("file_ids", [c.id for c in the_task.categories])
     options = Options(file_ids, metadata.get("void_id"), score, image_ids, tile, views, flip)
-    check_options(task, options)
-    if task.predicts is Panoptic and score is not None:  # the model itself merges
-        net.merge = replace(net.merge, score_threshold=score)
+    check_options(the_task, options)
+    if the_task.predicts is Panoptic and score is not None:  # the model itself decides what a segment is
+        if find(metadata["model"]).universal:
+            net.thresholds = replace(net.thresholds, object_threshold=score)
+        else:
+            net.merge = replace(net.merge, score_threshold=score)
     where = next(net.parameters()).device
     entries: list[dict[str, Any]] = []
     failed = []
     for i, path in enumerate(photos):
         try:
             image = read_image(path)  # (3, H, W)
-            found = predict_photo(net, task, image.to(where), path, options, maps[i].name if maps else None)
+            found = predict_photo(net, the_task, image.to(where), path, options, maps[i].name if maps else None)
         except (ValueError, OSError) as error:
             failed.append(_one_line(error))
             continue
@@ -311,7 +324,7 @@ def predict(
         entries += found.entries
     done = len(photos) - len(failed)
     if done and as_json:
-        print(json.dumps({"annotations": entries} if task.predicts is Panoptic else entries, indent=1))
+        print(json.dumps({"annotations": entries} if the_task.predicts is Panoptic else entries, indent=1))
     elif done:
         _say(f"{done} photo{'s' * (done > 1)} → {' and '.join(str(p) for p in (out, labels) if p)}")
     if failed:
@@ -326,7 +339,6 @@ def convert(
     file: Annotated[Path | None, typer.Option(help="The published checkpoint, if it is on disk already.")] = None,
 ) -> None:
     """Turn published weights of another codebase into seglib's."""
-    from seglib.models.zoo import build
     from seglib.weights import convert as rename
     from seglib.weights import read_origin, save_weights
 
@@ -415,25 +427,24 @@ def _scales(text: str) -> tuple[float, ...]:
     return scales
 
 
-def _load(weights: Path, device: str) -> tuple[Any, dict[str, Any]]:
-    """The model of a weights file, and its metadata, which name a task."""
-    from seglib.models.zoo import check_task
-    from seglib.weights import load_model, read_metadata
-
-    net = load_model(weights, _device(device))
-    metadata = read_metadata(weights)
-    return net, {"task": check_task(metadata["model"]), **metadata}
-
-
-def _task(metadata: dict[str, Any], weights: Path) -> Any:
-    """The task that the weights were trained for, with its classes."""
+def _load(weights: Path, device: str, task: str | None) -> tuple[Any, Any, dict[str, Any]]:
+    """The model of a weights file, the task that it is used for, with its classes, and the file's metadata."""
     from seglib.train import TASKS
     from seglib.types import Category
+    from seglib.weights import load_model, read_metadata
 
+    net: Any = load_model(weights, _device(device))
+    metadata = read_metadata(weights)
+    universal = find(metadata["model"]).universal
+    trained = net.task if universal else metadata.get("task", check_task(metadata["model"]))
+    if task not in (None, trained):
+        if not universal:
+            raise ValueError(f"{weights} serves {trained}, not {task!r}; leave out --task, or pass other weights")
+        net.task = task
     if "categories" not in metadata:
         raise ValueError(f"{weights} has no class table; write it with `seglib train` or `seglib convert`")
     categories = [Category(**{**c, "color": tuple(c["color"])}) for c in metadata["categories"]]
-    return TASKS[metadata["task"]](categories, **metadata.get("task_arguments", {}))
+    return net, TASKS[task or trained](categories, **metadata.get("task_arguments", {})), metadata
 
 
 def _shorter(geometry: Any, size: int) -> Any:

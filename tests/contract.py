@@ -24,6 +24,7 @@ from seglib.types import (
     Panoptic,
     Regions,
     Sample,
+    Segment,
     SegmentationModel,
     Semantic,
     Size,
@@ -122,13 +123,27 @@ def _check_instances(prediction: Instances, size: tuple[int, int]) -> None:
 
 
 def _everything(batch: int, size: tuple[int, int]) -> Targets:
-    """Boxes of the things and labels of all classes; of `CLASSES` the last two are stuff."""
-    found = [o[o.labels < CLASSES - 2] for o in _objects(batch, size).instances or []]
-    return replace(_labels(batch, size), instances=found)
+    """Boxes of the things and labels of all classes; of `CLASSES` the last two are stuff.
+
+    The panoptic map holds these boxes, one before the other, on the left and the right half of the image as stuff.
+    """
+    things = CLASSES - 2
+    found = [o[o.labels < things] for o in _objects(batch, size).instances or []]
+    panoptic = []
+    for objects in found:
+        ids = torch.full(size, CLASSES, dtype=torch.int32)
+        ids[:, : size[1] // 2] -= 1
+        for i, mask in enumerate(objects.masks, 1):
+            ids[mask] = i
+        ids[0, 0] = 0
+        areas = [(i, int((ids == i).sum())) for i in range(1, CLASSES + 1)]
+        panoptic.append(Panoptic(ids, [Segment(i, i - 1, i <= things, area) for i, area in areas if area]))
+    return replace(_labels(batch, size), instances=found, panoptic=panoptic)
 
 
 def _void_and_nothing(batch: int, size: tuple[int, int]) -> Targets:
-    return replace(_void(batch, size), instances=_nothing(batch, size).instances)
+    void = [Panoptic(torch.zeros(size, dtype=torch.int32))] * batch
+    return replace(_void(batch, size), instances=_nothing(batch, size).instances, panoptic=void)
 
 
 def _check_panoptic(prediction: Panoptic, size: tuple[int, int]) -> None:

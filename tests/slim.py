@@ -14,21 +14,27 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from seglib.layers.encoder import Encoder
 from seglib.layers.fcos import FCOSHead
 from seglib.layers.fpn import FPN, TopConvs, TopPool
 from seglib.layers.frozen import freeze, freeze_norms
 from seglib.layers.mask_branch import MaskBranch
+from seglib.layers.pixel_decoder import PixelDecoder
+from seglib.layers.query_decoder import QueryDecoder
 from seglib.layers.resnet import ResNetEncoder, dilate
 from seglib.layers.roi_heads import BoxHead, MaskHead
 from seglib.layers.rpn import RPNHead
 from seglib.layers.semantic_fpn import SemanticFPNHead
 from seglib.layers.solo_heads import MaskFeatureHead, SOLOHead
+from seglib.layers.swin import SwinEncoder
 from seglib.layers.vgg import VGG16Encoder
 from seglib.layers.yolact_heads import PredictionHead, ProtoNet
+from seglib.losses.queries import SetLossSettings
 from seglib.models.base import Model
 from seglib.models.condinst import CondInst
 from seglib.models.deeplab import RATES, SMP_LAYOUT, DeepLabV3, DeepLabV3Plus
 from seglib.models.fcn import FCN, DilatedFCN
+from seglib.models.mask2former import LEVELS, Mask2Former
 from seglib.models.mask_rcnn import MaskRCNN
 from seglib.models.panoptic_fpn import PanopticFPN
 from seglib.models.solov2 import SOLOv2
@@ -36,6 +42,7 @@ from seglib.models.unet import PaperUNet, UNet
 from seglib.models.yolact import YOLACT
 from seglib.models.zoo import build
 from seglib.ops.dynamic_conv import filter_count
+from seglib.postprocess.queries import QuerySettings
 
 THINNER = 16
 """By how much an encoder's channels are divided."""
@@ -206,6 +213,46 @@ def with_all_negatives(model: YOLACT) -> YOLACT:
     return model
 
 
+def mask2former(encoder: Encoder, num_classes: int, **arguments: Any) -> Mask2Former:
+    """The layers of the zoo's Mask2Formers, slim ones, on a slim encoder."""
+    channels = 16
+    slim = Mask2Former(
+        encoder,
+        num_classes,
+        pixel_decoder=PixelDecoder(
+            [encoder.channels[level] for level in LEVELS],
+            channels,
+            layers=2,
+            heads=2,
+            hidden=32,
+            mask_channels=channels,
+            groups=4,
+        ),
+        decoder=QueryDecoder(num_classes, channels, queries=12, layers=4, heads=2, hidden=32, mask_channels=channels),
+        settings=SetLossSettings(num_points=96),
+        **arguments,
+    )
+    return draws_something(slim)
+
+
+def draws_something(model: Mask2Former) -> Mask2Former:
+    """The model with queries that all see an object, and thresholds that these first, unsure answers pass."""
+    model.thresholds = QuerySettings(object_threshold=0.0, overlap_threshold=0.0)
+    with torch.no_grad():
+        model.decoder.query_features *= 5
+        for layer in model.decoder.layers:  # queries that hardly listen to each other stay different
+            layer.cross_attention.out.weight *= 0.2
+            layer.self_attention.out.weight *= 0.2
+        model.decoder.class_head.weight *= 5
+        model.decoder.class_head.bias[-1] = -20
+    return model
+
+
+def swin() -> SwinEncoder:
+    """A Swin Transformer of few channels, whose windows are smaller than some maps of the tests, not all."""
+    return SwinEncoder(8, (2, 1, 2, 1), (1, 2, 2, 4), 3)
+
+
 TOP_K = ("pre_nms_top_k_train", "pre_nms_top_k_test", "post_nms_top_k_train", "post_nms_top_k_test")
 
 Builder = Callable[..., Model]
@@ -248,6 +295,12 @@ SLIM: dict[str, tuple[str, Builder]] = {
     "panoptic_fpn_tiny": (
         "panoptic", lambda k: merges_something(build("panoptic_fpn_tiny", num_things=k - 2, num_stuff=2)),
     ),
+    "mask2former": ("panoptic", lambda k: mask2former(resnet(Bottleneck), k, num_things=k - 2)),
+    "mask2former_swin": ("instance", lambda k: mask2former(swin(), k, task="instance")),
+    "mask2former_tiny": (
+        "panoptic", lambda k: draws_something(build("mask2former_tiny", num_classes=k, num_things=k - 2)),
+    ),
+    "mask2former_semantic": ("semantic", lambda k: build("mask2former_tiny", num_classes=k, task="semantic")),
 }  # fmt: skip
 """Architecture → the task that the contract checks it with, and its slim build."""
 
@@ -293,5 +346,13 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "panoptic_fpn_tiny": ("panoptic_fpn_tiny",),
     "panoptic_fpn_resnet50": ("panoptic_fpn",),
     "panoptic_fpn_resnet101": ("panoptic_fpn",),
+    "mask2former": ("mask2former",),
+    "mask2former_tiny": ("mask2former_tiny", "mask2former_semantic"),
+    "mask2former_resnet50": ("mask2former",),
+    "mask2former_resnet101": ("mask2former",),
+    "mask2former_swin_t": ("mask2former_swin",),
+    "mask2former_swin_s": ("mask2former_swin",),
+    "mask2former_swin_b": ("mask2former_swin",),
+    "mask2former_swin_l": ("mask2former_swin",),
 }
 """Name in the zoo → the architectures that its builder makes, one for each of its layouts or conventions."""

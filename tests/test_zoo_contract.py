@@ -25,9 +25,10 @@ ALIASES = {
     "condinst": "condinst_resnet50",
     "solov2": "solov2_resnet50",
     "panoptic_fpn": "panoptic_fpn_resnet50",
+    "mask2former": "mask2former_resnet50",
 }
 TINY = ["fcn_tiny", "unet_tiny", "deeplab_tiny", "mask_rcnn_tiny", "yolact_tiny", "condinst_tiny", "solov2_tiny"]
-TINY += ["panoptic_fpn_tiny"]
+TINY += ["panoptic_fpn_tiny", "mask2former_tiny"]
 
 # The others share their code with these: they are checked in the full run.
 FAST = {
@@ -40,6 +41,7 @@ FAST = {
     "yolact_tiny",
     "condinst_tiny",
     "solov2_tiny",
+    "mask2former_tiny",
 }
 
 every_architecture = pytest.mark.parametrize(
@@ -168,6 +170,8 @@ def test_too_few_classes_are_refused(name):
         "instance": (1, "num_classes must be at least 1, got 0; background isn't counted"),
         "panoptic": (3, "num_things must be at least 1, got 0; without things train a semantic model"),
     }[task]
+    if name.startswith("mask2former"):
+        fewest, message = 1, 'num_classes must be at least 1, got 0; "no object" isn\'t counted'
     with pytest.raises(ValueError, match=message):
         builder(fewest - 1)
 

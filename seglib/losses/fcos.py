@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from seglib.losses.overlapping import sigmoid_focal_loss
 from seglib.ops.precision import at_least_float32
+from seglib.ops.processes import mean_over_processes
 
 
 def centerness(distances: Tensor) -> Tensor:
@@ -57,7 +58,8 @@ def fcos_loss(
 
     The class loss is summed over locations and classes and divided by the number P of positive locations; the box loss
     is divided by the sum of the centerness targets, the centerness loss by P. Without a positive location the first is
-    divided by 1 and both others are 0. (The published code averages P over processes.)
+    divided by 1 and both others are 0. Both divisors are means over processes, as in the published code: several
+    processes give the loss of one with all images.
 
     Args:
         logits: class logits of the locations of the whole batch, ``(N, K)``.
@@ -72,11 +74,12 @@ def fcos_loss(
     logits, distances = at_least_float32(logits), at_least_float32(distances)
     classes = logits.shape[-1]
     wanted = F.one_hot(labels, classes + 1)[:, :classes].to(logits.dtype)  # (N, K)
-    positives = max(1, len(target))
+    positives = mean_over_processes(logits.new_tensor(len(target))).clamp(min=1)
     found = sigmoid_focal_loss(logits, wanted, alpha=0.25, gamma=2.0).sum() / positives
     central = centerness(target)  # (P,)
     # every positive location lies strictly inside its box, so the sum is 0 only without one
-    box = (distance_giou_loss(distances, target) * central).sum() / central.sum().clamp(min=1e-6)
+    weight = mean_over_processes(central.sum()).clamp(min=1e-6)
+    box = (distance_giou_loss(distances, target) * central).sum() / weight
     middle = F.binary_cross_entropy_with_logits(at_least_float32(centerness_logits), central, reduction="sum")
     return found, box, middle / positives
 

@@ -49,6 +49,7 @@ from seglib.ops.dynamic_conv import dynamic_conv, filter_count
 from seglib.ops.dynamic_masks import DynamicMasks
 from seglib.ops.nms import batched_nms
 from seglib.ops.precision import at_least_float32
+from seglib.ops.processes import mean_over_processes
 from seglib.ops.resize import aligned_bilinear
 from seglib.types import Instances, Size, Targets
 
@@ -303,7 +304,8 @@ class CondInst(Model):
         logits = self.mask_logits(out, image, index)  # (N, h', w')
         masks = torch.cat([self.mask_target(o.masks, logits.shape[-2:]) for o in objects])  # (G, h', w')
         dice = mask_dice_loss(logits, masks[table.first[image] + match].to(logits.dtype))  # (N,)
-        return {"class": classes, "box": box, "centerness": centerness, "mask": dice.sum() / max(1, len(dice))}
+        drawn = mean_over_processes(dice.new_tensor(len(dice))).clamp(min=1)
+        return {"class": classes, "box": box, "centerness": centerness, "mask": dice.sum() / drawn}
 
     def postprocess(
         self, out: CondInstOutput, sizes: Sequence[Size], output_sizes: Sequence[Size] | None = None

@@ -21,11 +21,13 @@ class Entry:
         path: ``module:function`` of its builder, called with keywords alone.
         tasks: the names of the tasks that it serves, its usual one first.
         summary: one line for people.
+        universal: whether one network serves tasks of different results, so that its builder is told the task.
     """
 
     path: str
     tasks: tuple[str, ...]
     summary: str
+    universal: bool = False
 
     def builder(self) -> Callable[..., Model]:
         """The builder function."""
@@ -36,6 +38,7 @@ class Entry:
 DENSE = ("semantic", "regions")
 INSTANCE = ("instance",)
 PANOPTIC = ("panoptic",)
+ALL = ("panoptic", "instance", "semantic")
 
 MODELS: dict[str, Entry] = {
     "fcn": Entry("seglib.models.fcn:fcn", DENSE, "FCN-8s on ResNet-18: the one to start with"),
@@ -100,6 +103,33 @@ MODELS: dict[str, Entry] = {
     ),
     "panoptic_fpn_resnet101": Entry(
         "seglib.models.panoptic_fpn:panoptic_fpn_resnet101", PANOPTIC, "Panoptic FPN on ResNet-101"
+    ),
+    "mask2former": Entry(
+        "seglib.models.mask2former:mask2former",
+        ALL,
+        "Mask2Former on ResNet-50: three tasks, to start with",
+        universal=True,
+    ),
+    "mask2former_tiny": Entry(
+        "seglib.models.mask2former:mask2former_tiny", ALL, "Mask2Former on the tiny encoder, for CPUs", universal=True
+    ),
+    "mask2former_resnet50": Entry(
+        "seglib.models.mask2former:mask2former_resnet50", ALL, "Mask2Former on ResNet-50", universal=True
+    ),
+    "mask2former_resnet101": Entry(
+        "seglib.models.mask2former:mask2former_resnet101", ALL, "Mask2Former on ResNet-101", universal=True
+    ),
+    "mask2former_swin_t": Entry(
+        "seglib.models.mask2former:mask2former_swin_t", ALL, "Mask2Former on Swin-T", universal=True
+    ),
+    "mask2former_swin_s": Entry(
+        "seglib.models.mask2former:mask2former_swin_s", ALL, "Mask2Former on Swin-S", universal=True
+    ),
+    "mask2former_swin_b": Entry(
+        "seglib.models.mask2former:mask2former_swin_b", ALL, "Mask2Former on Swin-B", universal=True
+    ),
+    "mask2former_swin_l": Entry(
+        "seglib.models.mask2former:mask2former_swin_l", ALL, "Mask2Former on Swin-L", universal=True
     ),
 }
 

@@ -8,6 +8,8 @@ TINY = TrainConfig(steps=500, batch_size=16, lr=4e-3, weight_decay=1e-3, warmup=
 
 TINY_OBJECTS = TrainConfig(steps=500, batch_size=8, lr=2e-3, weight_decay=1e-3, warmup=20)
 
+TINY_QUERIES = TrainConfig(steps=500, batch_size=8, lr=1e-3, weight_decay=1e-2, warmup=20)
+
 RECIPES: dict[str, TrainConfig] = {
     "fcn_tiny": TINY,
     "unet_tiny": TINY,
@@ -17,6 +19,7 @@ RECIPES: dict[str, TrainConfig] = {
     "yolact_tiny": TINY_OBJECTS,
     "solov2_tiny": TINY_OBJECTS,
     "panoptic_fpn_tiny": TINY_OBJECTS,
+    "mask2former_tiny": TINY_QUERIES,
 }
 
 DEFAULT = TrainConfig(steps=2000, batch_size=8, lr=1e-3, weight_decay=1e-3, warmup=50, save_every=200)

@@ -75,6 +75,10 @@ class Task(ABC):
         """The arguments of a model's builder that follow from the classes."""
         return {"num_classes": len(self.categories)}
 
+    def universal_arguments(self) -> dict[str, Any]:
+        """The same for a model that serves several tasks (``Entry.universal`` of the zoo): it is told the task."""
+        return {"num_classes": len(self.categories), "task": self.name}
+
     def arguments(self) -> dict[str, Any]:
         """What the task was made with besides the categories, JSON-able: stored with weights, to make it again."""
         return {}
@@ -292,6 +296,10 @@ class PanopticTask(Task):
     def model_arguments(self) -> dict[str, Any]:
         """The number of classes of things and of stuff."""
         return {"num_things": self.num_things, "num_stuff": len(self.categories) - self.num_things}
+
+    def universal_arguments(self) -> dict[str, Any]:
+        """The classes, of which the first are things, and the task."""
+        return super().universal_arguments() | {"num_things": self.num_things}
 
     def losses(self, model: SegmentationModel, batch: Batch) -> dict[str, Tensor]:
         """The losses of one batch, whose panoptic maps also become semantic labels and instances."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,17 @@ from torchvision.models import segmentation as tv
 
 from seglib.layers.pretrained import load_pretrained
 from seglib.models.zoo import build
-from seglib.weights import adelaidet, adelaidet_solo, detectron2, smp, torchvision, torchvision_detection, yolact
+from seglib.weights import (
+    adelaidet,
+    adelaidet_solo,
+    detectron2,
+    mask2former,
+    mask2former_transformers,
+    smp,
+    torchvision,
+    torchvision_detection,
+    yolact,
+)
 from seglib.weights.load import mismatch, read_checkpoint
 
 Convert = Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], dict[str, Any]]]
@@ -42,6 +53,11 @@ def _torchvision(name: str, weights: WeightsEnum) -> dict[str, Origin]:
 
 def _smp(name: str, rename: Convert) -> dict[str, Origin]:
     return {f"smp:{name}": Origin(name, rename)}
+
+
+def _mask2former(name: str, builder: str, rename: Callable[..., Any]) -> dict[str, Origin]:
+    """One origin for each task: weights don't tell what they were trained for."""
+    return {f"{name}_{t}": Origin(builder, partial(rename, task=t)) for t in ("panoptic", "instance", "semantic")}
 
 
 ORIGINS: dict[str, Origin] = {
@@ -74,6 +90,27 @@ ORIGINS: dict[str, Origin] = {
     "adelaidet:solov2_R_101": Origin("solov2_resnet101", adelaidet_solo.convert_solov2),
     "adelaidet:condinst_R_50": Origin("condinst_resnet50", adelaidet.convert_condinst),
     "adelaidet:condinst_R_101": Origin("condinst_resnet101", adelaidet.convert_condinst),
+    **_mask2former("mask2former:R50", "mask2former_resnet50", mask2former.convert_mask2former),
+    **_mask2former("mask2former:R101", "mask2former_resnet101", mask2former.convert_mask2former),
+    **_mask2former("mask2former:swin_tiny", "mask2former_swin_t", mask2former.convert_mask2former),
+    **_mask2former("mask2former:swin_small", "mask2former_swin_s", mask2former.convert_mask2former),
+    **_mask2former("mask2former:swin_base", "mask2former_swin_b", mask2former.convert_mask2former),
+    **_mask2former("mask2former:swin_large", "mask2former_swin_l", mask2former.convert_mask2former),
+    **_mask2former(
+        "transformers:mask2former_resnet50", "mask2former_resnet50", mask2former_transformers.convert_mask2former
+    ),
+    **_mask2former(
+        "transformers:mask2former_swin_tiny", "mask2former_swin_t", mask2former_transformers.convert_mask2former
+    ),
+    **_mask2former(
+        "transformers:mask2former_swin_small", "mask2former_swin_s", mask2former_transformers.convert_mask2former
+    ),
+    **_mask2former(
+        "transformers:mask2former_swin_base", "mask2former_swin_b", mask2former_transformers.convert_mask2former
+    ),
+    **_mask2former(
+        "transformers:mask2former_swin_large", "mask2former_swin_l", mask2former_transformers.convert_mask2former
+    ),
 }
 
 

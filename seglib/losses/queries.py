@@ -151,6 +151,10 @@ def match_queries(
     return found.to(class_logits.device)
 
 
+Matcher = Callable[[Tensor, Tensor, Tensor, MaskTargets, Tensor, SetLossSettings], Tensor]
+"""Arguments and result of :func:`match_queries`."""
+
+
 def known_at(void: Tensor, points: Tensor) -> Tensor:
     """1 at points ``(N, P, 2)`` that no void pixel has a part in, else 0: ``(N, P)`` float."""
     at = sample_at_points(void[None, None].float(), points.reshape(1, -1, 2))[0, 0]  # (N·P,)
@@ -165,6 +169,7 @@ def set_losses(
     *,
     settings: SetLossSettings,
     sampler: PointSampler,
+    matcher: Matcher = match_queries,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The losses of every layer, each against a matching of its own (deep supervision); not yet weighted.
 
@@ -173,7 +178,7 @@ def set_losses(
     - mask: the mean binary cross-entropy over the points of an object, summed over objects and divided by their number.
     - dice: ``1 − (2 Σ p t + 1) / (Σ p + Σ t + 1)`` over the points of an object, averaged alike.
 
-    Both divisors are means over processes, so that several processes give the loss of one with all images.
+    The number of objects and the sum of weights are means over processes, so that several processes give the loss of one with all images.
 
     Args:
         class_logits: class logits of every layer, ``(L, B, Q, K + 1)``, "no object" last.
@@ -182,18 +187,19 @@ def set_losses(
         targets: the objects of each image, of the size of the padded images.
         settings: number of points and the weight of "no object".
         sampler: draws points.
+        matcher: gives each object its query.
 
     Returns:
         Three tensors ``(L,)`` float32: class, mask and dice.
     """
     with torch.autocast(class_logits.device.type, enabled=False):  # sums over thousands of points
         classes, embeddings, features = map(at_least_float32, (class_logits, mask_embeddings, mask_features))
-        return _set_losses(classes, embeddings, features, targets, settings, sampler)
+        return _set_losses(classes, embeddings, features, targets, settings, sampler, matcher)
 
 
 def _set_losses(
     class_logits: Tensor, mask_embeddings: Tensor, mask_features: Tensor, targets: Sequence[MaskTargets],
-    settings: SetLossSettings, sampler: PointSampler,
+    settings: SetLossSettings, sampler: PointSampler, matcher: Matcher,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     layers, batch, queries, outputs = class_logits.shape
     classes = torch.full((layers, batch, queries), outputs - 1, device=class_logits.device)
@@ -203,7 +209,7 @@ def _set_losses(
     for i, target in enumerate(targets):
         matching = sampler.for_matching(i, layers, settings.num_points, classes.device)
         with torch.no_grad():
-            query = match_queries(
+            query = matcher(
                 class_logits[:, i], mask_embeddings[:, i], mask_features[i], target, matching, settings
             )  # (L, G)
         found = query >= 0

@@ -40,7 +40,15 @@ from seglib.layers.query_decoder import QueryDecoder
 from seglib.layers.resnet import resnet_encoder
 from seglib.layers.swin import swin_encoder
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
-from seglib.losses.queries import MaskTargets, PointSampler, RandomPoints, SetLossSettings, set_losses
+from seglib.losses.queries import (
+    MaskTargets,
+    Matcher,
+    PointSampler,
+    RandomPoints,
+    SetLossSettings,
+    match_queries,
+    set_losses,
+)
 from seglib.models.base import Model
 from seglib.models.instance import crowds_of, objects_of
 from seglib.ops.labels import check_labels
@@ -112,6 +120,7 @@ class Mask2Former(Model):
         thresholds: thresholds of the panoptic result.
         max_detections: largest number of instances of an image.
         sampler: draws the points at which the loss compares masks.
+        matcher: gives each object its query.
 
     Raises:
         ValueError: for an unknown task, or a number of things that doesn't fit it.
@@ -140,6 +149,7 @@ class Mask2Former(Model):
         self.thresholds = QuerySettings()
         self.max_detections = 100
         self.sampler: PointSampler = RandomPoints()
+        self.matcher: Matcher = match_queries
 
     @property
     def task(self) -> TaskName:
@@ -210,6 +220,7 @@ class Mask2Former(Model):
             self.objects(out, targets),
             settings=self.settings,
             sampler=self.sampler,
+            matcher=self.matcher,
         )
         return dict(zip(("class", "mask", "dice"), losses, strict=True))
 

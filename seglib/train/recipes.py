@@ -8,7 +8,7 @@ TINY = TrainConfig(steps=500, batch_size=16, lr=4e-3, weight_decay=1e-3, warmup=
 
 TINY_OBJECTS = TrainConfig(steps=500, batch_size=8, lr=2e-3, weight_decay=1e-3, warmup=20)
 
-TINY_QUERIES = TrainConfig(steps=500, batch_size=8, lr=1e-3, weight_decay=1e-2, warmup=20)
+TINY_QUERIES = TrainConfig(steps=500, batch_size=8, lr=2e-3, weight_decay=1e-2, warmup=20)
 
 RECIPES: dict[str, TrainConfig] = {
     "fcn_tiny": TINY,

@@ -32,6 +32,8 @@ EXPERIMENTS: dict[str, str] = {
     "pq_void_rules": "What does a wrong rule about void or crowds do to PQ? One set of predictions, counted nine ways.",
     "panoptic_interference": "Do things and stuff on one pyramid hinder each other? One network against two.",
     "panoptic_merge_rules": "What does each rule of the merge bring? Panoptic FPN with its rules switched off in turn.",
+    "masked_attention": "What does masked attention bring? mask2former_tiny with and without it, three tasks.",
+    "mask_classification": "A class for every pixel, or masks with classes? One network, trained both ways.",
 }
 """Name of an experiment, which is a module of this package, → its question."""
 

@@ -195,7 +195,8 @@ def train(entry: Entry, settings: Settings, compiled: bool) -> Result:
     device = torch.device(settings.device)
     task = TASKS[entry.tasks[0]](CATEGORIES)
     torch.manual_seed(0)
-    model = entry.builder()(**task.model_arguments()).to(device).train()
+    arguments = task.universal_arguments() if entry.universal else task.model_arguments()
+    model = entry.builder()(**arguments).to(device).train()
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)  # as `fit` does
     optimizer = build_optimizer(model, settings.optimizer, lr=settings.lr, weight_decay=1e-4)

@@ -13,8 +13,13 @@ from seglib.ops.ragged import first_rows, take_rows
 from seglib.types import Instances, Targets
 
 
-def objects_of(targets: Targets, num_classes: int) -> list[Instances]:
+def objects_of(targets: Targets, num_classes: int, *, boxes: bool = True) -> list[Instances]:
     """The objects of each image without crowds, after checking them.
+
+    Args:
+        targets: annotations with ``instances``.
+        num_classes: number of classes of objects.
+        boxes: whether the model uses boxes, so that they are checked, too.
 
     Raises:
         ValueError: without instances, or with a bad box or label; the message names the image.
@@ -24,7 +29,8 @@ def objects_of(targets: Targets, num_classes: int) -> list[Instances]:
     # picking copies masks, so images without a crowd stay as they are
     objects = [i[~i.iscrowd] if i.iscrowd is not None and i.iscrowd.any() else i for i in targets.instances]
     for image, found in enumerate(objects):
-        check_boxes(found.boxes, f"boxes of image {image}")
+        if boxes:
+            check_boxes(found.boxes, f"boxes of image {image}")
         if len(found) and not 0 <= int(found.labels.min()) <= int(found.labels.max()) < num_classes:
             raise ValueError(
                 f"image {image} has the labels {found.labels.unique().tolist()}, the model knows 0..{num_classes - 1}; "

@@ -311,7 +311,7 @@ def _classes(targets: Targets, num_classes: int) -> list[Objects]:
 def _instances(targets: Targets, num_classes: int) -> list[Objects]:
     """One mask for each object; crowds are void where no object is."""
     found = []
-    for objects, crowds in zip(objects_of(targets, num_classes), crowds_of(targets), strict=True):
+    for objects, crowds in zip(objects_of(targets, num_classes, boxes=False), crowds_of(targets), strict=True):
         found.append((objects.labels, objects.masks, crowds.masks.any(0) & ~objects.masks.any(0)))
     return found
 
@@ -461,24 +461,24 @@ def mask2former_resnet101(num_classes: int, **keywords: Any) -> Mask2Former:
     return mask2former_resnet("resnet101", num_classes, **keywords)
 
 
-def mask2former_swin_t(num_classes: int, **keywords: Any) -> Mask2Former:
+def mask2former_swin_t(num_classes: int, **parts: Any) -> Mask2Former:
     """Mask2Former on Swin-T. Keywords as in :func:`mask2former_swin`."""
-    return mask2former_swin("swin_t", num_classes, **keywords)
+    return mask2former_swin("swin_t", num_classes, **parts)
 
 
-def mask2former_swin_s(num_classes: int, **keywords: Any) -> Mask2Former:
+def mask2former_swin_s(num_classes: int, **parts: Any) -> Mask2Former:
     """Mask2Former on Swin-S. Keywords as in :func:`mask2former_swin`."""
-    return mask2former_swin("swin_s", num_classes, **keywords)
+    return mask2former_swin("swin_s", num_classes, **parts)
 
 
-def mask2former_swin_b(num_classes: int, **keywords: Any) -> Mask2Former:
+def mask2former_swin_b(num_classes: int, **parts: Any) -> Mask2Former:
     """Mask2Former on Swin-B with windows of 12. Keywords as in :func:`mask2former_swin`."""
-    return mask2former_swin("swin_b", num_classes, **keywords)
+    return mask2former_swin("swin_b", num_classes, **parts)
 
 
-def mask2former_swin_l(num_classes: int, **keywords: Any) -> Mask2Former:
+def mask2former_swin_l(num_classes: int, **parts: Any) -> Mask2Former:
     """Mask2Former on Swin-L with windows of 12. Keywords as in :func:`mask2former_swin`."""
-    return mask2former_swin("swin_l", num_classes, **keywords)
+    return mask2former_swin("swin_l", num_classes, **parts)
 
 
 def mask2former_tiny(

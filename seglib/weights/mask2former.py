@@ -61,15 +61,12 @@ def convert_mask2former(state: Mapping[str, Tensor], task: str) -> tuple[dict[st
     """
     weights = {k: v for k, v in state.items() if not COMPUTED.fullmatch(k)}
     rules = [*BACKBONE, *PIXEL_DECODER, *DECODER]
-    return with_classes(rename(split_projections(weights), rules, "a Mask2Former"), task)
-
-
-CLASSES, QUERIES = "decoder.class_head.weight", "decoder.query_features"
+    return with_metadata(rename(split_projections(weights), rules, "a Mask2Former"), task)
 
 
 def split_projections(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict with three matrices ``query``, ``key`` and ``value`` for each ``in_proj_weight`` ``(3C, C)``."""
-    split = {}
+    split: dict[str, Tensor] = {}
     for key, value in state.items():
         module, one, part = key.rpartition("in_proj_")
         if one:
@@ -79,46 +76,55 @@ def split_projections(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return split
 
 
-def with_classes(state: dict[str, Tensor], task: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A renamed state dict with its normalisation, and its metadata.
+QUERIES = "decoder.query_features"
+CLASS_HEAD = ("decoder.class_head.weight", "decoder.class_head.bias")
 
-    What its classes are follows from the task and their number: COCO's things, or things and stuff, or Cityscapes'.
-    Others are called "class 0", "class 1", …
+
+def with_metadata(state: Mapping[str, Tensor], task: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A renamed state dict with its normalisation and with things before stuff, and its metadata.
 
     Args:
         state: the state dict under our names.
         task: what the model was trained for: "semantic", "instance" or "panoptic".
 
     Raises:
-        ValueError: when it has no classes or queries, or when it is panoptic and of other classes.
+        ValueError: when it has no classes or queries, or is panoptic and its things are unknown.
     """
-    if missing := {CLASSES, "decoder.class_head.bias", QUERIES} - state.keys():
+    if missing := {QUERIES, *CLASS_HEAD} - state.keys():
         raise ValueError(f"the weights lack {', '.join(sorted(missing))}; convert a whole checkpoint of Mask2Former")
-    state = state | {"normalize.mean": torch.tensor(IMAGENET_MEAN), "normalize.std": torch.tensor(IMAGENET_STD)}
-    queries, classes = len(state[QUERIES]), len(state[CLASSES]) - 1  # the last row is "no object"
-    facts: dict[str, Any]
-    if (task, classes) == ("panoptic", 80 + len(COCO_STUFF)):
-        facts = {"categories": coco_panoptic_classes(), "file_ids": [*coco_ids(), *COCO_STUFF]}
-        facts["geometry"] = GEOMETRY.to_json()
-    elif (task, classes) == ("instance", 80):
-        facts = {"categories": coco_things(), "file_ids": coco_ids(), "geometry": GEOMETRY.to_json()}
-    elif (task, classes) in {("panoptic", 19), ("semantic", 19), ("instance", 8)}:
-        facts = {"categories": [asdict(c) for c in cityscapes.CATEGORIES[:classes]]}
-        facts["file_ids"] = [label for label, i in sorted(cityscapes.LABEL_IDS.items(), key=lambda x: x[1])][:classes]
-        if classes == 19:  # trainIds, in which stuff comes first
-            for key in (CLASSES, "decoder.class_head.bias"):
-                state[key] = state[key][[*cityscapes.TRAIN_IDS, 19]]  # (20, …)
-    elif task == "panoptic":
-        raise ValueError(
-            f"unknown which of the {classes} classes are things: only COCO's 133 and Cityscapes' 19 are known; convert "
-            "the checkpoint as that of a semantic model"
-        )
-    else:
-        rows = [{"id": i, "name": f"class {i}", "color": list(voc_color(i + 1))} for i in range(classes)]
-        facts = {"categories": [row | {"isthing": task == "instance"} for row in rows]}
-    arguments = {"num_classes": classes, "task": task, "queries": queries}
-    if "encoder.conv1.norm.weight" in state:  # a ResNet with Detectron2's frozen norms
-        arguments["frozen"] = True
+    classes = len(state[CLASS_HEAD[0]]) - 1  # the last row is "no object"
+    facts = _classes(task, classes)
+    state = {
+        **state,
+        "normalize.mean": torch.tensor(IMAGENET_MEAN),
+        "normalize.std": torch.tensor(IMAGENET_STD),
+    }
+    if task != "instance" and classes == len(cityscapes.CATEGORIES):
+        for key in CLASS_HEAD:  # published in the order of trainIds, stuff first
+            state[key] = state[key][[*cityscapes.TRAIN_IDS, classes]]  # (20, …)
+    arguments = {"num_classes": classes, "task": task, "queries": len(state[QUERIES])}
     if task == "panoptic":
         arguments["num_things"] = sum(c["isthing"] for c in facts["categories"])
+    if "encoder.conv1.norm.weight" in state:  # a ResNet with Detectron2's frozen norms
+        arguments["frozen"] = True
     return state, {"arguments": arguments, "task": task} | facts
+
+
+def _classes(task: str, count: int) -> dict[str, Any]:
+    """The class table with the ids of the dataset's files, told by the number of classes; COCO's with its geometry."""
+    if (task, count) == ("panoptic", 80 + len(COCO_STUFF)):
+        ids = [*coco_ids(), *COCO_STUFF]
+        return {"categories": coco_panoptic_classes(), "file_ids": ids, "geometry": GEOMETRY.to_json()}
+    if (task, count) == ("instance", 80):
+        return {"categories": coco_things(), "file_ids": coco_ids(), "geometry": GEOMETRY.to_json()}
+    if (task, count) in {("panoptic", 19), ("semantic", 19), ("instance", 8)}:
+        categories = [asdict(c) | {"color": list(c.color)} for c in cityscapes.CATEGORIES[:count]]
+        label_ids = {i: label for label, i in cityscapes.LABEL_IDS.items()}
+        return {"categories": categories, "file_ids": [label_ids[c["id"]] for c in categories]}
+    if task == "panoptic":
+        raise ValueError(
+            f"unknown which of {count} classes are things: the tables here are COCO's (133) and Cityscapes' (19); "
+            "convert the checkpoint as one of a semantic model"
+        )
+    rows = [{"id": i, "name": f"class {i}", "color": list(voc_color(i + 1))} for i in range(count)]
+    return {"categories": [row | {"isthing": task == "instance"} for row in rows]}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seglib.weights.mask2former import split_projections, with_classes
+from seglib.weights.mask2former import split_projections, with_metadata
 from seglib.weights.renaming import Rule, rename
 
 _ENCODER = r"model\.pixel_level_module\.encoder\."
@@ -90,7 +90,7 @@ def convert_mask2former(state: Mapping[str, Tensor], task: str) -> tuple[dict[st
     """
     weights = {k: v for k, v in state.items() if not COMPUTED.fullmatch(k)}
     renamed = rename(split_projections(weights), [*RESNET, *SWIN, *HEAD], "Transformers' Mask2Former")
-    return with_classes(_joined(renamed), task)
+    return with_metadata(_joined(renamed), task)
 
 
 def _joined(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

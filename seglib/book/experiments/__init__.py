@@ -33,7 +33,9 @@ EXPERIMENTS: dict[str, str] = {
     "panoptic_interference": "Do things and stuff on one pyramid hinder each other? One network against two.",
     "panoptic_merge_rules": "What does each rule of the merge bring? Panoptic FPN with its rules switched off in turn.",
     "masked_attention": "What does masked attention bring? mask2former_tiny with and without it, three tasks.",
+    "query_tasks": "One network for three tasks beside a network for each: mIoU, AP and PQ on the same scenes.",
     "mask_classification": "A class for every pixel, or masks with classes? One network, trained both ways.",
+    "set_prediction": "What does each part of set prediction bring? Queries that find marbles, one change at a time.",
 }
 """Name of an experiment, which is a module of this package, → its question."""
 

@@ -18,6 +18,7 @@ import slim
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn import functional as F
 
 from seglib.book.figures import Figure, architecture
 from seglib.book.figures.architecture import Block, Cut, Edge, Group, Swap, Switch, argument, paint, parts
@@ -30,19 +31,22 @@ from seglib.metrics import PanopticQuality
 from seglib.models.condinst import condinst_tiny
 from seglib.models.deeplab import deeplab_tiny, deeplabv3plus_resnet34
 from seglib.models.fcn import FCN, fcn_resnet18, fcn_resnet50, fcn_tiny
+from seglib.models.mask2former import mask2former_tiny
 from seglib.models.panoptic_fpn import PanopticFPN, panoptic_fpn_tiny
 from seglib.models.solov2 import solov2_tiny
 from seglib.models.unet import unet_paper, unet_resnet34, unet_tiny
 from seglib.types import VOID, Category, Instances
+from seglib.viz.colors import colorize
 
 ROOT = Path(__file__).resolve().parents[1]
 K = len(CATEGORIES)
 SEMANTIC = ("fcn", "unet", "deeplab")
 ONE_STAGE = ("yolact", "condinst", "solov2")
-PRESETS = (*SEMANTIC, "fpn", "rpn", "mask_rcnn", *ONE_STAGE, "panoptic_fpn")
+PRESETS = (*SEMANTIC, "fpn", "rpn", "mask_rcnn", *ONE_STAGE, "panoptic_fpn", "mask2former")
+PANOPTIC = ("panoptic_fpn", "mask2former")
 LARGE = (
     "anchors", "proposals", "detections", "masks", "prototypes", "features", "sum", "crop", "coordinates", "things",
-    "stuff",
+    "stuff", "deformable",
 )  # fmt: skip
 
 
@@ -53,7 +57,7 @@ def scene():
 
 @functools.cache
 def model_of(preset):
-    if preset in ("fcn", "deeplab", *ONE_STAGE, "panoptic_fpn"):
+    if preset in ("fcn", "deeplab", *ONE_STAGE, *PANOPTIC):
         return stored_model(f"{preset}_tiny")
     if preset == "unet":
         return seeded(unet_tiny)
@@ -71,7 +75,7 @@ def seeded(build, *args, **kwargs):
 
 @functools.cache
 def _make(preset: str, compact: bool, here: str | None) -> Figure:
-    part = "semantic" if preset in SEMANTIC else "panoptic" if preset == "panoptic_fpn" else "instances"
+    part = "semantic" if preset in SEMANTIC else "panoptic" if preset in PANOPTIC else "instances"
     draw, target = getattr(architecture, preset), getattr(scene(), part)
     return draw(model_of(preset), scene().image, CATEGORIES, target=target, compact=compact, here=here)
 
@@ -167,7 +171,7 @@ def test_shapes_strides_and_weights_are_those_of_the_model():
 
 
 def test_the_weights_of_a_networks_blocks_add_up_to_the_networks():
-    for preset in (*SEMANTIC, "mask_rcnn", *ONE_STAGE, "panoptic_fpn"):
+    for preset in (*SEMANTIC, "mask_rcnn", *ONE_STAGE, *PANOPTIC):
         total = sum(p.numel() for p in model_of(preset).parameters())
         said = [re.search(r"([\d,]+) weights", b["facts"]) for b in make(preset).params["blocks"]]
         found = sum(int(m[1].replace(",", "")) for m in said if m)
@@ -508,6 +512,10 @@ def test_a_setting_or_a_method_is_exchanged_and_comes_back():
     assert model.coordinates() == "none"
     undo.remove()
     assert "coordinates" not in vars(model) and model.coordinates.__func__ is type(model).coordinates
+    undo = Swap("training", lambda m: True, "encoder").install(model)
+    assert model.encoder.training and not model.training
+    undo.remove()
+    assert not model.encoder.training
     with pytest.raises(ValueError, match="CondInst has no attribute 'colour', which a switch exchanges"):
         Swap("colour", lambda m: None).install(model)
 
@@ -558,6 +566,67 @@ class Plain(nn.Module):
         return self.inner(images)
 
 
+def blind_queries(model):
+    for layer in model.decoder.layers:
+        nn.init.zeros_(layer.self_attention.out.weight)
+        nn.init.zeros_(layer.self_attention.out.bias)
+
+
+def separate_scales(model):
+    for layer in model.pixel_decoder.layers:
+        nn.init.zeros_(layer.attention.output_proj.weight)
+        nn.init.zeros_(layer.attention.output_proj.bias)
+
+
+def open_attention(model):
+    model.decoder.masked_attention = False
+
+
+def three_layers(model):
+    model.decoder.layers = model.decoder.layers[:3]
+
+
+@pytest.mark.parametrize(
+    ("switch", "change"),
+    [
+        ("attention masks", open_attention),
+        ("deformable attention", separate_scales),
+        ("self-attention", blind_queries),
+        ("layers 4 to 6", three_layers),
+    ],
+)
+def test_turning_a_part_of_mask2former_off_is_a_model_without_it(switch, change):
+    model = copy.deepcopy(model_of("mask2former"))
+    with torch.no_grad():
+        change(model)
+        want = model.predict(scene().image[None])[0]
+    figure, whole = make("mask2former"), model_of("mask2former")
+    assert state(figure, switch)[0] == paint.panoptic(want, CATEGORIES) != state(figure)[0]
+    assert whole.decoder.masked_attention and "masked_attention" in whole.decoder.__dict__
+
+
+def test_the_maps_of_mask2former_are_those_of_its_queries():
+    figure, model = make("mask2former"), model_of("mask2former")
+    with torch.no_grad():
+        out = model(scene().image[None])
+    queries, cells = model.decoder.query_features.shape[0], out.mask_features.shape[2:]
+    for i in (1, 6):  # the answer after a layer, as the model would give it
+        probs = out.class_logits[i, 0].softmax(-1)[:, :-1]
+        scores = torch.einsum("qk,qhw->khw", probs, out.mask_logits(i)[0].sigmoid())
+        shown = np.array(decode(block(figure, f"layer{i}")["m"]).convert("RGB"))
+        assert np.array_equal(shown, colorize(scores.argmax(0), CATEGORIES))
+    assert block(figure, "layer6")["shape"] == f"{queries}×64" and block(figure, "layer6")["path"] == "decoder.layers.5"
+    assert block(figure, "masks")["shape"] == f"{queries}×{cells[0]}×{cells[1]}"
+    assert block(figure, "classes")["shape"] == f"{queries}×{K + 1}"
+    order = out.class_logits[-1, 0].softmax(-1)[:, :-1].amax(1).argsort(descending=True)[:6]
+    features = F.interpolate(out.mask_features, size=(16, 16), mode="bilinear")
+    inside = torch.einsum("qc,chw->qhw", out.mask_embeddings[5, 0, order], features[0]) >= 0
+    sheet = np.array(decode(block(figure, "attention_mask")["m"]).convert("RGB"))  # (33, 50, 3): 2 × 3 masks, one apart
+    for k, mask in enumerate(inside | ~inside.any((1, 2), keepdim=True)):
+        tile = sheet[k // 3 * 17 :][:16, k % 3 * 17 :][:, :16]
+        assert np.array_equal((tile == paint.VIRIDIS[-1]).all(-1), mask.numpy())
+
+
 OTHERS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "FCN-8s on VGG": ("fcn", lambda: seeded(FCN, slim.vgg(), K, stride=8)),
     "FCN on ResNet-18": ("fcn", lambda: seeded(fcn_resnet18)),
@@ -575,6 +644,13 @@ OTHERS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "CondInst without coordinates": ("condinst", lambda: seeded(condinst_tiny, K, relative_coordinates=False)),
     "SOLOv2 on a ResNet": ("solov2", lambda: seeded(slim.solov2, K)),
     "SOLOv2 without coordinates": ("solov2", lambda: seeded(solov2_tiny, K, coordinates=())),
+    "Mask2Former on a ResNet": ("mask2former", lambda: seeded(slim.SLIM["mask2former"][1], K)),
+    "Mask2Former on Swin": ("mask2former", lambda: seeded(slim.SLIM["mask2former_swin"][1], K)),
+    "Mask2Former for classes": ("mask2former", lambda: seeded(mask2former_tiny, K, task="semantic", layers=1)),
+    "Mask2Former with open attention": (
+        "mask2former",
+        lambda: seeded(mask2former_tiny, K, num_things=7, layers=9, masked_attention=False),
+    ),
     "Panoptic FPN on a ResNet": ("panoptic_fpn", lambda: seeded(slim.panoptic_fpn, 7, 5)),
 }
 
@@ -675,6 +751,7 @@ def test_a_wrong_argument_is_named(changes, said):
         ("yolact", lambda: seeded(fcn_tiny), "yolact draws .*YOLACT, got FCN"),
         ("condinst", lambda: seeded(fcn_tiny), "condinst draws .*CondInst, got FCN"),
         ("solov2", lambda: seeded(fcn_tiny), "solov2 draws .*SOLOv2, got FCN"),
+        ("mask2former", lambda: seeded(fcn_tiny), "mask2former draws .*Mask2Former, got FCN"),
         ("panoptic_fpn", lambda: seeded(fcn_tiny), "panoptic_fpn draws .*PanopticFPN, got FCN"),
         ("mask_rcnn", lambda: seeded(panoptic_fpn_tiny, 7, 5), "mask_rcnn draws parts of .*MaskRCNN, got PanopticFPN"),
     ],
@@ -707,6 +784,9 @@ def test_an_unknown_place_lists_the_known_ones():
         ("solov2", "kernel", "kernel branch"),
         ("panoptic_fpn", "sum", "semantic head"),
         ("panoptic_fpn", "merge", "merge"),
+        ("mask2former", "p16", "pixel decoder"),
+        ("mask2former", "attention_mask", "attention mask"),
+        ("mask2former", "layer3", "decoder"),
     ],
 )
 def test_a_block_or_its_group_marks_the_step_of_the_strip(preset, here, step):

@@ -62,6 +62,54 @@ def detectron2(blocks_of_res4, fixture="mask_rcnn_r50_fpn_3x"):
     return {name: torch.empty(shape, device="meta") for name, (shape, _) in keys.items()}
 
 
+CLASSES = {"panoptic": 133, "instance": 80, "semantic": 150}  # of COCO, COCO, ADE20K
+
+
+def mask2former(backbone, task, *, blocks=6, channels=96, window=7):
+    """The checkpoint of ResNet-50 or Swin-T, whose larger brothers repeat a block and are wider."""
+    if not FOLDER.is_dir():
+        pytest.skip("the golden fixtures (../shared/golden) are not here")
+    keys = json.loads((FOLDER / f"mask2former_{backbone}_coco_panoptic.json").read_text())["keys"]
+    last = "backbone.res4.5." if backbone == "r50" else "backbone.layers.2.blocks.5."
+    for block in range(6, blocks):
+        keys |= {k.replace(last, last.replace("5.", f"{block}.")): v for k, v in keys.items() if k.startswith(last)}
+    state = {}
+    for name, (shape, _) in keys.items():
+        if "class_embed" in name:
+            shape = [CLASSES[task] + 1, *shape[1:]]
+        elif name.endswith("bias_table"):
+            shape = [(2 * window - 1) ** 2, shape[1] * channels // 96]
+        elif any(part in name for part in ("backbone.", "input_proj", "adapter_1")):
+            shape = [n * channels // 96 if n % 96 == 0 else n for n in shape]  # the heads have 256 channels
+        state[name] = torch.empty(shape, device="meta")
+    return state
+
+
+SWINS = {  # channels of the first stage, blocks of the third, side of a window
+    "tiny": (96, 6, 7),
+    "small": (96, 18, 7),
+    "base": (128, 18, 12),
+    "large": (192, 18, 12),
+}
+
+
+def transformers(backbone, task):
+    """What Transformers builds for ``facebook/mask2former-swin-*``, or on a ResNet-50."""
+    library = pytest.importorskip("transformers")
+    maps = [f"stage{i}" for i in (1, 2, 3, 4)]
+    if backbone == "resnet50":
+        config = library.ResNetConfig(out_features=maps)
+    else:
+        channels, blocks, window = SWINS[backbone]
+        heads = [channels // 32 * 2**i for i in range(4)]
+        config = library.SwinConfig(
+            embed_dim=channels, depths=[2, 2, blocks, 2], num_heads=heads, window_size=window, out_features=maps
+        )
+    config = library.Mask2FormerConfig(backbone_config=config, num_labels=CLASSES[task])
+    with torch.device("meta"):
+        return library.Mask2FormerForUniversalSegmentation(config).state_dict()
+
+
 def yolact(blocks_of_layer3):
     """The checkpoint of ResNet-50, whose deeper brother repeats the last block of its third stage."""
     if not FOLDER.is_dir():
@@ -96,9 +144,27 @@ PUBLISHED = {
     "adelaidet:condinst_R_50": lambda: detectron2(6, "condinst_r50"),
     "adelaidet:condinst_R_101": lambda: detectron2(23, "condinst_r50"),
 }
+for task in CLASSES:
+    PUBLISHED |= {
+        f"mask2former:R50_{task}": functools.partial(mask2former, "r50", task),
+        f"mask2former:R101_{task}": functools.partial(mask2former, "r50", task, blocks=23),
+        f"transformers:mask2former_resnet50_{task}": functools.partial(transformers, "resnet50", task),
+    }
+    for size, (channels, blocks, window) in SWINS.items():
+        PUBLISHED |= {
+            f"mask2former:swin_{size}_{task}": functools.partial(
+                mask2former, "swin_tiny", task, blocks=blocks, channels=channels, window=window
+            ),
+            f"transformers:mask2former_swin_{size}_{task}": functools.partial(transformers, size, task),
+        }
 
 
-@pytest.mark.parametrize("origin", ORIGINS)
+SLOW = "transformers:"  # its import takes seconds
+
+
+@pytest.mark.parametrize(
+    "origin", [pytest.param(o, marks=[pytest.mark.slow] if o.startswith(SLOW) else []) for o in ORIGINS]
+)
 def test_published_names_and_shapes_are_those_of_the_zoo(origin):
     name, state, metadata = convert(origin, PUBLISHED[origin]())
     assert shapes(state) == zoo(name, **metadata["arguments"])
@@ -231,6 +297,7 @@ def test_every_entry_is_compared_with_something():
         "solov2_tiny",
         "condinst_tiny",
         "panoptic_fpn_tiny",
+        "mask2former_tiny",
     }
     builders = {find(n).builder() for n in published | by_hand}
     assert {find(n).builder() for n in MODELS} == builders  # short names are the same functions

@@ -90,24 +90,25 @@ def _by_rows(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor
     ]
     table = torch.cat(framed, 1)
 
-    size = torch.tensor(shapes, device=value.device).flip(1)[:, None]  # (L, 1, 2) xy
-    position = locations * size - 0.5  # (B, N, M, L, P, 2) in cells, of which the first has its centre at 0
+    size = torch.tensor([(w, h) for h, w in shapes], device=value.device)  # (L, 2) xy
+    top = (size[:, 1] + 2).cumsum(0) - size[:, 1] - 1  # (L,) line of the table where a level begins, below its frame
+    size, top = (x.int().repeat_interleave(weights.shape[-1], 0) for x in (size, top))  # of each of the K = L·P points
+    position = locations.flatten(3, 4) * size - 0.5  # (B, N, M, K, 2) in cells, of which the first has its centre at 0
     # a point outside is moved into the frame. fmin takes a NaN there too: the result is NaN, but no row is missing
     low = position.detach().floor().fmin(size - 1).clamp(min=-1)
     right, lower = (position - low).clamp(0, 1).unbind(-1)  # shares of the cells on the right and of the lower cells
+    weights = weights.flatten(3)  # (B, N, M, K)
     below = weights * lower
     above = weights - below
     corners = torch.stack([above - above * right, above * right, below - below * right, below * right], 3)
 
-    column, row = low.int().unbind(-1)  # (B, N, M, L, P)
-    tops = size[:, :, 1].cumsum(0) - size[:, :, 1] + 2 * torch.arange(len(shapes), device=value.device)[:, None]
     image, head = (torch.arange(n, device=value.device, dtype=torch.int32) for n in (batch, heads))
-    line = image.view(-1, 1, 1, 1, 1) * table.shape[1] + tops.int() + row + 1
-    first = (line * width + column + 1) * heads + head[:, None, None]  # row of the upper left cell
+    line = (image[:, None] * table.shape[1] + top)[:, None, None]  # (B, 1, 1, K)
+    origin = (line * width + 1) * heads + head[:, None]  # (B, 1, M, K) row of the first cell of the level
+    column, row = low.int().unbind(-1)  # (B, N, M, K)
+    first = (origin + row * (width * heads) + column * heads).flatten(0, 2)  # row in the table of the upper left cell
     steps = (0, heads, width * heads, (width + 1) * heads)
-    out = _WeightedRows.apply(
-        table.view(-1, channels), first.flatten(3).flatten(0, 2), corners.flatten(4).flatten(0, 2), steps
-    )
+    out = _WeightedRows.apply(table.view(-1, channels), first, corners.flatten(0, 2), steps)
     return out.view(batch, -1, heads * channels)
 
 
@@ -131,6 +132,7 @@ class _WeightedRows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, None]:
         table, first, weights = ctx.saved_tensors
+        grad = grad.contiguous()  # (n, d)
         n, samples = first.shape
         rows = _rows(first, ctx.steps)  # (n, J, K)
         each = len(ctx.steps) * samples
@@ -144,7 +146,8 @@ class _WeightedRows(torch.autograd.Function):
         read = order.int() // samples  # row of `grad` that each sorted sample adds to
         grad_table = torch.zeros_like(table)
         for step, weight in zip(ctx.steps, weights.unbind(1), strict=True):
-            sums = F.embedding_bag(read, grad, starts, mode="sum", per_sample_weights=weight.flatten()[order])
+            sorted_weight = weight.flatten().index_select(0, order)
+            sums = F.embedding_bag(read, grad, starts, mode="sum", per_sample_weights=sorted_weight)
             grad_table[step:] += sums[: len(table) - step]
         return grad_table, None, grad_weights.view_as(weights), None
 

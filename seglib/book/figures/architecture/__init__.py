@@ -1,11 +1,12 @@
 """Architecture drawings: a network as the field draws it, with the maps of a real forward pass in its blocks.
 
 ``draw`` is the general form; ``fcn``, ``unet``, ``deeplab``, ``fpn``, ``rpn``, ``mask_rcnn``, ``yolact``, ``condinst``,
-``solov2`` and ``panoptic_fpn`` know our models.
+``solov2``, ``panoptic_fpn`` and ``mask2former`` know our models.
 """
 
 from seglib.book.figures.architecture.detection import fpn, mask_rcnn, rpn
 from seglib.book.figures.architecture.drawing import draw
+from seglib.book.figures.architecture.mask2former import mask2former
 from seglib.book.figures.architecture.one_stage import condinst, solov2, yolact
 from seglib.book.figures.architecture.outcome import Outcome
 from seglib.book.figures.architecture.panoptic import panoptic_fpn
@@ -26,5 +27,6 @@ from seglib.book.figures.architecture.semantic import deeplab, fcn, unet
 
 __all__ = [
     "Block", "Call", "Cut", "Edge", "Group", "Note", "Outcome", "Scene", "Swap", "Switch", "argument", "condinst",
-    "deeplab", "draw", "entry", "fcn", "fpn", "mask_rcnn", "panoptic_fpn", "rpn", "solov2", "unet", "yolact",
+    "deeplab", "draw", "entry", "fcn", "fpn", "mask2former", "mask_rcnn", "panoptic_fpn", "rpn", "solov2", "unet",
+    "yolact",
 ]  # fmt: skip

@@ -203,15 +203,17 @@ class Cut:
 
 @dataclass(frozen=True)
 class Swap:
-    """A setting or a method of the model that is exchanged while a branch is off.
+    """A setting or a method of the model, or of one of its modules, that is exchanged while a branch is off.
 
     Attributes:
         name: name of the attribute.
-        make: function from the model as it is to what takes the attribute's place.
+        make: function from the module as it is to what takes the attribute's place.
+        module: path of the module; ``""`` is the model itself.
     """
 
     name: str
     make: Callable[[Any], Any]
+    module: str = ""
 
     def install(self, model: nn.Module) -> Any:
         """Exchange it; ``remove()`` of what comes back undoes that.
@@ -219,11 +221,12 @@ class Swap:
         Raises:
             ValueError: when the model has no such attribute.
         """
-        if not hasattr(model, self.name):
-            raise ValueError(f"{type(model).__name__} has no attribute {self.name!r}, which a switch exchanges")
-        own = dict(model.__dict__)
-        model.__dict__[self.name] = self.make(model)
-        return _Undo(model, self.name, own)
+        owner = module_at(model, self.module)
+        if not hasattr(owner, self.name):
+            raise ValueError(f"{type(owner).__name__} has no attribute {self.name!r}, which a switch exchanges")
+        own = dict(owner.__dict__)
+        owner.__dict__[self.name] = self.make(owner)
+        return _Undo(owner, self.name, own)
 
 
 @dataclass(frozen=True)

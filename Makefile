@@ -53,7 +53,7 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 	for model in fcn_tiny unet_tiny deeplab_tiny; do \
 		$(BIN)/seglib train $$model --data scenes --steps 3000 --eval-every 1000 --out runs/$$model && $(STORE) || exit 1; \
 	done
-	for model in mask_rcnn_tiny yolact_tiny condinst_tiny solov2_tiny panoptic_fpn_tiny; do \
+	for model in mask_rcnn_tiny yolact_tiny condinst_tiny solov2_tiny panoptic_fpn_tiny mask2former_tiny; do \
 		$(BIN)/seglib train $$model --data scenes --steps 4000 --eval-every 1000 \
 			--encoder chapters/weights/fcn_tiny.safetensors --out runs/$$model && $(STORE) || exit 1; \
 	done
@@ -80,6 +80,9 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 	$(EXPERIMENT) pq_void_rules --seeds 1 --steps 1000 --scenes 200 --out chapters/results/pq_void_rules.json
 	$(EXPERIMENT) panoptic_interference --seeds 5 --steps 800 --out chapters/results/panoptic_interference.json
 	$(EXPERIMENT) panoptic_merge_rules --seeds 1 --steps 1000 --scenes 200 --out chapters/results/panoptic_merge_rules.json
+	$(EXPERIMENT) masked_attention --seeds 5 --steps 800 --out chapters/results/masked_attention.json
+	$(EXPERIMENT) mask_classification --seeds 5 --steps 400 --out chapters/results/mask_classification.json
+	$(EXPERIMENT) query_tasks --seeds 1 --steps 1000 --scenes 200 --out chapters/results/query_tasks.json
 ifdef COCO
 	$(EXPERIMENT) pq_void_rules --root $(COCO) --seeds 1 --steps 1000 --out chapters/results/pq_void_rules_coco.json
 endif

@@ -123,7 +123,7 @@ def test_cell_centres_are_x_first_and_row_by_row():
 
 def test_each_head_starts_along_its_own_direction_and_step_by_step():
     layer = DeformableAttention(8, heads=4, levels=2, points=3)
-    locations, weights = layer.look(torch.zeros(1, 1, 8), torch.tensor([[0.5, 0.5]]), [(10, 20), (5, 10)])
+    locations, weights = layer.sampling_points(torch.zeros(1, 1, 8), torch.tensor([[0.5, 0.5]]), [(10, 20), (5, 10)])
     assert locations.shape == (1, 1, 4, 2, 3, 2) and weights.shape == (1, 1, 4, 2, 3)
     torch.testing.assert_close(weights, torch.full_like(weights, 1 / 6))
     cells = (locations[0, 0] - 0.5) * torch.tensor([[20.0, 10], [10, 5]])[:, None]  # in cells of each map

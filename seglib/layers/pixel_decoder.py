@@ -56,7 +56,7 @@ class DeformableAttention(nn.Module):
             self.sampling_offsets.bias.copy_(offsets.expand(-1, levels, -1, -1).flatten())
 
     def forward(self, query: Tensor, reference: Tensor, value: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
-        """Look at the points.
+        """Take values from the points.
 
         Args:
             query: tokens with their positions, ``(B, N, C)``.
@@ -67,11 +67,13 @@ class DeformableAttention(nn.Module):
         Returns:
             ``(B, N, C)``.
         """
-        locations, weights = self.look(query, reference, shapes)
+        locations, weights = self.sampling_points(query, reference, shapes)
         v = self.value_proj(value).unflatten(-1, (self.heads, -1))  # (B, S, h, d)
         return self.output_proj(deformable_attention(v, shapes, locations, weights))  # (B, N, C)
 
-    def look(self, query: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    def sampling_points(
+        self, query: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
         """Where each token looks, and how much each point counts. Arguments as in :meth:`forward`.
 
         Returns:

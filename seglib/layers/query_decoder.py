@@ -44,7 +44,7 @@ class QueryDecoderLayer(nn.Module):
         """One layer.
 
         Args:
-            queries: ``(B, Q, C)``.
+            queries: what the queries know so far, ``(B, Q, C)``.
             positions: learned positions of the queries, ``(Q, C)``.
             key: cells of the map with their positions, ``(B, M, C)``.
             value: cells of the map, ``(B, M, C)``.
@@ -125,7 +125,7 @@ class QueryDecoder(nn.Module):
 
         Args:
             scales: maps ``(B, C, h, w)``, coarsest first.
-            mask_features: ``(B, C_m, H/4, W/4)``.
+            mask_features: features that masks are made of, ``(B, C_m, H/4, W/4)``.
 
         Returns:
             Class logits ``(L + 1, B, Q, K + 1)`` and mask embeddings ``(L + 1, B, Q, C_m)``.

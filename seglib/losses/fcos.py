@@ -58,8 +58,8 @@ def fcos_loss(
 
     The class loss is summed over locations and classes and divided by the number P of positive locations; the box loss
     is divided by the sum of the centerness targets, the centerness loss by P. Without a positive location the first is
-    divided by 1 and both others are 0. Both divisors are means over processes, as in the published code: several
-    processes give the loss of one with all images.
+    divided by 1 and both others are 0. P and the sum are means over processes, as in the published code, so that
+    several processes give the loss of one with all images.
 
     Args:
         logits: class logits of the locations of the whole batch, ``(N, K)``.

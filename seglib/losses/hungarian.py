@@ -32,8 +32,7 @@ def hungarian(cost: Tensor) -> tuple[Tensor, Tensor]:
         cost: ``(Q, G)`` of any floating type; Q or G may be 0.
 
     Returns:
-        Query indices, ascending, and the object's index for each: two ``(min(Q, G),)`` int64 tensors on the cost's
-        device.
+        Indices of the queries, ascending, and of the object of each, ``(min(Q, G),)`` int64 on the device of the cost.
 
     Raises:
         ValueError: when the cost isn't a matrix.

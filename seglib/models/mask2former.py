@@ -74,7 +74,7 @@ class Mask2FormerOutput:
 
     Attributes:
         class_logits: ``(L + 1, B, Q, K + 1)``; index K is "no object".
-        mask_embeddings: ``(L + 1, B, Q, C)``.
+        mask_embeddings: embedding of each query's mask, ``(L + 1, B, Q, C)``.
         mask_features: ``(B, C, h, w)``, at a quarter of the padded image's size. A mask's logits are the product of
             its embedding and these.
         sizes: true size of each image, ``(B, 2)`` int64.
@@ -115,8 +115,6 @@ class Mask2Former(Model):
         std: per-channel standard deviation used for normalisation, C numbers.
 
     Attributes:
-        task: what :meth:`postprocess` gives. A model that was trained for panoptic segmentation knows the answers of
-            all three tasks: ``model.task = "semantic"``.
         thresholds: thresholds of the panoptic result.
         max_detections: largest number of instances of an image.
         sampler: draws the points at which the loss compares masks.
@@ -153,7 +151,11 @@ class Mask2Former(Model):
 
     @property
     def task(self) -> TaskName:
-        """What :meth:`postprocess` and :meth:`predict` give."""
+        """What :meth:`postprocess` and :meth:`predict` give.
+
+        A model that was trained for panoptic segmentation knows the answers of all three tasks: set
+        ``model.task = "semantic"``.
+        """
         return self._task
 
     @task.setter

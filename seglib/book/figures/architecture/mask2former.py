@@ -250,7 +250,7 @@ def _points(attention: Any) -> Any:
 
     def take(call: Call) -> tuple[Tensor, ...]:
         query, reference, _, shapes = call.arguments
-        locations, weights = attention.look(query, reference, shapes)
+        locations, weights = attention.sampling_points(query, reference, shapes)
         height, width = shapes[-1]
         cell = len(reference) - height * width + height // 2 * width + width // 2
         return query, reference[cell], locations[0, cell].flatten(0, 2), weights[0, cell].flatten()

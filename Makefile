@@ -82,6 +82,7 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 	$(EXPERIMENT) panoptic_merge_rules --seeds 1 --steps 1000 --scenes 200 --out chapters/results/panoptic_merge_rules.json
 	$(EXPERIMENT) masked_attention --seeds 5 --steps 800 --out chapters/results/masked_attention.json
 	$(EXPERIMENT) mask_classification --seeds 5 --steps 400 --out chapters/results/mask_classification.json
+	$(EXPERIMENT) set_prediction --seeds 5 --steps 400 --scenes 1000 --out chapters/results/set_prediction.json
 	$(EXPERIMENT) query_tasks --seeds 1 --steps 1000 --scenes 200 --out chapters/results/query_tasks.json
 ifdef COCO
 	$(EXPERIMENT) pq_void_rules --root $(COCO) --seeds 1 --steps 1000 --out chapters/results/pq_void_rules_coco.json

@@ -175,6 +175,18 @@ def test_more_objects_than_queries_leave_some_without_one():
     sum(losses.values()).backward()
 
 
+def test_an_object_without_a_query_trains_no_mask():
+    masks = torch.stack([rectangle((16, 16), 0, 0, 16, 8), rectangle((16, 16), 0, 8, 16, 16)])
+    target = MaskTargets(torch.tensor([0, 1]), masks, torch.zeros(16, 16, dtype=torch.bool))
+    features, embeddings = torch.randn(1, 3, 16, 16), torch.randn(1, 1, 1, 3)
+    found = []
+    for query in ([[0, -1]], [[-1, -1]]):
+        parts = torch.zeros(1, 1, 1, 3), embeddings, features, [target]
+        matcher = torch.tensor(query)
+        found.append(set_losses(*parts, settings=SETTINGS, sampler=RandomPoints(), matcher=lambda *_, m=matcher: m))
+    assert all(found[0][i] > 0 and found[1][i] == 0 for i in (1, 2))
+
+
 def test_labels_that_the_model_does_not_know_are_refused():
     images = torch.rand(1, 3, 32, 32)
     with pytest.raises(ValueError, match="label 4"):

@@ -2,14 +2,14 @@
 
     python benchmarks/mask2former.py [--rounds 5] [--size 512] [--post-size 1024] [--only network] [--device cuda]
 
-deformable attention   five images' worth of queries on the three scales of an image of 512 × 512: rows of one table
-                       (``impl="fast"``) beside the samples of one map after the other, as Transformers takes them;
-                       "step" is with the backward pass. And on a small image beside the loops of ``impl="reference"``.
-network                ResNet-50, 100 queries, random weights that go through seglib's converter; the logits must agree.
-                       A forward pass of one image, and a training step (forward, the loss of all ten layers, backward,
-                       SGD) of two images with eight objects each.
-post-processing        100 queries, 60 of them sure, become the three results at 1024 × 1024. Transformers' functions
-                       resize masks to 384 × 384 first, so that theirs are coarser and not the same.
+- deformable attention: every cell of the three scales of two images asks for its points. seglib sums rows of one table
+  (``impl="fast"``), Transformers samples map after map; "step" is with the backward pass. And on an image of 64 × 64,
+  beside the loops of ``impl="reference"``.
+- network: ResNet-50, 133 classes, 100 queries, random weights that go through seglib's converter; the masks must agree.
+  A forward pass of one image, and a training step (forward, the losses of all ten predictions, backward, SGD) of two
+  images with eight objects each.
+- post-processing: 100 queries, 60 of them sure, become each of the three results. It isn't the same work: Transformers
+  resizes all masks to 384 × 384 first, whatever the size of the image, and gives no probabilities.
 
 Ratios are below 1 where seglib is faster. Memory is how much one call raises the largest resident size of a fresh
 process that holds the model already; on a GPU what torch allocates during one call.
@@ -83,12 +83,11 @@ def attentions(size: int, batch: int, device: str, other: Callable[..., Tensor])
 def models() -> tuple[Mask2Former, Any]:
     """Both models with the same random weights."""
     torch.manual_seed(0)
-    maps = [f"stage{i}" for i in (1, 2, 3, 4)]
-    config = transformers.Mask2FormerConfig(
-        backbone_config=transformers.ResNetConfig(out_features=maps), num_labels=CLASSES, num_queries=QUERIES
-    )
+    backbone: dict[str, Any] = {"out_features": [f"stage{i}" for i in (1, 2, 3, 4)]}
+    settings: dict[str, Any] = {"num_labels": CLASSES, "num_queries": QUERIES}
+    config = transformers.Mask2FormerConfig(backbone_config=transformers.ResNetConfig(**backbone), **settings)
     reference = transformers.Mask2FormerForUniversalSegmentation(config)
-    name, state, metadata = convert("transformers:mask2former_resnet50_panoptic", reference.state_dict())
+    name, state, metadata = convert("transformers:mask2former_resnet50_instance", reference.state_dict())
     ours = build(name, **metadata["arguments"])
     assert isinstance(ours, Mask2Former)
     ours.load_state_dict(state)
@@ -111,7 +110,6 @@ def inputs(size: int, batch: int, device: str) -> tuple[Tensor, Targets]:
 def networks(size: int, device: str) -> dict[str, Pair]:
     """What is measured: each call in seglib and the same in Transformers."""
     ours, reference = (model.to(device) for model in models())
-    ours.trained_for = "instance"  # the targets are objects
     optimizers = [torch.optim.SGD(m.parameters(), lr=1e-6) for m in (ours, reference)]
     one, (images, targets) = inputs(size, 1, device)[0], inputs(size, 2, device)
     masks, labels = zip(*((i.masks.float(), i.labels) for i in targets.instances or []), strict=True)

@@ -52,6 +52,10 @@ def _over_all(s: Tensor) -> Tensor:
     return s.flatten(-2).softmax(-1).view_as(s)
 
 
+def _less_the_largest_of_all(s: Tensor) -> Tensor:
+    return _shares_by_exp(s - s.max())  # 0 / 0 for a query whose own scores are far smaller
+
+
 def _one_hot(s: Tensor) -> Tensor:
     return F.one_hot(s.argmax(-1), s.shape[-1]).to(s.dtype)
 
@@ -128,6 +132,24 @@ ATTEND = Exercise(
             _attends(weights=lambda s: s.softmax(-2)),
             "Your softmax runs over the queries. Each *query* shares its weight out over the pixels: the last axis.",
         ),
+        "over_the_second_axis": (
+            _attends(weights=lambda s: s.softmax(1)),
+            "Your softmax runs over axis 1, which holds the pixels only if no axes stand in front. Take the last: −1.",
+        ),
+        "over_the_first_axis": (
+            _attends(weights=lambda s: s.softmax(0)),
+            "Your softmax runs over the first axis: queries, or images, compete. Each query shares its weight out over "
+            "the pixels, the last axis.",
+        ),
+        "d_of_the_second_axis": (
+            _attends(scale=lambda q, k, v: q.shape[1] ** 0.5),
+            "You take d from axis 1. With axes in front (a batch, heads) the channels are still the last: "
+            "`q.shape[-1]`.",
+        ),
+        "scaled_after": (
+            lambda q, k, v: (q @ k.mT).softmax(-1) / q.shape[-1] ** 0.5 @ v,
+            "You divide after the softmax, so the weights do not sum to 1. Divide the scores.",
+        ),
         "over_all": (
             _attends(weights=_over_all),
             "Your softmax runs over queries and pixels together. Each query has weights that sum to 1.",
@@ -140,6 +162,11 @@ ATTEND = Exercise(
         "exp_overflows": (
             _attends(weights=_shares_by_exp),
             "exp of a large score overflows, and inf / inf is NaN. torch's softmax subtracts the largest score first.",
+        ),
+        "largest_of_all": (
+            _attends(weights=_less_the_largest_of_all),
+            "You subtract the largest score of all queries. For a query whose own are far smaller every exp is 0, and "
+            "0 / 0 is NaN. Subtract each row's own largest score.",
         ),
         "uniform": (
             lambda q, k, v: v.mean(-2, keepdim=True).expand(*q.shape[:-1], v.shape[-1]),
@@ -300,6 +327,20 @@ HEADS = Exercise(
             _interleaved,
             "Your head i takes every h-th channel. It takes d neighbouring ones: the first head the first d.",
         ),
+        "joined_interleaved": (
+            lambda q, k, v, h: torch.stack(_heads_apart(q, k, v, h), -1).flatten(2),
+            "Your result takes a channel of each head in turn. The first head's d channels come first, then the next's.",
+        ),
+        "pixels_split": (
+            lambda q, k, v, h: torch.cat(
+                [attend(*parts) for parts in zip(*(x.chunk(h, 1) for x in (q, k, v)), strict=True)], 1
+            ),
+            "You split queries and pixels. Split the channels: the last axis.",
+        ),
+        "no_scale": (
+            lambda q, k, v, h: multi_head(q * (q.shape[-1] / h) ** 0.5, k, v, h),
+            "The scores of your heads are not divided by √d.",
+        ),
         "scaled_by_all": (
             _heads_scaled_by_all,
             "You divide by √C. Each head has d = C / h channels of its own.",
@@ -328,6 +369,10 @@ HEADS = Exercise(
         "stacked": (
             lambda q, k, v, h: torch.stack(_heads_apart(q, k, v, h), 1),
             "Your heads have an axis of their own. Put them side by side: (B, Q, C).",
+        ),
+        "not_flattened": (
+            lambda q, k, v, h: torch.stack(_heads_apart(q, k, v, h), 2),
+            "The last step is missing: heads and their channels become one axis again, (B, Q, C).",
         ),
         "in_reverse": (
             lambda q, k, v, h: torch.cat(_heads_apart(q, k, v, h)[::-1], -1),
@@ -453,7 +498,7 @@ def _layers() -> Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]
     return {
         "three queries and five pixels": case(3, 5, 4),
         "one query": case(1, 6, 4),
-        "as many queries as pixels": case(4, 4, 2),
+        "as many queries as pixels": case(4, 4, 6),  # not of 2 channels, where the norm's ε shows
         "one pixel": case(3, 1, 4),
     }
 
@@ -497,6 +542,18 @@ BUG = Exercise(
         "norm_first": (
             _bug(norm_last=False),
             "The norm comes after the sum: norm(q + attention).",
+        ),
+        "residual_before_output": (
+            lambda q, p, x, s, W: _layer(q, p, x, s, W, residual=lambda q, p: q @ W[3].T),
+            "Your q goes through W[3], too. Multiply the attention alone, then add q.",
+        ),
+        "by_channels": (
+            _bug(root=lambda q, x: q.shape[1] ** 2),
+            "You divide by the number of channels. Divide by its root.",
+        ),
+        "root_of_queries": (
+            _bug(root=lambda q, x: len(q)),
+            "You divide by the root of the number of queries. d is the number of channels.",
         ),
         "no_output": (_bug(output=False), "The output's weight, W[3], is missing."),
         "no_norm": (_bug(norm=lambda x: x), "The norm is missing."),

@@ -97,6 +97,10 @@ MASKS = Exercise(
             lambda e, x: torch.einsum("bqc,chw->bqhw", e, x[0]),
             "All queries meet the features of the first image. Each image has its own.",
         ),
+        "first_queries_for_all": (
+            lambda e, x: masks_of(e[:1].expand_as(e), x),
+            "The embeddings of the first image meet all features. Each image has its own.",
+        ),
         "all_images": (
             lambda e, x: torch.einsum("bqc,dchw->bqhw", e, x),
             "You add up the features of all images. Those of the query's own image count.",
@@ -203,18 +207,18 @@ def _answers() -> Mapping[str, tuple[Tensor, Tensor]]:
         )
 
     sure = torch.tensor([[4.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 1.5, 0.0]])
-    one = torch.tensor([[[3.0, -3.0]], [[1.0, 1.0]], [[1.0, 1.0]]])
+    one = torch.tensor([[[3.0, -3.0]], [[2.0, 2.0]], [[2.0, 2.0]]])
     return {
         "five queries and three classes": case(5, 3, (4, 6)),
         "six queries and two classes": case(6, 2, (5, 5)),
         "two queries that agree against one": (sure, one),
         "queries that mostly say no object": (
             torch.tensor([[0.0, 1.0, 5.0], [1.0, 0.0, 6.0]]),
-            torch.tensor([[[2.0, -2.0]], [[2.0, 3.0]]]),
+            torch.tensor([[[2.0, -2.0]], [[1.0, 3.0]]]),
         ),
         "a sure query with a small mask": (
             torch.tensor([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]]),
-            torch.tensor([[[2.0, -9.0, -9.0, -9.0]], [[-1.0, 3.0, 3.0, 3.0]]]),
+            torch.tensor([[[2.0, 0.5, -9.0, -9.0]], [[-1.0, 3.0, 3.0, 3.0]]]),
         ),
         "one query": case(1, 4, (2, 3)),
     }
@@ -231,6 +235,15 @@ SEMANTIC = Exercise(
             _semantics(classes=lambda z: z[:, :-1].softmax(1)),
             "You left “no object” out before the softmax, so a query that sees nothing speaks as loudly as one that is "
             "sure. Take the softmax over all K + 1, then leave it out.",
+        ),
+        "classes_over_queries": (
+            _semantics(classes=lambda z: z.softmax(0)[:, :-1]),
+            "In your softmax the queries compete for each class. Each query has probabilities that sum to 1 over its "
+            "K + 1 classes.",
+        ),
+        "class_sigmoid": (
+            _semantics(classes=lambda z: z.sigmoid()[:, :-1]),
+            "Your class probabilities come from a sigmoid. They are a softmax over the K + 1 classes.",
         ),
         "class_logits": (
             _semantics(classes=lambda z: z[:, :-1]),
@@ -259,6 +272,14 @@ SEMANTIC = Exercise(
         "best_query": (
             _class_of_the_best_query,
             "You ask one query at each pixel, as a maximum over them does. All speak: add up what they say.",
+        ),
+        "at_least_one": (
+            _semantics(joined=lambda p, m: 1 - (1 - p[:, :, None, None] * m[:, None]).prod(0)),
+            "You take the probability that at least one query is right. The score is the plain sum over the queries.",
+        ),
+        "share_of_the_mask": (
+            _semantics(masks=lambda z: z.sigmoid() / z.sigmoid().mean((1, 2), keepdim=True)),
+            "You divide each mask by its size. Add up the probabilities as they are.",
         ),
         "best_mask": (
             _class_of_the_best_mask,
@@ -327,6 +348,23 @@ def _filled(logits: Tensor, masks: Tensor, known: Tensor, value: float) -> tuple
     return _void_losses(torch.where(known, logits, value), masks, torch.ones_like(known))
 
 
+def _means(logits: Tensor, masks: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    x, t = logits[:, known], masks[:, known].float()  # (G, P)
+    m = x.sigmoid()
+    dice = 1 - (2 * (m * t).sum(1) + 1) / (m.sum(1) + t.sum(1) + 1)
+    return F.binary_cross_entropy_with_logits(x, t), dice.mean()
+
+
+def _one_dice(logits: Tensor, masks: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    m, t = logits[:, known].sigmoid(), masks[:, known]
+    return void_losses(logits, masks, known)[0], 1 - (2 * (m * t).sum() + 1) / (m.sum() + t.sum() + 1)
+
+
+def _seen_alone(logits: Tensor, masks: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    seen = masks[:, known].any(1)
+    return void_losses(logits[seen], masks[seen], known)
+
+
 def _void_by_selection(logits: Tensor, masks: Tensor, known: Tensor) -> list[Tensor]:
     x, t = logits[:, known], masks[:, known].float()  # (G, P)
     if not x.numel():
@@ -371,6 +409,11 @@ def _partly_known() -> Mapping[str, tuple[Tensor, Tensor, Tensor]]:
         "masks and nothing but void": case(2, (3, 3), -0.1),
         "no object": case(0, (3, 4), 0.5),
         "half of void": case(2, (6, 6), 0.5),
+        "an object that lies in void": (
+            torch.randn(2, 2, 3, generator=draw),
+            torch.tensor([[[1, 1, 0], [1, 0, 0]], [[0, 0, 1], [0, 0, 1]]]) > 0,
+            torch.tensor([[1, 1, 0], [1, 1, 0]]) > 0,
+        ),
     }
 
 
@@ -385,6 +428,14 @@ VOID_LOSSES = Exercise(
                 of_masks=False,
             ),
             "Void pixels count in your losses: they train as background, or as the object that nobody confirmed.",
+        ),
+        "void_of_no_object": (
+            lambda logits, masks, known: void_losses(logits, masks & known, torch.ones_like(known)),
+            "Void pixels train as background in your losses. Leave them out.",
+        ),
+        "object_in_void_dropped": (
+            _seen_alone,
+            "You leave out objects that lie in void. They count as the others: all of their known pixels are outside.",
         ),
         "divided_by_all": (
             _voids(pixels=lambda known: torch.tensor(float(known.numel()))),
@@ -417,6 +468,21 @@ VOID_LOSSES = Exercise(
         "divided_by_nothing": (
             _voids(pixels=lambda known: known.sum()),
             "If no pixel is known, you divide by 0. The cross-entropy is 0 then.",
+        ),
+        "mean_of_nothing": (
+            _means,
+            "A mean of nothing is NaN. Without a known pixel, or without an object, both losses are 0.",
+        ),
+        "one_dice": (
+            _one_dice,
+            "You take one Dice over all masks together. Each mask has its own, and the loss is their mean.",
+        ),
+        "dice_of_0_and_1": (
+            lambda logits, masks, known: (
+                void_losses(logits, masks, known)[0],
+                void_losses(200 * logits, masks, known)[1],
+            ),
+            "Your Dice takes masks of 0 and 1. It takes probabilities.",
         ),
         "no_object_divides": (
             _voids(count=lambda masks: torch.tensor(float(len(masks)))),
@@ -504,6 +570,17 @@ def _without_no_object(class_logits: Tensor, mask_logits: Tensor, threshold: flo
     return out
 
 
+def _any_class(class_logits: Tensor, mask_logits: Tensor, threshold: float) -> list[Answer]:
+    """The threshold is compared with the probability of all classes together."""
+    some = 1 - class_logits.softmax(1)[:, -1]  # (Q,)
+    return [a for a in answers(class_logits, mask_logits, -1.0) if some[a[0]] > threshold]
+
+
+def _pixels_won(class_logits: Tensor, mask_logits: Tensor, threshold: float) -> list[Answer]:
+    won = mask_logits.where(mask_logits == mask_logits.amax(0), -1.0)
+    return answers(class_logits, won, threshold)
+
+
 def _answers_tensor(class_logits: Tensor, mask_logits: Tensor, threshold: float) -> list[list[Any]]:
     best, labels = class_logits.softmax(1).max(1)
     kept = ((labels != class_logits.shape[1] - 1) & (best > threshold)).nonzero()[:, 0]
@@ -529,7 +606,7 @@ def _sets() -> Mapping[str, tuple[Tensor, Tensor, float]]:
     def case(queries: int, classes: int, threshold: float) -> tuple[Tensor, Tensor, float]:
         return (
             2 * torch.randn(queries, classes + 1, generator=draw),
-            torch.randn(queries, 4, 5, generator=draw) + torch.randn(queries, 1, 1, generator=draw),
+            torch.randn(queries, 4, 7, generator=draw) + torch.randn(queries, 1, 1, generator=draw),
             threshold,
         )
 
@@ -544,8 +621,8 @@ def _sets() -> Mapping[str, tuple[Tensor, Tensor, float]]:
         "equal probabilities": (pair, border, 0.3),
         "a probability at the threshold": (even, torch.randn(2, 2, 3, generator=draw), 1.0),
         "a low threshold, and “no object” is likelier": (
-            torch.tensor([[1.0, 0.0, 1.5], [3.0, 0.0, 0.0], [0.0, 0.5, 0.9]]),
-            torch.randn(3, 2, 2, generator=draw),
+            torch.tensor([[1.0, 0.0, 1.5], [3.0, 0.0, 0.0], [0.0, 0.5, 0.9], [0.3, 0.2, 0.0]]),
+            torch.randn(4, 2, 2, generator=draw),
             0.2,
         ),
     }
@@ -580,6 +657,18 @@ ANSWERS = Exercise(
             _lists(enough=lambda p, least: p >= least),
             "A probability that equals the threshold is not enough: it must be above.",
         ),
+        "threshold_of_half": (
+            _lists(enough=lambda p, least: p > 0.5),
+            "You compare with ½. `threshold` is an argument.",
+        ),
+        "any_class": (
+            _any_class,
+            "You compare the probability that it is any class. That of the *best* class must be above the threshold.",
+        ),
+        "classes_over_queries": (
+            _lists(probs=lambda z: z.softmax(0)),
+            "In your softmax the queries compete for each class. Take it over the K + 1 classes of each query.",
+        ),
         "all_listed": (
             _lists(enough=lambda p, least: True),
             "You list queries of all probabilities. It must be above the threshold.",
@@ -595,6 +684,22 @@ ANSWERS = Exercise(
         "mean_probability": (
             _lists(inside=torch.sigmoid),
             "Your share is the mean mask probability. Count the pixels whose logit is above 0.",
+        ),
+        "pixels_won": (
+            _pixels_won,
+            "Your queries compete for each pixel. Masks may overlap: count all pixels at which its own logit is above 0.",
+        ),
+        "rounded": (
+            _lists(entry=lambda a: (*a[:2], round(a[2], 2), round(a[3], 2))),
+            "You round. Give probability and share as they are.",
+        ),
+        "counted_from_1": (
+            _lists(entry=lambda a: (a[0] + 1, *a[1:])),
+            "You count the queries from 1. The first is query 0, as in the tensors.",
+        ),
+        "probability_last": (
+            _lists(entry=lambda a: (a[0], a[1], a[3], a[2])),
+            "You swapped probability and share: query, class, probability, share.",
         ),
         "as_they_come": (
             _lists(order=lambda a: (a[0],)),

@@ -154,8 +154,8 @@ def marble_loss(
     """The loss of a set, 2 class + 5 BCE + 5 Dice, over all pixels of a mask.
 
     Args:
-        class_logits: ``(B, Q, 3)``.
-        mask_logits: ``(B, Q, H, W)``.
+        class_logits: class logits of the queries, ``(B, Q, 3)``.
+        mask_logits: mask logits of the queries, ``(B, Q, H, W)``.
         data: the images' marbles.
         picked: indices of the batch's images, ``(B,)``.
         matcher: gives queries their objects.

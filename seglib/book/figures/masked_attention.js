@@ -63,7 +63,7 @@ function start(root, p, logits) {
   const free = button("Open the mask", () => { open = 1 - open; draw(); });
   const say = card(root, "What a query may attend to, layer by layer", MAPS + `
     .panes { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 10px 12px; } .pane { max-width: none; } .name { font-size: 13.5px; line-height: 1.3; }
-    .who { gap: 6px; margin: 0 0 12px; } .who button { padding: 2px 8px; font-size: 13px; } .note { min-height: 2.6em; }
+    .who { gap: 6px; margin: 0 0 12px; } .who button { padding: 2px 8px; font-size: 13px; } .note { min-height: 2.6em; } .note:empty { display: none; }
     :host { container-type: inline-size; } @container (max-width: 560px) { .panes { grid-template-columns: repeat(2, minmax(0, 1fr)); } }`,
     el("p", {class: "lead"}, "Choose a query (its final class, and its number) and step through the layers of the decoder. Its mask says where it may attend; what it finds there makes the next mask. Dashes: its final mask."),
     el("div", {class: "controls who", role: "group", "aria-label": "Query"}, ...choices),

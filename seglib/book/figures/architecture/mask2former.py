@@ -20,13 +20,13 @@ from seglib.models.mask2former import Mask2Former, Mask2FormerOutput
 from seglib.types import Category, Instances, Panoptic
 from seglib.viz.colors import colorize
 
-ENCODER, MIXING, SCALES, LAYERS, HEADS, ANSWER = 50.0, 116.0, 178.0, 310.0, 412.0, 514.0
+ENCODER, MIXING, SCALES, LAYERS, HEADS, ANSWER = 50.0, 116.0, 178.0, 310.0, 422.0, 524.0
 """The middles of the rows, in units."""
 BUSES = (228.0, 244.0, 260.0)
 """Where the lines from the scales to the layers run, coarsest scale first."""
 FIRST, LAST, TILE = 88.0, 354.0, 40.0
 """The middles of the first and the last layer, and the largest side of a layer's map."""
-MASK_BUS, LEFT, RIGHT = 358.0, 4.0, 386.0
+MASK_BUS, LEFT, RIGHT = 371.0, 4.0, 386.0
 """Where lines run: to the layers' masks, down to the masks at the left, and to the heads at the right."""
 STRIDES = (32, 16, 8)
 FEW = painters.COLUMNS * painters.ROWS
@@ -101,7 +101,7 @@ def mask2former(
         Edge("c2", "plus"),
         Edge(scales[-1], "plus", "×2"),
         Edge("plus", "features"),
-        Edge("features", "masks", via=((LEFT, SCALES), (LEFT, HEADS + 42), (150, HEADS + 42)), leaves="left",
+        Edge("features", "masks", via=((LEFT, SCALES), (LEFT, HEADS + 42), (162, HEADS + 42)), leaves="left",
              enters="bottom"),
     ]  # fmt: skip
     gap = (LAST - FIRST) / max(1, count - 1)
@@ -120,6 +120,8 @@ def mask2former(
         edges.append(Edge(layers[i - 1] if i else "queries", layer, switch="round" if i > 2 else ""))
         edges.append(Edge(scale, layer, f"1/{STRIDES[i % 3]}" if i < 3 else "", via=((columns[scale], bus), (x, bus)),
                           leaves="bottom", enters="top", piece=1, place=0.45))  # fmt: skip
+        loop = tuple((x + part * side, LAYERS - side / 2 - 12) for part in (0.2, 0.42))
+        edges.append(Edge(layer, layer, via=loop, leaves="top", enters="top", switch="self"))
         if masked:
             below = () if i == 0 else ((FIRST, MASK_BUS), (x, MASK_BUS))
             edges.append(Edge("attention_mask", layer, "may attend to" if i == 2 else "", via=below, leaves="top",
@@ -135,7 +137,7 @@ def mask2former(
         edges.append(Edge("masks", "attention_mask"))
     answers = {"semantic": "semantic_from_queries(", "instance": "instances_from_queries("}
     blocks += [
-        Block("masks", "masks", (176, HEADS), "", 'torch.einsum("bqc,bchw->bqhw", self.mask_embeddings[layer]',
+        Block("masks", "masks", (186, HEADS), "", 'torch.einsum("bqc,bchw->bqhw", self.mask_embeddings[layer]',
               "Each embedding times the features of every cell: one mask for each query.",
               lambda call: call.output.mask_logits()[0].sigmoid(), home=Mask2FormerOutput, weights=(),
               shows=view.masks, what=f"The {FEW} most certain queries, from 0 to 1", parts=True, brief=True, size=42),
@@ -155,7 +157,7 @@ def mask2former(
         Edge(layers[-1], "embeddings", via=((RIGHT, LAYERS), (RIGHT, HEADS - 36), (266, HEADS - 36)), leaves="right",
              enters="top"),
         Edge("embeddings", "masks"),
-        Edge("masks", "prediction", via=((198, ANSWER),), leaves="bottom", enters="left"),
+        Edge("masks", "prediction", via=((208, ANSWER),), leaves="bottom", enters="left"),
         Edge("classes", "prediction", via=((344, ANSWER),), leaves="bottom", enters="right"),
     ]  # fmt: skip
     switches = [

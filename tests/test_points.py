@@ -8,7 +8,7 @@ from golden import Golden
 
 from seglib.losses.hungarian import matching_cost
 from seglib.losses.points import point_mask_loss
-from seglib.ops.points import sample_at_points, uncertain_points
+from seglib.ops.points import features_at_points, sample_at_points, uncertain_points
 
 LOG3 = math.log(3)  # the logit of ¾
 
@@ -251,3 +251,11 @@ def test_losses_of_shapes_that_do_not_fit_are_refused():
         point_mask_loss(LOGITS, TARGETS[:1], None, 1)
     with pytest.raises(ValueError, match=r"logits \(2, 2\) need known of the same shape, got \(2,\)"):
         point_mask_loss(LOGITS, TARGETS, torch.ones(2), 1)
+
+
+def test_features_are_samples_with_their_channels_last():
+    torch.manual_seed(0)
+    features, points = torch.randn(5, 4, 7), torch.rand(30, 2) * 1.2 - 0.1  # some outside
+    expected = sample_at_points(features[None], points[None])[0].T
+    torch.testing.assert_close(features_at_points(features, points), expected)
+    assert features_at_points(features, points[:0]).shape == (0, 5)

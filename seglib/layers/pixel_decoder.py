@@ -80,12 +80,13 @@ class DeformableAttention(nn.Module):
             Locations ``(B, N, h, L, P, 2)``, xy in [0, 1] of each map, and weights ``(B, N, h, L, P)``, which sum to 1
             for every token and head.
         """
-        dims = (self.heads, self.levels, self.points)
-        offsets = self.sampling_offsets(query).unflatten(-1, (*dims, 2))  # (B, N, h, L, P, 2), in cells
-        cells = offsets.new_tensor([(w, h) for h, w in shapes])  # (L, 2)
-        locations = reference[:, None, None, None] + offsets / cells[:, None]
+        offsets = self.sampling_offsets(query).unflatten(-1, (self.heads, -1))  # (B, N, h, L·P·2), in cells
+        # x and y of all points side by side: broadcasting over an inner axis of 2 would be slow
+        cells = offsets.new_tensor([(w, h) for h, w in shapes]).repeat_interleave(self.points, 0).flatten()  # (L·P·2,)
+        places = reference.repeat(1, self.levels * self.points)[:, None]  # (N, 1, L·P·2)
+        locations = (places + offsets / cells).unflatten(-1, (self.levels, self.points, 2))
         weights = self.attention_weights(query).unflatten(-1, (self.heads, -1)).softmax(-1)  # (B, N, h, L·P)
-        return locations, weights.unflatten(-1, dims[1:])
+        return locations, weights.unflatten(-1, (self.levels, self.points))
 
 
 class DeformableEncoderLayer(nn.Module):

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from seglib.losses.hungarian import hungarian, matching_cost
 from seglib.losses.points import point_mask_loss
-from seglib.ops.points import sample_at_points, uncertain_points, uniform_points
+from seglib.ops.points import features_at_points, sample_at_points, uncertain_points, uniform_points
 from seglib.ops.precision import at_least_float32
 from seglib.ops.processes import mean_over_processes
 
@@ -135,19 +135,24 @@ def match_queries(
     """
     layers, objects = len(class_logits), len(target.labels)
     found = torch.full((layers, objects), -1, dtype=torch.int64)
-    if objects:
-        flat = points.flatten(0, 1)[None]  # (1, L·P, 2)
-        features = sample_at_points(mask_features[None], flat)[0].unflatten(1, (layers, -1))  # (C, L, P)
-        logits = torch.einsum("lqc,clp->lqp", mask_embeddings, features)
-        inside = sample_at_points(target.masks[None].float(), flat)[0].unflatten(1, (layers, -1))  # (G, L, P)
-        known = known_at(target.void, points)  # (L, P)
-        costs = matching_cost(
-            class_logits, logits, target.labels, inside.transpose(0, 1), known,
-            class_weight=settings.class_weight, mask_weight=settings.mask_weight, dice_weight=settings.dice_weight,
-        ).cpu()  # fmt: skip  # (L, Q, G): one copy for all layers
-        for layer, cost in enumerate(costs):
-            query, index = hungarian(cost)
-            found[layer, index] = query
+    if objects == 0:
+        return found.to(class_logits.device)
+    masks, costs = target.masks[None].float(), []
+    for classes, embeddings, at in zip(class_logits, mask_embeddings, points, strict=True):
+        cost = matching_cost(
+            classes,
+            embeddings @ features_at_points(mask_features, at).mT,  # (Q, P)
+            target.labels,
+            sample_at_points(masks, at[None])[0],  # (G, P)
+            known_at(target.void, at[None])[0],
+            class_weight=settings.class_weight,
+            mask_weight=settings.mask_weight,
+            dice_weight=settings.dice_weight,
+        )
+        costs.append(cost)
+    for layer, cost in enumerate(torch.stack(costs).cpu()):  # one copy for all layers
+        query, index = hungarian(cost)
+        found[layer, index] = query
     return found.to(class_logits.device)
 
 
@@ -178,7 +183,8 @@ def set_losses(
     - mask: the mean binary cross-entropy over the points of an object, summed over objects and divided by their number.
     - dice: ``1 − (2 Σ p t + 1) / (Σ p + Σ t + 1)`` over the points of an object, averaged alike.
 
-    The number of objects and the sum of weights are means over processes, so that several processes give the loss of one with all images.
+    The number of objects and the sum of weights are means over processes, so that several processes give the loss of
+    one with all images.
 
     Args:
         class_logits: class logits of every layer, ``(L, B, Q, K + 1)``, "no object" last.

@@ -56,6 +56,20 @@ def _costs(
     return b * bce(z, t) + c * dice(probs(z), t) - a * gain(class_logits.to(dtype), labels)
 
 
+def _bce_of_probs(z: Tensor, t: Tensor) -> Tensor:
+    pairs = (len(z), *t.shape)
+    return F.binary_cross_entropy(z.sigmoid()[:, None].expand(pairs), t.expand(pairs), reduction="none").mean(2)
+
+
+def _bce_of_logs(z: Tensor, t: Tensor) -> Tensor:
+    m = z.sigmoid()
+    return -(m.log() @ t.T + (1 - m).log() @ (1 - t).T) / z.shape[1]
+
+
+def _bce_of_exp(z: Tensor, t: Tensor) -> Tensor:
+    return (1 + z.exp()).log().mean(1, keepdim=True) - z @ t.T / z.shape[1]
+
+
 def _cost(**changes: Any) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     return lambda *arguments: _costs(*arguments, **changes)
 
@@ -104,6 +118,7 @@ def _pairs() -> Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
         )
 
     sure = torch.where(torch.arange(64 * 64).view(64, 64) < 1000, 200.0, -200.0).half()
+    unsure = case(4, 3, 3, (40, 50))
     return {
         "four queries and three objects": case(4, 3, 3, (4, 5)),
         "as many objects as queries": case(3, 3, 2, (3, 3)),
@@ -117,6 +132,7 @@ def _pairs() -> Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
             torch.tensor([1, 0]),
             torch.stack([sure > 0, sure < 0]),
         ),
+        "unsure masks in half precision": (unsure[0].half(), unsure[1].half(), *unsure[2:]),
     }
 
 
@@ -138,6 +154,14 @@ COST = Exercise(
         "softmax_without_no_object": (
             _cost(gain=lambda z, labels: z[:, :-1].softmax(1)[:, labels]),
             "Your softmax leaves out “no object”. Take it over all K + 1 classes.",
+        ),
+        "classes_over_queries": (
+            _cost(gain=lambda z, labels: z.softmax(0)[:, labels]),
+            "In your softmax the queries compete for each class. Take it over the K + 1 classes of each query.",
+        ),
+        "class_sigmoid": (
+            _cost(gain=lambda z, labels: z.sigmoid()[:, labels]),
+            "Your class probabilities come from a sigmoid. They are a softmax over the K + 1 classes.",
         ),
         "class_logits": (
             _cost(gain=lambda z, labels: z[:, labels]),
@@ -163,6 +187,26 @@ COST = Exercise(
             _cost(bce=lambda z, t: _bce_of_pairs(z, t) * z.shape[1]),
             "You add up the cross-entropy of the pixels. Take their mean.",
         ),
+        "bce_of_probabilities": (
+            _cost(bce=_bce_of_probs),
+            "Your cross-entropy is that of probabilities. Of sure masks they round to 0 or 1, and torch cuts the "
+            "logarithm off at −100. Take the cross-entropy of the logits.",
+        ),
+        "bce_of_logarithms": (
+            _cost(bce=_bce_of_logs),
+            "The probabilities of sure masks round to 0, and the logarithm of 0 is −inf. Take the cross-entropy of the "
+            "logits: log(1 + exp z) − z t, where `F.softplus` is the first term.",
+        ),
+        "bce_overflows": (
+            _cost(bce=_bce_of_exp),
+            "exp of a large logit is inf. `F.softplus` computes log(1 + exp z) without it.",
+        ),
+        "dice_in_half": (
+            lambda c, m, labels, masks: _costs(
+                c, m, labels, masks, dice=lambda p, t: _dice_of_pairs(m.flatten(1).sigmoid(), t.to(m.dtype)).float()
+            ),
+            "Your Dice term is computed in half precision. Convert the logits to float32 before all else.",
+        ),
         "bce_inside_alone": (
             _cost(bce=lambda z, t: F.softplus(-z) @ t.T / z.shape[1]),
             "Your cross-entropy counts the object's pixels alone. The pixels outside count, too.",
@@ -174,6 +218,10 @@ COST = Exercise(
         "dice_without_2": (
             _cost(dice=lambda m, t: 1 - (m @ t.T + 1) / (m.sum(1, keepdim=True) + t.sum(1) + 1)),
             "The factor 2 of the overlap is missing in the Dice term.",
+        ),
+        "smoothed_below": (
+            _cost(dice=lambda m, t: 1 - 2 * m @ t.T / (m.sum(1, keepdim=True) + t.sum(1) + 1)),
+            "The + 1 above the line of the Dice term is missing.",
         ),
         "no_smoothing": (
             _cost(dice=lambda m, t: _dice_of_pairs(m, t, 0.0)),
@@ -243,6 +291,18 @@ def greedy(cost: Tensor) -> Pairs:
         if all(q != a and g != b for a, b in taken):
             taken.append((q, g))
     return _sorted_pairs(taken)
+
+
+def _greedy_in_its_order(cost: Tensor) -> Pairs:
+    queries, objects = greedy(cost)
+    order = cost[queries, objects].argsort(stable=True)
+    return queries[order], objects[order]
+
+
+def _cheapest_dearest(cost: Tensor) -> Pairs:
+    """Of all assignments that with the cheapest dearest pair, by costs so far apart that the dearest decides."""
+    ranks = cost.flatten().argsort().argsort().view(cost.shape)
+    return match(2.0 ** ranks.double())
 
 
 def _one_after_another(cost: Tensor) -> Pairs:
@@ -320,9 +380,11 @@ def _matrices() -> Mapping[str, tuple[Tensor]]:
         "two queries that want one object": (torch.tensor([[0.1, 0.4], [0.2, 0.9]]),),
         "two middling pairs against a cheap and a dear one": (torch.tensor([[0.0, 1.6], [1.6, 3.0]]),),
         "negative costs": (torch.randn(5, 4, generator=draw) - 1,),
+        "no cost above 0": (torch.tensor([[-0.5, -3.0], [-1.0, -0.2]]),),
         "six queries and four objects": (torch.rand(6, 4, generator=draw),),
         "five queries and five objects": (torch.rand(5, 5, generator=draw),),
         "more objects than queries": (torch.rand(3, 5, generator=draw),),
+        "two queries and three objects, crossed": (torch.tensor([[0.9, 0.8, 0.1], [0.2, 0.6, 0.7]]),),
         "one query and three objects": (torch.tensor([[0.5, 0.3, 0.4]]),),
         "no object": (torch.zeros(4, 0),),
     }
@@ -364,6 +426,32 @@ MATCH = Exercise(
         "absolute": (
             lambda cost: match(cost.abs()),
             "You compare absolute values. A negative cost is cheaper than 0.",
+        ),
+        "cut_at_zero": (
+            lambda cost: match(cost.clamp(min=0)),
+            "You cut costs off at 0. A negative cost is cheaper than 0.",
+        ),
+        "roles_exchanged": (
+            lambda cost: match(cost) if len(cost) >= cost.shape[1] else match(cost.T),
+            "With more objects than queries you exchange the roles, but not back: queries come first.",
+        ),
+        "roles_exchanged_unsorted": (
+            lambda cost: match(cost) if len(cost) >= cost.shape[1] else match(cost.T)[::-1],
+            "With more objects than queries you exchange the roles, and your pairs end up sorted by object. Sort them "
+            "by query.",
+        ),
+        "counted_from_1": (
+            lambda cost: tuple(side + 1 for side in match(cost)),
+            "You count from 1. The first query and the first object are 0.",
+        ),
+        "greedy_in_its_order": (
+            _greedy_in_its_order,
+            "You take the cheapest free pair again and again. That is greedy: the sum of all is to be smallest. (And "
+            "pairs are sorted by query.)",
+        ),
+        "dearest_pair": (
+            _cheapest_dearest,
+            "Your dearest pair is as cheap as possible. The *sum* is to be smallest.",
         ),
         "squares": (
             lambda cost: match(cost.sign() * cost**2),

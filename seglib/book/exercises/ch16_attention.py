@@ -113,6 +113,7 @@ def _mask_maps() -> Mapping[str, tuple[Tensor, tuple[int, int]]]:
     return {
         "a 4 × 4 map": (_blocks(half), (2, 2)),
         "logits of exactly 0": (_blocks(edge, half), (2, 2)),
+        "logits of 0 beside positive ones": (_blocks([[0.0, 0, 2, 2]] * 2 + [[-1.0] * 4] * 2), (2, 2)),
         "a mask that becomes empty when it is resized": (_blocks(speck, half), (2, 2)),
         "a mask that is empty": (_blocks(never, half), (2, 2)),
         "small positive logits": (_blocks([[0.25, 0.25], [-1, 0.25]]), (2, 2)),
@@ -131,6 +132,10 @@ MASK = Exercise(
             _masks(allow=lambda z: z < 0, opened=lambda rows: rows & ~rows.all(-1, keepdim=True)),
             "You mark what is hidden. True means: the query may attend to this cell.",
         ),
+        "hidden_never_opened": (
+            _masks(allow=lambda z: z < 0, opened=lambda rows: rows),
+            "You mark what is hidden. True means: the query may attend to this cell.",
+        ),
         "zero_hidden": (
             _masks(allow=lambda z: z > 0),
             "A logit of 0 has a sigmoid of exactly ½, and only cells *below* ½ are hidden.",
@@ -145,6 +150,10 @@ MASK = Exercise(
         ),
         "masks_resized": (
             _masks(before=lambda z: (z >= 0).float(), allow=lambda p: p >= 0.5),
+            "You resize the finished mask. Resize the logits, then compare with the threshold.",
+        ),
+        "masks_resized_above_half": (
+            _masks(before=lambda z: (z >= 0).float(), allow=lambda p: p > 0.5),
             "You resize the finished mask. Resize the logits, then compare with the threshold.",
         ),
         "nearest": (
@@ -178,6 +187,10 @@ MASK = Exercise(
         "all_opened": (
             _masks(opened=lambda rows: rows | ~rows.any(-1, keepdim=True).all(1, keepdim=True)),
             "One empty row opens all rows of its image in your answer. Open that row alone.",
+        ),
+        "opened_when_all_are_empty": (
+            _masks(opened=lambda rows: rows | ~rows.any(-1, keepdim=True).any(1, keepdim=True)),
+            "You open rows only where all rows of an image are empty. Open every row that is empty.",
         ),
         "one_cell_opened": (
             _masks(opened=_first_cell),
@@ -336,6 +349,18 @@ ATTEND = Exercise(
             lambda q, k, v, mask, heads: masked_attention(q, k, v, ~mask | mask.all(-1, keepdim=True), heads),
             "Your mask is the wrong way round: True means that a query may attend to a key.",
         ),
+        "inverted_by_a_number": (
+            _attends(weigh=lambda scores, mask: scores.masked_fill(mask[:, None], -1e9).softmax(-1)),
+            "You hide the keys that are allowed. Set the scores to −∞ where the mask is *False*.",
+        ),
+        "mask_of_another_image": (
+            _attends(
+                weigh=lambda scores, mask: _softmax(
+                    scores.flatten(0, 1)[:, None], mask.repeat(scores.shape[1], 1, 1)
+                ).view_as(scores)
+            ),
+            "Some heads get the mask of another image: `repeat` lays the images side by side. Use `mask[:, None]`.",
+        ),
         "hidden_as_nan": (
             lambda q, k, v, mask, heads: masked_attention(q, k, v, ~mask, heads),
             "Your mask is inverted, and rows that allow everything end as 0 / 0. True means: may attend.",
@@ -349,8 +374,12 @@ ATTEND = Exercise(
             "A hidden key has the score 0 in your answer, and e⁰ = 1 counts. Its score is −∞.",
         ),
         "softmax_over_queries": (
-            _attends(weigh=lambda scores, mask: torch.nan_to_num(_softmax(scores.mT, mask.mT).mT)),
+            _attends(weigh=lambda scores, mask: _softmax(scores.mT, mask.mT).mT),
             "You take the softmax over the queries. The weights of one query over its keys add up to 1.",
+        ),
+        "softmax_over_heads": (
+            _attends(weigh=lambda scores, mask: scores.masked_fill(~mask[:, None], -torch.inf).softmax(1)),
+            "You take the softmax over the heads. The weights of one query over its keys add up to 1.",
         ),
         "no_softmax": (
             _attends(weigh=lambda scores, mask: scores * mask[:, None]),
@@ -379,6 +408,13 @@ ATTEND = Exercise(
         "interleaved": (
             _attends(split=_interleaved, join=lambda x: x.permute(0, 2, 3, 1).flatten(2)),
             "Head i takes every `heads`-th channel in your answer. It takes d channels in a row.",
+        ),
+        "not_transposed": (
+            _attends(
+                split=lambda x, heads: x.reshape(len(x), heads, -1, x.shape[-1] // heads),
+                join=lambda x: x.reshape(len(x), x.shape[2], -1),
+            ),
+            "You reshape to (B, heads, N, d) at once, which mixes tokens. Split the last axis, then transpose.",
         ),
         "not_joined": (
             _attends(join=lambda x: x.reshape(len(x), x.shape[2], -1)),
@@ -658,6 +694,25 @@ LAYER = Exercise(
             ),
             "You do not pass the mask to the cross-attention.",
         ),
+        "mask_for_both": (
+            lambda x, positions, memory, places, mask, parts: _layer(
+                x,
+                positions,
+                memory,
+                places,
+                mask,
+                parts,
+                own=lambda x, positions, parts: parts.own(x + positions, x + positions, x, mask),
+            ),
+            "Your self-attention gets the mask, which speaks of cells. It takes none.",
+        ),
+        "no_positions": (
+            _layers(
+                cross=lambda x, positions, memory, places, mask, parts: parts.cross(x, memory, memory, mask),
+                own=lambda x, positions, parts: parts.own(x, x, x),
+            ),
+            "You do not use the positions. They are added to queries and keys of both attentions.",
+        ),
         "own_without_positions": (
             _layers(own=lambda x, positions, parts: parts.own(x, x, x)),
             "In the self-attention queries and keys lack their positions.",
@@ -677,6 +732,19 @@ LAYER = Exercise(
         "positions_kept": (
             _kept_positions,
             "You add the positions once, and they stay in the sum. They are added anew for each attention.",
+        ),
+        "positions_in_the_sum": (
+            lambda x, positions, memory, places, mask, parts: _layer(
+                x,
+                positions,
+                memory,
+                places,
+                mask,
+                parts,
+                cross=lambda x, *rest: positions + _cross(x, *rest),
+                own=lambda x, *rest: positions + _own(x, *rest),
+            ),
+            "Your sums hold the positions, too: x + positions + step. A step is added to `x`.",
         ),
         "attentions_swapped": (
             _layers(
@@ -859,6 +927,10 @@ AGREEMENT = Exercise(
         "empty_as_nan": (
             _agreements(empty=torch.nan),
             "Two empty masks give 0 / 0 in your answer. They agree: 1.",
+        ),
+        "empty_as_one_at_once": (
+            lambda mask_logits: torch.where((mask_logits[-1] > 0).flatten(1).any(1), agreement(mask_logits), 1.0),
+            "You give 1 wherever the last mask is empty. Both must be empty: else nothing agrees, and the IoU is 0.",
         ),
         "all_queries_together": (
             _all_queries_together,

@@ -33,15 +33,29 @@ def _at(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return torch.where(inside, maps.flatten(1).gather(1, flat), 0)
 
 
-def _four_cells(maps: Tensor, points: Tensor, *, shift: float = 0.5, scale: Tensor | None = None) -> Tensor:
+def _four_cells(
+    maps: Tensor,
+    points: Tensor,
+    *,
+    shift: float = 0.5,
+    scale: Tensor | None = None,
+    below: Callable[[Tensor], Tensor] = torch.floor,
+    near: Callable[[Tensor], Tensor] = lambda share: share,
+) -> Tensor:
     """The four cells around each point by hand."""
     scale = torch.tensor(maps.shape[:0:-1]) if scale is None else scale  # (2,) width, height
     x, y = (points * scale - shift).unbind(-1)  # (N, P) each
-    left, above = x.floor().long(), y.floor().long()
-    fx, fy = x - left, y - above
+    left, above = below(x).long(), below(y).long()
+    fx, fy = near(x - left), near(y - above)
     upper = (1 - fx) * _at(maps, left, above) + fx * _at(maps, left + 1, above)
     lower = (1 - fx) * _at(maps, left, above + 1) + fx * _at(maps, left + 1, above + 1)
     return (1 - fy) * upper + fy * lower
+
+
+def _cell_of_the_point(maps: Tensor, points: Tensor) -> Tensor:
+    size = torch.tensor(maps.shape[:0:-1])  # (2,) width, height
+    x, y = (points * size).long().minimum(size - 1).unbind(-1)
+    return _at(maps, x, y)
 
 
 def _point_by_point(maps: Tensor, points: Tensor) -> Tensor:
@@ -109,6 +123,14 @@ SAMPLE = Exercise(
             lambda maps, points: F.grid_sample(maps[:, None], points[:, None], align_corners=False)[:, 0, 0],
             "`grid_sample` wants positions from −1 to 1, and points lie from 0 to 1: 2 · points − 1.",
         ),
+        "not_shifted": (
+            lambda maps, points: F.grid_sample(maps[:, None], 2 * points[:, None], align_corners=False)[:, 0, 0],
+            "Your positions reach from 0 to 2. `grid_sample` wants −1 to 1: 2 · points − 1.",
+        ),
+        "from_below": (
+            lambda maps, points: sample(maps, (points - torch.tensor([0.0, 1.0])).abs()),
+            "You count y from below. Row 0 is the top one, at y = 0.",
+        ),
         "corners_on_corners": (
             lambda maps, points: _sample(maps, points, align_corners=True),
             "You put 0 and 1 on the centres of the border cells (align_corners=True). They are the map's borders.",
@@ -120,6 +142,18 @@ SAMPLE = Exercise(
         "nearest": (
             lambda maps, points: _sample(maps, points, mode="nearest"),
             "You read the nearest cell. A sample is bilinear: four cells, weighted by how near they are.",
+        ),
+        "cell_of_the_point": (
+            _cell_of_the_point,
+            "You read the cell that the point lies in. A sample is bilinear: four cells, weighted by how near they are.",
+        ),
+        "weights_swapped": (
+            lambda maps, points: _four_cells(maps, points, near=lambda share: 1 - share),
+            "Your weights are swapped: the nearer of two cells has the larger one.",
+        ),
+        "cut_towards_zero": (
+            lambda maps, points: _four_cells(maps, points, below=torch.trunc),
+            "Left of the first centre `long()` turns −0.3 into 0. Take `floor` first: −1.",
         ),
         "border_repeated": (
             lambda maps, points: _sample(maps, points, padding_mode="border"),
@@ -221,6 +255,12 @@ def _choose_in_place(candidates: Tensor, logits: Tensor, others: Tensor, share: 
     return others
 
 
+def _in_the_order_of_candidates(candidates: Tensor, logits: Tensor, others: Tensor, share: float) -> Tensor:
+    n = int(share * others.shape[1])
+    order = logits.abs().argsort(1)[:, :n].sort(1).values
+    return torch.cat([candidates.gather(1, order[..., None].expand(-1, -1, 2)), others[:, : others.shape[1] - n]], 1)
+
+
 def _one_choice_for_all(candidates: Tensor, logits: Tensor, others: Tensor, share: float) -> Tensor:
     return choose(candidates, logits[:1].expand_as(logits), others, share)
 
@@ -273,6 +313,12 @@ CHOOSE = Exercise(
             ),
             "You take the share of the candidates. It is the share of P, the number of points that are wanted.",
         ),
+        "share_of_others": (
+            lambda candidates, logits, others, share: _choose(
+                candidates, logits, others, share, number=lambda k: others.shape[1] - int(k)
+            ),
+            "You take the share from `others`. It is the share of the uncertain points.",
+        ),
         "uncertain_alone": (
             _chooses(fill=lambda others, kept: others[:, :0]),
             "The uniform points are missing: `others` fill up to P points.",
@@ -280,6 +326,12 @@ CHOOSE = Exercise(
         "uncertain_all": (
             lambda candidates, logits, others, share: choose(candidates, logits, others, 1.0),
             "All your points are uncertain ones. Only the share `share` of them is.",
+        ),
+        "filled_with_candidates": (
+            lambda candidates, logits, others, share: choose(
+                candidates, logits, candidates[:, : others.shape[1]], share
+            ),
+            "You fill up with candidates. Fill up with the first points of `others`.",
         ),
         "all_others": (
             _chooses(fill=lambda others, kept: others),
@@ -296,6 +348,10 @@ CHOOSE = Exercise(
         "least_uncertain_first": (
             _chooses(join=lambda some, rest: torch.cat([some.flip(1), rest], 1)),
             "The most uncertain point comes first, yours comes last.",
+        ),
+        "in_the_order_of_candidates": (
+            _in_the_order_of_candidates,
+            "Your points come in the order of the candidates. The most uncertain one comes first.",
         ),
         "one_choice_for_all": (
             _one_choice_for_all,

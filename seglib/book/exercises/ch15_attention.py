@@ -329,7 +329,7 @@ HEADS = Exercise(
         ),
         "joined_interleaved": (
             lambda q, k, v, h: torch.stack(_heads_apart(q, k, v, h), -1).flatten(2),
-            "Your result takes a channel of each head in turn. The first head's d channels come first, then the next's.",
+            "Your result takes a channel of each head in turn. The d channels of the first head come first.",
         ),
         "pixels_split": (
             lambda q, k, v, h: torch.cat(

@@ -687,7 +687,7 @@ ANSWERS = Exercise(
         ),
         "pixels_won": (
             _pixels_won,
-            "Your queries compete for each pixel. Masks may overlap: count all pixels at which its own logit is above 0.",
+            "Your queries compete for each pixel. Masks may overlap: count every pixel whose logit is above 0.",
         ),
         "rounded": (
             _lists(entry=lambda a: (*a[:2], round(a[2], 2), round(a[3], 2))),

@@ -446,8 +446,8 @@ MATCH = Exercise(
         ),
         "greedy_in_its_order": (
             _greedy_in_its_order,
-            "You take the cheapest free pair again and again. That is greedy: the sum of all is to be smallest. (And "
-            "pairs are sorted by query.)",
+            "You take the cheapest free pair again and again, and return them so. That is greedy: the sum of all is to "
+            "be smallest, and pairs are sorted by query.",
         ),
         "dearest_pair": (
             _cheapest_dearest,
@@ -538,7 +538,9 @@ def _set_loss(
     pairs: list[Pairs],
     *,
     no_object: float = 0.1,
+    an_object: float = 1.0,
     none: int = -1,
+    terms: Callable[[Tensor, Tensor], Tensor] = lambda z, wanted: F.cross_entropy(z.mT, wanted, reduction="none"),
     divide: Callable[[Tensor, Tensor], Tensor] = lambda each, weights: each.sum() / weights.sum(),
     number: Callable[[list[Tensor], list[Pairs]], Any] = lambda labels, pairs: max(1, sum(map(len, labels))),
     bce: Callable[[Tensor, Tensor], Tensor] = _bce_of,
@@ -554,8 +556,8 @@ def _set_loss(
         z.append(mask_logits[i, queries].flatten(1))
         t.append(masks[i][objects].flatten(1).float())
     found = torch.cat(z), torch.cat(t)  # (N, P) each
-    weight = torch.where(wanted == last, no_object, 1.0)  # (B, Q)
-    each = weight * F.cross_entropy(class_logits.mT, wanted, reduction="none")  # (B, Q)
+    weight = torch.where(wanted == last, no_object, an_object)  # (B, Q)
+    each = weight * terms(class_logits, wanted)  # (B, Q)
     a, b, c = weights
     own = b * bce(*found).sum() + c * dice(*found).sum()
     return a * divide(each, weight) + own / number(labels, pairs)
@@ -565,10 +567,9 @@ def _losses(**changes: Any) -> Callable[..., Tensor]:
     return lambda *arguments: _set_loss(*arguments, **changes)
 
 
-def _in_order(*arguments: Any) -> Tensor:
+def _ordered(pairs: list[Pairs]) -> list[Pairs]:
     """Object g belongs to the query that comes at place g."""
-    class_logits, mask_logits, labels, masks, pairs = arguments
-    return set_loss(class_logits, mask_logits, labels, masks, [(q, torch.arange(len(q))) for q, _ in pairs])
+    return [(q, torch.arange(len(q))) for q, _ in pairs]
 
 
 def _first_queries(*arguments: Any) -> Tensor:
@@ -596,6 +597,29 @@ def _mean_of_images(*arguments: Any) -> Tensor:
         for i in range(len(pairs))
     ]
     return torch.stack(images).mean()
+
+
+def _number_of_each_image(*arguments: Any) -> Tensor:
+    """The masks' losses of each image, divided by the number of its objects, are added up."""
+    class_logits, mask_logits, labels, masks, pairs = arguments
+    total = _set_loss(*arguments, weights=(2, 0, 0))
+    for i in range(len(pairs)):
+        one = (class_logits[i : i + 1], mask_logits[i : i + 1], labels[i : i + 1], masks[i : i + 1], pairs[i : i + 1])
+        total = total + _set_loss(*one, weights=(0, 5, 5))
+    return total
+
+
+def _images_with_objects(*arguments: Any) -> Tensor:
+    class_logits, mask_logits, *objects = arguments
+    kept = [i for i, own in enumerate(objects[0]) if len(own)]
+    if not kept:
+        return class_logits.sum() * 0
+    return set_loss(class_logits[kept], mask_logits[kept], *([part[i] for i in kept] for part in objects))
+
+
+def _classes_mixed(z: Tensor, wanted: Tensor) -> Tensor:
+    """Takes (B, Q, K + 1) for (B, K + 1, Q)."""
+    return F.cross_entropy(z.reshape(len(z), z.shape[2], -1), wanted, reduction="none")
 
 
 def _dice_of_all(z: Tensor, t: Tensor) -> Tensor:
@@ -662,7 +686,7 @@ def _loss_in_place(*arguments: Any) -> Tensor:
 
 
 def _batches() -> Mapping[str, Arguments]:
-    draw = torch.Generator().manual_seed(13)
+    draw = torch.Generator().manual_seed(31)
 
     def case(queries: int, objects: Sequence[int], classes: int, size: tuple[int, int]) -> Arguments:
         batch = len(objects)
@@ -702,8 +726,36 @@ LOSS = Exercise(
             "“No object” has a weight of 0.1 in the class loss. In yours it counts like any class.",
         ),
         "no_object_ignored": (
-            _losses(no_object=1e-30, divide=lambda each, weights: each.sum() / weights.sum().clamp(min=1e-30)),
+            _losses(no_object=0.0),  # 0 / 0 where there is no object
             "“No object” counts for nothing in your class loss. Its weight is 0.1.",
+        ),
+        "no_object_ignored_0": (
+            _losses(no_object=0.0, divide=lambda each, weights: each.sum() / weights.sum().clamp(min=1)),
+            "Queries without an object are missing in your class loss. “No object” is their class, with weight 0.1.",
+        ),
+        "weights_of_classes_swapped": (
+            _losses(no_object=1.0, an_object=0.1),
+            "You swapped the weights of the classes: 0.1 is that of “no object”.",
+        ),
+        "softmax_twice": (
+            _losses(terms=lambda z, wanted: F.cross_entropy(z.softmax(2).mT, wanted, reduction="none")),
+            "You give probabilities to the cross-entropy. It takes logits, and has a softmax inside.",
+        ),
+        "probability": (
+            _losses(terms=lambda z, wanted: -z.softmax(2).gather(2, wanted[..., None])[..., 0]),
+            "Your class term is −p, as in the cost. The loss takes the cross-entropy.",
+        ),
+        "classes_mixed": (
+            _losses(terms=_classes_mixed),
+            "Your reshape mixes classes and queries. Flatten images and queries, or swap the last two axes.",
+        ),
+        "class_by_objects": (
+            lambda *a: _set_loss(*a, divide=lambda each, weights: each.sum() / max(1, sum(map(len, a[2])))),
+            "You divide the class loss by the number of objects. Divide it by the sum of the weights.",
+        ),
+        "class_divided_twice": (
+            lambda *a: _set_loss(*a, weights=(2 / max(1, sum(map(len, a[2]))), 5, 5)),
+            "You divide the class loss by the number of objects, too. That is for the masks alone.",
         ),
         "divided_by_queries": (
             _losses(divide=lambda each, weights: each.mean()),
@@ -730,7 +782,7 @@ LOSS = Exercise(
             "Queries without an object are to say class 0 in your loss. “No object” is the last class, K.",
         ),
         "in_order": (
-            _in_order,
+            lambda c, m, labels, masks, pairs: set_loss(c, m, labels, masks, _ordered(pairs)),
             "You give the objects out in their order. The second part of a pair says which object a query has.",
         ),
         "first_queries": (
@@ -754,6 +806,39 @@ LOSS = Exercise(
             _losses(number=lambda labels, pairs: 1),
             "You add up the masks' losses. Divide by the number of objects.",
         ),
+        "number_of_each_image": (
+            _number_of_each_image,
+            "You divide the masks' losses of each image by its own number of objects. N is that of the whole batch.",
+        ),
+        "one_object_an_image": (
+            _losses(number=lambda labels, pairs: sum(max(1, len(own)) for own in labels)),
+            "An image without objects counts as one object in your N. “At least 1” holds for the sum over the batch.",
+        ),
+        "mean_of_pairs": (
+            _losses(
+                number=lambda labels, pairs: 1,
+                bce=lambda z, t: _bce_of(z, t).mean(),
+                dice=lambda z, t: _dice_of(z, t).mean(),
+            ),
+            "You average the masks' losses over the pairs. Divide their sum by the number of objects, which can be "
+            "larger, and by at least 1: a mean of nothing is NaN.",
+        ),
+        "mean_and_number": (
+            _losses(bce=lambda z, t: _bce_of(z, t).mean(), dice=lambda z, t: _dice_of(z, t).mean()),
+            "You divide the masks' losses twice: by the pairs, as a mean does, and by the number of objects.",
+        ),
+        "images_with_objects": (
+            _images_with_objects,
+            "You skip images without objects. Their queries count in the class loss: all should say “no object”.",
+        ),
+        "nothing_without_objects": (
+            lambda *a: set_loss(*a) if any(map(len, a[2])) else a[0].sum() * 0,
+            "Your loss is 0 when the batch has no object. The queries should still say “no object”.",
+        ),
+        "pairs_swapped": (
+            lambda c, m, labels, masks, pairs: set_loss(c, m, labels, masks, [(g, q) for q, g in pairs]),
+            "A pair is queries first, then their objects.",
+        ),
         "no_object_divides": (
             _careless,
             "Without any object you divide by 0. Divide by at least 1.",
@@ -761,6 +846,20 @@ LOSS = Exercise(
         "sum_of_pixels": (
             _losses(bce=lambda z, t: _bce_of(z, t) * z.shape[1]),
             "You add up the cross-entropy of a mask's pixels. Take their mean.",
+        ),
+        "labels_in_order": (
+            lambda c, m, labels, masks, pairs: (
+                _set_loss(c, m, labels, masks, _ordered(pairs), weights=(2, 0, 0))
+                + _set_loss(c, m, labels, masks, pairs, weights=(0, 5, 5))
+            ),
+            "You give the labels out in their order. The second part of a pair says which label a query has.",
+        ),
+        "masks_in_order": (
+            lambda c, m, labels, masks, pairs: (
+                _set_loss(c, m, labels, masks, pairs, weights=(2, 0, 0))
+                + _set_loss(c, m, labels, masks, _ordered(pairs), weights=(0, 5, 5))
+            ),
+            "You give the masks out in their order. The second part of a pair says which mask a query has.",
         ),
         "one_dice": (
             _losses(dice=_dice_of_all),
@@ -778,6 +877,10 @@ LOSS = Exercise(
         "no_bce": (_losses(weights=(2, 0, 5)), "The cross-entropy of the masks is missing."),
         "no_class": (_losses(weights=(0, 5, 5)), "The class loss is missing."),
         "equal_weights": (_losses(weights=(1, 1, 1)), "The weights are missing: 2, 5 and 5."),
+        "class_and_bce_swapped": (
+            _losses(weights=(5, 2, 5)),
+            "You swapped the weights of class and cross-entropy: 2 and 5.",
+        ),
         "weights_swapped": (
             _losses(weights=(5, 5, 2)),
             "The weight of the class is 2, those of the masks are 5 and 5.",
@@ -820,6 +923,7 @@ ASSIGN = Exercise(
             (9, 7, 2, 2, 3),
             "Query 2 has two objects in your matching. Each query has one at most.",
         ),
+        "best_first": ((8, 9, 2, 1, 3), "You swapped the totals: that of the greedy pairs comes first."),
         "largest": ((9, 20, 4, 3, 2), "Your total is the largest. The smallest is wanted."),
         "counted_from_zero": ((9, 8, 1, 0, 2), "The queries are counted from 1."),
     },

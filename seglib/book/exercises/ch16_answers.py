@@ -38,12 +38,18 @@ def _panoptic(
     inside: Callable[[Tensor], Tensor] = lambda masks: masks >= 0.5,
     share: Callable[[Tensor, Tensor], float] = lambda won, mask: int(won.sum()) / max(1, int(mask.sum())),
     dropped: Callable[[float, float], bool] = lambda share, overlap: share < overlap,
-    written: Callable[[Tensor, Tensor], Tensor] = lambda won, mask: won & mask,
+    written: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda won, mask, values: won & mask,
     merged: Callable[[int, int], bool] = lambda label, T: label >= T,
+    first: Callable[[Tensor], Tensor] = lambda values: values.argmax(0),
+    area: Callable[[Tensor], Tensor] | None = None,
+    nothing: Callable[[Tensor, Tensor], bool] = lambda out, mask: not out.any(),
     no_object: bool = True,
     all_compete: bool = False,
-    empty: bool = False,
     gaps: bool = False,
+    stuff_kept: bool = False,
+    stuff_together: bool = False,
+    early: bool = False,
+    again: str = "joins",
 ) -> Answer:
     """``panoptic`` with some of its rules exchanged."""
     scores, labels = best(classes)  # (Q,)
@@ -55,18 +61,25 @@ def _panoptic(
         scores, labels, masks, kept = scores[kept], labels[kept], masks[kept], kept[kept]
     if not len(masks):
         return ids, categories
-    winner = value(scores[:, None, None], masks).argmax(0)  # (H, W)
+    values = value(scores[:, None, None], masks)  # (Q, H, W)
+    winner = first(values)  # (H, W)
     for n, label in enumerate(labels.tolist()):
-        won, mask = winner == n, inside(masks[n])
-        out = written(won, mask)
-        if not kept[n] or (not out.any() and not empty) or dropped(share(won, mask), overlap):
+        own = labels == label if stuff_together and label >= T else torch.arange(len(labels)) == n
+        won, mask, counted = winner == n, inside(masks[n]), (area or inside)(masks[own]).any(0)
+        out = written(won, mask, values[n])
+        if early and label >= T and label not in of_class:
+            categories.append(label)
+            of_class[label] = len(categories)
+        low = dropped(share(own[winner], counted), overlap) and not (stuff_kept and label >= T)
+        if not kept[n] or nothing(out, mask) or low:
             continue
         if merged(label, T) and label in of_class:
-            ids[out] = of_class[label]
+            categories += [label] if again == "counts" else []
+            ids[out] = of_class[label] if again != "is left out" else 0
             continue
         categories.append(label)
-        of_class[label] = len(categories)
-        ids[out] = n + 1 if gaps else len(categories)
+        of_class[label] = n + 1 if gaps else len(categories)
+        ids[out] = of_class[label]
     return ids, categories
 
 
@@ -98,6 +111,26 @@ def _after_the_drop(
             break
         kept[some[low]] = False
     return _panoptic(classes[kept], masks[kept], T, least, 0.0)
+
+
+def _ids_of_queries(classes: Tensor, masks: Tensor, T: int, least: float, overlap: float) -> Answer:  # noqa: N803
+    """Numbers the segments by the queries' places among all queries."""
+    ids, categories = _panoptic(classes, masks, T, least, overlap, gaps=True)
+    scores, labels = classes.max(1)
+    number = ((scores > least) & (labels < classes.shape[1] - 1)).nonzero()[:, 0] + 1
+    return torch.cat([torch.zeros(1, dtype=torch.int64), number])[ids], categories
+
+
+def _no_care_of_none(classes: Tensor, masks: Tensor, T: int, least: float, overlap: float) -> Answer:  # noqa: N803
+    """Takes the argmax of no query."""
+    scores, labels = classes.max(1)
+    masks[(scores > least) & (labels < classes.shape[1] - 1)].argmax(0)
+    return panoptic(classes, masks, T, least, overlap)
+
+
+def _from_zero(classes: Tensor, masks: Tensor, T: int, least: float, overlap: float) -> Answer:  # noqa: N803
+    ids, categories = panoptic(classes, masks, T, least, overlap)
+    return (ids - 1).clamp(min=0), categories
 
 
 def _one_mask_at_a_time(
@@ -230,7 +263,7 @@ def _queries() -> Mapping[str, tuple[Tensor, Tensor, int, float, float]]:
             [[0.9, 0.9, 0.9, 0.1, 0.1, 0.0, 0.1, 0.1], [0.8, 0.8, 0.8, 0.6, 0.4, 0.4, 0.3, 0.3]],
             overlap=0.75,
         ),
-        "a small mask in front of nothing": case([person], [[0.9, 0.9, 0.4, 0.3, 0.2]]),
+        "a small mask in front of nothing": case([person], [[0.9, 0.52, 0.4, 0.3, 0.2]]),
         "a lower class probability and a higher mask": case(
             [person, grass], [[0.6, 0.6, 0.6, 0.1], [0.3, 0.65, 0.8, 0.9]], overlap=0.25
         ),
@@ -241,6 +274,25 @@ def _queries() -> Mapping[str, tuple[Tensor, Tensor, int, float, float]]:
         "grass in two parts": case([grass, person, grass], [[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9]]),
         "two people": case([person, sky, person], [[0.9, 0.1, 0.1, 0.1], [0.1, 0.9, 0.1, 0.1], [0.1, 0.1, 0.9, 0.9]]),
         "equal values": case([person, person], [[0.75, 0.75, 0.5, 0.25], [0.25, 0.75, 0.5, 0.75]], overlap=0.25),
+        "two of the second thing": case(
+            [other, sky, other], [[0.9, 0.1, 0.1, 0.1], [0.1, 0.9, 0.1, 0.1], [0.1, 0.1, 0.9, 0.9]]
+        ),
+        "a low threshold": case(
+            [unsure, sky, [28, 20, 8, 4, 4]], [[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9]], least=0.5
+        ),
+        "a pixel that goes to a mask below ½": case([person, grass], [[0.9, 0.49, 0.1], [0.1, 0.51, 0.9]]),
+        "a query that wins only outside its mask": case([person, other], [[0.5, 0.4, 0.4], [0.9, 0.1, 0.1]]),
+        "a mask with pixels of exactly ½": case(
+            [person, other], [[0.9, 0.9, 0.1, 0.1], [0.5, 0.5, 0.8, 0.8]], overlap=0.75
+        ),
+        "a second part of the sky that is dropped": case(
+            [sky, sky], [[0.9, 0.9, 0.9, 0.9, 0.2, 0.1], [0.8, 0.8, 0.8, 0.1, 0.1, 0.9]]
+        ),
+        "a sky that is dropped": case([sky, person], [[0.6, 0.6, 0.6, 0.9], [0.9, 0.9, 0.9, 0.1]]),
+        "a first part of the sky that is dropped": case(
+            [sky, person, sky],
+            [[0.8, 0.8, 0.8, 0.1, 0.1, 0.9], [0.1, 0.1, 0.1, 0.1, 0.9, 0.1], [0.9, 0.9, 0.9, 0.9, 0.2, 0.1]],
+        ),
         "a mask that is empty": case([other, person, sky], [[0.0] * 3, [0.25, 0.75, 0.25], [0.75, 0.25, 0.75]]),
         "a winner that is outside its mask everywhere": case(
             [person, sky], [[0.4, 0.4, 0.45], [0.1, 0.2, 0.1]], overlap=0.0
@@ -271,6 +323,10 @@ PANOPTIC = Exercise(
             _answers(sure=lambda scores, least: scores >= 0),
             "You keep queries of all scores. The best class must have a probability above `least`.",
         ),
+        "least_always": (
+            lambda classes, masks, T, least, overlap: panoptic(classes, masks, T, 0.8, overlap),
+            "Your threshold of the score is always 0.8. Use `least`.",
+        ),
         "all_compete": (
             _answers(all_compete=True),
             "Queries that are out still win pixels in your answer. Leave them out before the argmax.",
@@ -283,21 +339,41 @@ PANOPTIC = Exercise(
             _answers(value=lambda scores, masks: scores * (masks >= 0.5)),
             "You compare the scores of the masks that cover a pixel. Compare the products of score and mask.",
         ),
+        "masks_at_a_pixel_alone": (
+            _answers(value=lambda scores, masks: scores * masks * (masks >= 0.5)),
+            "Only masks that hold a pixel compete for it in your answer. All compete, also with a probability below ½.",
+        ),
+        "last_of_equals": (
+            _answers(first=lambda values: len(values) - 1 - values.flip(0).argmax(0)),
+            "Of equal products the last query gets the pixel in your answer. The first one gets it.",
+        ),
+        "none_takes_part": (
+            _no_care_of_none,
+            "Where no query takes part, there is no argmax. The map is 0, and the list is empty.",
+        ),
         "pasted_by_score": (
             _one_mask_at_a_time,
             "You paste masks by falling score, as Panoptic FPN does. Here one argmax gives every pixel to a query.",
         ),
         "all_that_is_won": (
-            _answers(written=lambda won, mask: won),
+            _answers(written=lambda won, mask, values: won),
             "You write all pixels that a query wins. They must also lie in its mask (probability ≥ ½).",
         ),
         "mask_written": (
-            _answers(written=lambda won, mask: mask),
+            _answers(written=lambda won, mask, values: mask),
             "You write the whole mask. Only pixels that the query wins are written.",
         ),
         "half_outside": (
             _answers(inside=lambda masks: masks > 0.5),
             "A mask probability of exactly ½ is inside.",
+        ),
+        "half_outside_the_area": (
+            _answers(area=lambda masks: masks > 0.5),
+            "The area of a mask holds pixels of exactly ½, too.",
+        ),
+        "product_written": (
+            _answers(written=lambda won, mask, values: won & (values >= 0.5)),
+            "You compare the product with ½ when you write. Compare the mask probability alone.",
         ),
         "never_dropped": (
             _answers(dropped=lambda share, overlap: False),
@@ -323,6 +399,14 @@ PANOPTIC = Exercise(
             lambda classes, masks, T, least, overlap: panoptic(classes, masks, T, least, 0.5),
             "Your overlap threshold is always ½. Use `overlap`.",
         ),
+        "stuff_never_dropped": (
+            _answers(stuff_kept=True),
+            "You drop things alone. A query of stuff that wins too little of its mask is dropped as well.",
+        ),
+        "stuff_merged_before": (
+            _answers(stuff_together=True),
+            "You merge stuff before rule 3. Each query is judged alone, and those that stay are merged.",
+        ),
         "dropped_pixels_given_away": (
             _after_the_drop,
             "You give the pixels of a dropped query to the others. They stay void.",
@@ -330,6 +414,18 @@ PANOPTIC = Exercise(
         "stuff_apart": (
             _answers(merged=lambda label, T: False),
             "Queries of one stuff class are one segment: they share the id of the first.",
+        ),
+        "first_part_alone": (
+            _answers(again="is left out"),
+            "The second query of a stuff class is missing in your map. It gets the id of the first.",
+        ),
+        "category_twice": (
+            _answers(again="counts"),
+            "Your list names a stuff class twice. There is one category for each segment.",
+        ),
+        "id_before_the_drop": (
+            _answers(early=True),
+            "A stuff class gets its segment before its query is dropped in your answer. Drop first.",
         ),
         "things_merged": (
             _answers(merged=lambda label, T: True),
@@ -343,10 +439,23 @@ PANOPTIC = Exercise(
             lambda classes, masks, T, least, overlap: panoptic(classes, masks, T + 1, least, overlap),
             "Category T is stuff: things are those *below* T.",
         ),
+        "one_thing_less": (
+            lambda classes, masks, T, least, overlap: panoptic(classes, masks, T - 1, least, overlap),
+            "Category T − 1 is a thing: things are all those below T.",
+        ),
         "empty_segments": (
-            _answers(empty=True),
+            _answers(nothing=lambda out, mask: False),
             "A query without a pixel makes a segment in your answer. It makes none, and takes no id.",
         ),
+        "empty_by_its_mask": (
+            _answers(nothing=lambda out, mask: not mask.any()),
+            "A query may win only pixels outside its mask. Then nothing is left of it, and it makes no segment.",
+        ),
+        "ids_of_queries": (
+            _ids_of_queries,
+            "Your ids are the places of the queries. Segments count from 1 without gaps.",
+        ),
+        "from_zero": (_from_zero, "Your first segment has the id 0, which is void. Count from 1."),
         "gaps": (
             _answers(gaps=True),
             "Your ids have gaps. Segments count from 1 without gaps, in the order of the queries.",
@@ -451,6 +560,23 @@ SEMANTIC = Exercise(
         "no_object_as_a_class": (
             _semantics(classes=lambda z: z.softmax(1)),
             '"No object", the last column, is no class of a pixel: leave it out of the argmax.',
+        ),
+        "void": (
+            lambda class_logits, mask_logits: torch.where(
+                (votes := torch.einsum("qk,qhw->khw", class_logits.softmax(1), mask_logits.sigmoid())).argmax(0)
+                == len(votes) - 1,
+                255,
+                votes.argmax(0),
+            ),
+            'You leave pixels void where "no object" wins. Every pixel gets a class.',
+        ),
+        "first_column": (
+            _semantics(classes=lambda z: z.softmax(1)[:, 1:]),
+            'You leave out the first column. "No object" is the last one.',
+        ),
+        "sure_queries_alone": (
+            _semantics(classes=lambda z: z.softmax(1)[:, :-1] * (z.argmax(1) < z.shape[1] - 1)[:, None]),
+            'Queries that say "no object" have no vote in your answer. They vote, with small probabilities.',
         ),
         "softmax_of_the_rest": (
             _semantics(classes=lambda z: z[:, :-1].softmax(1)),
@@ -561,6 +687,11 @@ def _objects(**changes: Any) -> Callable[[Tensor, Tensor, int, int], Objects]:
     return lambda class_logits, mask_logits, T, most: _instances(class_logits, mask_logits, T, most, **changes)
 
 
+def _best_products(class_logits: Tensor, mask_logits: Tensor, T: int, most: int) -> Objects:  # noqa: N803
+    labels, scores, masks = _instances(class_logits, mask_logits, 10**6, 10**6)
+    return tuple(part[:most][labels[:most] < T] for part in (labels, scores, masks))  # type: ignore[return-value]
+
+
 def _instances_numpy(class_logits: Tensor, mask_logits: Tensor, T: int, most: int) -> tuple[Any, ...]:  # noqa: N803
     z = class_logits.numpy().astype(float)
     c = np.exp(z - z.max(1, keepdims=True))
@@ -646,6 +777,26 @@ INSTANCES = Exercise(
         "class_alone": (
             _objects(quality=lambda masks: torch.ones(len(masks))),
             "Your score is the class probability alone. Multiply it by the mean mask probability inside the mask.",
+        ),
+        "best_products": (
+            _best_products,
+            "You take the `most` pairs with the best products. Take them by class probability; the mask counts later.",
+        ),
+        "sum_inside": (
+            _objects(quality=lambda masks: (masks * (masks > 0.5)).sum((1, 2))),
+            "You sum the mask's probability. Take its mean inside the mask.",
+        ),
+        "scores_first": (
+            lambda class_logits, mask_logits, T, most: tuple(
+                instances(class_logits, mask_logits, T, most)[i] for i in (1, 0, 2)
+            ),
+            "The labels come first, then the scores, then the masks.",
+        ),
+        "lowest_first": (
+            lambda class_logits, mask_logits, T, most: tuple(
+                part.flip(0) for part in instances(class_logits, mask_logits, T, most)
+            ),
+            "Your objects come by rising score. The highest comes first.",
         ),
         "mean_everywhere": (
             _objects(quality=lambda masks: masks.mean((1, 2))),

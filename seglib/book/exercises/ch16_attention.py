@@ -134,7 +134,7 @@ MASK = Exercise(
         ),
         "hidden_never_opened": (
             _masks(allow=lambda z: z < 0, opened=lambda rows: rows),
-            "You mark what is hidden. True means: the query may attend to this cell.",
+            "You mark what is hidden, and open no row. True means: the query may attend to this cell.",
         ),
         "zero_hidden": (
             _masks(allow=lambda z: z > 0),
@@ -154,7 +154,7 @@ MASK = Exercise(
         ),
         "masks_resized_above_half": (
             _masks(before=lambda z: (z >= 0).float(), allow=lambda p: p > 0.5),
-            "You resize the finished mask. Resize the logits, then compare with the threshold.",
+            "You resize a finished mask of 0 and 1. Resize the logits, then compare with the threshold.",
         ),
         "nearest": (
             _masks(resize=lambda z, size: F.interpolate(z, size)),

@@ -108,10 +108,6 @@ def _maps_and_points() -> Mapping[str, tuple[Tensor, Tensor]]:
     }
 
 
-_MAPS_CUT = (
-    "No gradient reaches the maps, and the masks would not learn. Use `maps` as they are: no `detach`, no `data`."
-)
-
 SAMPLE = Exercise(
     solution=sample,
     wrong={
@@ -145,7 +141,7 @@ SAMPLE = Exercise(
         ),
         "cell_of_the_point": (
             _cell_of_the_point,
-            "You read the cell that the point lies in. A sample is bilinear: four cells, weighted by how near they are.",
+            "You read the cell that the point lies in. A sample is bilinear: it weighs the four nearest cells.",
         ),
         "weights_swapped": (
             lambda maps, points: _four_cells(maps, points, near=lambda share: 1 - share),
@@ -395,6 +391,9 @@ def _point_loss(
     void_in_dice: bool = False,
     plus_one: bool = True,
     mean_of_masks: bool = False,
+    bce_mean_of_masks: bool = False,
+    mean_over_p: bool = False,
+    void_in_sums: bool = False,
     careless: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """``point_loss`` with some of the bugs."""
@@ -402,10 +401,13 @@ def _point_loss(
     each = F.binary_cross_entropy_with_logits(logits, t, reduction="none")
     counted = torch.ones_like(known) if void_in_bce else known
     total = counted.sum(1) if careless else counted.sum(1).clamp(min=1)
-    bce = (each * counted).sum(1) / total
+    bce = (each * counted).mean(1) if mean_over_p else (each * counted).sum(1) / total
     w, one = torch.ones_like(known) if void_in_dice else known, float(plus_one)
-    dice = 1 - (2 * (p * t * w).sum(1) + one) / ((p * w).sum(1) + (t * w).sum(1) + one)
-    whole = (each * counted).sum() / counted.sum().clamp(min=1) if mean_over_all else bce.sum() / count
+    of_sums = torch.ones_like(known) if void_in_sums else w
+    dice = 1 - (2 * (p * t * w).sum(1) + one) / ((p * of_sums).sum(1) + (t * of_sums).sum(1) + one)
+    whole = bce.mean() if bce_mean_of_masks else bce.sum() / count
+    if mean_over_all:
+        whole = (each * counted).sum() / counted.sum().clamp(min=1)
     return whole, dice.mean() if mean_of_masks else dice.sum() / count
 
 
@@ -495,6 +497,14 @@ LOSS = Exercise(
             "Your cross-entropy is one mean over all points. Take the mean of each mask, the sum over masks, and "
             "divide by `count`.",
         ),
+        "mean_over_p": (
+            _buggy(mean_over_p=True),
+            "You divide by P, so points in void count as losses of 0. Divide by the number of known points.",
+        ),
+        "void_in_sums": (
+            _buggy(void_in_sums=True),
+            "In your Dice loss the overlap leaves out void, and the two sums below hold it.",
+        ),
         "no_plus_one": (
             _buggy(plus_one=False),
             "Dice has + 1 above and below: without it an empty mask gives a loss near 1, or 0 / 0.",
@@ -502,6 +512,18 @@ LOSS = Exercise(
         "mean_of_masks": (
             _buggy(mean_of_masks=True),
             "Your Dice loss is the mean over the masks that are here. Take the sum, and divide by `count`.",
+        ),
+        "bce_mean_of_masks": (
+            _buggy(bce_mean_of_masks=True),
+            "Your cross-entropy is the mean over the masks that are here. Take the sum, and divide by `count`.",
+        ),
+        "both_means_of_masks": (
+            _buggy(mean_of_masks=True, bce_mean_of_masks=True),
+            "Both losses are means over the masks that are here. Take the sums, and divide by `count`.",
+        ),
+        "divided_by_masks": (
+            lambda logits, targets, known, count: point_loss(logits, targets, known, max(1, len(logits))),
+            "You divide by the number of masks. Divide by `count`: it may differ.",
         ),
         "divided_by_nothing": (
             _buggy(careless=True),

@@ -79,6 +79,12 @@ def test_perfect_answers_make_exact_sets():
     assert found == {"found": 1.0, "claims": 1.0, "answers": 1.0, "exact": 1.0}
 
 
+def test_an_answer_too_many_spoils_an_exact_set():
+    data = two_marbles()
+    found = set_scores(*answers((0, 0), (1, 1), (0, 1), data=data), data)
+    assert found == {"found": 1.0, "claims": 1.0, "answers": 1.5, "exact": 0.0}
+
+
 def test_a_copy_is_no_exact_set_and_a_wrong_class_finds_nothing():
     data = two_marbles()
     assert set_scores(*answers((0, 0), (0, 0), (0, 0), data=data), data) == {

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from seglib.book.checks import check, examine, yours
-from seglib.book.exercise import Exercise, compare, difference, expect
+from seglib.book.exercise import Exercise, Hint, compare, difference, expect
 from seglib.book.exercises import CHECKS
+from seglib.book.exercises.verify import trains_all
 
 
 def dice(a, b):
@@ -438,3 +439,21 @@ def test_a_right_answer_of_another_form_passes(name, answer):
 def test_an_exercise_lists_two_right_answers_of_other_forms_and_the_shape_of_its_code(name):
     assert len(CHECKS[name].right) >= 2
     assert CHECKS[name].sketch.strip()
+
+
+@pytest.mark.parametrize(
+    ("attempt", "right"),
+    [
+        (lambda x: x + x * x, True),
+        (lambda x: x * (1 + x), True),
+        (lambda x: x.detach() + x * x, False),
+        (lambda x: (x + x * x).detach().requires_grad_(), False),
+    ],
+)
+def test_a_gradient_that_comes_on_some_ways_alone_is_refused(attempt, right):
+    verify = trains_all(lambda x: x + x * x, lambda: {"one": (torch.tensor([1.0, 2.0]),)}, ["no gradient"])
+    if right:
+        verify(attempt)
+    else:
+        with pytest.raises(Hint, match="no gradient"):
+            verify(attempt)

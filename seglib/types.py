@@ -3,6 +3,7 @@
 - **Images**: float32 RGB in [0, 1], ``(3, H, W)``; batches ``(B, 3, H, W)``. Any H and W. Images with other channels or
   in other units (Hounsfield units, z-scores) are declared by the model's normalisation.
 - **Volumes**: ``(C, D, H, W)``; batches ``(B, C, D, H, W)``; spacing of the voxels in millimetres, ``(z, y, x)``.
+  Those read from files lie as a radiologist looks at them: D runs to the head, H to the back, W to the patient's left.
 - **Sizes**: ``(H, W)`` of an image, ``(D, H, W)`` of a volume; a true size is without the padding of a batch.
 - **Labels**: int64 category ids, ``(H, W)`` or ``(D, H, W)``. Ids are contiguous from 0; 255 is void. In a table of
   things and stuff, things come first.
@@ -296,6 +297,16 @@ class Semantic(_Moves):
 
     labels: Tensor
     probs: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LabelVolume(_Moves):
+    """A predicted label map of a volume, int64 or uint8 ``(D, H, W)``.
+
+    Without probabilities: of a CT of 512×512×800 voxels and 20 classes they would take 17 GB.
+    """
+
+    labels: Tensor
 
 
 @dataclass(frozen=True, eq=False)

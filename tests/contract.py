@@ -45,6 +45,7 @@ class Inputs:
     images: (batch, size) → images.  targets: the same → targets in which every class occurs.
     empty: the same → targets without anything in them.  check: (prediction, size) → asserts its types and shapes,
     and that it lies within the image.  numbers: prediction → what another order of float sums may change by rounding.
+    full: the size that these make of (H, W): with a third axis for volumes.
     """
 
     images: Callable[[int, tuple[int, int]], Tensor]
@@ -52,6 +53,7 @@ class Inputs:
     empty: Callable[[int, tuple[int, int]], Targets]
     check: Callable[[Any, tuple[int, int]], None]
     numbers: Callable[[Any], list[Tensor]]
+    full: Callable[[Size], Size] = lambda size: size
 
 
 def _images(batch: int, size: tuple[int, int]) -> Tensor:
@@ -158,12 +160,25 @@ def _check_panoptic(prediction: Panoptic, size: tuple[int, int]) -> None:
     assert all(0 <= s.category_id < CLASSES and s.isthing == (s.score is not None) for s in segments)
 
 
+def deep(size: Size) -> Size:
+    """The size of a volume for the size of an image: some slices of half the height and width."""
+    return (size[0] // 8 + 1, *((n + 1) // 2 for n in size))
+
+
 INPUTS: dict[str, Inputs] = {
     # labels and masks follow from the probabilities, as `check` holds, and may change where two classes tie
     "semantic": Inputs(_images, _labels, _void, _check_semantic, lambda p: [p.probs]),
     "regions": Inputs(_images, _regions, _void_regions, _check_regions, lambda p: [p.probs]),
     "instance": Inputs(_images, _objects, _nothing, _check_instances, lambda p: list(tensors(p))),
     "panoptic": Inputs(_images, _everything, _void_and_nothing, _check_panoptic, lambda p: list(tensors(p))),
+    "volume": Inputs(
+        lambda batch, size: _images(batch, deep(size)),
+        lambda batch, size: _labels(batch, deep(size)),
+        lambda batch, size: _void(batch, deep(size)),
+        lambda prediction, size: _check_semantic(prediction, deep(size)),
+        lambda p: [p.probs],
+        full=deep,
+    ),
 }
 
 
@@ -210,7 +225,7 @@ def mixed_batch(inputs: Inputs, output_sizes: list[Size] | None = None) -> Batch
     """Images of the sizes `MIXED` in one batch, annotated unless results are wanted at other sizes."""
     samples = []
     for i, size in enumerate(MIXED):
-        sample = Sample(inputs.images(1, size)[0], str(i), output_size=output_sizes and output_sizes[i])
+        sample = Sample(inputs.images(1, size)[0], str(i), output_size=output_sizes and inputs.full(output_sizes[i]))
         if output_sizes is None:
             targets = inputs.targets(1, size)
             found = {f.name: getattr(targets, f.name) for f in fields(targets)}
@@ -371,12 +386,13 @@ def batch_equals_one_by_one(model: nn.Module, inputs: Inputs) -> None:
 
 def mixed_sizes_equal_one_by_one(model: nn.Module, inputs: Inputs) -> None:
     batch = mixed_batch(inputs, WANTED)
-    assert batch.images.shape[2:] == (40, 64) and batch.sizes == MIXED and batch.output_sizes == WANTED
+    assert batch.images.shape[2:] == inputs.full((40, 64))
+    assert batch.sizes == [inputs.full(s) for s in MIXED] and batch.output_sizes == [inputs.full(s) for s in WANTED]
     predictions = model.predict(batch.images, batch.sizes, batch.output_sizes)
     assert all(hold_something([p]) for p in predictions), "nothing was predicted, so nothing was compared"
     for i, (prediction, size) in enumerate(zip(predictions, WANTED, strict=True)):
         inputs.check(prediction, size)
-        alone = model.predict(inputs.images(1, MIXED[i]), None, [size])
+        alone = model.predict(inputs.images(1, MIXED[i]), None, [inputs.full(size)])
         assert_same(prediction, alone[0])
 
 
@@ -384,8 +400,8 @@ def padding_changes_nothing(model: nn.Module, inputs: Inputs) -> None:
     """Whatever is written beyond the true sizes, ``forward`` sees what it fills in after normalisation."""
     batch = mixed_batch(inputs)
     padding = torch.ones_like(batch.images, dtype=torch.bool)
-    for i, (height, width) in enumerate(batch.sizes):
-        padding[i, :, :height, :width] = False
+    for i, size in enumerate(batch.sizes):
+        padding[(i, slice(None), *(slice(n) for n in size))] = False
     noise = torch.rand(batch.images.shape, generator=torch.Generator().manual_seed(3))
     filled = [torch.where(padding, fill, batch.images) for fill in (torch.tensor(0.0), torch.tensor(1.0), noise)]
     model.eval()
@@ -399,7 +415,7 @@ def padding_changes_nothing(model: nn.Module, inputs: Inputs) -> None:
             assert_same(outputs[0], outputs[2])
         seen = list(zip(tensors(model(filled[1])), tensors(model(filled[2])), strict=True))
         assert not all(torch.equal(a, b) for a, b in seen), "what is no padding should be seen"
-        predictions = model.postprocess(model(noise, None, MIXED), MIXED)
+        predictions = model.postprocess(model(noise, None, batch.sizes), batch.sizes)
         assert hold_something(predictions), "nothing was predicted, so nothing was checked"
         for prediction, size in zip(predictions, MIXED, strict=True):
             inputs.check(prediction, size)
@@ -412,7 +428,7 @@ def postprocess_is_pure(model: nn.Module, inputs: Inputs) -> None:
         out = model.eval()(batch.images, None, batch.sizes)
     before = copy.deepcopy(out)
     model.to("meta")  # parameters and buffers without values: whoever uses one fails
-    predictions = model.postprocess(out, batch.sizes, WANTED)
+    predictions = model.postprocess(out, batch.sizes, [inputs.full(size) for size in WANTED])
     assert hold_something(predictions), "nothing was predicted, so nothing was checked"
     for prediction, size in zip(predictions, WANTED, strict=True):
         inputs.check(prediction, size)
@@ -422,15 +438,19 @@ def postprocess_is_pure(model: nn.Module, inputs: Inputs) -> None:
 
 def refuses_bad_images(model: nn.Module, inputs: Inputs) -> None:
     images = inputs.images(2, (32, 32))
-    with pytest.raises(ValueError, match="divide 8-bit images by 255"):
+    any_range = model.normalize.value_range is None
+    with pytest.raises(ValueError, match=r"\.float\(\)" if any_range else "divide 8-bit images by 255"):
         model.predict((images * 255).to(torch.uint8))
-    with pytest.raises(ValueError, match=r"span 0\.\d+ to 25\d; divide"):
-        model.predict(images * 255)
-    with pytest.raises(ValueError, match="the model normalises"):
-        model.predict((images - 0.5) / 0.25)
+    if not any_range:
+        with pytest.raises(ValueError, match=r"span 0\.\d+ to 25\d; divide"):
+            model.predict(images * 255)
+        with pytest.raises(ValueError, match="the model normalises"):
+            model.predict((images - 0.5) / 0.25)
     with pytest.raises(ValueError, match="nan"):
         model.predict(images * float("nan"))
-    with pytest.raises(ValueError, match=r"expected images \(B, 3, H, W\), got shape \(2, 1, 32, 32\)"):
+    axes = "D, H, W" if images.ndim == 5 else "H, W"
+    shape = ", ".join(str(n) for n in images.shape[2:])
+    with pytest.raises(ValueError, match=rf"expected images \(B, 3, {axes}\), got shape \(2, 1, {shape}\)"):
         model.predict(images[:, :1])
-    with pytest.raises(ValueError, match=r"got shape \(3, 32, 32\)"):
+    with pytest.raises(ValueError, match=rf"got shape \(3, {shape}\)"):
         model.predict(images[0])

@@ -39,6 +39,7 @@ from seglib.models.mask_rcnn import MaskRCNN
 from seglib.models.panoptic_fpn import PanopticFPN
 from seglib.models.solov2 import SOLOv2
 from seglib.models.unet import PaperUNet, UNet
+from seglib.models.unet3d import PaperUNet3D, UNet3D
 from seglib.models.yolact import YOLACT
 from seglib.models.zoo import build
 from seglib.ops.dynamic_conv import filter_count
@@ -301,6 +302,9 @@ SLIM: dict[str, tuple[str, Builder]] = {
         "panoptic", lambda k: draws_something(build("mask2former_tiny", num_classes=k, num_things=k - 2)),
     ),
     "mask2former_semantic": ("semantic", lambda k: build("mask2former_tiny", num_classes=k, task="semantic")),
+    "unet3d": ("volume", lambda k: UNet3D(k, in_channels=3, widths=(4, 6, 8, 8), aux_outputs=2)),
+    "unet3d_tiny": ("volume", lambda k: build("unet3d_tiny", num_classes=k, in_channels=3)),
+    "unet3d_paper": ("volume", lambda k: PaperUNet3D(k, in_channels=3, width=2, depth=2)),
 }  # fmt: skip
 """Architecture → the task that the contract checks it with, and its slim build."""
 
@@ -354,5 +358,8 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "mask2former_swin_s": ("mask2former_swin",),
     "mask2former_swin_b": ("mask2former_swin",),
     "mask2former_swin_l": ("mask2former_swin",),
+    "unet3d": ("unet3d",),
+    "unet3d_tiny": ("unet3d_tiny",),
+    "unet3d_paper": ("unet3d_paper",),
 }
 """Name in the zoo → the architectures that its builder makes, one for each of its layouts or conventions."""

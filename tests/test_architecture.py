@@ -22,10 +22,11 @@ ALLOWED = {
     "metrics": {"types", "ops"},
     "planning": {"types", "ops"},
     "weights": {"types", "files", "ops", "layers", "models", "data"},
-    "train": {"types", "files", "ops", "data", "metrics", "models", "weights"},
+    "train": {"types", "files", "ops", "data", "metrics", "postprocess", "models", "weights"},
     "viz": {"types", "ops"},
     "photos": {"types", "data", "postprocess", "train", "viz"},
-    "cli": {"types", "files", "ops", "data", "losses", "models", "photos", "train", "weights"},
+    "case_files": {"types", "data", "ops", "postprocess", "train"},
+    "cli": {"types", "files", "ops", "data", "losses", "models", "photos", "case_files", "train", "weights"},
     "book": {
         "types",
         "files",

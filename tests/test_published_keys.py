@@ -121,6 +121,18 @@ def yolact(blocks_of_layer3):
     return {name: torch.empty(shape, device="meta") for name, (shape, _) in keys.items()}
 
 
+def dynunet():
+    """MONAI's network with the zoo's defaults."""
+    nets = pytest.importorskip("monai.networks.nets")
+    strides = [(2, 2, 2)] * 4
+    return on_meta(
+        lambda: nets.DynUNet(
+            3, 1, 5, [(3, 3, 3)] * 5, [(1, 1, 1), *strides], strides, [32, 64, 128, 256, 320], deep_supervision=True,
+            deep_supr_num=2,
+        )
+    ).state_dict()  # fmt: skip
+
+
 PUBLISHED = {
     "torchvision:fcn_resnet50": lambda: torchvision_segmentation("fcn_resnet50"),
     "torchvision:fcn_resnet101": lambda: torchvision_segmentation("fcn_resnet101"),
@@ -143,6 +155,7 @@ PUBLISHED = {
     "adelaidet:solov2_R_101": lambda: detectron2(23, "solov2_r50"),
     "adelaidet:condinst_R_50": lambda: detectron2(6, "condinst_r50"),
     "adelaidet:condinst_R_101": lambda: detectron2(23, "condinst_r50"),
+    "monai:dynunet": dynunet,
 }
 for task in CLASSES:
     PUBLISHED |= {
@@ -254,6 +267,24 @@ def test_the_papers_unet_has_its_convolutions():
     assert weights == [*down, *up, *merge, (2, 64, 1, 1)]
 
 
+def test_the_papers_3d_unet_has_its_convolutions():
+    """Figure 2 of the paper: 18 convolutional layers, with these channels; norms besides them."""
+    own = zoo("unet3d_paper", num_classes=3, in_channels=3)
+    weights = [v for k, v in own.items() if k.endswith("weight") and len(v) == 5]
+    down = [(32, 3), (64, 32), (64, 64), (128, 64), (128, 128), (256, 128), (256, 256), (512, 256)]
+    up = [(512, 512), (256, 256), (128, 128)]
+    merge = [(256, 256 + 512), (256, 256), (128, 128 + 256), (128, 128), (64, 64 + 128), (64, 64)]
+    expected = [(*s, 3, 3, 3) for s in down] + [(*s, 2, 2, 2) for s in up] + [(*s, 3, 3, 3) for s in merge]
+    assert weights == [*expected, (3, 64, 1, 1, 1)]
+
+
+def test_unet3d_tiny_differs_from_unet3d_by_widths_and_kernels_alone():
+    own, full = zoo("unet3d_tiny", num_classes=4), zoo("unet3d", num_classes=4, widths=(12, 24, 48, 64), aux_outputs=1)
+    assert list(own) == list(full)
+    assert {k for k in own if own[k] != full[k]} == {"encoder.0.0.weight", "encoder.0.3.weight", "decoder.2.0.weight",
+        "decoder.2.3.weight", "up.2.weight"}  # fmt: skip
+
+
 @pytest.mark.parametrize("path", sorted(WEIGHTS.glob("*.safetensors")), ids=lambda p: p.stem)
 def test_stored_weights_are_those_of_the_tiny_entries(path):
     with safe_open(path, "pt") as file:
@@ -298,6 +329,8 @@ def test_every_entry_is_compared_with_something():
         "condinst_tiny",
         "panoptic_fpn_tiny",
         "mask2former_tiny",
+        "unet3d_tiny",
+        "unet3d_paper",
     }
     builders = {find(n).builder() for n in published | by_hand}
     assert {find(n).builder() for n in MODELS} == builders  # short names are the same functions

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from seglib.models.unet import PaperUNet, UNet, reflect_pad, unet_paper, unet_tiny
+from seglib.layers.valid import reflect_pad
+from seglib.models.unet import PaperUNet, UNet, unet_paper, unet_tiny
 from seglib.types import Targets
 
 

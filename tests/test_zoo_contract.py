@@ -28,7 +28,7 @@ ALIASES = {
     "mask2former": "mask2former_resnet50",
 }
 TINY = ["fcn_tiny", "unet_tiny", "deeplab_tiny", "mask_rcnn_tiny", "yolact_tiny", "condinst_tiny", "solov2_tiny"]
-TINY += ["panoptic_fpn_tiny", "mask2former_tiny"]
+TINY += ["panoptic_fpn_tiny", "mask2former_tiny", "unet3d_tiny"]
 
 # The others share their code with these: they are checked in the full run.
 FAST = {
@@ -42,6 +42,7 @@ FAST = {
     "condinst_tiny",
     "solov2_tiny",
     "mask2former_tiny",
+    "unet3d",
 }
 
 every_architecture = pytest.mark.parametrize(
@@ -166,6 +167,7 @@ def test_too_few_classes_are_refused(name):
     task, builder = SLIM[name]
     fewest, message = {
         "semantic": (2, r"num_classes must be 2..255, got 1; .* makes 2 classes"),
+        "volume": (2, r"num_classes must be 2..255, got 1; .* makes 2 classes"),
         "regions": (1, r"num_classes must be 1..255, got 0"),
         "instance": (1, "num_classes must be at least 1, got 0; background isn't counted"),
         "panoptic": (3, "num_things must be at least 1, got 0; without things train a semantic model"),

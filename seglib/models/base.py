@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from seglib.layers.inference import evaluating
 from seglib.layers.normalize import Normalize
 from seglib.ops.geometry import NATIVE, Geometry
+from seglib.ops.inference import evaluating
+from seglib.ops.intensity import AS_IS, Intensity
 from seglib.ops.resize import crop_to
 from seglib.types import Size, Targets
 
@@ -22,10 +23,13 @@ class Model(nn.Module):
         normalize: checks and normalises images; the first thing in ``forward``.
         geometry: the size at which the model wants to see images. ``forward`` and ``predict`` resize nothing;
             evaluation, the command line and :func:`~seglib.postprocess.tiles.predict_tiled`'s callers follow it.
+        intensity: how the voxels of a volume are scaled before the model sees them; the same parts of the package
+            follow it.
     """
 
     normalize: Normalize
     geometry: Geometry = NATIVE
+    intensity: Intensity = AS_IS
 
     @abstractmethod
     def forward(self, images: Tensor, targets: Targets | None = None, sizes: Sequence[Size] | None = None) -> Any:

@@ -34,16 +34,17 @@ from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation
 
 from seglib.layers.encoder import Encoder
-from seglib.layers.inference import evaluating
 from seglib.layers.normalize import Normalize, pad_to_multiple
 from seglib.layers.resnet import resnet_encoder
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
+from seglib.layers.valid import crop_middle, reflect_pad, valid_sizes
 from seglib.models.semantic import SemanticModel, upsample
+from seglib.ops.inference import evaluating
 from seglib.ops.resize import crop_to
 from seglib.types import DenseOutput, Size, Targets
 
 __all__ = [
-    "PaperUNet", "UNet", "reflect_pad", "unet", "unet_paper", "unet_resnet34", "unet_resnet50", "unet_tiny",
+    "PaperUNet", "UNet", "unet", "unet_paper", "unet_resnet34", "unet_resnet50", "unet_tiny",
 ]  # fmt: skip
 
 
@@ -178,7 +179,7 @@ class PaperUNet(SemanticModel):
             raise ValueError(f"width and depth must be at least 1, got {width} and {depth}")
         self.normalize = normalize or Normalize(TINY_MEAN, TINY_STD)
         self.depth = depth
-        self.margin, self.size_rest = _sizes(depth)
+        self.margin, self.size_rest = valid_sizes(depth)
         widths = [width * 2**level for level in range(depth + 1)]
         self.down = nn.ModuleList(
             _two_convs(a, b) for a, b in zip([len(self.normalize.mean), *widths[:-1]], widths, strict=True)
@@ -239,7 +240,7 @@ class PaperUNet(SemanticModel):
             skips.append(x)
         for skip, up, merge in zip(skips[-2::-1], self.up, self.merge, strict=True):
             x = up(x)  # (B, C, 2h, 2w)
-            x = merge(torch.cat([_crop(skip, x), x], 1))  # (B, C, 2h − 4, 2w − 4)
+            x = merge(torch.cat([crop_middle(skip, x.shape[2:]), x], 1))  # (B, C, 2h − 4, 2w − 4)
         return self.score(x)
 
     def overlap_tile(self, images: Tensor, tile: int) -> Tensor:
@@ -283,38 +284,6 @@ class PaperUNet(SemanticModel):
     def _too_few(self, size: int) -> int:
         """Pixels that an answer of ``size`` lacks to the next size that fits."""
         return (self.size_rest - size) % 2**self.depth
-
-
-def _sizes(depth: int) -> tuple[int, int]:
-    """Margin and rest of a U-Net with so many poolings: two convolutions cost 4 pixels, below a pooling twice that."""
-    lost, rest = 4, 0  # at the bottom: of an input of any size
-    for _ in range(depth):
-        lost, rest = 4 + 2 * lost + 4, 4 + 2 * rest
-    return lost // 2, (rest - lost) % 2**depth
-
-
-def reflect_pad(x: Tensor, rim: tuple[int, int, int, int]) -> Tensor:
-    """Append the reflection on each side, as often as needed; the outermost pixel is not repeated.
-
-    ``torch.nn.functional.pad`` in its mode "reflect", but for rims of any width.
-
-    Args:
-        x: maps to pad, ``(B, C, H, W)`` of at least one pixel.
-        rim: pixels at the left, right, top and bottom.
-    """
-    left, right, top, bottom = rim
-    for axis, before, behind in ((-1, left, right), (-2, top, bottom)):
-        size = x.shape[axis]
-        period = max(1, 2 * size - 2)
-        place = torch.arange(-before, size + behind, device=x.device) % period  # there and back
-        x = x.index_select(axis, torch.minimum(place, period - place) if size > 1 else place)
-    return x
-
-
-def _crop(skip: Tensor, x: Tensor) -> Tensor:
-    """The middle of ``skip`` (B, C, H, W), as large as ``x``."""
-    top, left = (skip.shape[-2] - x.shape[-2]) // 2, (skip.shape[-1] - x.shape[-1]) // 2
-    return skip[..., top : top + x.shape[-2], left : left + x.shape[-1]]
 
 
 def _two_convs(channels_in: int, channels_out: int) -> nn.Sequential:

@@ -39,6 +39,7 @@ DENSE = ("semantic", "regions")
 INSTANCE = ("instance",)
 PANOPTIC = ("panoptic",)
 ALL = ("panoptic", "instance", "semantic")
+VOLUME = ("volume",)
 
 MODELS: dict[str, Entry] = {
     "fcn": Entry("seglib.models.fcn:fcn", DENSE, "FCN-8s on ResNet-18: the one to start with"),
@@ -131,6 +132,9 @@ MODELS: dict[str, Entry] = {
     "mask2former_swin_l": Entry(
         "seglib.models.mask2former:mask2former_swin_l", ALL, "Mask2Former on Swin-L", universal=True
     ),
+    "unet3d": Entry("seglib.models.unet3d:unet3d", VOLUME, "3D U-Net as nnU-Net builds it: to start with"),
+    "unet3d_tiny": Entry("seglib.models.unet3d:unet3d_tiny", VOLUME, "four slim levels of it, for CPUs"),
+    "unet3d_paper": Entry("seglib.models.unet3d:unet3d_paper", VOLUME, "the paper's 3D U-Net, valid convolutions"),
 }
 
 

@@ -34,6 +34,7 @@ from seglib.data.class_tables import match_categories
 from seglib.data.collate import collate
 from seglib.files import atomic_path
 from seglib.ops.geometry import NATIVE, Geometry
+from seglib.ops.intensity import AS_IS, Intensity
 from seglib.train.checkpoint import (
     check_same_run,
     check_state,
@@ -262,7 +263,7 @@ def fit(
         if folder and accelerator.is_main_process:
             facts = {**(metadata or {}), "task": task.name, "step": step, "seed": config.seed, "scores": scores}
             facts |= {"task_arguments": task.arguments(), "categories": [asdict(c) for c in task.categories]}
-            facts["geometry"] = _geometry(model).to_json()
+            facts |= {"geometry": _geometry(model).to_json(), "intensity": _intensity(model).to_json()}
             save_weights(ema.module if ema is not None else model, folder / "weights.safetensors", facts)
 
     # closing the stream ends the loading processes, also when an error leaves the loop
@@ -349,8 +350,8 @@ def evaluate(
 
     Args:
         model: a :class:`~seglib.types.SegmentationModel`. It is evaluated on the device where it is, and its mode is
-            restored afterwards. It sees images as ``model.geometry`` says; results are scored at the size of the
-            annotations.
+            restored afterwards. It sees images as ``model.geometry`` and ``model.intensity`` say; results are scored at
+            the size of the annotations.
         dataset: samples with the annotations that the task needs.
         task: makes predictions and scores them. A dataset with another class table is mapped to the task's by name.
         batch_size: images at once.
@@ -371,7 +372,7 @@ def evaluate(
     device = next(model.parameters()).device
     evaluator = task.evaluator()
     loader: DataLoader = DataLoader(
-        ResizedFor(dataset, _geometry(model)),
+        ResizedFor(dataset, _geometry(model), _intensity(model)),
         batch_size,
         num_workers=workers,
         collate_fn=collate,
@@ -410,6 +411,11 @@ def _matched(dataset: Any, task: Task) -> Any:
 def _geometry(model: Any) -> Geometry:
     """The size at which a model wants to see images; models of other people need not say."""
     return getattr(model, "geometry", NATIVE)
+
+
+def _intensity(model: Any) -> Intensity:
+    """How a model wants to see voxels; models of other people need not say."""
+    return getattr(model, "intensity", AS_IS)
 
 
 def _precision(name: str) -> str:

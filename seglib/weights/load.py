@@ -18,6 +18,7 @@ from seglib.files import atomic_path
 from seglib.models.base import Model
 from seglib.models.zoo import build, find
 from seglib.ops.geometry import Geometry
+from seglib.ops.intensity import Intensity
 from seglib.weights.pickles import read_arrays
 
 _HEADER = "seglib"  # the entry of the header that holds the metadata, as JSON
@@ -31,8 +32,9 @@ def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, Any]
         model: the module whose parameters and buffers are written.
         path: the file, ending in ``.safetensors``. Its folder is made if it is missing.
         metadata: JSON-able facts to keep in the header. ``model`` (its name in the zoo) and ``arguments`` (all keywords
-            of its builder) let :func:`load_model` build it again; ``geometry`` says at what size it sees images, and
-            ``categories``, ``file_ids`` and ``void_id`` what its classes are called, here and in the files.
+            of its builder) let :func:`load_model` build it again; ``geometry`` says at what size it sees images,
+            ``intensity`` how volumes are scaled, and ``categories``, ``file_ids`` and ``void_id`` what its classes are
+            called, here and in the files.
 
     Raises:
         ValueError: when the metadata is not JSON-able.
@@ -66,7 +68,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
         device: the device that the model is put on.
 
     Returns:
-        The model; its ``geometry`` is the one that was stored.
+        The model; its ``geometry`` and ``intensity`` are those that were stored.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -81,6 +83,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
     try:
         model = build(metadata["model"], **_without_download(metadata["model"], metadata["arguments"]))
         model.geometry = Geometry(**metadata.get("geometry", {}))
+        model.intensity = Intensity(**metadata.get("intensity", {}))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} was written for another version of {metadata['model']} ({error})") from error
     load_weights(model, path)

@@ -14,11 +14,11 @@ from torch import Tensor
 from seglib.book.figures.element import Figure
 from seglib.book.figures.images import pack_maps, png
 from seglib.layers.attention import MultiHeadAttention
-from seglib.layers.inference import evaluating
 from seglib.layers.query_decoder import resize_features
 from seglib.losses.hungarian import hungarian as assign
 from seglib.models.mask2former import Mask2Former
 from seglib.ops.attention import attention_weights
+from seglib.ops.inference import evaluating
 from seglib.types import Category
 
 Costs = Sequence[Sequence[float]]

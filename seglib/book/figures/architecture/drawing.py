@@ -27,8 +27,8 @@ from seglib.book.figures.architecture.parts import (
     module_at,
 )
 from seglib.book.figures.element import Figure
-from seglib.layers.inference import evaluating
 from seglib.models.base import Model
+from seglib.ops.inference import evaluating
 from seglib.types import Category, Instances, Panoptic
 
 MANY = 4

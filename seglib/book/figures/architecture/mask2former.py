@@ -15,8 +15,8 @@ from seglib.book.figures.architecture.drawing import draw
 from seglib.book.figures.architecture.parts import Block, Call, Cut, Edge, Group, Note, Scene, Swap, Switch, argument
 from seglib.book.figures.architecture.trunk import IMAGE_SAYS, encoder_row
 from seglib.book.figures.element import Figure
-from seglib.layers.inference import evaluating
 from seglib.models.mask2former import Mask2Former, Mask2FormerOutput
+from seglib.ops.inference import evaluating
 from seglib.types import Category, Instances, Panoptic
 from seglib.viz.colors import colorize
 

@@ -33,7 +33,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,11 @@ from torch import Tensor, nn
 
 from seglib.book.results import write_results
 from seglib.data.collate import collate
-from seglib.data.scenes import CATEGORIES, Scenes
+from seglib.data.scenes import Scenes
+from seglib.data.volumes import Volumes
 from seglib.models import zoo
 from seglib.models.zoo import Entry
+from seglib.ops.intensity import Intensity
 from seglib.train import TASKS
 from seglib.train.optim import build_optimizer
 
@@ -190,18 +192,31 @@ def run_benchmark(name: str, arguments: Sequence[str], left: float) -> Result:
 # Training steps ------------------------------------------------------------------------------------------------------
 
 
+def samples_of(task: str, settings: Settings) -> Scenes | Volumes:
+    """Synthetic samples of the task: scenes, or normalised volumes of 16 slices a quarter as high and wide, 32 pixels at least."""
+    if task != "volume":
+        return Scenes(settings.batch, size=settings.size)
+    zscore = Intensity("zscore")
+    side = max(32, settings.size // 4)
+    return Volumes(
+        settings.batch,
+        size=(16, side, side),
+        transform=lambda sample: replace(sample, image=zscore(sample.image)),
+    )
+
+
 def train(entry: Entry, settings: Settings, compiled: bool) -> Result:
     """A few training steps of a fresh model: losses of the first, milliseconds and memory of the others."""
     device = torch.device(settings.device)
-    task = TASKS[entry.tasks[0]](CATEGORIES)
+    samples = samples_of(entry.tasks[0], settings)
+    task = TASKS[entry.tasks[0]](samples.categories)
     torch.manual_seed(0)
     arguments = task.universal_arguments() if entry.universal else task.model_arguments()
     model = entry.builder()(**arguments).to(device).train()
-    if device.type == "cuda":
+    if device.type == "cuda" and entry.tasks[0] != "volume":
         model = model.to(memory_format=torch.channels_last)  # as `fit` does
     optimizer = build_optimizer(model, settings.optimizer, lr=settings.lr, weight_decay=1e-4)
-    scenes = Scenes(settings.batch, size=settings.size)
-    batch = collate([scenes[i] for i in range(len(scenes))]).to(device)
+    batch = collate([samples[i] for i in range(len(samples))]).to(device)
     # as `fit` compiles; with dynamic=False every new number of proposals would be compiled again
     trained = torch.compile(model, backend=settings.backend) if compiled else model
 

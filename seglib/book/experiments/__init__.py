@@ -36,6 +36,9 @@ EXPERIMENTS: dict[str, str] = {
     "query_tasks": "One network for three tasks beside a network for each: mIoU, AP and PQ on the same scenes.",
     "mask_classification": "A class for every pixel, or masks with classes? One network, trained both ways.",
     "set_prediction": "What does each part of set prediction bring? Queries that find marbles, one change at a time.",
+    "volume_dims": "What does the third axis bring? Slices, slices with neighbours and volumes at one budget.",
+    "volume_sampling": "How should patches be chosen when lesions are small? Shares of foreground patches.",
+    "volume_sparse": "How many slices must an expert annotate? 1, 2, 4 and all 32 of each volume.",
 }
 """Name of an experiment, which is a module of this package, → its question."""
 

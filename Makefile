@@ -57,6 +57,7 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 		$(BIN)/seglib train $$model --data scenes --steps 4000 --eval-every 1000 \
 			--encoder chapters/weights/fcn_tiny.safetensors --out runs/$$model && $(STORE) || exit 1; \
 	done
+	model=unet3d_tiny; $(BIN)/seglib train $$model --data volumes --steps 2000 --eval-every 500 --out runs/$$model && $(STORE)
 	$(EXPERIMENT) measuring --seeds 5 --steps 300 --out chapters/results/measuring_erased.json
 	$(EXPERIMENT) fcn_strides --seeds 3 --steps 300 --scenes 1000 --out chapters/results/fcn_strides.json
 	$(EXPERIMENT) fcn_details --seeds 3 --steps 150 --scenes 1000 --out chapters/results/fcn_details.json
@@ -84,6 +85,9 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 	$(EXPERIMENT) mask_classification --seeds 5 --steps 400 --out chapters/results/mask_classification.json
 	$(EXPERIMENT) set_prediction --seeds 5 --steps 400 --scenes 1000 --out chapters/results/set_prediction.json
 	$(EXPERIMENT) query_tasks --seeds 1 --steps 1000 --scenes 200 --out chapters/results/query_tasks.json
+	$(EXPERIMENT) volume_dims --seeds 5 --steps 600 --scenes 200 --out chapters/results/volume_dims.json
+	$(EXPERIMENT) volume_sampling --seeds 5 --steps 400 --scenes 200 --out chapters/results/volume_sampling.json
+	$(EXPERIMENT) volume_sparse --seeds 4 --steps 400 --scenes 100 --out chapters/results/volume_sparse.json
 ifdef COCO
 	$(EXPERIMENT) pq_void_rules --root $(COCO) --seeds 1 --steps 1000 --out chapters/results/pq_void_rules_coco.json
 endif

@@ -37,10 +37,13 @@ LOSS_NAMES = ("ce", "focal", "ohem", "dice", "tversky", "lovasz", "ce+dice", "ce
 """The keys of ``seglib.losses.LOSSES``, which would load torch."""
 
 Data = Annotated[
-    str,
-    typer.Option(help="scenes (made), camvid, pets, voc, cityscapes, isbi, coco, dsb2018, or folder (your own)."),
+    str | None,
+    typer.Option(
+        help="Images: scenes (synthetic, the default), camvid, pets, voc, cityscapes, isbi, coco, dsb2018, or folder "
+        "(your own). Volumes: volumes (synthetic, the default), or msd and nnunet (your own in these layouts)."
+    ),
 ]
-Root = Annotated[Path | None, typer.Option(help="Folder of the dataset; scenes needs none.")]
+Root = Annotated[Path | None, typer.Option(help="Folder of the dataset; the synthetic ones need none.")]
 SizeText = Annotated[
     str | None,
     typer.Option(
@@ -73,17 +76,36 @@ ServedTask = Annotated[
 @app.command()
 def train(
     model: Annotated[str, typer.Argument(help=f"One of {', '.join(MODELS)}.")],
-    data: Data = "scenes",
+    data: Data = None,
     task: Annotated[
         str | None, typer.Option(help="Of a model that serves several; its usual one when not given.")
     ] = None,
     root: Root = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/MODEL-DATA when not given.")] = None,
     size: SizeText = None,
+    patch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DxHxW",
+            help="Voxels of a volume that are trained on at once, e.g. 32x64x64; the median case when not given, or a "
+            "part of it where cases are large. Whole cases are scored through a sliding window of this size.",
+        ),
+    ] = None,
+    fold: Annotated[
+        int | None,
+        typer.Option(help="Of msd and nnunet: the fold, from 0 to 4, that is validated on; 0 when not given."),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder for unpacked volumes, which runs may share; of msd and nnunet in --out otherwise."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per step and process.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images or patches per step and process.")] = None,
     lr: Annotated[float | None, typer.Option(help="Base learning rate.")] = None,
-    loss: Annotated[str, typer.Option(help=f"One of {', '.join(LOSS_NAMES)}.")] = "ce",
+    loss: Annotated[
+        str | None,
+        typer.Option(help=f"One of {', '.join(LOSS_NAMES)}. When not given: ce of images, of volumes the model's own."),
+    ] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw or sgd.")] = None,
     schedule: Annotated[str | None, typer.Option(help="poly, cosine, multistep or constant.")] = None,
     warmup: Annotated[int | None, typer.Option(help="Steps of linear warm-up.")] = None,
@@ -118,26 +140,47 @@ def train(
     from seglib.files import atomic_path
     from seglib.losses import LOSSES
     from seglib.ops.geometry import Geometry
+    from seglib.ops.intensity import Intensity
     from seglib.train import TASKS, Interrupted, TrainConfig, fit
     from seglib.train.recipes import recipe
+    from seglib.types import LabelVolume
     from seglib.weights import load_encoder, load_weights, read_metadata
 
-    if loss not in LOSSES:
+    if loss not in (None, *LOSSES):
         raise ValueError(f"loss {loss!r} is unknown; choose one of {', '.join(LOSSES)}")
     names = {f.name for f in fields(TrainConfig)}
     config = replace(recipe(model), **{k: v for k, v in given.items() if k in names})
+    task_type = TASKS[check_task(model, task)]
+    volumes = task_type.predicts is LabelVolume
+    data = _dataset_name(data, model, volumes)
     out = out or Path("runs") / f"{model}-{data}"
     if not resume and (out / "state.safetensors").exists():
         raise ValueError(f"{out} holds a run already; pass --resume to go on with it, or another --out")
-    shape, task_type = _size(size), TASKS[check_task(model, task)]
     universal = find(model).universal
-    if loss != "ce" and (universal or task_type.name != "semantic"):
+    if loss is not None and (universal or task_type.name not in ("semantic", "volume")):
         raise ValueError(f"--loss {loss} is for semantic models; {model} has losses of its own")
     stored = {} if weights is None else read_metadata(weights)
     geometry = Geometry(**stored.get("geometry", {}))  # what was trained at some size goes on at that size
-    train_set = build_dataset(data, root, "train", size=shape, augment=True, keep=(task_type.needs,), geometry=geometry)
-    val_set = build_dataset(data, root, "val", size=shape, keep=(task_type.needs,))
-    the_task = task_type(train_set.categories)
+    intensity = Intensity(**stored.get("intensity", {}))  # and in the units in which it was trained
+    metadata: dict[str, Any] = {"model": model, "data": data}
+    train_set: Any
+    val_set: Any
+    if volumes:
+        _refuse(f"{model} is for volumes, which keep their size; --patch says what to train on", size=size)
+        folder = cache or (None if data == "volumes" else out / "cases")  # synthetic cases stay in memory
+        sets = {split: build_dataset(data, root, split, fold=fold) for split in ("train", "val")}
+        train_set, val_set, intensity, found = _patches(sets, folder, _sides(patch, "--patch", 3), intensity)
+        the_task = task_type(train_set.categories, found["patch"])  # type: ignore[call-arg]  # that of volumes
+        metadata |= found | {"fold": fold}
+    else:
+        _refuse(f"{model} is for images; --size says what to train on", patch=patch, cache=cache)
+        shape = _sides(size, "--size", 2)
+        keep = (task_type.needs,)
+        train_set = build_dataset(
+            data, root, "train", size=shape, augment=True, keep=keep, geometry=geometry, fold=fold
+        )
+        val_set = build_dataset(data, root, "val", size=shape, keep=keep)
+        the_task = task_type(train_set.categories)
     val_set = match_categories(val_set, train_set.categories, task_type.needs)
     if _first_process():
         for split, dataset in (("train", train_set), ("val", val_set)):
@@ -150,17 +193,22 @@ def train(
         if stored.get("task", task_type.name) != task_type.name:
             raise ValueError(f"{weights} are for {stored['task']}; pass --task {stored['task']}, or other weights")
         arguments = stored["arguments"] | arguments
+    if volumes:
+        arguments["in_channels"] = len(metadata["modalities"])
     net = build(model, **arguments)
-    net.geometry = geometry
+    net.geometry, net.intensity = geometry, intensity
     if weights is not None:
         load_weights(net, weights)
     if encoder is not None:
         load_encoder(net, encoder)
-    metadata: dict[str, Any] = {"model": model, "arguments": arguments, "data": data}
+    metadata["arguments"] = arguments
     metadata["file_ids"] = list(train_set.file_ids[: len(the_task.categories)])
     metadata["void_id"] = train_set.void_id
     if task_type.name == "semantic" and not universal:
+        loss = loss or "ce"
+    if loss is not None:
         net.criterion = LOSSES[loss]  # type: ignore[assignment]  # nn.Module types its attributes as tensors and modules
+    if volumes or loss is not None:
         metadata["loss"] = loss
     if data in RESIZES and val_set.size is not None:
         metadata["data_size"] = list(val_set.size)
@@ -193,10 +241,12 @@ def train(
 @app.command("eval")
 def evaluate_command(
     weights: Weights,
-    data: Data = "scenes",
+    data: Data = None,
     task: ServedTask = None,
     root: Root = None,
-    split: Annotated[str, typer.Option(help="train, val or test (voc, cityscapes and coco: val).")] = "test",
+    split: Annotated[
+        str, typer.Option(help="train, val or test (voc, cityscapes, coco, msd and nnunet: val).")
+    ] = "test",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -205,7 +255,9 @@ def evaluate_command(
         ),
     ] = None,
     size: SizeOfEval = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 8,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images at once; 8 when not given, and one volume.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that load data.")] = 0,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
@@ -215,28 +267,64 @@ def evaluate_command(
     from seglib.data.class_tables import match_categories
     from seglib.data.coco_predictions import write_coco_predictions
     from seglib.train import evaluate
+    from seglib.types import LabelVolume
 
     net, the_task, metadata = _load(weights, device, task)
-    shape = _size(size)
-    if shape is None and data == metadata.get("data") and "data_size" in metadata:
+    volumes = the_task.predicts is LabelVolume
+    data = _dataset_name(data, metadata["model"], volumes)
+    shape = _sides(size, "--size", 2)
+    fold = None
+    if volumes:
+        _refuse(f"{metadata['model']} is for volumes, which keep their size", size=size)
+        if data == metadata.get("data"):  # the cases that training held out
+            fold = metadata.get("fold")
+    elif shape is None and data == metadata.get("data") and "data_size" in metadata:
         shape = tuple(metadata["data_size"])
     elif shape is not None:
         net.geometry = _shorter(net.geometry, 0 if data in RESIZES else min(shape))
-    dataset = build_dataset(data, root, split, size=shape, keep=(the_task.needs,))
+    dataset = build_dataset(data, root, split, size=shape, keep=(the_task.needs,), fold=fold)
     dataset = match_categories(dataset, the_task.categories, the_task.needs)
-    facts: dict[str, Any] = {"images": len(dataset), "split": split}
+    facts: dict[str, Any] = {"volumes" if volumes else "images": len(dataset), "split": split}
     written = nullcontext() if out is None else write_coco_predictions(out, the_task.predicts, dataset.file_ids)
+    spacings: dict[str, Any] = {}
     with written as write:
-        scores = evaluate(net, dataset, the_task, batch_size=batch_size, workers=workers, on_predictions=write)
+
+        def on_predictions(predictions: list[Any], batch: Any) -> None:
+            spacings.update(zip(batch.ids, batch.spacing or (), strict=False))
+            if write is not None:
+                write(predictions, batch)
+
+        scores = evaluate(
+            net,
+            dataset,
+            the_task,
+            batch_size=batch_size or (1 if volumes else 8),
+            workers=workers,
+            on_predictions=on_predictions,
+        )
+    _warn_of_spacing(spacings, metadata.get("spacing"))
     _report(scores, as_json, facts if out is None else facts | {"out": str(out)})
 
 
 @app.command()
 def predict(
-    photo: Annotated[Path, typer.Argument(help="A photo, or a folder of photos.")],
+    photo: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH",
+            help="A photo or a folder of photos; for a model of volumes a NIfTI file or a folder of them. Channels "
+            "lie in one file or in CASE_0000.nii.gz, CASE_0001.nii.gz, …",
+        ),
+    ],
     weights: Weights,
     task: ServedTask = None,
-    out: Annotated[Path | None, typer.Option(help="Overlay PNG; for a folder of photos, a folder.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Overlay PNG; of a volume the NIfTI file of its labels, on the grid of the image and with the "
+            "dataset's own ids. For a folder, a folder."
+        ),
+    ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -264,7 +352,9 @@ def predict(
             help="Shorter side that the model sees; as the weights say when not given, 0 for the photo's own.",
         ),
     ] = None,
-    scales: Annotated[str, typer.Option(help="Average over views of the photo at these scales, e.g. 0.5,1,1.5.")] = "1",
+    scales: Annotated[
+        str | None, typer.Option(help="Average over views of the photo at these scales, e.g. 0.5,1,1.5.")
+    ] = None,
     flip: Annotated[bool, typer.Option("--flip", help="Average over views flipped left to right, too.")] = False,
     tile: Annotated[
         int | None,
@@ -272,15 +362,44 @@ def predict(
             min=64, help="Side of overlapping tiles; when not given, 1024 for large photos, and none for others."
         ),
     ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DxHxW",
+            help="Voxels of a volume that the model sees at once; the patch of training when not given.",
+        ),
+    ] = None,
+    overlap: Annotated[
+        float | None, typer.Option(help="Share of the window that neighbours have in common; 0.5 when not given.")
+    ] = None,
     device: Device = "auto",
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON: shares of classes, COCO results, or COCO's panoptic format.")
+        bool,
+        typer.Option(
+            "--json",
+            help="Print JSON: shares of classes, COCO results, or COCO's panoptic format; millilitres of a volume's "
+            "classes.",
+        ),
     ] = False,
 ) -> None:
     """Segment a photo or a folder of photos: an overlay to look at, a label map to work with, or JSON.
 
-    Photos of any size go through in bounded memory. Of a folder, a photo that cannot be read is left out and named.
+    A model of volumes segments a case or a folder of cases: NIfTI in, NIfTI out.
+
+    Photos and volumes of any size go through in bounded memory. Of a folder, what cannot be read is left out and named.
     """
+    if weights.is_file() and _serves_volumes(weights):
+        _refuse(
+            f"{weights} are for volumes; --out is the place for labels, and --window, --overlap and --flip say how",
+            labels=labels,
+            ids=ids,
+            score=score,
+            short_side=short_side,
+            scales=scales,
+            tile=tile,
+        )
+        return _predict_volumes(photo, weights, task, out, flip, window, overlap, device, as_json)
+    _refuse("--window and --overlap are for volumes; large photos have --tile", window=window, overlap=overlap)
     from dataclasses import replace
 
     from seglib.data.coco import read_image_ids
@@ -288,7 +407,7 @@ def predict(
     from seglib.photos import Options, check_options, photos_at, png_targets, predict_photo
     from seglib.types import Panoptic
 
-    views = _scales(scales)
+    views = _scales(scales or "1")
     photos = photos_at(photo)
     if out is None and labels is None and not as_json:
         raise ValueError("say what you want: --out overlay.png, --labels classes.png, or --json")
@@ -322,14 +441,52 @@ def predict(
         if maps:
             write_png(maps[i], found.labels)
         entries += found.entries
-    done = len(photos) - len(failed)
-    if done and as_json:
-        print(json.dumps({"annotations": entries} if the_task.predicts is Panoptic else entries, indent=1))
-    elif done:
-        _say(f"{done} photo{'s' * (done > 1)} → {' and '.join(str(p) for p in (out, labels) if p)}")
-    if failed:
-        rest = f"{len(failed)} of {len(photos)} photos left out:\n" if len(photos) > 1 else ""
-        raise ValueError(rest + "\n".join(failed))
+    content = {"annotations": entries} if the_task.predicts is Panoptic else entries
+    _say_what_was_done("photo", len(photos), failed, content if as_json else None, (out, labels))
+
+
+def _predict_volumes(
+    path: Path,
+    weights: Path,
+    task: str | None,
+    out: Path | None,
+    flip: bool,
+    window: str | None,
+    overlap: float | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """``predict`` for the weights of a model of volumes."""
+    from seglib.case_files import cases_at, facts_of, label_targets, predict_case
+    from seglib.data.class_tables import labels_to_files
+    from seglib.data.nifti import write_label_volume
+
+    if out is None and not as_json:
+        raise ValueError("say what you want: --out labels.nii.gz, or --json")
+    net, the_task, metadata = _load(weights, device, task)
+    settings = the_task.arguments()
+    if window is not None:
+        settings["window"] = _sides(window, "--window", 3)
+    if overlap is not None:
+        settings["overlap"] = overlap
+    the_task = type(the_task)(the_task.categories, **settings)
+    channels = len(net.normalize.mean)
+    cases = cases_at(path, channels)
+    targets = label_targets(out, cases, path)
+    file_ids = metadata.get("file_ids", [c.id for c in the_task.categories])
+    entries, failed, spacings = [], [], {}
+    for i, case in enumerate(cases):
+        try:
+            labels, frame = predict_case(net, the_task, case, flip=flip)  # (D, H, W)
+        except (ValueError, OSError) as error:
+            failed.append(_one_line(error))
+            continue
+        if targets:
+            write_label_volume(targets[i], labels_to_files(labels, file_ids, metadata.get("void_id")), frame)
+        entries.append(facts_of(case, labels, frame, the_task.categories))
+        spacings[case.id] = frame.spacing
+    _warn_of_spacing(spacings, metadata.get("spacing"))
+    _say_what_was_done("case", len(cases), failed, entries if as_json else None, (out,))
 
 
 @app.command()
@@ -397,6 +554,18 @@ def _one_line(error: Exception) -> str:
     return str(error).strip().rsplit(f"\n{type(error).__name__}: ", 1)[-1]
 
 
+def _say_what_was_done(name: str, total: int, failed: list[str], content: Any, places: tuple[Path | None, ...]) -> None:
+    """Report a prediction of photos or cases: as JSON where there is content; at last raise for those that failed."""
+    done = total - len(failed)
+    if done and content is not None:
+        print(json.dumps(content, indent=1))
+    elif done:
+        _say(f"{done} {name}{'s' * (done > 1)} → {' and '.join(str(p) for p in places if p)}")
+    if failed:
+        rest = f"{len(failed)} of {total} {name}s left out:\n" if total > 1 else ""
+        raise ValueError(rest + "\n".join(failed))
+
+
 def _say(text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -406,15 +575,86 @@ def _first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _size(text: str | None) -> tuple[int, int] | None:
+def _sides(text: str | None, option: str, axes: int) -> Any:
+    """The whole numbers of an option such as 180x240; one number stands for all axes."""
     if text is None:
         return None
     parts = text.lower().split("x")
     if len(parts) == 1:
-        parts *= 2
-    if len(parts) != 2 or not all(p.isdecimal() and int(p) > 0 for p in parts):
-        raise ValueError(f"--size {text!r} is no HEIGHTxWIDTH, e.g. 180x240")
-    return int(parts[0]), int(parts[1])
+        parts *= axes
+    if len(parts) != axes or not all(p.isdecimal() and int(p) > 0 for p in parts):
+        form = {2: "HEIGHTxWIDTH, e.g. 180x240", 3: "DEPTHxHEIGHTxWIDTH, e.g. 32x64x64"}[axes]
+        raise ValueError(f"{option} {text!r} is no {form}")
+    return tuple(int(p) for p in parts)
+
+
+def _refuse(reason: str, **options: Any) -> None:
+    """Raise for the first option that was given although it has no use here."""
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(f"--{name.replace('_', '-')} has no use: {reason}")
+
+
+def _dataset_name(data: str | None, model: str, volumes: bool) -> str:
+    """The dataset that was asked for, or the synthetic one, after checking that it suits a model."""
+    from seglib.data.catalog import VOLUMES
+
+    data = data or ("volumes" if volumes else "scenes")
+    if volumes and data not in VOLUMES:
+        raise ValueError(f"{model} is for volumes, and {data!r} has none; choose one of {', '.join(VOLUMES)}")
+    if not volumes and data in VOLUMES:
+        raise ValueError(f"{model} is for images, and {data!r} has volumes; train unet3d_tiny, or choose other data")
+    return data
+
+
+def _patches(
+    sets: dict[str, Any], folder: Path | None, patch: Any, intensity: Any
+) -> tuple[Any, Any, Any, dict[str, Any]]:
+    """Patches of the training cases, the cases to validate on, the scaling of both, and what the weights keep of it.
+
+    Args:
+        sets: the datasets "train" and "val".
+        folder: where cases are unpacked to; ``None`` keeps them in memory.
+        patch: the size of a patch, or ``None``.
+        intensity: the scaling of the weights to start from; a native one is none.
+    """
+    from seglib.data.case_facts import case_facts, default_patch
+    from seglib.data.cases import StoredCases
+    from seglib.data.patches import Patches
+    from seglib.data.volume_transforms import volume_transform
+    from seglib.ops.intensity import AS_IS
+
+    if folder is not None and _first_process():
+        Console(stderr=True).print(f"cases are unpacked into {folder}", markup=False, highlight=False, soft_wrap=True)
+    cases = {split: StoredCases(dataset, folder) for split, dataset in sets.items()}
+    modalities = sets["train"].modalities
+    facts = case_facts(cases["train"], modalities)
+    if intensity == AS_IS:
+        intensity = facts.intensity
+    patch = patch or default_patch(facts.size)
+    if _first_process():
+        for stored in cases.values():
+            _warn_of_spacing({s.id: s.spacing for s in (stored[i] for i in range(len(stored)))}, facts.spacing)
+    train_set = Patches(cases["train"], patch, intensity=intensity, transform=volume_transform())
+    kept = {"patch": list(patch), "spacing": list(facts.spacing), "modalities": list(modalities)}
+    return train_set, cases["val"], intensity, kept
+
+
+def _warn_of_spacing(spacings: dict[str, Any], usual: Any) -> None:
+    """Warn of cases whose voxels have another spacing than those that a model was trained on."""
+    from seglib.data.case_facts import sampled_unlike
+
+    odd = [name for name, spacing in spacings.items() if usual and spacing and sampled_unlike(spacing, usual)]
+    if odd:
+        seen, wanted = (" x ".join(f"{mm:.3g}" for mm in spacing) for spacing in (spacings[odd[0]], usual))
+        _warn(
+            f"{len(odd)} of {len(spacings)} cases have another spacing than training had: {odd[0]} has {seen} mm, and "
+            f"{wanted} mm is usual; resample them"
+        )
+
+
+def _warn(text: str) -> None:
+    Console(stderr=True).print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
 
 def _scales(text: str) -> tuple[float, ...]:
@@ -436,7 +676,7 @@ def _load(weights: Path, device: str, task: str | None) -> tuple[Any, Any, dict[
     net: Any = load_model(weights, _device(device))
     metadata = read_metadata(weights)
     universal = find(metadata["model"]).universal
-    trained = net.task if universal else metadata.get("task", check_task(metadata["model"]))
+    trained = net.task if universal else _trained_for(metadata)
     if task not in (None, trained):
         if not universal:
             raise ValueError(f"{weights} serves {trained}, not {task!r}; leave out --task, or pass other weights")
@@ -445,6 +685,19 @@ def _load(weights: Path, device: str, task: str | None) -> tuple[Any, Any, dict[
         raise ValueError(f"{weights} has no class table; write it with `seglib train` or `seglib convert`")
     categories = [Category(**{**c, "color": tuple(c["color"])}) for c in metadata["categories"]]
     return net, TASKS[task or trained](categories, **metadata.get("task_arguments", {})), metadata
+
+
+def _trained_for(metadata: dict[str, Any]) -> str:
+    """The task of a weights file, by its metadata: that of its training, or the model's usual one."""
+    return metadata.get("task") or check_task(metadata["model"])
+
+
+def _serves_volumes(weights: Path) -> bool:
+    """Whether a weights file is of a model of volumes."""
+    from seglib.weights import read_metadata
+
+    metadata = read_metadata(weights)
+    return "model" in metadata and _trained_for(metadata) == "volume"
 
 
 def _shorter(geometry: Any, size: int) -> Any:
@@ -461,7 +714,7 @@ def _count_labels(dataset: Any, task: Any, split: str) -> None:
     from seglib.data.checks import check_labels_of_split, count_labels
 
     for warning in check_labels_of_split(count_labels(dataset, task.needs), task.categories, split):
-        Console(stderr=True).print(f"[yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)
+        _warn(warning)
 
 
 def _device(name: str) -> torch.device:
@@ -491,7 +744,7 @@ def _report(scores: dict[str, Any], as_json: bool, facts: dict[str, Any]) -> Non
     for name, value in scores.items():
         if not isinstance(value, dict):
             table.add_row(name, f"{value:.4f}")
-    words = {"iou": "IoU", "dice": "Dice", "class_ap": "AP", "class_pq": "PQ"}
+    words = {"iou": "IoU", "dice": "Dice", "class_ap": "AP", "class_pq": "PQ", "hd95": "HD95 (mm)", "nsd": "NSD"}
     for group, of_class in scores.items():
         for name, value in of_class.items() if isinstance(of_class, dict) else ():
             table.add_row(f"  {words.get(group, group)} {name}", f"{value:.4f}", style="dim")

@@ -49,7 +49,8 @@ def test_a_network_in_the_plane_sees_no_other_slice():
         slices = model(volume[0].transpose(0, 1)[:, :, None]).logits  # each slice as a volume of one
         other = model(torch.cat([volume[:, :, :1], 5 + volume[:, :, 1:]], 2)[0].transpose(0, 1)[:, :, None]).logits
     torch.testing.assert_close(slices[0], other[0])
-    assert all(layer.kernel_size[0] == 1 for layer in model.modules() if isinstance(layer, torch.nn.Conv3d))
+    convs = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv3d | torch.nn.ConvTranspose3d)]
+    assert all(conv.kernel_size[0] == 1 and conv.stride[0] == 1 for conv in convs)
 
 
 def test_weights_of_deep_supervision_halve_and_add_up_to_one():

@@ -22,6 +22,7 @@ _HOME = {
     "SegmentationFolder": "folders",
     "SegmentationStack": "stacks",
     "VOC2012": "voc",
+    "Volumes": "volumes",
     "check_labels_of_split": "checks",
     "coco_panoptic_annotation": "coco_panoptic",
     "coco_results": "coco",
@@ -30,6 +31,7 @@ _HOME = {
     "eval_transform": "transforms",
     "labels_to_files": "class_tables",
     "make_scene": "scenes",
+    "make_volume": "volumes",
     "match_categories": "class_tables",
     "read_image": "images",
     "read_image_ids": "coco",
@@ -73,6 +75,8 @@ if TYPE_CHECKING:
     from seglib.data.transforms import eval_transform as eval_transform
     from seglib.data.transforms import train_transform as train_transform
     from seglib.data.voc import VOC2012 as VOC2012
+    from seglib.data.volumes import Volumes as Volumes
+    from seglib.data.volumes import make_volume as make_volume
 
 
 def __getattr__(name: str) -> Any:

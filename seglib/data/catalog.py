@@ -15,7 +15,7 @@ from seglib.data.folders import SegmentationFolder
 from seglib.data.microscopy import elastic_transform
 from seglib.data.transforms import ResizeToGeometry, Transform, train_transform
 from seglib.ops.geometry import Geometry
-from seglib.types import VOID, Category, Sample, check_categories
+from seglib.types import VOID, Category, Sample, Size, check_categories
 
 
 class SegmentationDataset(Protocol):
@@ -26,8 +26,8 @@ class SegmentationDataset(Protocol):
         """The class table."""
 
     @property
-    def size(self) -> tuple[int, int] | None:
-        """The ``(H, W)`` of all images before augmentation; ``None`` where each keeps its own."""
+    def size(self) -> Size | None:
+        """The ``(H, W)`` of all images before augmentation, or ``(D, H, W)``; ``None`` where each keeps its own."""
 
     @property
     def file_ids(self) -> tuple[int | None, ...]:
@@ -43,6 +43,8 @@ class SegmentationDataset(Protocol):
 
 
 SCENES_LENGTH = {"train": 2000, "val": 200, "test": 200}
+
+VOLUMES_LENGTH = {"train": 100, "val": 20, "test": 40}
 
 RESIZES = frozenset({"scenes", "camvid", "pets", "folder"})
 """The datasets that are resized on reading. The others keep their pixels: what a model sees is its geometry's."""
@@ -173,6 +175,9 @@ DATASETS: dict[str, Builder] = {
     "folder": _folder,
 }
 
+VOLUMES = ("volumes", "msd", "nnunet")
+"""The datasets of volumes; they carry "semantic"."""
+
 ANNOTATIONS_OF: dict[str, tuple[str, ...]] = dict.fromkeys(DATASETS, ("semantic",)) | {
     "scenes": ("semantic", "instances", "panoptic"),
     "coco": ("instances", "panoptic"),
@@ -190,40 +195,69 @@ def build_dataset(
     augment: bool = False,
     keep: tuple[str, ...] = ("semantic",),
     geometry: Geometry | None = None,
+    fold: int | None = None,
 ) -> SegmentationDataset:
     """One split of a dataset by name.
 
     Args:
         name: "scenes" (synthetic, no download), "camvid", "pets", "voc", "cityscapes", "isbi", "coco", "dsb2018", or
-            "folder": ``root/{split}/{images,labels}`` with ``root/categories.json``.
-        root: the dataset's folder; "scenes" needs none. That of "coco" holds ``annotations/instances_train2017.json``,
-            ``train2017`` and the same for val; for "panoptic" ``annotations/panoptic_train2017.json`` and the folder
-            of its PNGs beside it.
-        split: "train", "val" or "test". The test labels of "voc", "cityscapes" and "coco" are not public.
+            "folder": ``root/{split}/{images,labels}`` with ``root/categories.json``. Of volumes "volumes" (synthetic,
+            no download), "msd" (Medical Segmentation Decathlon) or "nnunet" (nnU-Net's raw layout): whole cases.
+        root: the dataset's folder; "scenes" and "volumes" need none. That of "coco" holds
+            ``annotations/instances_train2017.json``, ``train2017`` and the same for val; for "panoptic"
+            ``annotations/panoptic_train2017.json`` and the folder of its PNGs beside it.
+        split: "train", "val" or "test". The test labels of "voc", "cityscapes", "coco", "msd" and "nnunet" are not
+            public.
         size: ``(H, W)``; the dataset's own default when ``None``. Scenes, CamVid, pets and your own folder
             (:data:`RESIZES`) are resized to it. VOC, Cityscapes, ISBI, COCO and DSB 2018 keep their pixels: it is the
             crop of training there, and images are evaluated whole.
-        augment: whether to add the random crops, flips and colours of training. Crowds of "coco" are then left out.
+        augment: whether to add the random crops, flips and colours of training. Volumes have none here: they are
+            trained on patches, see :class:`seglib.data.patches.Patches`. Crowds of "coco" are then left out.
         keep: the annotations that the caller needs, of "semantic", "instances" and "panoptic". Training carries these
             alone; without augmentation a sample has all that the dataset has.
         geometry: the size at which the model wants to see an image, for the training of datasets that keep their
             pixels: samples are resized to it before augmentation, and without ``size`` the crop is its square, if it is
             one. Datasets that are resized on reading, and evaluation, take no notice of it.
+        fold: of "msd" and "nnunet", the fold, of five, whose cases are "val" while the others are "train"; ``None`` is
+            the first.
 
     Raises:
         FileNotFoundError: when the root or a file in it is missing.
-        ValueError: for an unknown name or split, no root, an annotation that the dataset hasn't, or a folder that
-            isn't laid out as it should be.
+        ValueError: for an unknown name, split or fold, no root, an argument that the dataset has no use for, an
+            annotation that it hasn't, or a folder that isn't laid out as it should be.
     """
+    ask = _Request(root, split, size, augment, keep, geometry)
+    if name in VOLUMES:
+        return _volumes(name, ask, fold)
     if name not in DATASETS:
-        raise ValueError(f"dataset {name!r} is unknown; choose one of {', '.join(DATASETS)}")
+        raise ValueError(f"dataset {name!r} is unknown; choose one of {', '.join((*DATASETS, *VOLUMES))}")
     if absent := [k for k in keep if k not in ANNOTATIONS_OF[name]]:
         others = [d for d, has in ANNOTATIONS_OF.items() if set(keep) <= set(has)]
         raise ValueError(
             f"dataset {name!r} has no {absent[0]} annotations, only {', '.join(ANNOTATIONS_OF[name])};"
             f" datasets with {' and '.join(keep)}: {', '.join(others) or 'none'}"
         )
-    return DATASETS[name](_Request(root, split, size, augment, keep, geometry))
+    if fold is not None:
+        raise ValueError(_FIXED.format(name))
+    return DATASETS[name](ask)
+
+
+_FIXED = "the splits of dataset {!r} are fixed; --fold is for msd and nnunet"
+
+
+def _volumes(name: str, ask: _Request, fold: int | None) -> SegmentationDataset:
+    from seglib.data import msd, nnunet_raw, volumes
+
+    if ask.size is not None or ask.augment or ask.keep != ("semantic",):
+        raise ValueError(f"dataset {name!r} has whole volumes with a class for every voxel; train on Patches of them")
+    if name == "msd":
+        return msd.MSD(ask.folder(name), ask.split, fold=fold or 0)
+    if name == "nnunet":
+        return nnunet_raw.NNUNetRaw(ask.folder(name), ask.split, fold=fold or 0)
+    if fold is not None:
+        raise ValueError(_FIXED.format(name))
+    ask.check_split()
+    return volumes.Volumes(VOLUMES_LENGTH[ask.split], split=ask.split)
 
 
 def read_class_table(path: Path) -> tuple[tuple[Category, ...], dict[int, int] | None]:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from seglib.data.checks import LabelCounts, count_images, count_samples
 from seglib.ops.panoptic import drop_segments
-from seglib.types import VOID, Category, Panoptic, Sample, check_categories
+from seglib.types import VOID, Category, Panoptic, Sample, Size, check_categories
 
 if TYPE_CHECKING:
     from seglib.data.catalog import SegmentationDataset
@@ -85,7 +85,7 @@ class MatchedDataset(Dataset[Sample]):
         self._table[: len(self._new)] = torch.tensor(self._new)
 
     @property
-    def size(self) -> tuple[int, int] | None:
+    def size(self) -> Size | None:
         """That of the dataset."""
         return self.dataset.size
 
@@ -106,7 +106,7 @@ class MatchedDataset(Dataset[Sample]):
         sample = self.dataset[index]
         changed: dict[str, object] = {}
         if sample.semantic is not None:
-            changed["semantic"] = self._table[sample.semantic]
+            changed["semantic"] = self._table[sample.semantic.long()]  # bytes would index as a mask
         if sample.instances is not None:
             labels = self._table[sample.instances.labels]  # (N,)
             changed["instances"] = sample.instances.replace(labels=labels)[labels != VOID]

@@ -2,9 +2,19 @@
 
 from seglib.train.loop import History, TrainConfig, evaluate, fit
 from seglib.train.stopping import Interrupted
-from seglib.train.tasks import TASKS, InstanceTask, PanopticTask, RegionTask, SemanticTask, Task
+from seglib.train.tasks import InstanceTask, PanopticTask, RegionTask, SemanticTask, Task
+from seglib.train.volume_task import VolumeTask
 
 __all__ = [
     "TASKS", "History", "InstanceTask", "Interrupted", "PanopticTask", "RegionTask", "SemanticTask", "Task",
-    "TrainConfig", "evaluate", "fit",
+    "TrainConfig", "VolumeTask", "evaluate", "fit",
 ]  # fmt: skip
+
+TASKS: dict[str, type[Task]] = {
+    "semantic": SemanticTask,
+    "regions": RegionTask,
+    "instance": InstanceTask,
+    "panoptic": PanopticTask,
+    "volume": VolumeTask,
+}
+"""The tasks by the names that the model zoo uses."""

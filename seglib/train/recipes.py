@@ -10,6 +10,8 @@ TINY_OBJECTS = TrainConfig(steps=500, batch_size=8, lr=2e-3, weight_decay=1e-3, 
 
 TINY_QUERIES = TrainConfig(steps=500, batch_size=8, lr=2e-3, weight_decay=1e-2, warmup=20)
 
+TINY_VOLUMES = TrainConfig(steps=500, batch_size=2, lr=3e-3, weight_decay=1e-3, warmup=20)
+
 RECIPES: dict[str, TrainConfig] = {
     "fcn_tiny": TINY,
     "unet_tiny": TINY,
@@ -20,6 +22,7 @@ RECIPES: dict[str, TrainConfig] = {
     "solov2_tiny": TINY_OBJECTS,
     "panoptic_fpn_tiny": TINY_OBJECTS,
     "mask2former_tiny": TINY_QUERIES,
+    "unet3d_tiny": TINY_VOLUMES,
 }
 
 DEFAULT = TrainConfig(steps=2000, batch_size=8, lr=1e-3, weight_decay=1e-3, warmup=50, save_every=200)

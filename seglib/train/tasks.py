@@ -338,12 +338,3 @@ class _PanopticEvaluator:
             **{"pq_stuff": s.stuff.pq, "sq_stuff": s.stuff.sq, "rq_stuff": s.stuff.rq},
             "class_pq": {name: v for name, v in per_class if v == v},
         }
-
-
-TASKS: dict[str, type[Task]] = {
-    "semantic": SemanticTask,
-    "regions": RegionTask,
-    "instance": InstanceTask,
-    "panoptic": PanopticTask,
-}
-"""The tasks by the names that the model zoo uses."""

@@ -9,6 +9,7 @@ from seglib.viz.colors import colorize, instance_colors, shades
 from seglib.viz.figures import grid, legend, show_errors, show_image, show_instances, show_panoptic, show_semantic
 from seglib.viz.overlay import overlay, overlay_instances, overlay_panoptic
 from seglib.viz.style import CYCLE, style
+from seglib.viz.volumes import show_planes
 
 __all__ = [
     "CYCLE",
@@ -29,6 +30,7 @@ __all__ = [
     "show_instances",
     "show_interval",
     "show_panoptic",
+    "show_planes",
     "show_semantic",
     "style",
 ]

@@ -18,6 +18,7 @@ from seglib.book.exercises import (
     ch14,
     ch15,
     ch16,
+    ch17,
 )
 
 CHECKS: dict[str, Exercise] = {
@@ -37,5 +38,6 @@ CHECKS: dict[str, Exercise] = {
     **ch14.EXERCISES,
     **ch15.EXERCISES,
     **ch16.EXERCISES,
+    **ch17.EXERCISES,
 }
 """Name of an exercise, such as ``"ch02.dice"``, → the exercise."""

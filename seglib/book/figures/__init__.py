@@ -16,15 +16,16 @@ from seglib.book.figures.images import png
 from seglib.book.figures.merging import panoptic_merge
 from seglib.book.figures.panoptic import PANOPTIC_CATEGORIES, panoptic_quality, panoptic_scene
 from seglib.book.figures.queries import MATCHINGS, hungarian, masked_attention
+from seglib.book.figures.volumes import SURFACE_PRESETS, slices, surface_distance
 from seglib.types import VOID, Category, Sample
 from seglib.viz.colors import instance_colors
 from seglib.viz.overlay import panoptic_colors
 
 __all__ = [
-    "MATCHINGS", "PANOPTIC_CATEGORIES", "ROI_MAP", "Figure", "dilation", "dynamic_filter", "dynamic_filter_of",
-    "hungarian", "loss_gradient", "mask_metrics", "masked_attention", "nms", "panoptic_merge", "panoptic_quality",
-    "panoptic_scene", "pixel_probe", "precision_recall", "prototypes", "prototypes_of", "receptive_field", "roi_bins",
-    "transposed_conv", "valid_tiles",
+    "MATCHINGS", "PANOPTIC_CATEGORIES", "ROI_MAP", "SURFACE_PRESETS", "Figure", "dilation", "dynamic_filter",
+    "dynamic_filter_of", "hungarian", "loss_gradient", "mask_metrics", "masked_attention", "nms", "panoptic_merge",
+    "panoptic_quality", "panoptic_scene", "pixel_probe", "precision_recall", "prototypes", "prototypes_of",
+    "receptive_field", "roi_bins", "slices", "surface_distance", "transposed_conv", "valid_tiles",
 ]  # fmt: skip
 
 

@@ -57,11 +57,12 @@ def draw(
     """A network, block by block, with the maps of a real forward pass, and switches that turn branches off.
 
     Hooks take every block's map from one forward pass in evaluation mode. For every combination of switches (of more
-    than four switches: every pair) the model answers once more, with the branches' outputs replaced by zeros.
+    than four switches: every pair) the model answers once more, with the branches' outputs replaced by zeros. Of a
+    volume and of its maps the middle slice is drawn.
 
     Args:
         model: the network. It comes back in the mode that it had.
-        image: image ``(C, H, W)`` of the forward pass, in the range that the model wants.
+        image: image ``(C, H, W)`` or volume ``(C, D, H, W)`` of the forward pass, in the range that the model wants.
         blocks: blocks of the drawing.
         edges: arrows between them.
         switches: branches that can be turned off.
@@ -73,8 +74,8 @@ def draw(
         groups: blocks that belong together; without any, the strip has a step for each block.
         notes: texts of the drawing.
         size: width and height of the drawing, in units.
-        target: true labels ``(H, W)``, :class:`~seglib.types.Instances` or :class:`~seglib.types.Panoptic`, to score
-            answers by; ``None`` counts the pixels that change.
+        target: true labels of the image's size, :class:`~seglib.types.Instances` or :class:`~seglib.types.Panoptic`, to
+            score answers by; ``None`` counts the pixels that change.
         outcome: how answers are painted and compared; ``None`` chooses by the prediction's type.
         start: name of the block that is shown first; by default ``here`` or the last one.
 
@@ -82,13 +83,16 @@ def draw(
         ValueError: for an unknown block, group or switch, a module that the model lacks, a line of code that its source
             lacks, or an image of another shape.
     """
-    if image.ndim != 3:
-        raise ValueError(f"image must be (C, H, W), got {tuple(image.shape)}; pass one image without a batch axis")
+    if image.ndim not in (3, 4):
+        raise ValueError(
+            f"image must be (C, H, W), or (C, D, H, W) of a volume, got {tuple(image.shape)}; pass one image without "
+            "a batch axis"
+        )
     places = {b.name: i for i, b in enumerate(blocks)}
     _check_names(blocks, edges, switches, groups, here, start)
     with evaluating(model):
         values, calls = _trace(model, image, blocks)
-        scene = Scene(image, categories, model)
+        scene = Scene(paint.middle_image(image), categories, model, volume=image.ndim == 4)
         lines = [line_of(b.code, b.home if b.home is not None else model) for b in blocks]
         shown = [_describe(b, v, line, scene, not compact) for b, v, line in zip(blocks, values, lines, strict=True)]
         steps = [g for g in groups if g.step] or [Group(b.name, b.label, (b.name,), b.says) for b in blocks]
@@ -112,7 +116,7 @@ def draw(
                 "frames": [_frame(g, boxes, here) for g in groups if g.frame or (g.name == here and len(g.blocks) > 1)],
                 "notes": [[n.text, *n.at] for n in notes],
                 "switches": [s.label for s in switches],
-                "image": paint.thumbnail(image),
+                "image": paint.thumbnail(scene.image),
                 "start": places[start] if start else _first(places, groups, here, len(blocks)),
             }
             params |= _answers(model, image, calls, switches, categories, target, outcome)
@@ -163,8 +167,7 @@ def _copy(value: Any) -> Any:
 def _answer(model: Model, image: Tensor) -> tuple[Any, Any]:
     device = next((p.device for p in model.parameters()), image.device)
     out = model(image[None].to(device))
-    height, width = image.shape[1:]
-    return out, model.postprocess(out, [(height, width)])[0].to("cpu")
+    return out, model.postprocess(out, [tuple(image.shape[1:])])[0].to("cpu")
 
 
 def _answers(
@@ -190,7 +193,7 @@ def _answers(
     result: dict[str, Any] = {"states": states, "most": most, "base": outcome.base}
     if target is not None:
         hidden = isinstance(outcome, Proposals)  # a target of boxes in a colour of its own
-        size = (image.shape[1], image.shape[2])
+        size = (image.shape[-2], image.shape[-1])
         result["truth"] = (
             paint.frames([(target.boxes, paint.BLUE)], size) if hidden else outcome.layer(target, categories)
         )
@@ -233,6 +236,8 @@ def _describe(b: Block, value: Any, line: tuple[str, str], scene: Scene, painted
         if not b.parts and len(shape) > 1 and shape[0] == 1:
             shape = shape[1:]
         found["shape"] = "×".join(map(str, shape))
+        if scene.volume:
+            del shape[-3]  # one slice is drawn
         channels = shape[0] if len(shape) == 3 else shape[1] if len(shape) == 4 else 0
         if len(shape) == 3:
             stride = b.stride or _stride(shape[1:], (height, width))
@@ -284,6 +289,7 @@ def _paint(b: Block, value: Any, scene: Scene) -> dict[str, Any]:
     if callable(b.shows):
         pixels = b.shows(value, scene)
         return {"m": paint.rgb(pixels, 48), "pixels": pixels.shape[:2], "what": b.what}
+    value = paint.middle_slice(value) if scene.volume else value
     x = value[0] if value.ndim == 4 else value
     if b.shows == "classes":
         return {"m": paint.classes(x.argmax(0), scene.categories, paint.MAP), "what": "Class of the highest score"}

@@ -26,6 +26,20 @@ VIRIDIS = tuple(tuple(bytes.fromhex(color)) for color in _VIRIDIS.split())
 """Sixteen steps of the book's colour map: a map needs no more, and the files stay small."""
 
 
+def middle_slice(x: Tensor) -> Tensor:
+    """The slice in the middle of a volume or a map: ``(…, D, H, W)`` → ``(…, H, W)``."""
+    return x[..., x.shape[-3] // 2, :, :]
+
+
+def middle_image(image: Tensor) -> Tensor:
+    """An image as it is; of a volume ``(C, D, H, W)`` the middle slice, from its 1st to its 99th percentile."""
+    if image.ndim == 3:
+        return image
+    x = middle_slice(image)  # (C, H, W)
+    low, high = (x.flatten(1).quantile(q, 1)[:, None, None] for q in (0.01, 0.99))
+    return ((x - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
+
+
 def encode(indices: np.ndarray, palette: Sequence[Sequence[int]], alpha: Sequence[int] | None = None) -> str:
     """Indices ``(h, w)`` into a palette of RGB colours as a PNG in base64.
 

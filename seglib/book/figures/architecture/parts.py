@@ -42,14 +42,16 @@ class Scene:
     """What painters may ask besides the value that they paint.
 
     Attributes:
-        image: image of the forward pass, ``(C, H, W)``.
+        image: image of the forward pass, ``(C, H, W)``; of a volume its middle slice.
         categories: the class table.
         model: the drawn model.
+        volume: whether the forward pass was that of a volume.
     """
 
     image: Tensor
     categories: Sequence[Category]
     model: nn.Module
+    volume: bool = False
 
 
 Painter = Callable[[Any, Scene], np.ndarray]

@@ -1,0 +1,165 @@
+"""The drawing of the 3D U-Net: of every map the middle slice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from seglib.book.figures.architecture import paint
+from seglib.book.figures.architecture.drawing import draw
+from seglib.book.figures.architecture.parts import Block, Cut, Edge, Group, Switch, argument
+from seglib.book.figures.architecture.semantic import logits
+from seglib.book.figures.architecture.trunk import chain, rows
+from seglib.book.figures.element import Figure
+from seglib.metrics.volumes import dice
+from seglib.models.unet3d import UNet3D
+from seglib.types import VOID, Category, Regions, Semantic
+
+
+class VolumeLabels:
+    """A label volume, painted as its middle slice and scored as a whole; the target is the true one, ``(D, H, W)``."""
+
+    base = False
+
+    def value(self, out: object, prediction: Semantic | Regions) -> Tensor:
+        """``(D, H, W)`` labels."""
+        return paint.class_map(prediction)
+
+    def layer(self, value: Tensor, categories: Sequence[Category]) -> str:
+        """The middle slice in class colours."""
+        return paint.classes(paint.middle_slice(value), categories)
+
+    def whole(self, value: Tensor, target: Tensor | None, categories: Sequence[Category]) -> str:
+        """The Dice of each class but the background, where there is a target."""
+        if target is None:
+            return ""
+        said = [f"{categories[k].name} {score:.2f}" for k, score in self._dice(value, target).items()]
+        return f"Dice on this volume: {', '.join(said)}."
+
+    def change(self, value: Tensor, whole: Tensor, target: Tensor | None, categories: Sequence[Category]) -> str:
+        """The share of voxels that change, and where there is a target the Dice before and after."""
+        said = f"{100 * float((value != whole).double().mean()):.1f}% of the voxels change their class."
+        if target is None:
+            return said
+        before, after = self._dice(whole, target), self._dice(value, target)
+        scores = [f"{categories[k].name} {before[k]:.2f} → {after[k]:.2f}" for k in before]
+        return f"{said} Dice on this volume: {', '.join(scores)}."
+
+    @staticmethod
+    def _dice(value: Tensor, target: Tensor) -> dict[int, float]:
+        """The Dice of each class that the target holds, without the background."""
+        void = target == VOID
+        present = [k for k in target[~void].unique().tolist() if k > 0]
+        return {k: dice(value == k, target == k, void=void) for k in present}
+
+
+def unet3d(
+    model: UNet3D,
+    volume: Tensor,
+    categories: Sequence[Category],
+    *,
+    target: Tensor | None = None,
+    here: str | None = None,
+    compact: bool = False,
+    name: str = "3D U-Net",
+) -> Figure:
+    """The 3D U-Net as a U: of every map the middle slice, and its whole shape beside it.
+
+    Args:
+        model: a :class:`~seglib.models.unet3d.UNet3D` of any number of levels.
+        volume: volume of the forward pass, ``(C, D, H, W)`` in its dataset's units; ``model.intensity`` scales it.
+        categories: the class table; class 0 is the background and is not scored.
+        target: true labels, ``(D, H, W)``; with them answers are scored.
+        here: block or group that is marked: ``"encoder"``, ``"bottleneck"``, ``"decoder"``, ``"aux"``, ``"e2"``,
+            ``"d2"``, ….
+        compact: whether to draw the strip.
+        name: name of the network, for the heading.
+
+    Raises:
+        ValueError: for another model, an image in place of a volume, or an unknown ``here``.
+    """
+    if not isinstance(model, UNet3D):
+        raise ValueError(f"unet3d draws the form in use, seglib.models.unet3d.UNet3D, got {type(model).__name__}")
+    if volume.ndim != 4:
+        raise ValueError(f"volume must be (C, D, H, W), got {tuple(volume.shape)}")
+    levels = len(model.encoder)
+    first = [level.get_submodule("0") for level in model.encoder]  # the convolution that enters each level
+    steps = [conv.stride for conv in first if isinstance(conv, nn.Conv3d)]
+    widths = [conv.out_channels for conv in first if isinstance(conv, nn.Conv3d)]
+    strides = [tuple(map(math.prod, zip(*steps[: i + 1], strict=True))) for i in range(levels)]  # from voxel to voxel
+    y = rows([1, *(s[-1] for s in strides)], 38, 27)
+    left, right = ([x + way * 7 * i for i in range(levels)] for x, way in ((150.0, 1), (300.0, -1)))
+    middle = (left[0] + right[0]) / 2
+    blocks = [
+        Block("image", "volume", (left[0], y[0]), "", "x = self.normalize(images, sizes)",
+              "The input: one channel for each modality.", argument(), weights=(), shows="image", side="left"),
+    ]  # fmt: skip
+    for i in range(levels):
+        last = i == levels - 1
+        says = "Two convolutions at the resolution of the volume."
+        if i:
+            says = f"Two convolutions, the first of which strides: a cell for every {_times(strides[i])} voxels."
+        at = (middle if last else left[i], y[i + 1])
+        blocks.append(Block(f"e{i + 1}", f"e{i + 1}", at, f"encoder.{i}", "x = level(x)", says,
+                            side="below" if last else "left"))  # fmt: skip
+    bottom = f"e{levels}"
+    edges = chain(["image", *(f"e{i + 1}" for i in range(levels - 1))])
+    edges.append(Edge(f"e{levels - 1}", bottom, via=((left[-1], y[-1]),), switch="deep"))
+    switches, below = [], bottom
+    aux: list[Block] = []
+    for i in range(levels - 1):
+        level = levels - 1 - i  # counted from 1
+        d, skip = f"d{level}", f"e{level}"
+        step = _times(steps[level])
+        blocks.append(Block(d, d, (right[level - 1], y[level]), f"decoder.{i}",
+                            "x = merge(torch.cat([up(x), skip], 1))",
+                            f"{below}, upsampled {step} by a transposed convolution, beside {skip}; two convolutions "
+                            "make one map of both.", weights=(f"up.{i}", f"decoder.{i}"), side="right"))  # fmt: skip
+        edges.append(Edge(below, d, "", ((right[-1], y[-1]),), switch="deep") if i == 0 else Edge(below, d, f"×{step}"))
+        edges.append(Edge(skip, d, "concat", switch=skip))
+        switches.append(
+            Switch(skip, f"skip of level {level}", (Cut(f"decoder.{i}", 0, slice(widths[level - 1], None)),))
+        )
+        if 2 <= level <= len(model.aux_scores) + 1:
+            corner = (right[level - 1] + 14, y[level] + 43)
+            aux.append(Block(f"aux{level}", "aux scores", (corner[0] + 32, corner[1]), f"aux_scores.{level - 2}",
+                             "aux = tuple(score(x) for score, x in zip(self.aux_scores",
+                             f"Class scores of {d}: they count in the loss alone (deep supervision).", shows="classes",
+                             side="right", brief=True, size=24))  # fmt: skip
+            edges.append(Edge(d, f"aux{level}", via=(corner,), leaves="bottom"))
+        below = d
+    blocks += [
+        *aux,
+        Block("scores", "scores", (right[0], y[0]), "score", "crop_to(self.score(outputs[-1])",
+              "A 1×1×1 convolution scores every voxel for every class.", shows="classes", side="right"),
+        Block("prediction", "prediction", (middle, y[0]), "", "crop_to(self.score(outputs[-1])",
+              "Each voxel takes its best class.", logits, weights=(), shows="prediction", side="above"),
+    ]  # fmt: skip
+    edges += [Edge("d1", "scores", "1×1×1"), Edge("scores", "prediction")]
+    switches.append(Switch("deep", f"everything below level {levels - 1}", (Cut("up.0"),)))
+    groups = [
+        Group("image", "volume", ("image",), "Values of every voxel, scaled as the model wants them."),
+        Group("encoder", "encoder", tuple(f"e{i + 1}" for i in range(levels - 1)),
+              "The way down, at falling resolution."),
+        Group("bottleneck", "bottleneck", (bottom,), "The deepest map: widest receptive field, lowest resolution."),
+        Group("decoder", "decoder", tuple(f"d{i}" for i in range(levels - 1, 0, -1)),
+              "The way up: upsampled maps beside the encoder's."),
+    ]  # fmt: skip
+    if aux:
+        what = "Scores of coarser maps, for the loss alone."
+        groups.append(Group("aux", "aux scores", tuple(b.name for b in aux), what))
+    groups += [
+        Group("scores", "scores", ("scores",), "Class scores of every voxel."),
+        Group("prediction", "prediction", ("prediction",), "Each voxel's best class."),
+    ]  # fmt: skip
+    return draw(
+        model, model.intensity(volume), blocks, edges, switches, categories, here=here, compact=compact, name=name,
+        groups=groups, size=(450, y[-1] + 42), target=target, outcome=VolumeLabels(),
+        lead="Of every map the middle slice. Choose a block: point at it, tap it, or use the arrow keys.",
+    )  # fmt: skip
+
+
+def _times(values: Sequence[int]) -> str:
+    return "×".join(map(str, values))

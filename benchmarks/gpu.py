@@ -193,7 +193,7 @@ def run_benchmark(name: str, arguments: Sequence[str], left: float) -> Result:
 
 
 def samples_of(task: str, settings: Settings) -> Scenes | Volumes:
-    """Synthetic samples of the task: scenes, or normalised volumes of 16 slices a quarter as high and wide, 32 pixels at least."""
+    """Synthetic samples of the task: scenes, or normalised volumes of 16 slices, a quarter as wide but 32 voxels."""
     if task != "volume":
         return Scenes(settings.batch, size=settings.size)
     zscore = Intensity("zscore")

@@ -19,6 +19,7 @@ import monai
 import torch
 from _side_by_side import compare
 from monai.metrics import compute_hausdorff_distance
+from monai.networks.nets import DynUNet
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -29,10 +30,14 @@ from seglib.data.collate import collate
 from seglib.data.patches import Patches
 from seglib.data.volume_transforms import volume_transform
 from seglib.data.volumes import Volumes
+from seglib.losses.pixel import cross_entropy
 from seglib.metrics import hausdorff
 from seglib.models.unet3d import unet3d_tiny
+from seglib.models.zoo import build
 from seglib.ops.intensity import Intensity
+from seglib.ops.resize import resize_labels
 from seglib.train.sampling import SeededDataset, StreamBatches
+from seglib.weights import convert
 
 SPACING = (2.5, 1.0, 1.0)
 """Millimetres, thick slices as in abdominal CT."""
@@ -95,6 +100,55 @@ def waiting(rounds: int, device: str = "cpu") -> None:
             print(f"  {workers} workers: {share} of the time waits for data ({total:.0f} ms a step)")
 
 
+def step(rounds: int) -> None:
+    """A training step of the 3D U-Net on one patch of 96³ voxels, and of MONAI's DynUNet with the same weights."""
+    rounds = min(rounds, 5)  # a step takes seconds
+    print(f"training step of unet3d, 1 x 1 x 96 x 96 x 96 voxels, median of {rounds} rounds (quartiles of the ratio)")
+    print(f"  {'':42} {'seglib':>11} {'monai':>11}   ratio")
+    widths, strides = (32, 64, 128, 256, 320), [(2, 2, 2)] * 4
+    reference = DynUNet(
+        3, 1, 3, [(3, 3, 3)] * 5, [(1, 1, 1), *strides], strides, widths, deep_supervision=True, deep_supr_num=2
+    ).train()
+    name, state, metadata = convert("monai:dynunet", reference.state_dict())
+    ours = build(name, **metadata["arguments"]).train()
+    ours.load_state_dict(state)
+    x = torch.randn(1, 1, 96, 96, 96)
+    labels = torch.randint(3, x.shape[2:])[None]  # (1, D, H, W)
+
+    def our_scores() -> list[Tensor]:
+        out = ours(x)
+        return [out.logits, *out.aux]
+
+    def reference_scores() -> list[Tensor]:
+        return list(reference(x).unbind(1))  # the coarse ones repeated to full size
+
+    with torch.no_grad():
+        if not torch.allclose(our_scores()[0], reference_scores()[0], rtol=1e-4, atol=1e-4):
+            raise SystemExit("the two networks do not give the same scores")
+    sides = [(our_scores, ours), (reference_scores, reference)]
+    for what, compared in {"network alone": mean_of, "with cross-entropy at every scale": all_scales}.items():
+        calls = [partial(train_once, scores, net, partial(compared, labels=labels)) for scores, net in sides]
+        print(f"  {what:42} {compare(*calls, rounds=rounds, warmup=1)}")
+
+
+def train_once(
+    scores: Callable[[], list[Tensor]], net: torch.nn.Module, loss: Callable[[list[Tensor]], Tensor]
+) -> None:
+    net.zero_grad()
+    loss(scores()).backward()
+
+
+def mean_of(scores: list[Tensor], labels: Tensor) -> Tensor:
+    """A loss that costs nothing, of the finest scores."""
+    return scores[0].mean()
+
+
+def all_scales(scores: list[Tensor], labels: Tensor) -> Tensor:
+    """Cross-entropy of all scores, each at its own size."""
+    losses = [cross_entropy(s, resize_labels(labels, s.shape[2:])) for s in scores]
+    return torch.stack(losses).sum()
+
+
 def masks(size: int) -> dict[str, tuple[Tensor, Tensor]]:
     """By name: a predicted and a true mask, ``(D, H, W)`` bool each, that differ by a few voxels."""
     organ = ellipsoid(size, (0.47, 0.5, 0.5), (0.31, 0.35, 0.39))
@@ -134,7 +188,7 @@ def tree(size: int, branches: int = 12) -> Tensor:
     return mask
 
 
-PARTS: dict[str, Callable[[int], None]] = {"hd95": hd95, "waiting": waiting}
+PARTS: dict[str, Callable[[int], None]] = {"step": step, "hd95": hd95, "waiting": waiting}
 
 if __name__ == "__main__":
     main()

@@ -41,7 +41,7 @@ def test_stored_weights_hold_their_score_on_pictures_that_chose_nothing(name):
     beside = json.loads(path.with_suffix(".json").read_text())
     task = TASKS[metadata["task"]]
     test = build_dataset(metadata["data"], root, "test", size=tuple(size) if size else None, keep=(task.needs,))
-    scores = evaluate(stored_model(name), test, task(test.categories))
+    scores = evaluate(stored_model(name), test, task(test.categories, **metadata.get("task_arguments", {})))
     assert scores[task.score] == pytest.approx(beside["scores"][task.score], abs=0.01)
 
 

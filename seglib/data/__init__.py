@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOME = {
+    "AnnotatedSlices": "annotated_slices",
     "CamVid": "camvid",
     "Cityscapes": "cityscapes",
     "CocoInstances": "coco",
@@ -16,13 +17,18 @@ _HOME = {
     "DSB2018": "dsb",
     "DSB2018Kaggle": "dsb",
     "ISBI2012": "isbi",
+    "MSD": "msd",
+    "NNUNetRaw": "nnunet_raw",
     "OxfordPets": "pets",
+    "Patches": "patches",
     "Scenes": "scenes",
     "SegmentationFiles": "folders",
     "SegmentationFolder": "folders",
     "SegmentationStack": "stacks",
+    "StoredCases": "cases",
     "VOC2012": "voc",
     "Volumes": "volumes",
+    "VoxelFrame": "nifti",
     "check_labels_of_split": "checks",
     "coco_panoptic_annotation": "coco_panoptic",
     "coco_results": "coco",
@@ -33,18 +39,29 @@ _HOME = {
     "make_scene": "scenes",
     "make_volume": "volumes",
     "match_categories": "class_tables",
+    "read_channels": "nifti",
+    "read_frame": "nifti",
     "read_image": "images",
     "read_image_ids": "coco",
+    "read_label_volume": "nifti",
     "read_labels": "images",
+    "read_volume": "nifti",
     "train_transform": "transforms",
+    "volume_transform": "volume_transforms",
     "write_coco_panoptic": "coco_panoptic",
     "write_coco_predictions": "coco_predictions",
     "write_coco_results": "coco",
+    "write_label_volume": "nifti",
+    "write_msd": "msd",
+    "write_nnunet_raw": "nnunet_raw",
     "write_png": "images",
+    "write_volume": "nifti",
 }
 
 if TYPE_CHECKING:
+    from seglib.data.annotated_slices import AnnotatedSlices as AnnotatedSlices
     from seglib.data.camvid import CamVid as CamVid
+    from seglib.data.cases import StoredCases as StoredCases
     from seglib.data.checks import check_labels_of_split as check_labels_of_split
     from seglib.data.checks import count_labels as count_labels
     from seglib.data.cityscapes import Cityscapes as Cityscapes
@@ -68,6 +85,18 @@ if TYPE_CHECKING:
     from seglib.data.images import write_png as write_png
     from seglib.data.isbi import ISBI2012 as ISBI2012
     from seglib.data.microscopy import elastic_transform as elastic_transform
+    from seglib.data.msd import MSD as MSD
+    from seglib.data.msd import write_msd as write_msd
+    from seglib.data.nifti import VoxelFrame as VoxelFrame
+    from seglib.data.nifti import read_channels as read_channels
+    from seglib.data.nifti import read_frame as read_frame
+    from seglib.data.nifti import read_label_volume as read_label_volume
+    from seglib.data.nifti import read_volume as read_volume
+    from seglib.data.nifti import write_label_volume as write_label_volume
+    from seglib.data.nifti import write_volume as write_volume
+    from seglib.data.nnunet_raw import NNUNetRaw as NNUNetRaw
+    from seglib.data.nnunet_raw import write_nnunet_raw as write_nnunet_raw
+    from seglib.data.patches import Patches as Patches
     from seglib.data.pets import OxfordPets as OxfordPets
     from seglib.data.scenes import Scenes as Scenes
     from seglib.data.scenes import make_scene as make_scene
@@ -75,6 +104,7 @@ if TYPE_CHECKING:
     from seglib.data.transforms import eval_transform as eval_transform
     from seglib.data.transforms import train_transform as train_transform
     from seglib.data.voc import VOC2012 as VOC2012
+    from seglib.data.volume_transforms import volume_transform as volume_transform
     from seglib.data.volumes import Volumes as Volumes
     from seglib.data.volumes import make_volume as make_volume
 

@@ -23,6 +23,7 @@ from seglib.data._volume_shapes import (
     paint_tube,
     smooth_field,
     smooth_minimum,
+    three,
     tilted_axes,
     unit_vector,
 )
@@ -54,9 +55,9 @@ class Organ:
     def point(self, draws: Draws, grid: Grid, margin: float) -> Point:
         """A random point where the field is below ``-margin``; the centre where 40 trials find none."""
         for _ in range(40):
-            z, y, x = (c + r * 1.3 * draws(-1, 1) for c, r in zip(self.centre, self.radii, strict=True))
-            if self.field[grid.index((z, y, x))] < -margin:
-                return z, y, x
+            point = three(c + r * 1.3 * draws(-1, 1) for c, r in zip(self.centre, self.radii, strict=True))
+            if self.field[grid.index(point)] < -margin:
+                return point
         return self.centre
 
 
@@ -128,12 +129,11 @@ def _vessels(key: int, grid: Grid, organ: Organ) -> Floats:
         ahead = unit_vector(side * draws(0.6, 1.0), draws(-0.6, 0.6), draws(-0.6, 0.6))
         root, far = organ.centre, draws(0.4, 0.7)
         for n in range(1, 60):
-            z, y, x = (c + a * n * 0.04 * r for c, a, r in zip(organ.centre, ahead, organ.radii, strict=True))
-            root = z, y, x
+            root = three(c + a * n * 0.04 * r for c, a, r in zip(organ.centre, ahead, organ.radii, strict=True))
             if organ.field[grid.index(root)] > 0.08:
                 break
-        z, y, x = (c - a * far * r for c, a, r in zip(organ.centre, ahead, organ.radii, strict=True))
-        ends = [(z, y, x), *(organ.point(draws, grid, 0.08) for _ in range(tips))]
+        trunk = three(c - a * far * r for c, a, r in zip(organ.centre, ahead, organ.radii, strict=True))
+        ends = [trunk, *(organ.point(draws, grid, 0.08) for _ in range(tips))]
         for branch in grow_tree(draws, root, ends, thin * draws(1.9, 2.6), thin, 5 * grid.unit):
             for p, q in zip(branch, branch[1:], strict=False):
                 paint_tube(cover, grid, p.point, q.point, p.radius, q.radius)
@@ -196,11 +196,7 @@ def _bowel(key: int, grid: Grid) -> dict[str, Floats]:
             if bubble > 0:
                 paint_tube(gas, grid, (p[0], p[1] - up, p[2]), (q[0], q[1] - up, q[2]), bubble, bubble)
         start = end
-    return {
-        "neighbour": clipped((1 - neighbour) * (0.12 * width / grid.step) + 0.5),
-        "bowel": bowel,
-        "gas": gas,
-    }
+    return {"neighbour": clipped((1 - neighbour) * (0.12 * width / grid.step) + 0.5), "bowel": bowel, "gas": gas}
 
 
 def _frame(key: int, grid: Grid) -> dict[str, Floats]:

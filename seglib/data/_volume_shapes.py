@@ -7,8 +7,10 @@ cell inside, nothing half a cell outside. The mean over the cells of a voxel is 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,6 +18,8 @@ from seglib.data._noise import Draws, Floats, hashed
 
 Point = tuple[float, float, float]
 """Millimetres ``(z, y, x)``."""
+
+T = TypeVar("T")
 
 _FINEST = 4  # cells of one voxel along one axis, at most
 
@@ -35,7 +39,7 @@ class Grid:
     @cached_property
     def extent(self) -> Point:
         """Millimetres from border to border."""
-        return tuple(n * s for n, s in zip(self.size, self.spacing, strict=True))  # type: ignore[return-value]
+        return three(n * s for n, s in zip(self.size, self.spacing, strict=True))
 
     @cached_property
     def unit(self) -> float:
@@ -51,27 +55,27 @@ class Grid:
     @cached_property
     def factors(self) -> tuple[int, int, int]:
         """Cells of a voxel along each axis."""
-        return tuple(min(_FINEST, max(1, math.floor(s / self.step))) for s in self.spacing)  # type: ignore[return-value]
+        return three(min(_FINEST, max(1, math.floor(s / self.step))) for s in self.spacing)
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
         """Cells along each axis."""
-        return tuple(n * f for n, f in zip(self.size, self.factors, strict=True))  # type: ignore[return-value]
+        return three(n * f for n, f in zip(self.size, self.factors, strict=True))
 
     @cached_property
     def pitch(self) -> tuple[float, float, float]:
         """Millimetres from cell to cell."""
-        return tuple(s / f for s, f in zip(self.spacing, self.factors, strict=True))  # type: ignore[return-value]
+        return three(s / f for s, f in zip(self.spacing, self.factors, strict=True))
 
     def index(self, point: Point) -> tuple[int, int, int]:
         """The cell of a point, or the nearest one."""
         cells = zip(point, self.pitch, self.shape, strict=True)
-        return tuple(min(max(math.floor(p / h), 0), n - 1) for p, h, n in cells)  # type: ignore[return-value]
+        return three(min(max(math.floor(p / h), 0), n - 1) for p, h, n in cells)
 
     def window(self, low: Point, high: Point) -> tuple[slice, slice, slice]:
         """The cells whose centre may lie in a box; a side can be empty."""
         sides = zip(low, high, self.pitch, self.shape, strict=True)
-        return tuple(slice(max(math.floor(a / h), 0), max(min(math.floor(b / h) + 1, n), 0)) for a, b, h, n in sides)  # type: ignore[return-value]
+        return three(slice(max(math.floor(a / h), 0), max(min(math.floor(b / h) + 1, n), 0)) for a, b, h, n in sides)
 
     def offsets(self, window: tuple[slice, slice, slice], origin: Point) -> tuple[Floats, Floats, Floats]:
         """Millimetres from ``origin`` to the cells' centres: ``(D, 1, 1)``, ``(1, H, 1)`` and ``(1, 1, W)``."""
@@ -79,7 +83,7 @@ class Grid:
         for axis, (cells, p, h) in enumerate(zip(window, origin, self.pitch, strict=True)):
             line = ((np.arange(cells.start, max(cells.start, cells.stop)) + 0.5) * h - p).astype(np.float32)
             axes.append(line.reshape([-1 if a == axis else 1 for a in range(3)]))
-        return axes[0], axes[1], axes[2]
+        return three(axes)
 
     def voxels(self, cells: Floats) -> Floats:
         """The mean of the cells of each voxel, ``(D, H, W)``."""
@@ -91,6 +95,12 @@ class Grid:
                     total += part
                 cells = total * (1 / factor)
         return cells
+
+
+def three(values: Iterable[T]) -> tuple[T, T, T]:
+    """The values along z, y and x as a tuple."""
+    z, y, x = values
+    return z, y, x
 
 
 def smooth_field(key: int, stream: int, shape: tuple[int, int, int], cells: tuple[float, float, float]) -> Floats:
@@ -120,13 +130,12 @@ def clipped(values: Floats) -> Floats:
 
 def ellipsoid(grid: Grid, centre: Point, axes: tuple[Point, Point, Point], radii: Point) -> Floats:
     """How far every cell is from the centre of an ellipsoid, 1 on its surface."""
-    z, y, x = grid.offsets((slice(0, grid.shape[0]), slice(0, grid.shape[1]), slice(0, grid.shape[2])), centre)
-    total: Floats | None = None
+    z, y, x = grid.offsets(three(slice(0, n) for n in grid.shape), centre)
+    total = np.zeros(grid.shape, np.float32)
     for axis, radius in zip(axes, radii, strict=True):
         a = (z * (axis[0] / radius) + y * (axis[1] / radius)) + x * (axis[2] / radius)
         a *= a
-        total = a if total is None else np.add(total, a, out=total)
-    assert total is not None
+        total += a
     return np.sqrt(total, out=total)
 
 
@@ -140,8 +149,9 @@ def paint_blob(cover: Floats, grid: Grid, centre: Point, radii: Point, dents: Fl
     """Add an ellipsoid along the axes to the covered shares; ``dents`` moves its surface, in parts of its radii."""
     edge = grid.step * 1.5
     reach = [r * (1.5 if dents is not None else 1) + edge for r in radii]
-    low, high = zip(*((c - r, c + r) for c, r in zip(centre, reach, strict=True)), strict=True)
-    window = grid.window(low, high)  # type: ignore[arg-type]
+    low = three(c - r for c, r in zip(centre, reach, strict=True))
+    high = three(c + r for c, r in zip(centre, reach, strict=True))
+    window = grid.window(low, high)
     if cover[window].size == 0:
         return
     q = [o * (1 / r) for o, r in zip(grid.offsets(window, centre), radii, strict=True)]
@@ -157,8 +167,9 @@ def paint_blob(cover: Floats, grid: Grid, centre: Point, radii: Point, dents: Fl
 def paint_tube(cover: Floats, grid: Grid, start: Point, end: Point, radius: float, end_radius: float) -> None:
     """Add a round cone between two points, with round ends, to the covered shares."""
     reach = max(radius, end_radius) + grid.step * 1.5
-    low, high = zip(*((min(a, b) - reach, max(a, b) + reach) for a, b in zip(start, end, strict=True)), strict=True)
-    window = grid.window(low, high)  # type: ignore[arg-type]
+    low = three(min(a, b) - reach for a, b in zip(start, end, strict=True))
+    high = three(max(a, b) + reach for a, b in zip(start, end, strict=True))
+    window = grid.window(low, high)
     if cover[window].size == 0:
         return
     z, y, x = grid.offsets(window, start)
@@ -193,8 +204,7 @@ def curve(start: Point, bend: Point, end: Point, count: int) -> list[Point]:
     for n in range(count + 1):
         t = n / count
         u, v, w = (1 - t) * (1 - t), 2 * t * (1 - t), t * t
-        z, y, x = (a * u + b * v + c * w for a, b, c in zip(start, bend, end, strict=True))
-        points.append((z, y, x))
+        points.append(three(a * u + b * v + c * w for a, b, c in zip(start, bend, end, strict=True)))
     return points
 
 
@@ -226,15 +236,16 @@ def grow_tree(
         # Steps along z count half, so most branches run across the slices.
         near = min(nodes, key=lambda node: _gap((node.point[0] * 0.5, *node.point[1:]), (tip[0] * 0.5, *tip[1:])))
         far = _gap(near.point, tip)
-        bend = [p + a * far * 0.45 + draws(-0.12, 0.12) * far for p, a in zip(near.point, near.ahead, strict=True)]
-        points = curve(near.point, (bend[0], bend[1], bend[2]), tip, max(2, math.floor(far / length) + 1))
+        ahead = zip(near.point, near.ahead, strict=True)
+        bend = three(p + a * far * 0.45 + draws(-0.12, 0.12) * far for p, a in ahead)
+        points = curve(near.point, bend, tip, max(2, math.floor(far / length) + 1))
         first = radius if not branches else max(thinnest, near.radius * 0.78)
         last = max(thinnest, first * 0.7)
         branch = []
         for n, point in enumerate(points):
             before, after = points[max(n - 1, 0)], points[min(n + 1, len(points) - 1)]
-            ahead = unit_vector(*(b - a for a, b in zip(before, after, strict=True)))
-            branch.append(Node(point, ahead, first + (last - first) * n / (len(points) - 1)))
+            along = unit_vector(*(b - a for a, b in zip(before, after, strict=True)))
+            branch.append(Node(point, along, first + (last - first) * n / (len(points) - 1)))
         branches.append(branch)
         nodes += branch[1:]
     return branches

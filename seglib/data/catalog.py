@@ -218,8 +218,7 @@ def build_dataset(
         geometry: the size at which the model wants to see an image, for the training of datasets that keep their
             pixels: samples are resized to it before augmentation, and without ``size`` the crop is its square, if it is
             one. Datasets that are resized on reading, and evaluation, take no notice of it.
-        fold: of "msd" and "nnunet", the fold, of five, whose cases are "val" while the others are "train"; ``None`` is
-            the first.
+        fold: number of the fold, 0 to 4, whose cases are "val", for "msd" and "nnunet"; ``None`` is the first.
 
     Raises:
         FileNotFoundError: when the root or a file in it is missing.

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from seglib.data._noise import scene_key
 from seglib.data._volume_body import tissue_shares
 from seglib.data._volume_scan import MODALITIES, scan
-from seglib.data._volume_shapes import Grid
+from seglib.data._volume_shapes import Grid, three
 from seglib.data.checks import LabelCounts, count_samples
 from seglib.data.nifti import VoxelFrame
 from seglib.types import VOID, Category, Sample, check_categories
@@ -159,8 +159,7 @@ def _check(seed: int, index: int, size: Sequence[int], spacing: Sequence[float],
         raise ValueError(f"spacing must be three positive lengths (z, y, x) in mm, got {spacing}")
     if isinstance(modalities, str) or not modalities or not set(modalities) <= set(MODALITIES):
         raise ValueError(f"modalities must be a tuple of some of {', '.join(MODALITIES)}, got {modalities!r}")
-    (depth, height, width), (z, y, x) = map(int, size), map(float, spacing)
-    return Grid((depth, height, width), (z, y, x))
+    return Grid(three(map(int, size)), three(map(float, spacing)))
 
 
 def _draw(key: int, grid: Grid, modalities: Sequence[str], name: str) -> Sample:

@@ -20,8 +20,8 @@ border of the volume is outside. All of them count alike, and percentiles interp
 ``compute_hausdorff_distance``, ``compute_average_surface_distance`` (symmetric) and ``compute_surface_dice``.
 ``weighting="area"`` puts an element between every 2×2×2 neighbouring voxels that the mask divides, weighted by the
 area of the surface within (2D: between 2×2 pixels, by the length of the contour). A percentile is then the smallest
-distance that this share of the area keeps. These are DeepMind's ``surface-distance`` (Nikolov et al., 2018). Oblique
-surfaces have more voxels per area than flat ones, and so has, per area, the axis with the finer voxels.
+distance that this share of the area keeps. These are DeepMind's ``surface-distance`` (Nikolov et al., 2018). A count
+of voxels gives less weight to oblique surfaces, and with thick slices more to those that lie within a slice.
 
 **Two percentiles.** MONAI and DeepMind take the larger of the two directed percentiles, the default here. MedPy pools
 the distances of both directions before it takes one percentile (``pooled=True``). When a prediction has a speck 7 mm
@@ -78,7 +78,7 @@ class SurfaceDistances:
         pred_weights: the area of every element of the prediction's surface in mm² (2D: its length in mm), ``(P,)``
             float64; 1 for voxels.
         target_weights: the area of every element of the target's surface, ``(T,)`` float64; 1 for voxels.
-        diagonal: the diagonal of the volume in mm, larger than any distance within it.
+        diagonal: the diagonal of the volume in mm, from corner to corner; no distance within it is longer.
         weighting: what an element is, "voxels" or "area".
     """
 

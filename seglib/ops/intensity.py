@@ -87,30 +87,31 @@ class Intensity:
             raise ValueError(f"intensity ct needs finite numbers with low < high and std > 0, got {numbers}")
 
     def of(self, image: Tensor) -> Scaling:
-        """The scaling of one case. Reads the whole case, so keep it when many patches of the case follow.
+        """The scaling of one case, with which its patches can be scaled one at a time.
 
-        Mean and standard deviation (of all n voxels, divided by n) are taken in float64, some slices at a time, so
-        that a memory-mapped case is never in memory as a whole.
+        ``zscore`` reads the whole case, so keep the result when many patches follow. Mean and standard deviation (of
+        all n voxels, divided by n) are taken in float64, some slices at a time, so that a memory-mapped case is never
+        in memory as a whole. The others read no voxel.
 
         Args:
             image: the case ``(C, D, H, W)``, any dtype.
 
         Raises:
-            ValueError: when the image has fewer than three axes or an empty one, or, with ``zscore`` and ``ct``, when
-                a voxel is NaN or infinite.
+            ValueError: when the image has fewer than three axes or an empty one, or, with ``zscore``, when a voxel is
+                NaN or infinite.
         """
         if image.ndim < 3 or image.numel() == 0:
             raise ValueError(f"expected one case (C, D, H, W) with voxels, got shape {tuple(image.shape)}")
         if self.mode == "native":
             return Scaling()
+        if self.mode == "ct":
+            assert self.low is not None and self.high is not None and self.mean is not None and self.std is not None
+            return Scaling((self.mean,), (1 / self.std,), (self.low, self.high))
         count = image[0].numel()
         mean = torch.stack([part.sum(1) for part in _slabs(image)]).sum(0) / count  # (C,)
         if not mean.isfinite().all():
             bad = sum(int((~part.isfinite()).sum()) for part in _slabs(image))
             raise ValueError(f"{bad} voxels of the case are nan or infinite; repair them, e.g. with torch.nan_to_num")
-        if self.mode == "ct":
-            assert self.low is not None and self.high is not None and self.mean is not None and self.std is not None
-            return Scaling((self.mean,), (1 / self.std,), (self.low, self.high))
         squares = [(part - mean[:, None]).square().sum(1) for part in _slabs(image)]
         std = (torch.stack(squares).sum(0) / count).sqrt()  # (C,)
         # where all voxels are equal, rounding of the mean leaves a std of about 1e-16 of it

@@ -1,6 +1,8 @@
 """Make a results file of a run of the command line: ``python -m seglib.book.experiments.from_run RUN --out FILE``.
 
 The run was trained with ``seglib train``; here its kept weights are scored on the test split, which training never saw.
+Of ``msd`` and ``nnunet``, whose test labels are not public, they are scored on the fold that was left out; train those
+without ``--eval-every``, so that it has chosen nothing.
 The commit and the date in the file are those of the scoring; the command and the times are those of the training.
 """
 
@@ -19,6 +21,9 @@ from seglib.metrics.rand import cells, foreground_rand
 from seglib.train import TASKS, evaluate
 from seglib.train.log import read_log
 from seglib.weights import load_model, load_weights, read_metadata, save_weights
+
+FOLDS = ("msd", "nnunet")
+"""The datasets that are split into folds and have no public test labels."""
 
 
 def collect(
@@ -52,8 +57,14 @@ def collect(
         load_weights(model.float(), store)
     task = TASKS[metadata["task"]]
     size = metadata.get("data_size")
-    test = build_dataset(metadata["data"], root, "test", size=tuple(size) if size else None, keep=(task.needs,))
-    scores = evaluate(model.to(device), test, task(test.categories), batch_size=4)
+    split = "val" if metadata["data"] in FOLDS else "test"
+    if split == "val" and config["eval_every"]:
+        raise ValueError(f"{run} picked its weights on the fold that would be scored; train without --eval-every")
+    test = build_dataset(
+        metadata["data"], root, split, size=tuple(size) if size else None, keep=(task.needs,), fold=metadata.get("fold")
+    )
+    the_task = task(test.categories, **metadata.get("task_arguments", {}))
+    scores = evaluate(model.to(device), test, the_task, batch_size=4)
     if metadata["data"] == "isbi":
         scores["rand"] = rand_of_cells(model, test)
     data = {
@@ -64,7 +75,7 @@ def collect(
         "batch_size": config["batch_size"],
         "seconds": facts["seconds"],
         "cpu_seconds": facts["cpu_seconds"],
-        "test_images": len(test),
+        f"{split}_images": len(test),
         "scores": _rounded(scores),
         f"val_{task.score}": round(metadata["scores"][task.score], 4),
         "losses": curve,
@@ -109,7 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     scores = ", ".join(f"{name} {value:.4f}" for name, value in data["scores"].items() if isinstance(value, float))
-    print(f"wrote {options.out}: {scores} on {data['test_images']} test images")
+    images = data.get("test_images", data.get("val_images"))
+    print(f"wrote {options.out}: {scores} on {images} held-out images")
     return 0
 
 

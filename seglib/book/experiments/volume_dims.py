@@ -1,6 +1,7 @@
 """What does the third axis bring? Slices one by one, slices with their neighbours, and volumes, at one budget.
 
-Three networks of the same form are trained on the same voxels, two stacks of 16 slices a step, with equal multiplications:
+Three networks of the same form are trained on the same voxels, two stacks of 16 slices a step, and multiply equally
+often:
 
 - 2D: every slice is segmented on its own; all kernels lie in the plane.
 - 2.5D: every slice is segmented from a stack of five, itself in the middle; kernels lie in the plane.

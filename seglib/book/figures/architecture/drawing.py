@@ -240,7 +240,7 @@ def _describe(b: Block, value: Any, line: tuple[str, str], scene: Scene, painted
             del shape[-3]  # one slice is drawn
         channels = shape[0] if len(shape) == 3 else shape[1] if len(shape) == 4 else 0
         if len(shape) == 3:
-            stride = b.stride or _stride(shape[1:], (height, width))
+            stride = None if scene.volume else b.stride or _stride(shape[1:], (height, width))  # axes may differ
             if stride and stride != 1 and shape[1] * shape[2] > 1:
                 facts.append(f"stride {stride:g}")
             height, width = shape[1:]

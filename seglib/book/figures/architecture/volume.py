@@ -85,12 +85,11 @@ def unet3d(
     if volume.ndim != 4:
         raise ValueError(f"volume must be (C, D, H, W), got {tuple(volume.shape)}")
     levels = len(model.encoder)
-    first = [level.get_submodule("0") for level in model.encoder]  # the convolution that enters each level
-    steps = [conv.stride for conv in first if isinstance(conv, nn.Conv3d)]
-    widths = [conv.out_channels for conv in first if isinstance(conv, nn.Conv3d)]
-    strides = [tuple(map(math.prod, zip(*steps[: i + 1], strict=True))) for i in range(levels)]  # from voxel to voxel
+    convs = [m for m in model.encoder.modules() if isinstance(m, nn.Conv3d)][::2]  # the first of each level
+    steps = [conv.stride for conv in convs]
+    strides = [tuple(map(math.prod, zip(*steps[: i + 1], strict=True))) for i in range(levels)]  # voxels a cell
     y = rows([1, *(s[-1] for s in strides)], 38, 27)
-    left, right = ([x + way * 7 * i for i in range(levels)] for x, way in ((150.0, 1), (300.0, -1)))
+    left, right = ([x + way * 7 * i for i in range(levels)] for x, way in ((164.0, 1), (314.0, -1)))
     middle = (left[0] + right[0]) / 2
     blocks = [
         Block("image", "volume", (left[0], y[0]), "", "x = self.normalize(images, sizes)",
@@ -112,16 +111,15 @@ def unet3d(
     for i in range(levels - 1):
         level = levels - 1 - i  # counted from 1
         d, skip = f"d{level}", f"e{level}"
-        step = _times(steps[level])
         blocks.append(Block(d, d, (right[level - 1], y[level]), f"decoder.{i}",
                             "x = merge(torch.cat([up(x), skip], 1))",
-                            f"{below}, upsampled {step} by a transposed convolution, beside {skip}; two convolutions "
-                            "make one map of both.", weights=(f"up.{i}", f"decoder.{i}"), side="right"))  # fmt: skip
-        edges.append(Edge(below, d, "", ((right[-1], y[-1]),), switch="deep") if i == 0 else Edge(below, d, f"×{step}"))
+                            f"{below}, upsampled {_times(steps[level])} by a transposed convolution, beside {skip}; "
+                            "two convolutions make one map of both.", weights=(f"up.{i}", f"decoder.{i}"),
+                            side="right"))  # fmt: skip
+        edges.append(Edge(below, d) if i else Edge(below, d, via=((right[-1], y[-1]),), switch="deep"))
         edges.append(Edge(skip, d, "concat", switch=skip))
-        switches.append(
-            Switch(skip, f"skip of level {level}", (Cut(f"decoder.{i}", 0, slice(widths[level - 1], None)),))
-        )
+        skipped = Cut(f"decoder.{i}", 0, slice(convs[level - 1].out_channels, None))  # behind the channels from below
+        switches.append(Switch(skip, f"skip of level {level}", (skipped,)))
         if 2 <= level <= len(model.aux_scores) + 1:
             corner = (right[level - 1] + 14, y[level] + 43)
             aux.append(Block(f"aux{level}", "aux scores", (corner[0] + 32, corner[1]), f"aux_scores.{level - 2}",
@@ -156,7 +154,7 @@ def unet3d(
     ]  # fmt: skip
     return draw(
         model, model.intensity(volume), blocks, edges, switches, categories, here=here, compact=compact, name=name,
-        groups=groups, size=(450, y[-1] + 42), target=target, outcome=VolumeLabels(),
+        groups=groups, size=(478, y[-1] + 42), target=target, outcome=VolumeLabels(),
         lead="Of every map the middle slice. Choose a block: point at it, tap it, or use the arrow keys.",
     )  # fmt: skip
 

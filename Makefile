@@ -49,7 +49,7 @@ EXPERIMENT := $(BIN)/python -m seglib.book.experiments
 STORE := $(BIN)/python -m seglib.book.experiments.from_run runs/$$model \
 	--store chapters/weights/$$model.safetensors --out chapters/weights/$$model.json
 
-results: $(VENV)/.ready  ## train the stored weights and repeat the measurements (ten hours; NUCLEI=folder of dsb2018, COCO=folder of panoptic files)
+results: $(VENV)/.ready  ## train the stored weights and repeat the measurements (twelve hours; NUCLEI=folder of dsb2018, COCO=folder of panoptic files, HIPPOCAMPUS=folder of msd)
 	for model in fcn_tiny unet_tiny deeplab_tiny; do \
 		$(BIN)/seglib train $$model --data scenes --steps 3000 --eval-every 1000 --out runs/$$model && $(STORE) || exit 1; \
 	done
@@ -86,8 +86,13 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 	$(EXPERIMENT) set_prediction --seeds 5 --steps 400 --scenes 1000 --out chapters/results/set_prediction.json
 	$(EXPERIMENT) query_tasks --seeds 1 --steps 1000 --scenes 200 --out chapters/results/query_tasks.json
 	$(EXPERIMENT) volume_dims --seeds 5 --steps 600 --scenes 200 --out chapters/results/volume_dims.json
-	$(EXPERIMENT) volume_sampling --seeds 5 --steps 400 --scenes 200 --out chapters/results/volume_sampling.json
-	$(EXPERIMENT) volume_sparse --seeds 4 --steps 400 --scenes 100 --out chapters/results/volume_sparse.json
+	$(EXPERIMENT) volume_sampling --seeds 4 --steps 300 --scenes 200 --out chapters/results/volume_sampling.json
+	$(EXPERIMENT) volume_sparse --seeds 3 --steps 300 --scenes 100 --out chapters/results/volume_sparse.json
+ifdef HIPPOCAMPUS
+	$(BIN)/seglib train unet3d_tiny --data msd --root $(HIPPOCAMPUS) --steps 1000 --out runs/msd_hippocampus && \
+		$(BIN)/python -m seglib.book.experiments.from_run runs/msd_hippocampus --root $(HIPPOCAMPUS) \
+			--out chapters/results/msd_hippocampus.json
+endif
 ifdef COCO
 	$(EXPERIMENT) pq_void_rules --root $(COCO) --seeds 1 --steps 1000 --out chapters/results/pq_void_rules_coco.json
 endif

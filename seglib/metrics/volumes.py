@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from seglib.metrics.confusion import SemanticScores, confusion
 from seglib.metrics.streaming import StreamingCounts
 from seglib.metrics.surface import check_masks, surface_distances
-from seglib.ops.labels import check_labels
 from seglib.types import VOID, Category
 
 
@@ -95,20 +95,14 @@ def volume_scores(
         ValueError: when shapes differ, a label is neither a class nor void, the spacing isn't positive, or the
             tolerance is negative.
     """
-    if labels.shape != target.shape:
-        raise ValueError(
-            f"the prediction has shape {tuple(labels.shape)} and the target {tuple(target.shape)}; "
-            "resample the prediction to the target's grid"
-        )
-    check_labels(target, num_classes, ignore_index, name="target label")
+    counts = confusion(labels, target, num_classes, ignore_index)  # (K, K), checks the labels as well
+    overlap = SemanticScores.from_counts(counts, ignore_index).dice
+    scores = torch.full((3, num_classes - 1), torch.nan, dtype=torch.float64)
     labels, target = labels.cpu(), target.cpu()
-    void = torch.zeros_like(target, dtype=torch.bool) if ignore_index is None else target == ignore_index
-    check_labels(labels.masked_fill(void, 0), num_classes, name="predicted label")
-    scores = torch.zeros(3, num_classes - 1, dtype=torch.float64)
+    void = None if ignore_index is None else target == ignore_index
     for c in range(1, num_classes):
-        masks = labels == c, target == c
-        distances = surface_distances(*masks, spacing, void=void)
-        values = [dice(*masks, void=void), distances.hausdorff(), distances.surface_dice(tolerance)]
+        distances = surface_distances(labels == c, target == c, spacing, void=void)
+        values = [overlap[c], distances.hausdorff(), distances.surface_dice(tolerance)]
         scores[:, c - 1] = torch.tensor(values, dtype=torch.float64)
     return scores
 

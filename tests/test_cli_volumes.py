@@ -58,13 +58,16 @@ def msd(tmp_path_factory):
     return folder(tmp_path_factory.mktemp("msd"))
 
 
+def settings(root, out):
+    data = ["--data", "msd", "--root", root, "--fold", 1, "--out", out]
+    return [*data, "--steps", 25, "--batch-size", 2, "--lr", 0.01]
+
+
 @pytest.fixture(scope="module")
 def trained(msd, tmp_path_factory):
     """A finished run on that folder, and what it printed last."""
     out = tmp_path_factory.mktemp("runs") / "a"
-    data = ["--data", "msd", "--root", msd, "--patch", "8x16x16", "--fold", 1]
-    code, _ = seglib("train", "unet3d_tiny", *data, "--steps", 40, "--batch-size", 2, "--lr", 0.01, "--out", out)
-    assert code == 0
+    assert seglib("train", "unet3d_tiny", *settings(msd, out), "--patch", "8x16x16")[0] == 0
     return out
 
 
@@ -94,6 +97,18 @@ def test_evaluation_scores_the_fold_that_training_held_out(msd, trained, weights
     assert {k: scores[k] for k in ("mean_dice", "mean_hd95", "dice")} == {
         k: result[k] for k in ("mean_dice", "mean_hd95", "dice")
     }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--patch", "4x16x16"], "patch [8, 16, 16] → [4, 16, 16]"),
+        (["--patch", "8x16x16", "--loss", "dice"], "loss None → dice"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_settings(msd, trained, options, message, capsys):
+    code, printed = seglib("train", "unet3d_tiny", *settings(msd, trained), *options, "--resume", capsys=capsys)
+    assert code == 2 and message in printed.err
 
 
 @pytest.mark.parametrize("codes", ["LPS", "RAS", "ASR"])
@@ -207,6 +222,7 @@ def test_channels_of_nnunet_train_and_predict_as_one_case(tmp_path, capsys):
     assert sorted(p.name for p in (tmp_path / "labels").iterdir()) == [f"case_{i}.nii.gz" for i in (0, 1, 2, 3, 5)]
 
 
+@pytest.mark.slow
 def test_synthetic_volumes_are_the_data_of_a_model_of_volumes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("seglib.data.catalog.VOLUMES_LENGTH", {"train": 2, "val": 1, "test": 1})
     out = tmp_path / "run"

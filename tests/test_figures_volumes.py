@@ -16,8 +16,6 @@ from seglib.metrics.surface import surface_distances
 from seglib.types import VOID, Category, Sample
 from seglib.viz.volumes import PLANES, paint_plane
 
-pytestmark = pytest.mark.slow  # every test opens a browser
-
 SIZE, SPACING = (6, 10, 8), (3.0, 1.0, 1.5)
 CATEGORIES = (
     Category(0, "background", False, (120, 120, 120)),
@@ -90,6 +88,7 @@ def test_a_figure_is_the_same_every_time_asks_nobody_and_speaks_without_javascri
     assert "(needs JavaScript)" in re.search(r'data-params="[^"]*">(.*?)</seg-', page, re.DOTALL)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_fits_a_phone_follows_the_mode_and_has_no_serious_finding(show, name):
     modes = {"light": ["rgb(255, 255, 255)", "rgb(31, 41, 51)"], "dark": ["rgb(21, 24, 28)", "rgb(230, 232, 234)"]}
@@ -128,6 +127,20 @@ def test_values_arrive_in_256_levels_and_labels_as_they_are(js):
     assert (p["images"][0]["low"], p["images"][0]["high"], p["images"][0]["step"]) == (-200, 310, 2)
     assert [i["clipped"] for i in p["images"]] == [[True, True], [False, False]]
     assert [i["unit"] for i in p["images"]] == ["HU", ""]
+
+
+def test_rows_run_from_the_head_to_the_feet_or_from_front_to_back(js):
+    axial, coronal, sagittal = ({"down": down, "right": right} for down, right in ((1, 2), (0, 2), (0, 1)))
+    cases = [[plane, [2, 4, 3], SIZE, 1, 6] for plane in (axial, coronal, sagittal)]
+    found = js("slices", "voxel", cases)
+    assert found == [[2, 1, 6], [4, 4, 6], [4, 6, 3]]  # row 1 of six slices is slice 4
+    assert js("slices", "pixel", [[c[0], v, SIZE] for c, v in zip(cases, found, strict=True)]) == [[1, 6]] * 3
+
+
+def test_a_mistake_is_missed_false_or_another_class_and_void_is_none(js):
+    pairs = [(1, 0), (0, 1), (2, 1), (1, 1), (VOID, 1)]
+    said = js("slices", "mistake", [[*pair, VOID] for pair in pairs])
+    assert said == ["missed", "false alarm", "another class", None, None]
 
 
 def test_the_crosshair_starts_in_the_rarest_class_or_in_the_middle():
@@ -190,6 +203,7 @@ def press(page, name):
     page.get_by_role("button", name=name, exact=True).click()
 
 
+@pytest.mark.slow
 def test_the_planes_are_those_of_the_static_figure(show):
     page = show(slices()).page
     page.get_by_label("Opacity").fill("100")
@@ -206,6 +220,7 @@ def test_the_planes_are_those_of_the_static_figure(show):
         assert np.abs(got - want.astype(int)).max() <= 1
 
 
+@pytest.mark.slow
 def test_the_planes_have_the_aspect_ratio_of_the_spacing(show):
     page = show(slices()).page
     for k, (_, rows, columns) in enumerate(PLANES.values()):
@@ -216,6 +231,7 @@ def test_the_planes_have_the_aspect_ratio_of_the_spacing(show):
     assert [w / widths[0] for w in widths] == pytest.approx([1, 1, 10 / 12], rel=0.01)  # one scale for all planes
 
 
+@pytest.mark.slow
 def test_a_click_moves_the_crosshair_of_all_planes_with_the_head_above(show):
     visit = show(slices())
     page = visit.page
@@ -237,6 +253,7 @@ def test_a_click_moves_the_crosshair_of_all_planes_with_the_head_above(show):
     assert visit.problems() == []
 
 
+@pytest.mark.slow
 def test_the_keyboard_moves_the_crosshair_and_scrolls(show):
     page = show(slices()).page
     status, sagittal = page.locator(".status"), page.get_by_role("slider", name="Sagittal plane")
@@ -256,6 +273,7 @@ def test_the_keyboard_moves_the_crosshair_and_scrolls(show):
     page.wait_for_function(f"{spoken}.includes('z 0, y 6, x 4')")
 
 
+@pytest.mark.slow
 def test_the_wheel_scrolls_slices_only_over_a_plane_that_was_clicked(show):
     page = show(slices(), height=300).page
     axial = page.get_by_role("slider", name="Axial plane")
@@ -270,6 +288,7 @@ def test_the_wheel_scrolls_slices_only_over_a_plane_that_was_clicked(show):
     assert page.evaluate("scrollY") == before
 
 
+@pytest.mark.slow
 def test_the_overlay_shows_target_prediction_and_where_they_differ(show):
     page = show(slices()).page
     difference = page.get_by_role("button", name="Where it differs")
@@ -289,6 +308,7 @@ def test_the_overlay_shows_target_prediction_and_where_they_differ(show):
     assert np.argwhere((differs != planes(page)[0]).any(2)).tolist() == [[2, 1]]
 
 
+@pytest.mark.slow
 def test_each_image_has_its_own_window_and_the_sliders_change_it(show):
     page = show(slices()).page
     level, width = page.get_by_label("Level"), page.get_by_label("Width")
@@ -305,6 +325,7 @@ def test_each_image_has_its_own_window_and_the_sliders_change_it(show):
     assert (level.input_value(), width.input_value()) == ("110", "20")
 
 
+@pytest.mark.slow
 def test_a_value_beyond_what_is_stored_is_given_as_a_bound(show):
     assert "CT: ≤ −1000 HU" in show(slices(start=(0, 0, 0))).page.locator(".status").inner_text()
     assert "CT: ≥ 1000 HU" in show(slices(start=(5, 9, 7))).page.locator(".status").inner_text()
@@ -337,6 +358,7 @@ def test_the_scores_equal_seglibs_on_random_masks(js):
     assert [[s[k] for k in keys] for s in got] == [pytest.approx(w, abs=1e-9) for w in want]  # float64 in both
 
 
+@pytest.mark.slow
 def test_every_preset_shows_seglibs_numbers(show, js):
     page = show(figures.surface_distance(tolerance=1.5)).page
     grids = ([1, 1], [2, 2], [4, 1])
@@ -365,6 +387,7 @@ def test_every_preset_shows_seglibs_numbers(show, js):
     assert page.locator(".status").inner_text().endswith("in millimetres HD95 is 4.00.")
 
 
+@pytest.mark.slow
 def test_the_prediction_follows_mouse_and_keys(show):
     visit = show(figures.surface_distance(preset="Equal"))
     page = visit.page
@@ -389,6 +412,7 @@ def test_the_prediction_follows_mouse_and_keys(show):
     assert visit.problems() == []
 
 
+@pytest.mark.slow
 def test_sliders_change_the_prediction_and_the_marks_follow_the_tolerance(show):
     page = show(figures.surface_distance(preset="Equal")).page
     page.get_by_label("Grow").fill("2")

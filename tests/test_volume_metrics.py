@@ -154,7 +154,7 @@ def test_a_class_table_says_how_many_classes_there_are():
 @pytest.mark.parametrize(
     ("pred", "target", "spacing", "message"),
     [
-        (digits("01"), digits("010"), 1.0, "the prediction has shape (1, 1, 2) and the target (1, 1, 3); resample"),
+        (digits("01"), digits("010"), 1.0, "the prediction has shape (1, 1, 2) and the target (1, 1, 3); resize"),
         (digits("01"), digits("07"), 1.0, "target label 7 at (image 0, row 0, column 1) is not in 0..1 or 255"),
         (digits("03"), digits("01"), 1.0, "predicted label 3 at"),
         (digits("01") / 2, digits("01"), 1.0, "a predicted label is an integer class id, got torch.float32"),

@@ -170,9 +170,9 @@ def surface_distances(
     p, t, v = check_masks(pred, target, void)
     step = _steps(spacing, t.ndim)  # (n,)
     diagonal = float(np.linalg.norm(t.shape * step))
-    p, t = p & ~v, t & ~v
-    box = _box(p | t)
-    p, t, v = p[box], t[box], v[box]
+    box = _box(p, t)
+    v = v[box]
+    p, t = p[box] & ~v, t[box] & ~v
     t_points, t_weights = _elements(t, v, step, weighting)
     p_points, p_weights = _elements(p, v & t.any(), step, weighting)  # void excuses no object where there is none
     if t.any() and not len(t_points):  # its surface lies in void: nothing to compare with
@@ -307,11 +307,12 @@ def _steps(spacing: float | Sequence[float], dims: int) -> NDArray[np.float64]:
     return np.broadcast_to(steps, dims)
 
 
-def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """The box of what is inside a mask, a voxel wider on every side as far as the volume goes."""
-    sides = []
-    for axis in range(mask.ndim):
-        where = np.flatnonzero(mask.any(tuple(a for a in range(mask.ndim) if a != axis)))
+def _box(*masks: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """The box of what is inside any of the masks, a voxel wider on every side as far as the volume goes."""
+    axes, sides = range(masks[0].ndim), []
+    for axis in axes:
+        others = tuple(a for a in axes if a != axis)
+        where = np.flatnonzero(np.logical_or.reduce([mask.any(others) for mask in masks]))
         sides.append(slice(max(0, where[0] - 1), where[-1] + 2) if len(where) else slice(0))
     return tuple(sides)
 

@@ -152,7 +152,7 @@ def test_a_block_or_its_group_marks_the_step_of_the_strip():
 def test_a_wrong_argument_is_named():
     with pytest.raises(ValueError, match=r"unet3d draws .*UNet3D, got UNet"):
         architecture.unet3d(unet_tiny(3), case()[0], CATEGORIES)
-    with pytest.raises(ValueError, match=r"volume must be \(C, D, H, W\), got \(2, 32, 32\)"):
+    with pytest.raises(ValueError, match=r"image must be \(C, D, H, W\), got \(2, 32, 32\)"):
         architecture.unet3d(model(), case()[0][:, 0], CATEGORIES)
 
 

@@ -294,7 +294,7 @@ def _gaussian(side: int) -> Tensor:
 
 
 def _zeros(*shape: int, device: torch.device) -> Tensor:
-    """Float32 zeros. NumPy gets huge pages of zeros from the system, ``torch.zeros`` writes them and takes 6× as long."""
+    """Float32 zeros. NumPy gets them from the system as huge pages; ``torch.zeros`` writes them, 6 times slower."""
     return torch.from_numpy(np.zeros(shape, np.float32)) if device.type == "cpu" else torch.zeros(shape, device=device)
 
 

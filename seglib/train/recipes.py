@@ -12,6 +12,8 @@ TINY_QUERIES = TrainConfig(steps=500, batch_size=8, lr=2e-3, weight_decay=1e-2, 
 
 TINY_VOLUMES = TrainConfig(steps=500, batch_size=2, lr=3e-3, weight_decay=1e-3, warmup=20)
 
+VOLUMES = TrainConfig(steps=5000, batch_size=2, lr=1e-3, weight_decay=1e-3, warmup=50, save_every=200)
+
 RECIPES: dict[str, TrainConfig] = {
     "fcn_tiny": TINY,
     "unet_tiny": TINY,
@@ -23,6 +25,8 @@ RECIPES: dict[str, TrainConfig] = {
     "panoptic_fpn_tiny": TINY_OBJECTS,
     "mask2former_tiny": TINY_QUERIES,
     "unet3d_tiny": TINY_VOLUMES,
+    "unet3d": VOLUMES,
+    "unet3d_paper": VOLUMES,
 }
 
 DEFAULT = TrainConfig(steps=2000, batch_size=8, lr=1e-3, weight_decay=1e-3, warmup=50, save_every=200)

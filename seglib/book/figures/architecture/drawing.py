@@ -53,6 +53,7 @@ def draw(
     target: Any = None,
     outcome: Outcome | None = None,
     start: str | None = None,
+    dims: int = 2,
 ) -> Figure:
     """A network, block by block, with the maps of a real forward pass, and switches that turn branches off.
 
@@ -62,7 +63,7 @@ def draw(
 
     Args:
         model: the network. It comes back in the mode that it had.
-        image: image ``(C, H, W)`` or volume ``(C, D, H, W)`` of the forward pass, in the range that the model wants.
+        image: image ``(C, H, W)`` of the forward pass, or volume ``(C, D, H, W)``, in the range that the model wants.
         blocks: blocks of the drawing.
         edges: arrows between them.
         switches: branches that can be turned off.
@@ -78,21 +79,20 @@ def draw(
             score answers by; ``None`` counts the pixels that change.
         outcome: how answers are painted and compared; ``None`` chooses by the prediction's type.
         start: name of the block that is shown first; by default ``here`` or the last one.
+        dims: axes of space: 2, or 3 for a network of volumes.
 
     Raises:
         ValueError: for an unknown block, group or switch, a module that the model lacks, a line of code that its source
             lacks, or an image of another shape.
     """
-    if image.ndim not in (3, 4):
-        raise ValueError(
-            f"image must be (C, H, W), or (C, D, H, W) of a volume, got {tuple(image.shape)}; pass one image without "
-            "a batch axis"
-        )
+    if image.ndim != dims + 1:
+        wanted = "(C, H, W)" if dims == 2 else "(C, D, H, W)"
+        raise ValueError(f"image must be {wanted}, got {tuple(image.shape)}; pass one image without a batch axis")
     places = {b.name: i for i, b in enumerate(blocks)}
     _check_names(blocks, edges, switches, groups, here, start)
     with evaluating(model):
         values, calls = _trace(model, image, blocks)
-        scene = Scene(paint.middle_image(image), categories, model, volume=image.ndim == 4)
+        scene = Scene(paint.middle_image(image), categories, model, volume=dims == 3)
         lines = [line_of(b.code, b.home if b.home is not None else model) for b in blocks]
         shown = [_describe(b, v, line, scene, not compact) for b, v, line in zip(blocks, values, lines, strict=True)]
         steps = [g for g in groups if g.step] or [Group(b.name, b.label, (b.name,), b.says) for b in blocks]

@@ -82,8 +82,6 @@ def unet3d(
     """
     if not isinstance(model, UNet3D):
         raise ValueError(f"unet3d draws the form in use, seglib.models.unet3d.UNet3D, got {type(model).__name__}")
-    if volume.ndim != 4:
-        raise ValueError(f"volume must be (C, D, H, W), got {tuple(volume.shape)}")
     levels = len(model.encoder)
     convs = [m for m in model.encoder.modules() if isinstance(m, nn.Conv3d)][::2]  # the first of each level
     steps = [conv.stride for conv in convs]
@@ -154,7 +152,7 @@ def unet3d(
     ]  # fmt: skip
     return draw(
         model, model.intensity(volume), blocks, edges, switches, categories, here=here, compact=compact, name=name,
-        groups=groups, size=(478, y[-1] + 42), target=target, outcome=VolumeLabels(),
+        groups=groups, size=(478, y[-1] + 42), target=target, outcome=VolumeLabels(), dims=3,
         lead="Of every map the middle slice. Choose a block: point at it, tap it, or use the arrow keys.",
     )  # fmt: skip
 

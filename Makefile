@@ -86,8 +86,8 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 	$(EXPERIMENT) set_prediction --seeds 5 --steps 400 --scenes 1000 --out chapters/results/set_prediction.json
 	$(EXPERIMENT) query_tasks --seeds 1 --steps 1000 --scenes 200 --out chapters/results/query_tasks.json
 	$(EXPERIMENT) volume_dims --seeds 5 --steps 600 --scenes 200 --out chapters/results/volume_dims.json
-	$(EXPERIMENT) volume_sampling --seeds 4 --steps 300 --scenes 200 --out chapters/results/volume_sampling.json
-	$(EXPERIMENT) volume_sparse --seeds 3 --steps 300 --scenes 100 --out chapters/results/volume_sparse.json
+	$(EXPERIMENT) volume_sampling --seeds 4 --steps 800 --scenes 200 --out chapters/results/volume_sampling.json
+	$(EXPERIMENT) volume_sparse --seeds 3 --steps 500 --scenes 100 --out chapters/results/volume_sparse.json
 ifdef HIPPOCAMPUS
 	$(BIN)/seglib train unet3d_tiny --data msd --root $(HIPPOCAMPUS) --steps 1000 --out runs/msd_hippocampus && \
 		$(BIN)/python -m seglib.book.experiments.from_run runs/msd_hippocampus --root $(HIPPOCAMPUS) \

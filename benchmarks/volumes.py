@@ -11,16 +11,20 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import monai
+import numpy as np
 import torch
 from _side_by_side import compare
+from monai.inferers import sliding_window_inference
 from monai.metrics import compute_hausdorff_distance
 from monai.networks.nets import DynUNet
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from seglib.book.results import hardware
@@ -30,17 +34,22 @@ from seglib.data.collate import collate
 from seglib.data.patches import Patches
 from seglib.data.volume_transforms import volume_transform
 from seglib.data.volumes import Volumes
+from seglib.layers.normalize import Normalize
 from seglib.losses.pixel import cross_entropy
 from seglib.metrics import hausdorff
+from seglib.models.semantic import SemanticModel
 from seglib.models.unet3d import unet3d_tiny
 from seglib.models.zoo import build
 from seglib.ops.intensity import Intensity
 from seglib.ops.resize import resize_labels
+from seglib.postprocess.volume import label_volume, sliding_window
 from seglib.train.sampling import SeededDataset, StreamBatches
+from seglib.types import DenseOutput
 from seglib.weights import convert
 
 SPACING = (2.5, 1.0, 1.0)
 """Millimetres, thick slices as in abdominal CT."""
+WINDOW = (96, 96, 96)
 
 
 def main() -> None:
@@ -131,6 +140,85 @@ def step(rounds: int) -> None:
         print(f"  {what:42} {compare(*calls, rounds=rounds, warmup=1)}")
 
 
+def windows(rounds: int) -> None:
+    """Windows of 96³ voxels that overlap by half, with a layer that costs next to nothing and with a small U-Net."""
+    print(
+        f"sliding window of 96 x 96 x 96 voxels, overlap 0.5, Gaussian, median of at most {rounds} rounds (quartiles)"
+    )
+    print(f"  {'':42} {'seglib':>11} {'monai':>11}   ratio")
+    torch.manual_seed(0)
+    net = unet3d_tiny(3).eval()
+    predictors: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
+        "1x1x1 convolution, 256 x 256 x 256": (256, nn.Conv3d(1, 3, 1)),
+        "unet3d_tiny, 144 x 144 x 144": (144, lambda x: net(x).logits),  # 256 takes minutes a round
+    }
+    for name, (size, predictor) in predictors.items():
+        image = torch.randn(1, size, size, size)
+        ours = partial(sliding_window, predictor, image, WINDOW)
+        reference = partial(sliding_window_inference, image[None], WINDOW, 1, predictor, 0.5, "gaussian")
+        with torch.no_grad():
+            found, expected = ours(), reference()[0]
+            torch.testing.assert_close(found, expected, rtol=0, atol=3e-6 * float(expected.abs().max()))  # float32 sums
+            del found, expected
+            turns = rounds if size == 256 else min(rounds, 3)
+            print(f"  {name:42} {compare(ours, reference, rounds=turns, warmup=0)}", flush=True)
+
+
+def memory(rounds: int) -> None:
+    """The memory that labels of 512×512×400 voxels take when image and labels are memory-mapped."""
+    size = (400, 512, 512)
+    with tempfile.TemporaryDirectory() as folder:
+        image = np.memmap(Path(folder, "image"), np.int16, "w+", shape=(1, *size))
+        for i in range(size[0]):
+            image[:, i] = i
+        out = np.memmap(Path(folder, "labels"), np.uint8, "w+", shape=size)
+        call = partial(label_volume, OneLayer(), torch.from_numpy(image), WINDOW, out=torch.from_numpy(out))
+        used = own_memory(call)
+    net, window = unet3d_tiny(3).eval(), torch.zeros(1, 1, *WINDOW)
+    with torch.no_grad():
+        network = own_memory(partial(net, window))
+    sums, whole = (3 * 4 * n * 512 * 512 / 2**20 for n in (WINDOW[0], size[0]))
+    print(f"labels of 400 x 512 x 512 voxels, 3 classes, windows of 96 x 96 x 96: {used:.0f} MB besides the network")
+    print(f"  of them {sums:.0f} MB are sums of logits; the logits of the whole case take {whole:.0f} MB")
+    print(f"  unet3d_tiny takes {network:.0f} MB more for a window")
+
+
+class OneLayer(SemanticModel):
+    """A model that takes next to no time and memory."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.normalize = Normalize([0.0], [1.0], dims=3, value_range=None)
+        self.score = nn.Conv3d(1, 3, 1)
+
+    def forward(self, images: Tensor, targets: object = None, sizes: object = None) -> DenseOutput:
+        """Class scores of every voxel from its own value."""
+        return DenseOutput(self.score(self.normalize(images)))
+
+
+def own_memory(call: Callable[[], object]) -> float:
+    """Megabytes by which this process's memory rises during a call, without the pages of mapped files. Linux only.
+
+    Those pages are a copy of the file, which the system drops when it needs the memory.
+    """
+
+    def now() -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            seen.append(now())
+
+    seen, done = [now()], threading.Event()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    call()
+    done.set()
+    watcher.join()
+    return max(seen) - seen[0]
+
+
 def train_once(
     scores: Callable[[], list[Tensor]], net: torch.nn.Module, loss: Callable[[list[Tensor]], Tensor]
 ) -> None:
@@ -188,7 +276,13 @@ def tree(size: int, branches: int = 12) -> Tensor:
     return mask
 
 
-PARTS: dict[str, Callable[[int], None]] = {"step": step, "hd95": hd95, "waiting": waiting}
+PARTS: dict[str, Callable[[int], None]] = {
+    "step": step,
+    "windows": windows,
+    "memory": memory,
+    "hd95": hd95,
+    "waiting": waiting,
+}
 
 if __name__ == "__main__":
     main()

@@ -33,7 +33,7 @@ from seglib.types import DenseOutput
 BLENDS = ("gaussian", "constant")
 
 Predictor = Callable[[Tensor], Tensor]
-"""Windows ``(B, C, d, h, w)`` float32 → logits ``(B, K, d, h, w)``."""
+"""Windows ``(B, C, d, h, w)`` float32, which may be a view of the case → logits ``(B, K, d, h, w)``."""
 
 _SIGMA = 0.125  # of the Gaussian, as a share of the window's side
 _LEAST = 1e-3  # weight: products of three tails underflow, and a voxel that only corners reach needs some
@@ -109,8 +109,7 @@ def sliding_window_slabs(
 ) -> Iterator[tuple[int, Tensor]]:
     """The slices of :func:`sliding_window`, from the first, as soon as each is finished. Takes the same arguments.
 
-    Memory, besides the image and what the predictor takes: ``(K + 1)·d·H·W`` floats for a window of depth d, and what
-    is yielded has ``step·H·W`` more, where step is that of the windows along D.
+    Memory, besides the image and what the predictor takes: at most ``(K + 2)·d·H·W`` floats for a window of depth d.
 
     Yields:
         The first slice, and logits ``(K, n, H, W)`` of that and the following slices. They are overwritten when the
@@ -187,13 +186,14 @@ def label_volume(
     predictor = over_flips(lambda windows: _logits(model, windows), flips)
     with evaluating(model):
         for first, count, total in _totals(predictor, image, grid, batch_size, scaling, device):
-            best, labels = total[:, :count].max(0)  # (n, H, W); of sums, as dividing them by a weight changes no order
-            if best.isnan().any():
-                raise ValueError(
-                    f"the model returns nan in slices {first} to {first + count - 1}; look for nan or very large "
-                    "voxels, for weights of a training that diverged, or predict in float32"
-                )
-            out[first : first + count] = labels
+            for i in range(count):
+                best, labels = total[:, i].max(0)  # (H, W); of sums: a division by their weight changes no order
+                if best.isnan().any():
+                    raise ValueError(
+                        f"the model returns nan in slice {first + i}; look for nan or very large voxels, for weights "
+                        "of a training that diverged, or predict in float32"
+                    )
+                out[first + i] = labels
     return out
 
 
@@ -242,9 +242,9 @@ class _Grid:
         self, image: Tensor, window: Sequence[int], overlap: float, blend: str, device: torch.device | str
     ) -> None:
         _check_case(image)
-        sides = tuple(int(n) for n in window)
+        sides = tuple(int(n) for n in window) if isinstance(window, Sequence) else ()
         if len(sides) != 3 or min(sides) < 1 or sides != tuple(window):
-            raise ValueError(f"window must be three positive whole numbers (d, h, w), got {tuple(window)}")
+            raise ValueError(f"window must be three positive whole numbers (d, h, w), got {window}")
         if not 0 <= overlap < 1:
             raise ValueError(f"overlap is a share of the window in [0, 1), got {overlap}")
         if blend not in BLENDS:
@@ -336,6 +336,7 @@ def _totals(
             for (y, x), part in zip(batch, logits[grid.inside].to(total.device), strict=True):
                 area = total[:, top : top + zs.length, y : y + ys.length, x : x + xs.length]
                 area.addcmul_(part, grid.weights)
+            del parts, windows, logits, part  # so that the next windows take their place in memory
         assert total is not None  # a case has voxels
         finished = following - z
         yield z, finished, total

@@ -231,7 +231,7 @@ def grow_tree(
         length: the length of the pieces that are straight, in mm.
     """
     nodes = [Node(root, unit_vector(*(b - a for a, b in zip(root, tips[0], strict=True))), radius)]
-    branches = []
+    branches: list[list[Node]] = []
     for tip in tips:
         # Steps along z count half, so most branches run across the slices.
         near = min(nodes, key=lambda node: _gap((node.point[0] * 0.5, *node.point[1:]), (tip[0] * 0.5, *tip[1:])))

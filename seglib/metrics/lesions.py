@@ -10,14 +10,10 @@ ones, and a match wherever the IoU of two is above a threshold,
     \text{precision} = \frac{|\{p : \text{matched}\}|}{|P|} \qquad
     F_1 = \frac{2 \cdot \text{recall} \cdot \text{precision}}{\text{recall} + \text{precision}}
 
-Challenges differ in what a lesion and a match are, so a number needs both beside it:
-
-- The WMH challenge (Kuijf et al., IEEE TMI 2019) counts 3D components that touch at faces, edges or corners, and any
-  overlap is a match: the defaults here. One predicted lesion may match several true ones, and the reverse.
-- LiTS (Bilic et al., Medical Image Analysis 2023) asks for an IoU above ½, ``iou_threshold=0.5``; then matches are
-  one to one. It merges predicted parts of one lesion beforehand, which is not done here.
-- BraTS 2023 dilates the true lesions before it takes components, and averages Dice and HD95 over lesions, with the
-  worst score for a missed or an invented one: another measure, no F1.
+Challenges differ in what a lesion and a match are, so a number needs both beside it. Here lesions are 3D connected
+components, as in the WMH challenge (Kuijf et al., IEEE TMI 2019), which scores recall and F1; voxels that touch at
+faces, edges or corners belong together, and any overlap is a match. One predicted lesion may then match several true
+ones, and the reverse. With ``iou_threshold=0.5`` or more, matches are one to one.
 
 When both masks are empty all three are NaN: leave them out of means. When one is, all three are 0: neither a missed
 lesion nor an invented one improves a mean.

@@ -114,7 +114,7 @@ class Intensity:
             raise ValueError(f"{bad} voxels of the case are nan or infinite; repair them, e.g. with torch.nan_to_num")
         squares = [(part - mean[:, None]).square().sum(1) for part in _slabs(image)]
         std = (torch.stack(squares).sum(0) / count).sqrt()  # (C,)
-        # where all voxels are equal, rounding of the mean leaves a std of about 1e-16 of it
+        # where all voxels are one float64, rounding of the mean leaves a std of about 1e-16 of it
         factor = torch.where(std > 1e-12 * mean.abs(), 1 / std, 0)
         return Scaling(tuple(mean.tolist()), tuple(factor.tolist()))
 

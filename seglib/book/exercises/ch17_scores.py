@@ -358,7 +358,7 @@ def _lesion_masks() -> Mapping[str, tuple[Tensor, Tensor]]:
 LESIONS = Exercise(
     solution=lesions,
     wrong={
-        "as_written": (_as_written, "That is the code as it was: it divides by zero where a mask is empty."),
+        "as_written": (_as_written, "That is the code as it was given."),
         "six_neighbours": (
             _lesion(components=lambda mask: _components(mask, _SIX)),
             "Voxels that touch at an edge or a corner belong to one lesion: `label` needs a structure of 3 × 3 × 3.",

@@ -25,7 +25,7 @@ def test_zscore_gives_each_channel_of_a_case_mean_0_and_std_1():
     torch.testing.assert_close(found, case([-1, 1, -1, 1], [-third, -third, -third, 3 * third]))
 
 
-@pytest.mark.parametrize("value", [0.0, 0.1, -1024.7, 1e30])
+@pytest.mark.parametrize("value", [0.0, 0.1, -1024.7, 1e30, 1.1e-30])
 def test_a_channel_without_contrast_becomes_zeros(value):
     image = torch.full((1, 7, 11, 13), value, dtype=torch.float64)  # whose mean is rounded; that of float32 is not
     assert torch.equal(ZSCORE(image), torch.zeros(1, 7, 11, 13))

@@ -90,7 +90,8 @@ def sliding_window(
     grid = _Grid(image, window, overlap, blend, device if accumulate_on is None else accumulate_on)
     in_plane = grid.in_plane_sum()
     for first, count, total in _totals(predictor, image, grid, batch_size, scaling, device, whole=True):
-        total[:, first : first + count].div_(grid.weight_of(first, count, in_plane))
+        for z in range(first, first + count):
+            total[:, z].div_(grid.weight_of(z, in_plane))
     return total  # (K, D, H, W)
 
 
@@ -109,7 +110,7 @@ def sliding_window_slabs(
 ) -> Iterator[tuple[int, Tensor]]:
     """The slices of :func:`sliding_window`, from the first, as soon as each is finished. Takes the same arguments.
 
-    Memory, besides the image and what the predictor takes: at most ``(K + 2)·d·H·W`` floats for a window of depth d.
+    Memory, besides the image and what the predictor takes: ``(K + 1)·d·H·W`` floats for a window of depth d.
 
     Yields:
         The first slice, and logits ``(K, n, H, W)`` of that and the following slices. They are overwritten when the
@@ -119,7 +120,9 @@ def sliding_window_slabs(
     grid = _Grid(image, window, overlap, blend, device if accumulate_on is None else accumulate_on)
     in_plane = grid.in_plane_sum()
     for first, count, total in _totals(predictor, image, grid, batch_size, scaling, device):
-        yield first, total[:, :count].div_(grid.weight_of(first, count, in_plane))
+        for i in range(count):
+            total[:, i].div_(grid.weight_of(first + i, in_plane))
+        yield first, total[:, :count]
 
 
 def label_volume(
@@ -267,15 +270,10 @@ class _Grid:
             total[:, y : y + ys.length, x : x + xs.length] += self.weights
         return total
 
-    def weight_of(self, first: int, count: int, in_plane: Tensor) -> Tensor:
-        """The sum of weights over all windows, of ``count`` slices from ``first``, ``(count, H, W)``."""
+    def weight_of(self, z: int, in_plane: Tensor) -> Tensor:
+        """The sum of weights over all windows, of slice z, ``(H, W)``."""
         zs = self.axes[0]
-        total = _zeros(count, *self.size[1:], device=in_plane.device)
-        for z in zs.starts:
-            start, stop = max(z, first), min(z + zs.length, first + count)
-            if start < stop:
-                total[start - first : stop - first] += in_plane[start - z : stop - z]
-        return total
+        return torch.stack([in_plane[z - start] for start in zs.starts if 0 <= z - start < zs.length]).sum(0)
 
 
 def _axis(size: int, window: int, overlap: float) -> _Axis:

@@ -57,6 +57,11 @@ def _starts(**changes: Any) -> Callable[[Tensor, Sequence[int], float, Tensor], 
     return lambda labels, size, share, u: _patch_start(labels, size, share, u, **changes)
 
 
+def _largest_first(x: Tensor) -> Tensor:
+    classes, counts = x[(x != 0) & (x != VOID)].unique(return_counts=True)
+    return classes[counts.argsort(descending=True, stable=True)]
+
+
 def _patch_numpy(labels: Tensor, size: Sequence[int], share: float, u: Tensor) -> np.ndarray:
     array, draws = labels.numpy(), u.numpy().astype(float)
     last = np.array(array.shape) - np.array(size)
@@ -90,6 +95,9 @@ def _label_volumes() -> Mapping[str, tuple[Tensor, list[int], float, Tensor]]:
     labels[:, :, 5] = VOID
     empty = torch.zeros(4, 5, 6, dtype=torch.int64)
     empty[0, 0, :3] = VOID
+    three = torch.zeros(5, 6, 7, dtype=torch.int64)  # the class of the lowest id is the smallest one
+    three[0, 2, 1:4], three[1:4, 1:5, 2:6], three[4, 1:3, :] = 1, 2, 5
+    three[4, 5, 6] = VOID
     draw = torch.Generator().manual_seed(17)
     cases = {
         "any place": (labels, [4, 5, 6], 0.25, torch.tensor([0.7, 0.2, 0.1, 0.6, 0.9])),
@@ -101,10 +109,12 @@ def _label_volumes() -> Mapping[str, tuple[Tensor, list[int], float, Tensor]]:
         "no foreground": (empty, [2, 2, 2], 1.0, torch.tensor([0.0, 0.5, 0.5, 0.5, 0.5])),
         "a draw of exactly the share": (labels, [4, 5, 6], 0.25, torch.tensor([0.25, 0.6, 0.1, 0.6, 0.9])),
         "share 0": (labels, [4, 5, 6], 0.0, torch.tensor([0.0, 0.6, 0.4, 0.6, 0.9])),
+        "a half of two classes": (labels, [1, 1, 1], 1.0, torch.tensor([0.3, 0.5, 0.6, 0.5, 0.5])),
         "a patch as large as the volume": (labels, [6, 10, 12], 0.5, torch.tensor([0.2, 0.6, 0.4, 0.6, 0.9])),
     }
     for i in range(8):
         cases[f"draw {i}"] = (labels, [3, 4, 5], 0.5, torch.rand(5, generator=draw))
+        cases[f"voxel {i} of three classes"] = (three, [1, 1, 1], 1.0, torch.rand(5, generator=draw))
     return cases
 
 
@@ -123,6 +133,10 @@ PATCH = Exercise(
             _starts(foreground=lambda u, share: u >= share),
             "Foreground is chosen when u[0] < share; you chose it in the other case.",
         ),
+        "above": (
+            _starts(foreground=lambda u, share: u > share),
+            "You choose foreground above the share. It is chosen when u[0] < share.",
+        ),
         "at_share": (
             _starts(foreground=lambda u, share: u <= share),
             "A draw of exactly `share` is not below it: <, not ≤. With share 0 no patch is on foreground.",
@@ -130,6 +144,22 @@ PATCH = Exercise(
         "by_voxels": (
             _starts(by_class=False),
             "You draw among all foreground voxels, so the large class gets nearly all. Draw a class first.",
+        ),
+        "all_labels": (
+            _starts(classes=lambda x: x.unique()),
+            "You draw among all labels. 0 is background and 255 void: neither is foreground.",
+        ),
+        "by_frequency": (
+            _starts(classes=lambda x: x[(x != 0) & (x != VOID)]),
+            "You draw the class from a list of all voxels, so the large class gets nearly all. List each class once.",
+        ),
+        "largest_first": (
+            _starts(classes=_largest_first),
+            "Your classes stand in the order of their size. Sort them by id.",
+        ),
+        "falling_ids": (
+            _starts(classes=lambda x: x[(x != 0) & (x != VOID)].unique().flip(0)),
+            "Your classes stand in falling order. Sort them by id, the lowest first.",
         ),
         "with_background": (
             _starts(classes=lambda x: x[x != VOID].unique()),
@@ -146,6 +176,22 @@ PATCH = Exercise(
         "rounded": (
             _starts(pick=lambda u, n: min(round(u * n), n - 1)),
             "Round u · n down: then every index has the same chance.",
+        ),
+        "last_index": (
+            _starts(pick=lambda u, n: round(u * (n - 1))),
+            "Your index is round(u · (n − 1)): the first and the last come half as often. Take ⌊u · n⌋.",
+        ),
+        "rounded_up": (
+            _starts(pick=lambda u, n: max(math.ceil(u * n) - 1, 0)),
+            "You round up and subtract 1. Where u · n is whole, that is one too few: take ⌊u · n⌋.",
+        ),
+        "not_rounded": (
+            lambda labels, size, share, u: (
+                [float(v) * (n - d + 1) for v, n, d in zip(u[2:], labels.shape, size, strict=True)]
+                if u[0] >= share or not ((labels != 0) & (labels != VOID)).any()
+                else patch_start(labels, size, share, u)
+            ),
+            "A start is a whole number: round it down.",
         ),
         "uniform_rounded": (
             _starts(uniform=lambda u, n, d: round(u * (n - d))),
@@ -170,6 +216,10 @@ PATCH = Exercise(
         "starts_there": (
             _starts(place=lambda at, n, d: min(at, n - d)),
             "Your patch starts at the voxel. The voxel lies in the middle: start at v − d // 2.",
+        ),
+        "leaves": (
+            _starts(place=lambda at, n, d: at - d // 2),
+            "Near a border your patch leaves the volume: a start lies from 0 to D − d.",
         ),
         "leaves_below": (
             _starts(place=lambda at, n, d: min(at - d // 2, n - d)),
@@ -278,12 +328,15 @@ def _sparse_volumes() -> Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
         labels[~marked] = 0  # nobody labelled these slices
         return 2 * torch.randn(batch, k, *size, generator=draw), labels, marked, torch.tensor(weights)
 
+    large = case(1, (2, 3, 3), [[1, 1]], [1.0, 2.0, 0.5])
     return {
         "two volumes of four slices": case(2, (4, 3, 5), [[1, 0, 0, 1], [0, 1, 0, 0]], [0.2, 1.0, 3.0]),
         "all slices annotated": case(1, (3, 2, 2), [[1, 1, 1]], [0.5, 2.0]),
         "as many slices as rows and columns": case(3, (3, 3, 3), [[1, 0, 0], [0, 0, 1], [1, 1, 0]], [1.0, 4.0, 0.5]),
         "a volume without annotation": case(2, (2, 3, 4), [[0, 0], [1, 0]], [1.0, 1.0, 1.0]),
+        "large logits": (100 + 4 * large[0], *large[1:]),
         "nothing annotated": case(1, (2, 2, 3), [[0, 0]], [1.0, 2.0]),
+        "small weights": case(1, (3, 2, 2), [[1, 0, 1]], [0.01, 0.03]),
         "a class of weight 0": case(1, (3, 4, 4), [[1, 0, 1]], [0.0, 1.0, 2.0]),
     }
 
@@ -325,6 +378,38 @@ LOSS = Exercise(
             _losses(divide=lambda total, w, m: total / m.sum().clamp(min=1)),
             "You divide by the number of annotated voxels. Divide by the sum of their weights.",
         ),
+        "mask_above": (
+            lambda logits, labels, annotated, weights: _sparse_loss(
+                logits, labels, annotated, weights, divide=lambda total, w, m: total / weights[labels].sum()
+            ),
+            "Below the line you sum the weights of all slices. Those without annotation weigh 0 there, too.",
+        ),
+        "weights_twice": (
+            lambda logits, labels, annotated, weights: (
+                _sparse_loss(logits, labels, annotated, weights**2)
+                * ((weights**2)[labels] * annotated[:, :, None, None]).sum()
+                / (weights[labels] * annotated[:, :, None, None]).sum().clamp(min=1e-12)
+            ),
+            "You multiply by the class weights twice, perhaps once inside `cross_entropy`.",
+        ),
+        "one_more": (
+            _losses(divide=lambda total, w, m: total / (w.sum() + 1)),
+            "You add 1 to the sum of the weights. Only a sum of 0 needs care.",
+        ),
+        "skips_volumes": (
+            lambda logits, labels, annotated, weights: (
+                _per_volume(logits[annotated.any(1)], labels[annotated.any(1)], annotated[annotated.any(1)], weights)
+                if annotated.any()
+                else 0 * logits.sum()
+            ),
+            "You average the losses of the volumes with annotation. There is one mean, over all annotated voxels.",
+        ),
+        "background_ignored": (
+            lambda logits, labels, annotated, weights: _sparse_loss(
+                logits, labels, annotated, weights * (torch.arange(len(weights)) > 0)
+            ),
+            "You leave class 0 out. In annotated slices 0 is background, and counts with its weight.",
+        ),
         "mean_of_volumes": (
             _per_volume,
             "You average the volumes' losses. There is one mean, over all annotated voxels of the batch.",
@@ -334,12 +419,28 @@ LOSS = Exercise(
             "Without any annotated slice your loss is 0 / 0. It is 0 there.",
         ),
         "at_least_one": (
-            _losses(divide=lambda total, w, m: total / w.sum().clamp(min=100)),
+            _losses(divide=lambda total, w, m: total / w.sum().clamp(min=1)),
             "You limit the sum of the weights from below, and so change the mean of small volumes. Only 0 needs care.",
         ),
         "probabilities": (
             _losses(log=lambda z: z.softmax(1)),
             "You left out the logarithm: the loss is −log p of the true class.",
+        ),
+        "overflow": (
+            _losses(log=lambda z: (z.exp() / z.exp().sum(1, keepdim=True)).log()),
+            "exp of a large logit is infinite in float32. Use `log_softmax`, or subtract the largest logit first.",
+        ),
+        "clamped": (
+            _losses(log=lambda z: z.softmax(1).clamp(min=1e-3).log()),
+            "You limit p from below, so that bad mistakes all cost the same. Use `log_softmax`.",
+        ),
+        "softmax_twice": (
+            _losses(log=lambda z: z.softmax(1).log_softmax(1)),
+            "You take the softmax twice: `cross_entropy` wants logits.",
+        ),
+        "over_width": (
+            _losses(log=lambda z: z.log_softmax(-1)),
+            "Your softmax goes over the last axis. It goes over the classes, axis 1.",
         ),
         "sigmoid": (
             _losses(log=lambda z: F.logsigmoid(z)),
@@ -448,6 +549,31 @@ def _one_more(n: int, d: int, overlap: float) -> list[int]:
     return [*starts, n - d]
 
 
+def _appended(n: int, d: int, overlap: float) -> list[int]:
+    return [*_starts_without_the_end(n, d, overlap), n - d]
+
+
+def _over_the_end(n: int, d: int, overlap: float) -> list[int]:
+    return [min(i, n - d) for i in range(0, n, max(int(d * (1 - overlap)), 1))]
+
+
+def _to_the_last(n: int, d: int, overlap: float) -> list[int]:
+    return list(range(0, n - d, max(int(d * (1 - overlap)), 1))) or [0]
+
+
+def _cut_short(predict: Predict, image: Tensor, weights: Tensor, overlap: float) -> Tensor:
+    """The last windows are cut where the axis ends."""
+    return _slide(
+        predict, image, weights, overlap,
+        starts=lambda n, d, o: [s + (n - d) % max(int(d * (1 - o)), 1) * (s == n - d) for s in window_starts(n, d, o)],
+    )  # fmt: skip
+
+
+def _first_wins(predict: Predict, image: Tensor, weights: Tensor, overlap: float) -> Tensor:
+    flipped = _last_wins(lambda x: predict(x.flip((2, 3, 4))).flip((2, 3, 4)), image.flip((1, 2, 3)), weights, overlap)
+    return flipped.flip((1, 2, 3))
+
+
 def _last_wins(predict: Predict, image: Tensor, weights: Tensor, overlap: float) -> Tensor:
     out: Tensor | None = None
     axes = (window_starts(n, d, overlap) for n, d in zip(image.shape[1:], weights.shape, strict=True))
@@ -526,6 +652,7 @@ def _windows() -> Mapping[str, tuple[Predict, Tensor, Tensor, float]]:
         "no overlap": case(_of_the_window, (1, 5, 3, 5), (2, 3, 4), 0.0),
         "a window as large as the volume": case(_of_the_window, (1, 3, 4, 5), (3, 4, 5), 0.5),
         "a window of one slice": case(_of_the_window, (1, 3, 6, 4), (1, 4, 4), 0.5),
+        "a step below 1": case(_of_the_window, (1, 4, 5, 4), (2, 3, 4), 0.7),
         "much overlap": case(_of_the_window, (1, 9, 4, 5), (4, 4, 4), 0.7),
     }
 
@@ -550,6 +677,17 @@ SLIDE = Exercise(
             _slides(weigh=lambda w: w / w.sum(), mean=lambda total, norm, count: total),
             "Weights that sum to 1 in a window don't sum to 1 at a voxel. Divide by their sum at each voxel.",
         ),
+        "clamped_norm": (
+            _slides(mean=lambda total, norm, count: total / norm.clamp(min=1)),
+            "You limit the sum of the weights to 1 or more. Divide by the sum as it is.",
+        ),
+        "squared_above": (
+            lambda predict, image, weights, overlap: (
+                _slide(predict, image, weights.square(), overlap, mean=lambda total, norm, count: total)
+                / _slide(predict, image, weights, overlap, mean=lambda total, norm, count: norm.expand_as(total))
+            ),
+            "Above the line you multiply by the weights twice.",
+        ),
         "last_wins": (_last_wins, "Where windows overlap your last one wins. Take the weighted mean."),
         "end_missing": (
             _slides(starts=_starts_without_the_end, mean=lambda total, norm, count: total / norm.clamp(min=1e-6)),
@@ -558,6 +696,22 @@ SLIDE = Exercise(
         "end_missing_nan": (
             _slides(starts=_starts_without_the_end),
             "The end of an axis gets no window, so you divide 0 by 0 there. Move the last window back to the end.",
+        ),
+        "appended": (
+            _slides(starts=_appended),
+            "Where the last step fits you have that window twice. It counts once.",
+        ),
+        "over_the_end": (
+            _slides(starts=_over_the_end),
+            "You have several windows at the end. As soon as one reaches the end, it is the last one.",
+        ),
+        "to_the_last": (
+            _slides(starts=_to_the_last),
+            "Your starts stop before n − d, so the end of an axis gets no window.",
+        ),
+        "cut_short": (
+            _cut_short,
+            "Your last window reaches beyond the axis, and comes out too small. Move it back to the end.",
         ),
         "spread": (
             _slides(starts=_starts_spread),
@@ -578,6 +732,14 @@ SLIDE = Exercise(
         "step_up": (
             _slides(starts=_starts_with(lambda d, overlap: math.ceil(d * (1 - overlap)))),
             "You round the step up. Round it down: ⌊d · (1 − overlap)⌋.",
+        ),
+        "half_the_window": (
+            _slides(starts=_starts_with(lambda d, overlap: d // 2)),
+            "Your step is half a window. It is ⌊d · (1 − overlap)⌋.",
+        ),
+        "zero_is_window": (
+            _slides(starts=_starts_with(lambda d, overlap: int(d * (1 - overlap)) or d)),
+            "A step of 0 becomes a whole window in your code. It becomes 1.",
         ),
         "no_overlap": (
             _slides(starts=_starts_with(lambda d, overlap: d)),
@@ -600,6 +762,20 @@ SLIDE = Exercise(
                 starts=lambda n, d, o: _starts_with(lambda *_: int(weights.shape[0] * (1 - o)))(n, d, o),
             ),
             "You use the step of axis D on all axes. Each axis has its own.",
+        ),
+        "step_of_width": (
+            lambda predict, image, weights, overlap: _slide(
+                predict,
+                image,
+                weights,
+                overlap,
+                starts=lambda n, d, o: _starts_with(lambda *_: int(weights.shape[2] * (1 - o)))(n, d, o),
+            ),
+            "You use the step of axis W on all axes. Each axis has its own.",
+        ),
+        "largest": (
+            _slides(weigh=torch.ones_like, mean=lambda total, norm, count: total.amax(0, keepdim=True) + 0 * total),
+            "You take a largest value. Each voxel's logits are the weighted mean over its windows.",
         ),
         "probabilities": (
             _slides(answer=lambda z: z.softmax(0)),
@@ -640,6 +816,12 @@ COSTS = Exercise(
     solution=(13824, 256.0, 8.0, 5),
     wrong={
         "flat_kernel": ((4608, 256.0, 8.0, 5), "The kernel has three axes: 27 numbers for each pair of channels."),
+        "with_bias": ((13856, 256.0, 8.0, 5), "You count a bias for each output. There is none."),
+        "double_precision": ((13824, 512.0, 8.0, 5), "A number in float32 takes four bytes, not eight."),
+        "three_layers": (
+            (13824, 256.0, 8.0, 7),
+            "All three layers add slices in your count. A kernel of 1 × 3 × 3 adds none.",
+        ),
         "one_input": ((864, 256.0, 8.0, 5), "Each of the 32 outputs has a kernel for each of the 16 inputs."),
         "bytes": ((13824, 64.0, 8.0, 5), "A number in float32 takes four bytes."),
         "one_channel": ((13824, 8.0, 8.0, 5), "There are 32 channels of 128³ voxels."),
@@ -756,6 +938,24 @@ FLIPS = Exercise(
         "largest": (_flip(join=lambda z: z.amax(0)), "You take the largest logit. Take the mean."),
         "median": (_flip(join=lambda z: z.median(0).values), "You take the median. Take the mean."),
         "probabilities": (_flip(answer=lambda z: z.softmax(0)), "You average probabilities. Average the logits."),
+        "first_axes": (
+            lambda predict, image: torch.stack(
+                [
+                    predict(image.flip(axes)[None])[0].flip(axes)
+                    for n in range(4)
+                    for axes in itertools.combinations(range(3), n)
+                ]
+            ).mean(0),
+            "Axis 0 of the image is the channels. D, H and W are its axes 1, 2 and 3.",
+        ),
+        "probabilities_of_mean": (
+            lambda predict, image: flipped_mean(predict, image).softmax(0),
+            "You return probabilities. Return the mean of the logits.",
+        ),
+        "classes": (
+            lambda predict, image: flipped_mean(predict, image).argmax(0),
+            "You return classes. Return the mean of the logits, (K, D, H, W).",
+        ),
         "channels_too": (
             lambda predict, image: torch.stack(
                 [

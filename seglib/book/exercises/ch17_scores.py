@@ -106,7 +106,7 @@ def _mask_lists() -> Mapping[str, tuple[list[tuple[Tensor, Tensor]], Spacing]]:
         "two cases that are found": ([(one, moved), (moved, moved)], spacing),
         "a prediction with a part far away": ([(one | box((3, 4), (5, 6), (6, 8)), one)], spacing),
         "a case that is missed": ([(one, moved), (empty, small), (one, one)], spacing),
-        "a case where there is nothing": ([(one, moved), (empty, empty)], spacing),
+        "a case where there is nothing": ([(empty, empty), (one, moved), (empty, empty), (one, one)], spacing),
         "an object that is not there": ([(small, empty), (one, moved), (empty, empty)], spacing),
         "missed and invented": ([(small, empty), (empty, one)], (1.0, 2.0, 3.0)),
         "nothing anywhere": ([(empty, empty), (empty, empty)], spacing),
@@ -178,6 +178,31 @@ EMPTY = Exercise(
         "nan_stays": (
             _mean(mean=lambda x: np.mean(x, 0)),
             "One case without the object makes your means NaN. Leave it out.",
+        ),
+        "stops": (
+            lambda pairs, spacing: (
+                means(pairs[: next((i for i, (p, t) in enumerate(pairs) if not (p | t).any()), len(pairs))], spacing)
+                if (pairs[0][0] | pairs[0][1]).any()
+                else (math.nan, math.nan)
+            ),
+            "You stop at the first case without the object. Leave it out, and go on with the next one.",
+        ),
+        "all_in_voxels": (
+            lambda pairs, spacing: means(pairs, (1.0, 1.0, 1.0)),
+            "HD95 and diagonal are in voxels. Both are in mm.",
+        ),
+        "spacing_reversed": (
+            lambda pairs, spacing: means(pairs, spacing[::-1]),
+            "You hand the spacing over as (x, y, z). It is (z, y, x), in the order of the axes.",
+        ),
+        "median": (_mean(mean=lambda x: np.nanmedian(x, 0)), "You take the median over the cases. Take the mean."),
+        "squared_diagonal": (
+            _mean(missed=lambda n, s: (0.0, diagonal(n, s) ** 2)),
+            "The diagonal lacks its square root.",
+        ),
+        "divides_by_zero": (
+            lambda pairs, spacing: means(pairs, spacing) if any((p | t).any() for p, t in pairs) else 1 / 0,
+            "If no case counts there is nothing to divide by: both means are NaN.",
         ),
         "zero_for_nothing": (
             lambda pairs, spacing: means(pairs, spacing) if any((p | t).any() for p, t in pairs) else (0.0, 0.0),
@@ -255,6 +280,7 @@ def _lesions(
     target: Tensor,
     *,
     components: Callable[[Tensor], tuple[np.ndarray, int]] = _components,
+    true_components: Callable[[Tensor], tuple[np.ndarray, int]] | None = None,
     touched: Callable[[np.ndarray, Tensor], int] = lambda ids, mask: len(np.setdiff1d(ids[mask.numpy()], [0])),
     right: Callable[[int, int], int] = lambda found, right: right,
     f1: Callable[[float, float], float] = lambda r, p: 2 * r * p / (r + p) if r + p else 0.0,
@@ -264,7 +290,7 @@ def _lesions(
 ) -> Scores:
     """``lesions`` with some steps exchanged."""
     a, n = components(pred)
-    b, m = components(target)
+    b, m = (true_components or components)(target)
     if not (n and m):
         return nothing if n == m else missed if m else invented
     found = touched(b, pred)
@@ -286,7 +312,7 @@ def _as_written(pred: Tensor, target: Tensor) -> tuple[float, float, float]:
     a, n = ndimage.label(pred.numpy())
     b, m = ndimage.label(target.numpy())
     found = len(np.unique(b[pred.numpy()]))
-    recall, precision = found / m, found / n
+    recall, precision = found / max(m, 1), found / max(n, 1)
     return recall, precision, (recall + precision) / 2
 
 
@@ -345,6 +371,8 @@ def _lesion_masks() -> Mapping[str, tuple[Tensor, Tensor]]:
         "two lesions, one found": (mask((0, 0, 1), (2, 5, 0)), mask(*diagonal_pair, (0, 0, 1), (2, 2, 6), (2, 3, 6))),
         "voxels that touch at a corner": (mask(*diagonal_pair), mask(*diagonal_pair, (2, 5, 5))),
         "a prediction over two lesions": (mask(*long), mask((1, 3, 0), (1, 3, 5), (0, 0, 0))),
+        "a prediction whose voxels touch at a corner": (mask(*diagonal_pair), mask((0, 0, 0))),
+        "lesions side by side": (mask((0, 0, 0)), mask((0, 0, 1), (2, 5, 5))),
         "a lesion through all slices": (mask((1, 4, 4)), mask((0, 4, 4), (1, 4, 4), (2, 4, 4), (0, 0, 0))),
         "two pieces of one lesion": (mask((1, 3, 0), (1, 3, 5), (2, 0, 0), (0, 0, 6)), mask(*long)),
         "nothing found": (mask((0, 0, 0)), mask((2, 5, 6))),
@@ -362,6 +390,32 @@ LESIONS = Exercise(
         "six_neighbours": (
             _lesion(components=lambda mask: _components(mask, _SIX)),
             "Voxels that touch at an edge or a corner belong to one lesion: `label` needs a structure of 3 × 3 × 3.",
+        ),
+        "six_in_target": (
+            _lesion(true_components=lambda mask: _components(mask, _SIX)),
+            "You mended one call of `label`. The true lesions need a structure of 3 × 3 × 3 as well.",
+        ),
+        "six_in_prediction": (
+            _lesion(components=lambda mask: _components(mask, _SIX), true_components=_components),
+            "You mended one call of `label`. The predicted lesions need a structure of 3 × 3 × 3 as well.",
+        ),
+        "neighbours_count": (
+            _lesion(
+                touched=lambda ids, mask: len(
+                    np.setdiff1d(ids[ndimage.binary_dilation(mask.numpy(), _ALL_NEIGHBOURS)], [0])
+                )
+            ),
+            "A lesion beside a prediction counts as found in your code. They must have a voxel in common.",
+        ),
+        "divides_by_zero": (
+            lambda pred, target: lesions(pred, target) if pred.any() and target.any() else 1 / 0,
+            "Where a mask is empty there is nothing to divide by. Return zeros, or NaN if both are empty.",
+        ),
+        "no_harmonic_mean": (
+            lambda pred, target: (
+                1 / 0 if pred.any() and target.any() and not (pred & target).any() else lesions(pred, target)
+            ),
+            "Where recall and precision are both 0 you divide by their sum. F1 is 0 there.",
         ),
         "slice_by_slice": (
             _lesion(
@@ -471,11 +525,11 @@ def target_box() -> Tensor:
 
 def _disagree(attempt: Any) -> None:
     """Demands two masks: the first has the better Dice, the second the better HD95, both by a margin."""
-    pair = isinstance(attempt, tuple | list) and len(attempt) == 2
+    pair = isinstance(attempt, tuple | list | np.ndarray | Tensor) and len(attempt) == 2
     expect(pair, "Give two masks: the one with the higher Dice first.")
     found = []
     for part in attempt:
-        array = np.asarray(part)
+        array = np.asarray(part.detach() if isinstance(part, Tensor) else part)
         expect(array.shape == (16, 32, 32), "A mask has the shape of the target, (16, 32, 32).")
         expect(bool(np.isin(array, (0, 1)).all()), "A mask is True or False (or 1 or 0) everywhere.")
         mask, target = torch.as_tensor(array.astype(bool)), target_box()
@@ -531,6 +585,7 @@ DISAGREE = Exercise(
     },
     right={
         "arrays": (_with_plate().numpy(), _shrunk(3).numpy()),
+        "one tensor": torch.stack([_with_plate(), _shrunk()]),
         "lists": [_with_plate(15, 16).int().tolist(), _shrunk(1).int().tolist()],
     },
     verify=_disagree,
@@ -590,6 +645,22 @@ WINDOW = Exercise(
             lambda image, level, width: window(image, level, 2 * width),
             "Your window is twice as wide: `width` is from its lower to its upper end.",
         ),
+        "narrow": (
+            lambda image, level, width: window(image, level, width / 2),
+            "Your window is half as wide: `width` is from its lower to its upper end.",
+        ),
+        "clipped_alone": (
+            lambda image, level, width: image.clamp(level - width / 2, level + width / 2),
+            "You cut values off and leave them in Hounsfield units. Grey goes from 0 to 1.",
+        ),
+        "around_zero": (
+            lambda image, level, width: 2 * window(image, level, width) - 1,
+            "Your grey goes from −1 to 1. It goes from 0 to 1.",
+        ),
+        "shifted_after": (
+            lambda image, level, width: ((image - level) / width).clamp(0, 1) + 0.5,
+            "Add ½ before you cut off at 0 and 1.",
+        ),
         "level_is_low": (
             lambda image, level, width: window(image, level + width / 2, width),
             "The level is the middle of the window: it becomes ½.",
@@ -614,7 +685,7 @@ WINDOW = Exercise(
             "Values above the window become 1, not 0.",
         ),
         "width_first": (
-            lambda image, level, width: window(image, width, max(level, 1e-3)),
+            lambda image, level, width: window(image, width, level),
             "The level comes first, then the width.",
         ),
     },

@@ -31,6 +31,7 @@ def _read_affine(
     *,
     spacing: Callable[[Tensor], Tensor] = _column_lengths,
     size: Callable[[Tensor], Tensor] = torch.abs,
+    sign: Callable[[Tensor], Tensor] = lambda step: step[step.abs().argmax()],
     letters: Sequence[str] = ("RL", "AP", "SI"),
     transposed: bool = False,
 ) -> tuple[Tensor, str]:
@@ -39,7 +40,7 @@ def _read_affine(
     code = ""
     for step in steps if transposed else steps.T:
         along = int(size(step).argmax())
-        code += letters[along][int(step[along] < 0)]
+        code += letters[along][int(sign(step) < 0)]
     return spacing(steps), code
 
 
@@ -78,6 +79,7 @@ def _matrices() -> Mapping[str, tuple[Tensor]]:
         "axes in the order z, y, x": affine([0, 0, 2, 0], [0, -3, 0, 10], [4, 0, 0, 0]),
         "slices from ear to ear": affine([0, 0, -1.5, 80], [0.75, 0, 0, -90], [0, -0.5, 0, 60]),
         "a tilted scan": affine([0.8, 0, 0, -10], [0, -0.9 * c, -3 * s, 40], [0, -0.9 * s, 3 * c, -20]),
+        "a scan that is turned in all planes": affine([0.5, 0.8, 0.3, 0], [-0.75, 0.6, 0.2, 0], [0.45, -0.1, -2, 0]),
         "a scan that is turned in the plane": affine([c, -2 * s, 0, 5], [-s, -2 * c, 0, 5], [0, 0, -7, 500]),
     }
 
@@ -101,6 +103,10 @@ AFFINE = Exercise(
             _affines(spacing=lambda m: m.diag().abs()),
             "Your spacing is the diagonal. The axes may stand in another order, or be turned: take a column's length.",
         ),
+        "signed_diagonal": (
+            _affines(spacing=lambda m: m.diag()),
+            "Your spacing is the diagonal with its sign. A spacing is a length: take that of the column.",
+        ),
         "largest": (
             _affines(spacing=lambda m: m.abs().amax(0)),
             "Your spacing is the largest component of a step. A tilted step is longer than that: √(x² + y² + z²).",
@@ -118,6 +124,10 @@ AFFINE = Exercise(
         "largest_signed": (
             _affines(size=lambda step: step),
             "You take the largest component with its sign. Take the one with the largest size, |x|.",
+        ),
+        "sign_of_sum": (
+            _affines(sign=lambda step: step.sum()),
+            "You take the sign of the sum. The sign of the largest component decides between the two letters.",
         ),
         "no_sign": (
             lambda affine: (read_affine(affine)[0], read_affine(affine)[1].translate(str.maketrans("LPI", "RAS"))),
@@ -148,6 +158,14 @@ AFFINE = Exercise(
         "reversed": (
             lambda affine: (read_affine(affine)[0].flip(0), read_affine(affine)[1][::-1]),
             "You reversed the axes. Keep the order of the file's axes.",
+        ),
+        "spacing_reversed": (
+            lambda affine: (read_affine(affine)[0].flip(0), read_affine(affine)[1]),
+            "Your spacing stands in the reverse order. Keep the order of the file's axes.",
+        ),
+        "letters_reversed": (
+            lambda affine: (read_affine(affine)[0], read_affine(affine)[1][::-1]),
+            "Your letters stand in the reverse order. Keep the order of the file's axes.",
         ),
     },
     right={"NumPy, a list of letters": _affine_numpy, "four voxels": _affine_by_points},
@@ -293,11 +311,23 @@ DISTANCES = Exercise(
         ),
         "mean_spacing": (
             _distance(scale=lambda s: (sum(s) / 3,) * 3),
-            "You use one spacing for all axes. Each axis has its own.",
+            "You use the mean spacing for all axes. Each axis has its own.",
+        ),
+        "spacing_squared": (
+            _distance(scale=lambda s: [v * v for v in s]),
+            "You multiply the positions by the spacing twice.",
+        ),
+        "spacing_rooted": (
+            _distance(scale=lambda s: [v**0.5 for v in s]),
+            "You multiply the squares by the spacing. Multiply the positions, before you square.",
+        ),
+        "divided": (
+            _distance(scale=lambda s: [1 / v for v in s]),
+            "You divide by the spacing. A step of one voxel is `spacing` mm: multiply.",
         ),
         "scaled_after": (
             lambda pred, target, spacing: tuple(d * spacing[0] for d in distances(pred, target, (1.0, 1.0, 1.0))),
-            "You measure in voxels and multiply afterwards. The nearest voxel may then be another one.",
+            "One spacing scales all your axes. Each axis has its own: multiply the positions before you measure.",
         ),
         "to_mask": (
             _distance(to=lambda m: m),
@@ -310,12 +340,16 @@ DISTANCES = Exercise(
             "You count neighbours at edges and corners, too. A boundary voxel has one of the six face neighbours "
             "outside.",
         ),
+        "18_neighbours": (
+            _distance(of=lambda m: _eroded(m, ndimage.generate_binary_structure(3, 2))),
+            "You count neighbours at edges, too. A boundary voxel has one of the six face neighbours outside.",
+        ),
         "in_plane": (
             _distance(of=lambda m: _eroded(m, _IN_PLANE)),
             "You look for the boundary slice by slice. The voxels above and below are neighbours, too.",
         ),
         "border_inside": (
-            _distance(of=lambda m: _eroded(m, _FACES, border=1) if _eroded(m, _FACES, 1).any() else m),
+            _distance(of=lambda m: _eroded(m, _FACES, border=1)),
             "A mask that touches the border of the volume ends there: what lies outside is not in the mask.",
         ),
         "around_the_border": (
@@ -326,8 +360,12 @@ DISTANCES = Exercise(
             _distance(of=_one_side),
             "You compare with one neighbour on each axis. There are two: six in all.",
         ),
+        "other_side": (
+            _distance(of=lambda m: _one_side(m.flip((0, 1, 2))).flip((0, 1, 2))),
+            "You compare with the next voxel on each axis alone. The one before is a neighbour, too.",
+        ),
         "outer": (
-            _distance(of=lambda m: _outer(m) if _outer(m).any() else m),
+            _distance(of=_outer),
             "You take the voxels just outside of a mask. The boundary belongs to the mask.",
         ),
         "squared": (
@@ -342,6 +380,10 @@ DISTANCES = Exercise(
         "one_direction": (
             lambda pred, target, spacing: (distances(pred, target, spacing)[0],) * 2,
             "Both your answers start from the prediction. The second one starts from the true boundary.",
+        ),
+        "other_direction": (
+            lambda pred, target, spacing: (distances(pred, target, spacing)[1],) * 2,
+            "Both your answers start from the true boundary. The first one starts from the prediction's.",
         ),
         "swapped": (
             lambda pred, target, spacing: distances(pred, target, spacing)[::-1],
@@ -407,6 +449,10 @@ def _scores(
     return percentile(torch.cat([a, b])) if pooled else join(percentile(a), percentile(b)), share(a, b, tolerance)
 
 
+def _at_95(d: Tensor) -> Tensor:
+    return d[min(int(0.95 * len(d)), len(d) - 1)]
+
+
 def _score(**changes: Any) -> Callable[[Tensor, Tensor, float, bool], tuple[Tensor, Tensor]]:
     return lambda a, b, tolerance, pooled: _scores(a, b, tolerance, pooled, **changes)
 
@@ -442,6 +488,8 @@ def _distance_lists() -> Mapping[str, tuple[Tensor, Tensor, float, bool]]:
         "noise, pooled": (*noise, 2.5, True),
         "distances at the tolerance": (*steps, 1.0, False),
         "distances at the tolerance, pooled": (*steps, 2.0, True),
+        "one far voxel against many near ones": (torch.tensor([0.0] * 39 + [9.0]), torch.full((10,), 3.0), 3.0, False),
+        "many near ones against one far voxel": (torch.full((10,), 3.0), torch.tensor([9.0] + [0.0] * 39), 1.0, False),
         "one boundary voxel each": (torch.tensor([3.0]), torch.tensor([2.0]), 2.0, False),
         "tolerance 0": (*steps, 0.0, True),
     }
@@ -459,6 +507,20 @@ SCORES = Exercise(
                 scores(a, b, tolerance, pooled)[1],
             ),
             "You take a mean distance. HD95 is a percentile.",
+        ),
+        "by_largest": (
+            lambda a, b, tolerance, pooled: (
+                scores(a, b, tolerance, True)[0] if pooled else (a if a.max() > b.max() else b).quantile(0.95),
+                scores(a, b, tolerance, pooled)[1],
+            ),
+            "You take the percentile of the list that holds the largest distance. Take the larger of the percentiles.",
+        ),
+        "unsorted": (
+            lambda a, b, tolerance, pooled: (
+                _at_95(torch.cat([a, b])) if pooled else torch.maximum(_at_95(a), _at_95(b)),
+                scores(a, b, tolerance, pooled)[1],
+            ),
+            "You pick from the list as it is. A percentile is picked from the sorted list.",
         ),
         "smaller": (_score(join=torch.minimum), "You take the smaller of the two percentiles. Take the larger one."),
         "mean_of_two": (
@@ -497,6 +559,10 @@ SCORES = Exercise(
             _score(interpolation="higher"),
             "You take the next higher of the sorted distances. Between two of them interpolate linearly.",
         ),
+        "midpoint": (
+            _score(interpolation="midpoint"),
+            "You take the middle of two sorted distances. Interpolate linearly between them.",
+        ),
         "strictly": (
             _score(share=lambda a, b, t: (torch.cat([a, b]) < t).float().mean()),
             "A distance of exactly the tolerance is within it: ≤, not <.",
@@ -504,6 +570,22 @@ SCORES = Exercise(
         "outside": (
             _score(share=lambda a, b, t: (torch.cat([a, b]) > t).float().mean()),
             "Your share counts the voxels that lie too far. NSD counts those within the tolerance.",
+        ),
+        "outside_or_equal": (
+            _score(share=lambda a, b, t: (torch.cat([a, b]) >= t).float().mean()),
+            "Your share counts what lies at the tolerance or beyond. NSD counts what lies within: ≤.",
+        ),
+        "smaller_share": (
+            _score(share=lambda a, b, t: torch.minimum((a <= t).float().mean(), (b <= t).float().mean())),
+            "You take the smaller of two shares. NSD counts all boundary voxels of both masks together.",
+        ),
+        "sum_of_shares": (
+            _score(share=lambda a, b, t: (a <= t).float().mean() + (b <= t).float().mean()),
+            "You add two shares up. NSD is one share, of all boundary voxels of both masks.",
+        ),
+        "one_of_both": (
+            _score(share=lambda a, b, t: (a <= t).sum() / (len(a) + len(b))),
+            "You count the prediction's voxels alone above the line, and those of both masks below.",
         ),
         "mean_of_shares": (
             _score(share=lambda a, b, t: ((a <= t).float().mean() + (b <= t).float().mean()) / 2),

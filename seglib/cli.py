@@ -33,6 +33,9 @@ app = typer.Typer(
 )
 console = Console()
 
+MOST_OVERLAP = 0.9
+"""Of sliding windows on the command line: then 1,000 windows lie where one would."""
+
 LOSS_NAMES = ("ce", "focal", "ohem", "dice", "tversky", "lovasz", "ce+dice", "ce+lovasz")
 """The keys of ``seglib.losses.LOSSES``, which would load torch."""
 
@@ -142,6 +145,7 @@ def train(
     from seglib.ops.geometry import Geometry
     from seglib.ops.intensity import Intensity
     from seglib.train import TASKS, Interrupted, TrainConfig, fit
+    from seglib.train.checkpoint import check_same_run, read_progress
     from seglib.train.recipes import recipe
     from seglib.types import LabelVolume
     from seglib.weights import load_encoder, load_weights, read_metadata
@@ -169,9 +173,17 @@ def train(
         _refuse(f"{model} is for volumes, which keep their size; --patch says what to train on", size=size)
         folder = cache or (None if data == "volumes" else out / "cases")  # synthetic cases stay in memory
         sets = {split: build_dataset(data, root, split, fold=fold) for split in ("train", "val")}
-        train_set, val_set, intensity, found = _patches(sets, folder, _sides(patch, "--patch", 3), intensity)
+        modalities = list(getattr(sets["train"], "modalities"))  # noqa: B009 (datasets of images have none)
+        metadata |= {"modalities": modalities, "fold": None if data == "volumes" else fold or 0}
+        if resume and (out / "state.safetensors").exists():  # before cases are read, which takes long
+            known = {"model", "data", "modalities", "fold"}
+            old = {k: v for k, v in read_progress(out / "state.safetensors")["config"].items() if k in known}
+            check_same_run(old, metadata, out / "state.safetensors")
+        _check_channels(weights, stored, modalities)
+        sides = _window(patch, "--patch")
+        train_set, val_set, intensity, found = _patches(sets, folder, sides, intensity)
         the_task = task_type(train_set.categories, found["patch"])  # type: ignore[call-arg]  # that of volumes
-        metadata |= found | {"fold": fold}
+        metadata |= found
     else:
         _refuse(f"{model} is for images; --size says what to train on", patch=patch, cache=cache)
         shape = _sides(size, "--size", 2)
@@ -194,7 +206,7 @@ def train(
             raise ValueError(f"{weights} are for {stored['task']}; pass --task {stored['task']}, or other weights")
         arguments = stored["arguments"] | arguments
     if volumes:
-        arguments["in_channels"] = len(metadata["modalities"])
+        arguments["in_channels"] = len(modalities)
     net = build(model, **arguments)
     net.geometry, net.intensity = geometry, intensity
     if weights is not None:
@@ -245,8 +257,11 @@ def evaluate_command(
     task: ServedTask = None,
     root: Root = None,
     split: Annotated[
-        str, typer.Option(help="train, val or test (voc, cityscapes, coco, msd and nnunet: val).")
-    ] = "test",
+        str | None,
+        typer.Option(
+            help="train, val or test (voc, cityscapes, coco: val); test when not given, of msd and nnunet val."
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -276,13 +291,17 @@ def evaluate_command(
     fold = None
     if volumes:
         _refuse(f"{metadata['model']} is for volumes, which keep their size", size=size)
+        _refuse("`seglib predict CASE --out` writes the label maps of volumes", out=out)
         if data == metadata.get("data"):  # the cases that training held out
             fold = metadata.get("fold")
     elif shape is None and data == metadata.get("data") and "data_size" in metadata:
         shape = tuple(metadata["data_size"])
     elif shape is not None:
         net.geometry = _shorter(net.geometry, 0 if data in RESIZES else min(shape))
+    split = split or ("val" if data in ("msd", "nnunet") else "test")
     dataset = build_dataset(data, root, split, size=shape, keep=(the_task.needs,), fold=fold)
+    if volumes:
+        _check_channels(weights, metadata, getattr(dataset, "modalities"))  # noqa: B009 (as above)
     dataset = match_categories(dataset, the_task.categories, the_task.needs)
     facts: dict[str, Any] = {"volumes" if volumes else "images": len(dataset), "split": split}
     written = nullcontext() if out is None else write_coco_predictions(out, the_task.predicts, dataset.file_ids)
@@ -388,7 +407,7 @@ def predict(
 
     Photos and volumes of any size go through in bounded memory. Of a folder, what cannot be read is left out and named.
     """
-    if weights.is_file() and _serves_volumes(weights):
+    if _serves_volumes(weights):
         _refuse(
             f"{weights} are for volumes; --out is the place for labels, and --window, --overlap and --flip say how",
             labels=labels,
@@ -466,8 +485,10 @@ def _predict_volumes(
     net, the_task, metadata = _load(weights, device, task)
     settings = the_task.arguments()
     if window is not None:
-        settings["window"] = _sides(window, "--window", 3)
+        settings["window"] = _window(window, "--window")
     if overlap is not None:
+        if not 0 <= overlap <= MOST_OVERLAP:
+            raise ValueError(f"--overlap {overlap:g} is not in 0..{MOST_OVERLAP}; above it windows become countless")
         settings["overlap"] = overlap
     the_task = type(the_task)(the_task.categories, **settings)
     channels = len(net.normalize.mean)
@@ -588,6 +609,26 @@ def _sides(text: str | None, option: str, axes: int) -> Any:
     return tuple(int(p) for p in parts)
 
 
+def _window(text: str | None, option: str) -> Any:
+    """The sides of a patch or a window: of few slices perhaps, but a network of stride 8 must see something in them."""
+    sides = _sides(text, option, 3)
+    if sides is not None and sorted(sides)[1] < 8:
+        raise ValueError(
+            f"{option} {text!r} is too small: at least two sides need 8 voxels, the stride of most networks"
+        )
+    return sides
+
+
+def _check_channels(weights: Path | None, metadata: dict[str, Any], modalities: Any) -> None:
+    """Check that weights are for as many channels as a dataset of volumes has."""
+    trained = metadata.get("modalities")
+    if trained is not None and len(trained) != len(modalities):
+        raise ValueError(
+            f"{weights} are for volumes of {', '.join(trained)}, the dataset has {', '.join(modalities)}; choose "
+            "weights for as many channels"
+        )
+
+
 def _refuse(reason: str, **options: Any) -> None:
     """Raise for the first option that was given although it has no use here."""
     for name, value in options.items():
@@ -624,19 +665,22 @@ def _patches(
     from seglib.data.volume_transforms import volume_transform
     from seglib.ops.intensity import AS_IS
 
-    if folder is not None and _first_process():
-        Console(stderr=True).print(f"cases are unpacked into {folder}", markup=False, highlight=False, soft_wrap=True)
+    for dataset in sets.values():
+        if hasattr(dataset, "check_headers"):  # of files: what headers tell, before a voxel is read
+            dataset.check_headers()
     cases = {split: StoredCases(dataset, folder) for split, dataset in sets.items()}
-    modalities = sets["train"].modalities
-    facts = case_facts(cases["train"], modalities)
+    facts = case_facts(cases["train"], sets["train"].modalities)
     if intensity == AS_IS:
         intensity = facts.intensity
     patch = patch or default_patch(facts.size)
     if _first_process():
+        if folder is not None:
+            line = f"the cases are unpacked in {folder}"
+            Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
         for stored in cases.values():
             _warn_of_spacing({s.id: s.spacing for s in (stored[i] for i in range(len(stored)))}, facts.spacing)
     train_set = Patches(cases["train"], patch, intensity=intensity, transform=volume_transform())
-    kept = {"patch": list(patch), "spacing": list(facts.spacing), "modalities": list(modalities)}
+    kept = {"patch": list(patch), "spacing": list(facts.spacing)}
     return train_set, cases["val"], intensity, kept
 
 
@@ -697,7 +741,9 @@ def _serves_volumes(weights: Path) -> bool:
     from seglib.weights import read_metadata
 
     metadata = read_metadata(weights)
-    return "model" in metadata and _trained_for(metadata) == "volume"
+    if "model" not in metadata:
+        raise ValueError(f"{weights} doesn't say which model it is for; pass the weights.safetensors of a run")
+    return _trained_for(metadata) == "volume"
 
 
 def _shorter(geometry: Any, size: int) -> Any:

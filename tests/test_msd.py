@@ -389,14 +389,14 @@ def test_images_of_another_number_of_channels(tmp_path):
     export("msd", tmp_path)
     edit(tmp_path, modality={"0": "CT"})
     with pytest.raises(
-        ValueError, match=r"case\.0\.nii\.gz has 2 channels .*, not 1; .* the modalities of a dataset\.json"
+        ValueError, match=r"case\.0\.nii\.gz has 2 channels, and 1 wanted; .* the modalities of its dataset\.json"
     ):
         MSD(tmp_path)[0]
     export("nnunet", tmp_path / "raw")
     write_volume(
         tmp_path / "raw" / "imagesTr" / "case.0_0001.nii.gz", sample().image, VoxelFrame.of_spacing(SIZE, SPACING)
     )
-    with pytest.raises(ValueError, match=r"case\.0_0001\.nii\.gz has 2 channels .*, not 1"):
+    with pytest.raises(ValueError, match=r"case\.0_0001\.nii\.gz has 2 channels, and 1 wanted"):
         NNUNetRaw(tmp_path / "raw")[0]
 
 
@@ -455,3 +455,21 @@ def test_labels_stored_as_floats_are_read():
     assert len(floats) == 2
     for path in floats:
         assert read_label_volume(path)[0].unique().tolist() == [0, 1, 2]
+
+
+def test_a_list_that_is_shorter_than_its_number_says_is_refused(tmp_path):
+    export("msd", tmp_path)
+    edit(tmp_path, numTraining=8)
+    with pytest.raises(ValueError, match='"numTraining" is 8, and "training" lists 7 cases'):
+        MSD(tmp_path)
+
+
+def test_headers_tell_of_every_case_on_another_grid_before_a_voxel_is_read(tmp_path):
+    export("msd", tmp_path)
+    data = MSD(tmp_path)
+    data.check_headers()
+    for i in (0, 2):
+        labels, _ = read_label_volume(data.cases[i].labels)
+        write_label_volume(data.cases[i].labels, labels, VoxelFrame.of_spacing(labels.shape, (9, 9, 9)))
+    with pytest.raises(ValueError, match=rf"{data.cases[0].labels.name} .* \(and 1 more of {len(data)} cases\)"):
+        data.check_headers()

@@ -475,15 +475,11 @@ def test_headers_of_garbage_are_refused(tmp_path, fields):
 
 def test_another_number_of_channels_is_refused(tmp_path):
     four = save(tmp_path / "scan.nii", np.zeros((2, 3, 4, 3), np.int16))
-    with pytest.raises(
-        ValueError, match=r"scan\.nii has 3 channels \(its shape is .*\), not 1; use a file with 1 channel"
-    ):
+    with pytest.raises(ValueError, match=r"scan\.nii has 3 channels, and 1 wanted; use a file with 1 channel"):
         read_volume(four)
     with pytest.raises(ValueError, match=r"scan\.nii has 3 channels, and labels have 1"):
         read_label_volume(four)
-    with pytest.raises(
-        ValueError, match=r"scan\.nii has 1 channel \(.*\), not 2; use a file with 2 channels, or ask for 1"
-    ):
+    with pytest.raises(ValueError, match=r"scan\.nii has 1 channel, and 2 wanted; use a file with 2 channels"):
         read_volume(save(four), channels=2)
 
 

@@ -44,17 +44,16 @@ def case_facts(cases: StoredCases, modalities: Sequence[str]) -> CaseFacts:
         modalities: the name of each channel.
 
     Raises:
-        ValueError: when the cases are of CT and none has a foreground voxel.
+        ValueError: when no case has a foreground voxel.
     """
     samples = [cases[i] for i in range(len(cases))]
+    if not any(cases.case(i).foreground for i in range(len(cases))):
+        raise ValueError("no training case has a foreground voxel; check the ids in the label files")
     size = np.median([s.image.shape[1:] for s in samples], axis=0)
     spacing = np.median([s.spacing or (1.0, 1.0, 1.0) for s in samples], axis=0)
     intensity = Intensity("zscore")
     if all(name.upper() == "CT" for name in modalities):
-        values = torch.cat([cases.foreground_values(i).flatten() for i in range(len(cases))])
-        if len(values) == 0:
-            raise ValueError("no training case has a foreground voxel; check the ids in the label files")
-        intensity = fit_ct(values)
+        intensity = fit_ct(torch.cat([cases.foreground_values(i).flatten() for i in range(len(cases))]))
     return CaseFacts(tuple(round(n) for n in size.tolist()), tuple(spacing.tolist()), intensity)
 
 

@@ -94,6 +94,11 @@ class MSD(VolumeFiles):
             fold=fold,
             transform=transform,
         )
+        if content.get("numTraining", len(cases)) != len(cases):
+            raise ValueError(
+                f'{path}: "numTraining" is {content["numTraining"]}, and "training" lists {len(cases)} cases; copy the '
+                "files that are missing, or correct the number"
+            )
 
 
 def write_msd(

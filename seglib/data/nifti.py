@@ -179,8 +179,8 @@ def read_volume(path: str | os.PathLike[str], *, channels: int | None = 1) -> tu
             voxels = voxels[..., None]
         if channels is not None and voxels.shape[3] != channels:
             raise ValueError(
-                f"has {_count(voxels.shape[3])} (its shape is {voxels.shape}), not {channels}; use a file with"
-                f" {_count(channels)}, or ask for {voxels.shape[3]} (channels=, the modalities of a dataset.json)"
+                f"has {_count(voxels.shape[3])}, and {channels} wanted; use a file with"
+                f" {_count(channels)}, or correct the modalities of its dataset.json"
             )
         image = np.empty((voxels.shape[3], *frame.size), np.float32)  # (C, D, H, W)
         of_file = frame.to_file(image.transpose(1, 2, 3, 0))  # (I, J, K, C), a view of the image

@@ -124,6 +124,26 @@ class VolumeFiles(Dataset[Sample]):
         sample = Sample(image, case.id, semantic=labels, spacing=frame.spacing)
         return sample if self._transform is None else self._transform(sample)
 
+    def check_headers(self) -> None:
+        """Check what the headers of all files tell, without reading a voxel.
+
+        Raises:
+            ValueError: when labels or a channel lie on another grid than their image, or a header is bad; the message
+                names the files of the first faults.
+        """
+        faults = []
+        for case in self.cases:
+            try:
+                first, *others = case.images
+                frame = read_frame(first)
+                for path in (*others, case.labels):
+                    check_grid(path, read_frame(path), first, frame)
+            except ValueError as error:
+                faults.append(str(error))
+        if faults:
+            more = f" (and {len(faults) - 1} more of {len(self)} cases)" if len(faults) > 1 else ""
+            raise ValueError(faults[0] + more)
+
     def frame(self, index: int) -> VoxelFrame:
         """Where the voxels of a case lie in its (first) image file: what its prediction is written with."""
         return read_frame(self.cases[index].images[0])

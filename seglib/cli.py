@@ -374,7 +374,9 @@ def predict(
     scales: Annotated[
         str | None, typer.Option(help="Average over views of the photo at these scales, e.g. 0.5,1,1.5.")
     ] = None,
-    flip: Annotated[bool, typer.Option("--flip", help="Average over views flipped left to right, too.")] = False,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Average over views flipped left to right, too (the axis W of a volume).")
+    ] = False,
     tile: Annotated[
         int | None,
         typer.Option(
@@ -401,7 +403,7 @@ def predict(
         ),
     ] = False,
 ) -> None:
-    """Segment a photo or a folder of photos: an overlay to look at, a label map to work with, or JSON.
+    """Segment photos or NIfTI volumes, one or a folder of them: an overlay to see, a label map to work with, or JSON.
 
     A model of volumes segments a case or a folder of cases: NIfTI in, NIfTI out.
 

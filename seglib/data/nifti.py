@@ -95,7 +95,7 @@ class VoxelFrame:
 
     @property
     def orientation(self) -> str:
-        """The direction of each of the file's axes, as in "LAS": left, anterior, superior."""
+        """Three letters for the directions of the file's axes, such as "LAS" for left, anterior, superior."""
         return "".join(_nibabel().aff2axcodes(self.affine))
 
     @property

@@ -17,8 +17,8 @@ def valid_sizes(depth: int) -> tuple[int, int]:
         depth: number of poolings.
 
     Returns:
-        The margin: pixels that an answer is smaller than its input, on each side. And the rest that an answer's size
-        leaves when it is divided by 2^depth.
+        How many pixels an answer is smaller than its input on each side, and the rest that its size leaves when it is
+        divided by 2^depth.
     """
     lost, rest = 4, 0  # at the bottom: of an input of any size
     for _ in range(depth):

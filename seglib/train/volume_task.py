@@ -10,7 +10,7 @@ from torch import nn
 from seglib.metrics.volumes import VolumeMetrics
 from seglib.ops.resize import crop_to
 from seglib.postprocess.volume import label_volume
-from seglib.train.tasks import Task
+from seglib.train.tasks import Evaluator, Task
 from seglib.types import Batch, Category, LabelVolume, SegmentationModel
 
 
@@ -55,7 +55,7 @@ class VolumeTask(Task):
         assert isinstance(model, nn.Module)
         return [LabelVolume(label_volume(model, case, self.window, overlap=self.overlap)) for case in cases]
 
-    def evaluator(self) -> _VolumeEvaluator:
+    def evaluator(self) -> Evaluator:
         """A fresh evaluator over the task's classes."""
         return _VolumeEvaluator(self.categories)
 

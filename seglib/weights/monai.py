@@ -15,9 +15,9 @@ _CONVS = {"conv1.conv": "0", "norm1": "1", "conv2.conv": "3", "norm2": "4"}  # i
 
 
 def convert_dynunet(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state dict of ``monai.networks.nets.DynUNet`` → state dict and metadata of :class:`~seglib.models.unet3d.UNet3D`.
+    """The state dict of ``monai.networks.nets.DynUNet`` → state dict and metadata of seglib.
 
-    Of a three-dimensional one with instance norm and plain blocks, which are its defaults. The stride of a level is the
+    They are for :class:`~seglib.models.unet3d.UNet3D`. Of a three-dimensional DynUNet with instance norm and plain blocks, which are its defaults. The stride of a level is the
     kernel of the transposed convolution that undoes it, as nnU-Net's plans have it.
 
     Raises:

@@ -17,9 +17,9 @@ _CONVS = {"conv1.conv": "0", "norm1": "1", "conv2.conv": "3", "norm2": "4"}  # i
 def convert_dynunet(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state dict of ``monai.networks.nets.DynUNet`` → state dict and metadata of seglib.
 
-    They are for :class:`~seglib.models.unet3d.UNet3D`. The DynUNet has three dimensions, instance norm and plain blocks,
-    which are its defaults. The stride of a level is the kernel of the transposed convolution that undoes it, as nnU-Net's
-    plans have it.
+    They are for :class:`~seglib.models.unet3d.UNet3D`. The DynUNet has three dimensions, instance norm and plain
+    blocks, which are its defaults. The stride of a level is the kernel of the transposed convolution that undoes it, as
+    in nnU-Net's plans.
 
     Raises:
         ValueError: when a key is unknown (residual blocks have some), when the network isn't three-dimensional, or when

@@ -1,6 +1,6 @@
 """How fast volumes are measured, beside MONAI, in one run.
 
-    python benchmarks/volumes.py [hd95 waiting] [--rounds 15]
+    python benchmarks/volumes.py [hd95 step windows memory waiting] [--rounds 15]
 
 Both sides see the same volumes, warm up, and take turns, so that whatever else the machine does hits both. The ratio
 is seglib's time over MONAI's, per round; printed are its median and its quartiles, below 1 where seglib is faster.

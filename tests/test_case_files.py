@@ -1,10 +1,17 @@
 """Volumes on disk as ``seglib predict`` finds them, and where their labels go."""
 
+from itertools import permutations, product
+
+import numpy as np
 import pytest
 import torch
 
-from seglib.case_files import CaseFiles, cases_at, facts_of, label_targets
-from seglib.data.nifti import VoxelFrame, write_volume
+from seglib.case_files import CaseFiles, cases_at, facts_of, label_targets, predict_case
+from seglib.data.class_tables import labels_to_files
+from seglib.data.nifti import VoxelFrame, write_label_volume, write_volume
+from seglib.models.zoo import build
+from seglib.ops.intensity import Intensity
+from seglib.train import VolumeTask
 from seglib.types import Category
 
 
@@ -95,3 +102,43 @@ def test_volumes_of_classes_are_millilitres_without_the_background(tmp_path):
     facts = facts_of(CaseFiles("a", (tmp_path / "a.nii",)), labels, frame, categories)
     assert facts["millilitres"] == {"organ": 10.0, "lesion": 0.0}
     assert (facts["case"], facts["size"], facts["spacing"]) == ("a", [10, 10, 20], [5.0, 1.0, 2.0])
+
+
+ORIENTATIONS = ["".join(o) for axes in permutations(["LR", "PA", "SI"]) for o in product(*axes)]  # 6 orders, 8 flips
+
+
+@pytest.fixture(scope="module")
+def model_of_halves():
+    """A random network and its task, with a scan of which it calls several voxels each of three classes."""
+    torch.manual_seed(0)
+    model = build("unet3d_tiny", num_classes=3).eval()
+    model.intensity = Intensity("zscore")
+    scan = torch.randn(6, 10, 8).cumsum(2).round(decimals=3)  # (D, H, W) in LPS
+    labels = model.predict(model.intensity(scan[None])[None])[0].labels
+    assert (torch.bincount(labels.flatten(), minlength=3) > 5).all()
+    return model, VolumeTask([Category(i, str(i), False, (i, i, i)) for i in range(3)]), scan, labels
+
+
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+def test_from_file_through_a_model_to_file_an_orientation_is_kept(codes, model_of_halves, tmp_path):
+    """Whatever the order of a file's axes, the model sees one and the same scan, and its labels lie where it lay."""
+    nibabel = pytest.importorskip("nibabel")
+    model, task, scan, labels = model_of_halves
+    affine = np.array([[-0.8, 0.1, 0, 30], [-0.1, -0.8, 0, -20], [0, 0, 2.5, 10], [0, 0, 0, 1.0]])  # (x, y, z) in LPS
+    turn = nibabel.orientations.ornt_transform(
+        nibabel.orientations.axcodes2ornt("LPS"), nibabel.orientations.axcodes2ornt(codes)
+    )
+    stored = nibabel.Nifti1Image(scan.numpy().transpose(2, 1, 0), affine).as_reoriented(turn)
+    stored.set_sform(stored.affine, 2)
+    stored.set_qform(stored.affine, 1)
+    nibabel.save(stored, tmp_path / "x.nii.gz")
+    found, frame = predict_case(model, task, cases_at(tmp_path, 1)[0])
+    assert torch.equal(found.long(), labels)
+    write_label_volume(tmp_path / "y.nii.gz", labels_to_files(found, [0, 3, 7], None), frame)
+    written = nibabel.load(tmp_path / "y.nii.gz")
+    source = nibabel.load(tmp_path / "x.nii.gz")
+    assert np.array_equal(written.affine, source.affine) and nibabel.aff2axcodes(written.affine) == tuple(codes)
+    assert (written.header["sform_code"], written.header["qform_code"]) == (2, 1)
+    ids = np.array([0, 3, 7], np.uint8)[labels.numpy().transpose(2, 1, 0)]
+    expected = nibabel.Nifti1Image(ids, affine).as_reoriented(turn)
+    assert np.array_equal(np.asarray(written.dataobj), np.asarray(expected.dataobj))

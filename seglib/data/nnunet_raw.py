@@ -15,8 +15,7 @@
 
 Voxels of the label "ignore" are void: 255 here.
 
-Source: Isensee et al., "nnU-Net", Nature Methods 2021, and the documentation of its version 2,
-https://github.com/MIC-DKFZ/nnUNet, "dataset_format.md".
+Source: Isensee et al., "nnU-Net", Nature Methods 2021, and "dataset_format.md" in the documentation of its version 2.
 """
 
 from __future__ import annotations

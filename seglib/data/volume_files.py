@@ -129,7 +129,7 @@ class VolumeFiles(Dataset[Sample]):
 
         Raises:
             ValueError: when labels or a channel lie on another grid than their image, or a header is bad; the message
-                names the files of the first faults.
+                names the files of the first fault and counts the other cases.
         """
         faults = []
         for case in self.cases:

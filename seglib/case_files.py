@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seglib.data.nifti import ENDINGS, VoxelFrame, read_channels
 from seglib.data.volume_files import nifti_files, without_ending
-from seglib.postprocess.volume import label_volume
+from seglib.postprocess.whole_cases import label_case
 from seglib.train.volume_task import VolumeTask
 from seglib.types import Category
 
@@ -112,14 +112,13 @@ def label_targets(out: Path | None, cases: Sequence[CaseFiles], asked: Path) -> 
     return targets
 
 
-def predict_case(model: Any, task: VolumeTask, case: CaseFiles, *, flip: bool = False) -> tuple[Tensor, VoxelFrame]:
-    """Predict one case through a sliding window, in the units that ``model.intensity`` asks for.
+def predict_case(model: Any, task: VolumeTask, case: CaseFiles) -> tuple[Tensor, VoxelFrame]:
+    """Predict one case through a sliding window, as the model wants to see it and on its own grid.
 
     Args:
-        model: a model of volumes.
-        task: has the window and its overlap.
+        model: a model of volumes, or an :class:`~seglib.postprocess.whole_cases.Ensemble`.
+        task: has the window, its overlap and the flips.
         case: the files of the case.
-        flip: average over views flipped left to right, too.
 
     Returns:
         Labels ``(D, H, W)`` uint8, category ids, and where the voxels of the case lie.
@@ -128,10 +127,8 @@ def predict_case(model: Any, task: VolumeTask, case: CaseFiles, *, flip: bool = 
         ValueError: naming the file, when it cannot be read or predicted.
     """
     image, frame = case.read(len(model.normalize.mean))
-    scaling = model.intensity.of(image)
-    flips = (2,) if flip else ()  # W runs from right to left
     try:
-        labels = label_volume(model, image, task.window, overlap=task.overlap, flips=flips, scaling=scaling)
+        labels = label_case(model, image, frame.spacing, task.window, overlap=task.overlap, flips=task.flips)
     except ValueError as error:
         raise ValueError(f"{case.files[0]}: {error}") from error
     return labels, frame

@@ -1,29 +1,35 @@
-"""The command line: ``seglib train | eval | predict | convert``.
+"""The command line: ``seglib plan | train | eval | predict | select | convert``.
 
 Only Typer and Rich are imported at the top: torch is loaded when a command runs, so ``--help`` answers at once.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from seglib.commands import options
+from seglib.commands.console import (
+    fail,
+    first_process,
+    note,
+    one_line,
+    report,
+    say,
+    say_what_was_done,
+    shown,
+    to_json,
+    training_bar,
+    warn,
+)
+from seglib.commands.stored import load, serves_volumes
 from seglib.models.zoo import MODELS, build, check_task, find
-
-if TYPE_CHECKING:
-    import torch
 
 app = typer.Typer(
     add_completion=False,
@@ -31,11 +37,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Image segmentation from scratch: train, evaluate, predict and convert.",
 )
-console = Console()
-
-MOST_OVERLAP = 0.9
-"""Of sliding windows on the command line: then 1,000 windows lie where one would."""
-
 LOSS_NAMES = ("ce", "focal", "ohem", "dice", "tversky", "lovasz", "ce+dice", "ce+lovasz")
 """The keys of ``seglib.losses.LOSSES``, which would load torch."""
 
@@ -65,7 +66,20 @@ SizeOfEval = Annotated[
         "images with this shorter side, and results count at the image's own size. Without it: as in training.",
     ),
 ]
-Weights = Annotated[Path, typer.Option(help="A .safetensors file that seglib wrote.")]
+Weights = Annotated[
+    list[Path],
+    typer.Option(
+        help="A .safetensors file that seglib wrote. Of volumes several: the option again for each model of an "
+        "ensemble, or the choice.json of `seglib select`."
+    ),
+]
+Mirror = Annotated[
+    bool,
+    typer.Option(
+        "--mirror",
+        help="Of volumes: average over views flipped over all axes, as nnU-Net does; it takes 8 times as long.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
 ServedTask = Annotated[
     str | None,
@@ -76,6 +90,45 @@ ServedTask = Annotated[
 ]
 
 
+@app.command("plan")
+def plan_command(
+    data: Data = None,
+    root: Root = None,
+    planner: Annotated[
+        str, typer.Option(help="plain, or resenc_m, resenc_l, resenc_xl for residual encoders of growing memory.")
+    ] = "plain",
+    memory: Annotated[
+        float | None,
+        typer.Option(help="GB of GPU memory that a batch may fill; the planner's own if not given."),
+    ] = None,
+    width: Annotated[int, typer.Option(min=1, help="Channels of the finest level.")] = 32,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The plan as JSON, in nnU-Net's format, for `seglib train nnunet --plan`."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan and its reasons as JSON.")] = False,
+) -> None:
+    """Plan nnU-Net for a data set of volumes, and give the reason for every number.
+
+    All cases are read, those of every fold: spacings, sizes, and the intensities of labelled voxels decide.
+    """
+    from seglib.commands.plans import AllCases, check_overwritten, plan_as_json, show_plan
+    from seglib.planning.plans_json import write_plans
+
+    options.check_writable(out)
+    cases = AllCases(options.dataset_name(data, "nnunet", True), root)
+    check_overwritten(out, cases)
+    plan = cases.plan(planner=planner, memory=memory, width=width)
+    if out is not None:
+        write_plans(plan, out)
+    if as_json:
+        print(plan_as_json(plan))
+        return
+    show_plan(plan)
+    if out is not None:
+        say(f"the plan is in {out}; train with `seglib train nnunet --plan {out}`")
+
+
 @app.command()
 def train(
     model: Annotated[str, typer.Argument(help=f"One of {', '.join(MODELS)}.")],
@@ -84,7 +137,21 @@ def train(
         str | None, typer.Option(help="Of a model that serves several; its usual one when not given.")
     ] = None,
     root: Root = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/MODEL-DATA when not given.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run; runs/MODEL-DATA when not given, with configuration and fold if given."),
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of nnunet: the plan that `seglib plan` wrote, or nnU-Net's nnUNetPlans.json; when not given, the "
+            "data set is planned first."
+        ),
+    ] = None,
+    configuration: Annotated[
+        str | None,
+        typer.Option(help="Of nnunet: 2d, 3d_lowres or 3d_fullres; when not given 3d_fullres if the plan has it."),
+    ] = None,
     size: SizeText = None,
     patch: Annotated[
         str | None,
@@ -138,7 +205,10 @@ def train(
 
     import torch
 
+    from seglib.commands.plans import AllCases, configuration_of, facts_of_plan, plan_of_run
+    from seglib.commands.volumes import check_channels, data_by_plan, data_on_its_own_grid
     from seglib.data.catalog import RESIZES, build_dataset
+    from seglib.data.checks import check_labels_of_split, count_labels
     from seglib.data.class_tables import match_categories
     from seglib.files import atomic_path
     from seglib.losses import LOSSES
@@ -156,10 +226,14 @@ def train(
     config = replace(recipe(model), **{k: v for k, v in given.items() if k in names})
     task_type = TASKS[check_task(model, task)]
     volumes = task_type.predicts is LabelVolume
-    data = _dataset_name(data, model, volumes)
-    out = out or Path("runs") / f"{model}-{data}"
+    data = options.dataset_name(data, model, volumes)
+    parts = [model, data, configuration, None if fold is None else f"fold{fold}"]
+    out = out or Path("runs") / "-".join(part for part in parts if part)
+    goes_on = resume and (out / "state.safetensors").exists()
     if not resume and (out / "state.safetensors").exists():
         raise ValueError(f"{out} holds a run already; pass --resume to go on with it, or another --out")
+    if resume and not goes_on and first_process():
+        note(f"{out} holds no run to go on with; a new one starts")
     universal = find(model).universal
     if loss is not None and (universal or task_type.name not in ("semantic", "volume")):
         raise ValueError(f"--loss {loss} is for semantic models; {model} has losses of its own")
@@ -170,23 +244,41 @@ def train(
     train_set: Any
     val_set: Any
     if volumes:
-        _refuse(f"{model} is for volumes, which keep their size; --patch says what to train on", size=size)
+        options.refuse(f"{model} is for volumes, which keep their size; --patch says what to train on", size=size)
+        planned = model == "nnunet"
+        if not planned:
+            options.refuse(f"plans are for nnunet, and {model} is as it is", plan=plan, configuration=configuration)
+        sides = options.window(patch, "--patch")
         folder = cache or (None if data == "volumes" else out / "cases")  # synthetic cases stay in memory
         sets = {split: build_dataset(data, root, split, fold=fold) for split in ("train", "val")}
         modalities = list(getattr(sets["train"], "modalities"))  # noqa: B009 (datasets of images have none)
+        check_channels(weights, stored, modalities)
         metadata |= {"modalities": modalities, "fold": None if data == "volumes" else fold or 0}
-        if resume and (out / "state.safetensors").exists():  # before cases are read, which takes long
-            known = {"model", "data", "modalities", "fold"}
+        if planned:
+            the_plan = plan_of_run(plan, out, AllCases(data, root))
+            chosen = configuration_of(the_plan, configuration)
+            config = replace(config, batch_size=batch_size or chosen.batch_size)
+            metadata["plan"] = facts_of_plan(the_plan, chosen)
+        if goes_on:  # before cases are read, which takes long
+            known = {"model", "data", "modalities", "fold", "plan"}
             old = {k: v for k, v in read_progress(out / "state.safetensors")["config"].items() if k in known}
             check_same_run(old, metadata, out / "state.safetensors")
-        _check_channels(weights, stored, modalities)
-        sides = _window(patch, "--patch")
-        train_set, val_set, intensity, found = _patches(sets, folder, sides, intensity)
-        the_task = task_type(train_set.categories, found["patch"])  # type: ignore[call-arg]  # that of volumes
-        metadata |= found
+        if planned:
+            read = data_by_plan(sets, folder, sides, the_plan, chosen)
+        else:
+            read = data_on_its_own_grid(sets, folder, sides, intensity)
+        train_set, val_set, intensity = read.train, read.val, read.intensity
+        the_task = task_type(train_set.categories, read.patch)  # type: ignore[call-arg]  # that of volumes
+        metadata |= read.kept
     else:
-        _refuse(f"{model} is for images; --size says what to train on", patch=patch, cache=cache)
-        shape = _sides(size, "--size", 2)
+        options.refuse(
+            f"{model} is for images; --size says what to train on",
+            patch=patch,
+            cache=cache,
+            plan=plan,
+            configuration=configuration,
+        )
+        shape = options.sides(size, "--size", 2)
         keep = (task_type.needs,)
         train_set = build_dataset(
             data, root, "train", size=shape, augment=True, keep=keep, geometry=geometry, fold=fold
@@ -194,9 +286,10 @@ def train(
         val_set = build_dataset(data, root, "val", size=shape, keep=keep)
         the_task = task_type(train_set.categories)
     val_set = match_categories(val_set, train_set.categories, task_type.needs)
-    if _first_process():
+    if first_process():
         for split, dataset in (("train", train_set), ("val", val_set)):
-            _count_labels(dataset, the_task, split)
+            for warning in check_labels_of_split(count_labels(dataset, the_task.needs), the_task.categories, split):
+                warn(warning)
     if val_set.size is not None:
         geometry = Geometry("shorter", min(val_set.size))
     torch.manual_seed(config.seed)
@@ -206,9 +299,11 @@ def train(
             raise ValueError(f"{weights} are for {stored['task']}; pass --task {stored['task']}, or other weights")
         arguments = stored["arguments"] | arguments
     if volumes:
-        arguments["in_channels"] = len(modalities)
+        arguments |= {"in_channels": len(modalities)} | read.arguments
     net = build(model, **arguments)
     net.geometry, net.intensity = geometry, intensity
+    if volumes:
+        net.preparation = read.preparation
     if weights is not None:
         load_weights(net, weights)
     if encoder is not None:
@@ -225,7 +320,7 @@ def train(
     if data in RESIZES and val_set.size is not None:
         metadata["data_size"] = list(val_set.size)
     try:
-        with _progress_bar(quiet=as_json or not _first_process()) as on_step:
+        with training_bar("patches" if volumes else "images", quiet=as_json or not first_process()) as on_step:
             history = fit(
                 net,
                 train_set,
@@ -238,16 +333,16 @@ def train(
                 on_step=on_step,
             )
     except Interrupted as stopped:  # Typer would swallow the message
-        Console(stderr=True).print(f"{stopped}; go on with --resume", markup=False, highlight=False, soft_wrap=True)
+        note(f"{stopped}; go on with --resume")
         raise typer.Exit(130) from stopped
-    if not _first_process():
+    if not first_process():
         return
     scores = history.scores[config.steps]
     facts: dict[str, Any] = {"final_loss": history.losses[config.steps], "seconds": round(history.seconds, 1)}
     facts |= {"cpu_seconds": round(time.process_time(), 1), "out": str(out)}  # of this process, all its threads
     with atomic_path(out / "result.json") as beside:
-        beside.write_text(_json({"command": shlex.join(["seglib", *sys.argv[1:]]), **scores, **facts}) + "\n")
-    _report(scores, as_json, facts)
+        beside.write_text(to_json({"command": shlex.join(["seglib", *sys.argv[1:]]), **scores, **facts}) + "\n")
+    report(scores, as_json, facts)
 
 
 @app.command("eval")
@@ -273,35 +368,46 @@ def evaluate_command(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images at once; 8 when not given, and one volume.")
     ] = None,
+    mirror: Mirror = False,
     workers: Annotated[int, typer.Option(min=0, help="Processes that load data.")] = 0,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Score stored weights on a split of a dataset."""
+    from seglib.commands.volumes import check_channels, set_up, warn_of_spacing
     from seglib.data.catalog import RESIZES, build_dataset
     from seglib.data.class_tables import match_categories
     from seglib.data.coco_predictions import write_coco_predictions
     from seglib.train import evaluate
-    from seglib.types import LabelVolume
 
-    net, the_task, metadata = _load(weights, device, task)
-    volumes = the_task.predicts is LabelVolume
-    data = _dataset_name(data, metadata["model"], volumes)
-    shape = _sides(size, "--size", 2)
+    volumes = serves_volumes(weights)
+    if volumes:
+        net, the_task, members = set_up(weights, device, task, mirror=mirror)
+        metadata = members[0]
+    else:
+        options.refuse("it is for volumes", mirror=mirror or None)
+        net, the_task, metadata = load(weights[0], device, task)
+    data = options.dataset_name(data, metadata["model"], volumes)
+    shape = options.sides(size, "--size", 2)
     fold = None
     if volumes:
-        _refuse(f"{metadata['model']} is for volumes, which keep their size", size=size)
-        _refuse("`seglib predict CASE --out` writes the label maps of volumes", out=out)
+        options.refuse(f"{metadata['model']} is for volumes, which keep their size", size=size)
+        options.refuse("`seglib predict CASE --out` writes the label maps of volumes", out=out)
         if data == metadata.get("data"):  # the cases that training held out
             fold = metadata.get("fold")
+        if len({its.get("fold") for its in members}) > 1:
+            warn(
+                "the models are of several folds: cases of the data set that they were trained on have been seen by "
+                "most of them; `seglib select` scores each model on its own fold"
+            )
     elif shape is None and data == metadata.get("data") and "data_size" in metadata:
         shape = tuple(metadata["data_size"])
     elif shape is not None:
-        net.geometry = _shorter(net.geometry, 0 if data in RESIZES else min(shape))
+        net.geometry = options.shorter(net.geometry, 0 if data in RESIZES else min(shape))
     split = split or ("val" if data in ("msd", "nnunet") else "test")
     dataset = build_dataset(data, root, split, size=shape, keep=(the_task.needs,), fold=fold)
     if volumes:
-        _check_channels(weights, metadata, getattr(dataset, "modalities"))  # noqa: B009 (as above)
+        check_channels(weights[0], metadata, getattr(dataset, "modalities"))  # noqa: B009 (as above)
     dataset = match_categories(dataset, the_task.categories, the_task.needs)
     facts: dict[str, Any] = {"volumes" if volumes else "images": len(dataset), "split": split}
     written = nullcontext() if out is None else write_coco_predictions(out, the_task.predicts, dataset.file_ids)
@@ -321,8 +427,8 @@ def evaluate_command(
             workers=workers,
             on_predictions=on_predictions,
         )
-    _warn_of_spacing(spacings, metadata.get("spacing"))
-    _report(scores, as_json, facts if out is None else facts | {"out": str(out)})
+    warn_of_spacing(spacings, metadata.get("spacing"))
+    report(scores, as_json, facts if out is None else facts | {"out": str(out)})
 
 
 @app.command()
@@ -377,6 +483,7 @@ def predict(
     flip: Annotated[
         bool, typer.Option("--flip", help="Average over views flipped left to right, too (the axis W of a volume).")
     ] = False,
+    mirror: Mirror = False,
     tile: Annotated[
         int | None,
         typer.Option(
@@ -409,9 +516,13 @@ def predict(
 
     Photos and volumes of any size go through in bounded memory. Of a folder, what cannot be read is left out and named.
     """
-    if _serves_volumes(weights):
-        _refuse(
-            f"{weights} are for volumes; --out is the place for labels, and --window, --overlap and --flip say how",
+    from dataclasses import replace
+
+    from seglib.commands.volumes import predict_volumes
+
+    if serves_volumes(weights):
+        options.refuse(
+            f"{weights[0]} is for volumes; --out is the place for labels, and --window, --overlap and --flip say how",
             labels=labels,
             ids=ids,
             score=score,
@@ -419,29 +530,35 @@ def predict(
             scales=scales,
             tile=tile,
         )
-        return _predict_volumes(photo, weights, task, out, flip, window, overlap, device, as_json)
-    _refuse("--window and --overlap are for volumes; large photos have --tile", window=window, overlap=overlap)
-    from dataclasses import replace
-
+        how = {"mirror": mirror, "flip": flip, "window": window, "overlap": overlap}
+        return predict_volumes(photo, weights, task, out, device, as_json, **how)
+    options.refuse(
+        "--window, --overlap and --mirror are for volumes; large photos have --tile",
+        window=window,
+        overlap=overlap,
+        mirror=mirror or None,
+    )
     from seglib.data.coco import read_image_ids
     from seglib.data.images import read_image, write_png
     from seglib.photos import Options, check_options, photos_at, png_targets, predict_photo
     from seglib.types import Panoptic
 
-    views = _scales(scales or "1")
+    views = options.scales(scales or "1")
     photos = photos_at(photo)
     if out is None and labels is None and not as_json:
         raise ValueError("say what you want: --out overlay.png, --labels classes.png, or --json")
+    for place in (out, labels):
+        options.check_writable(place)
     overlays, maps = png_targets(out, photos, photo), png_targets(labels, photos, photo)
     if clash := set(overlays) & set(maps):
         raise ValueError(f"--out and --labels would both write {min(clash)}; name two different places")
-    net, the_task, metadata = _load(weights, device, task)
+    net, the_task, metadata = load(weights[0], device, task)
     if short_side is not None:
-        net.geometry = _shorter(net.geometry, short_side)
+        net.geometry = options.shorter(net.geometry, short_side)
     image_ids = None if ids is None else read_image_ids(ids)
     file_ids = metadata.get("file_ids", [c.id for c in the_task.categories])
-    options = Options(file_ids, metadata.get("void_id"), score, image_ids, tile, views, flip)
-    check_options(the_task, options)
+    wanted = Options(file_ids, metadata.get("void_id"), score, image_ids, tile, views, flip)
+    check_options(the_task, wanted)
     if the_task.predicts is Panoptic and score is not None:  # the model itself decides what a segment is
         if find(metadata["model"]).universal:
             net.thresholds = replace(net.thresholds, object_threshold=score)
@@ -450,12 +567,12 @@ def predict(
     where = next(net.parameters()).device
     entries: list[dict[str, Any]] = []
     failed = []
-    for i, path in enumerate(photos):
+    for i, path in enumerate(shown(photos, "predict", quiet=as_json)):
         try:
             image = read_image(path)  # (3, H, W)
-            found = predict_photo(net, the_task, image.to(where), path, options, maps[i].name if maps else None)
+            found = predict_photo(net, the_task, image.to(where), path, wanted, maps[i].name if maps else None)
         except (ValueError, OSError) as error:
-            failed.append(_one_line(error))
+            failed.append(one_line(error))
             continue
         if overlays:
             write_png(overlays[i], found.overlay())
@@ -463,53 +580,34 @@ def predict(
             write_png(maps[i], found.labels)
         entries += found.entries
     content = {"annotations": entries} if the_task.predicts is Panoptic else entries
-    _say_what_was_done("photo", len(photos), failed, content if as_json else None, (out, labels))
+    say_what_was_done("photo", len(photos), failed, content if as_json else None, (out, labels))
 
 
-def _predict_volumes(
-    path: Path,
-    weights: Path,
-    task: str | None,
-    out: Path | None,
-    flip: bool,
-    window: str | None,
-    overlap: float | None,
-    device: str,
-    as_json: bool,
+@app.command()
+def select(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of the runs of all folds, of one or several configurations.")
+    ],
+    data: Data = None,
+    root: Root = None,
+    folds: Annotated[
+        str | None, typer.Option(help="Folds to choose on, e.g. 0,1,2; all five when not given. More is better.")
+    ] = None,
+    mirror: Mirror = False,
+    out: Annotated[Path, typer.Option(help="The choice as a JSON file, for `seglib predict --weights`.")] = Path(
+        "choice.json"
+    ),
+    device: Device = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the choice as JSON.")] = False,
 ) -> None:
-    """``predict`` for the weights of a model of volumes."""
-    from seglib.case_files import cases_at, facts_of, label_targets, predict_case
-    from seglib.data.class_tables import labels_to_files
-    from seglib.data.nifti import write_label_volume
+    """Choose the best of trained configurations, or a pair of them, by cross-validation.
 
-    if out is None and not as_json:
-        raise ValueError("say what you want: --out labels.nii.gz, or --json")
-    net, the_task, metadata = _load(weights, device, task)
-    settings = the_task.arguments()
-    if window is not None:
-        settings["window"] = _window(window, "--window")
-    if overlap is not None:
-        if not 0 <= overlap <= MOST_OVERLAP:
-            raise ValueError(f"--overlap {overlap:g} is not in 0..{MOST_OVERLAP}; above it windows become countless")
-        settings["overlap"] = overlap
-    the_task = type(the_task)(the_task.categories, **settings)
-    channels = len(net.normalize.mean)
-    cases = cases_at(path, channels)
-    targets = label_targets(out, cases, path)
-    file_ids = metadata.get("file_ids", [c.id for c in the_task.categories])
-    entries, failed, spacings = [], [], {}
-    for i, case in enumerate(cases):
-        try:
-            labels, frame = predict_case(net, the_task, case, flip=flip)  # (D, H, W)
-        except (ValueError, OSError) as error:
-            failed.append(_one_line(error))
-            continue
-        if targets:
-            write_label_volume(targets[i], labels_to_files(labels, file_ids, metadata.get("void_id")), frame)
-        entries.append(facts_of(case, labels, frame, the_task.categories))
-        spacings[case.id] = frame.spacing
-    _warn_of_spacing(spacings, metadata.get("spacing"))
-    _say_what_was_done("case", len(cases), failed, entries if as_json else None, (out,))
+    Each run predicts the cases of its own fold, which it was not trained on. On the same predictions it is decided of
+    what only the largest connected component is kept.
+    """
+    from seglib.commands.select import select_runs
+
+    select_runs(runs, data, root, folds, mirror, out, device, as_json)
 
 
 @app.command()
@@ -526,7 +624,7 @@ def convert(
     net = build(name, **metadata["arguments"])
     net.load_state_dict(state)
     save_weights(net, out, metadata)
-    _say(f"{origin} → {out} ({sum(v.numel() for v in state.values()):,} numbers)")
+    say(f"{origin} → {out} ({sum(v.numel() for v in state.values()):,} numbers)")
 
 
 def main() -> None:
@@ -534,268 +632,8 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(_one_line(error))}", highlight=False, soft_wrap=True)
+        fail(error)
         sys.exit(2)
     except KeyboardInterrupt as stopped:
-        Console(stderr=True).print(str(stopped) or "stopped", highlight=False, soft_wrap=True)
+        note(str(stopped) or "stopped")
         sys.exit(130)
-
-
-@contextmanager
-def _progress_bar(*, quiet: bool) -> Iterator[Any]:
-    """A callback for ``fit(…, on_step=…)`` that shows a bar on standard error while the block runs."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:.1f} images/s"),
-        TimeRemainingColumn(),
-    )
-    progress = Progress(*columns, console=Console(stderr=True), disable=quiet)
-    bar: Any = None
-
-    def on_step(step: int, steps: int, loss: float, rate: float, eta: float) -> None:
-        nonlocal bar
-        if bar is None:  # not before the first step: an error before it stands alone
-            progress.start()
-            bar = progress.add_task("train", total=steps, loss=loss, rate=rate)
-        progress.update(bar, completed=step, loss=loss, rate=rate)
-
-    try:
-        yield on_step
-    finally:
-        if bar is not None:
-            progress.stop()
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None:  # of the system, not one of seglib's own
-        return f"{error.filename}: {error.strerror}; check the path, and whether you may read or write there"
-    # a process that loads data hands its error on with its traceback as text; the last line is the error itself
-    return str(error).strip().rsplit(f"\n{type(error).__name__}: ", 1)[-1]
-
-
-def _say_what_was_done(name: str, total: int, failed: list[str], content: Any, places: tuple[Path | None, ...]) -> None:
-    """Report a prediction of photos or cases: as JSON where there is content; at last raise for those that failed."""
-    done = total - len(failed)
-    if done and content is not None:
-        print(json.dumps(content, indent=1))
-    elif done:
-        _say(f"{done} {name}{'s' * (done > 1)} → {' and '.join(str(p) for p in places if p)}")
-    if failed:
-        rest = f"{len(failed)} of {total} {name}s left out:\n" if total > 1 else ""
-        raise ValueError(rest + "\n".join(failed))
-
-
-def _say(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _first_process() -> bool:
-    """Whether this is the process that reports, when ``accelerate launch`` started several."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _sides(text: str | None, option: str, axes: int) -> Any:
-    """The whole numbers of an option such as 180x240; one number stands for all axes."""
-    if text is None:
-        return None
-    parts = text.lower().split("x")
-    if len(parts) == 1:
-        parts *= axes
-    if len(parts) != axes or not all(p.isdecimal() and int(p) > 0 for p in parts):
-        form = {2: "HEIGHTxWIDTH, e.g. 180x240", 3: "DEPTHxHEIGHTxWIDTH, e.g. 32x64x64"}[axes]
-        raise ValueError(f"{option} {text!r} is no {form}")
-    return tuple(int(p) for p in parts)
-
-
-def _window(text: str | None, option: str) -> Any:
-    """The sides of a patch or a window: of few slices perhaps, but a network of stride 8 must see something in them."""
-    sides = _sides(text, option, 3)
-    if sides is not None and sorted(sides)[1] < 8:
-        raise ValueError(
-            f"{option} {text!r} is too small: at least two sides need 8 voxels, the stride of most networks"
-        )
-    return sides
-
-
-def _check_channels(weights: Path | None, metadata: dict[str, Any], modalities: Any) -> None:
-    """Check that weights are for as many channels as a dataset of volumes has."""
-    trained = metadata.get("modalities")
-    if trained is not None and len(trained) != len(modalities):
-        raise ValueError(
-            f"{weights} are for volumes of {', '.join(trained)}, the dataset has {', '.join(modalities)}; choose "
-            "weights for as many channels"
-        )
-
-
-def _refuse(reason: str, **options: Any) -> None:
-    """Raise for the first option that was given although it has no use here."""
-    for name, value in options.items():
-        if value is not None:
-            raise ValueError(f"--{name.replace('_', '-')} has no use: {reason}")
-
-
-def _dataset_name(data: str | None, model: str, volumes: bool) -> str:
-    """The dataset that was asked for, or the synthetic one, after checking that it suits a model."""
-    from seglib.data.catalog import VOLUMES
-
-    data = data or ("volumes" if volumes else "scenes")
-    if volumes and data not in VOLUMES:
-        raise ValueError(f"{model} is for volumes, and {data!r} has none; choose one of {', '.join(VOLUMES)}")
-    if not volumes and data in VOLUMES:
-        raise ValueError(f"{model} is for images, and {data!r} has volumes; train unet3d_tiny, or choose other data")
-    return data
-
-
-def _patches(
-    sets: dict[str, Any], folder: Path | None, patch: Any, intensity: Any
-) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """Patches of the training cases, the cases to validate on, the scaling of both, and what the weights keep of it.
-
-    Args:
-        sets: the datasets "train" and "val".
-        folder: where cases are unpacked to; ``None`` keeps them in memory.
-        patch: the size of a patch, or ``None``.
-        intensity: the scaling of the weights to start from; a native one is none.
-    """
-    from seglib.data.case_facts import case_facts, default_patch
-    from seglib.data.cases import StoredCases
-    from seglib.data.patches import Patches
-    from seglib.data.volume_transforms import volume_transform
-    from seglib.ops.intensity import AS_IS
-
-    for dataset in sets.values():
-        if hasattr(dataset, "check_headers"):  # of files: what headers tell, before a voxel is read
-            dataset.check_headers()
-    cases = {split: StoredCases(dataset, folder) for split, dataset in sets.items()}
-    facts = case_facts(cases["train"], sets["train"].modalities)
-    if intensity == AS_IS:
-        intensity = facts.intensity
-    patch = patch or default_patch(facts.size)
-    if _first_process():
-        if folder is not None:
-            line = f"the cases are unpacked in {folder}"
-            Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
-        for stored in cases.values():
-            _warn_of_spacing({s.id: s.spacing for s in (stored[i] for i in range(len(stored)))}, facts.spacing)
-    train_set = Patches(cases["train"], patch, intensity=intensity, transform=volume_transform())
-    kept = {"patch": list(patch), "spacing": list(facts.spacing)}
-    return train_set, cases["val"], intensity, kept
-
-
-def _warn_of_spacing(spacings: dict[str, Any], usual: Any) -> None:
-    """Warn of cases whose voxels have another spacing than those that a model was trained on."""
-    from seglib.data.case_facts import sampled_unlike
-
-    odd = [name for name, spacing in spacings.items() if usual and spacing and sampled_unlike(spacing, usual)]
-    if odd:
-        seen, wanted = (" x ".join(f"{mm:.3g}" for mm in spacing) for spacing in (spacings[odd[0]], usual))
-        _warn(
-            f"{len(odd)} of {len(spacings)} cases have another spacing than training had: {odd[0]} has {seen} mm, and "
-            f"{wanted} mm is usual; resample them"
-        )
-
-
-def _warn(text: str) -> None:
-    Console(stderr=True).print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
-
-
-def _scales(text: str) -> tuple[float, ...]:
-    try:
-        scales = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        scales = ()
-    if not scales or not all(0 < scale < float("inf") for scale in scales):
-        raise ValueError(f"--scales {text!r} is no list of positive numbers, e.g. 0.5,1,1.5")
-    return scales
-
-
-def _load(weights: Path, device: str, task: str | None) -> tuple[Any, Any, dict[str, Any]]:
-    """The model of a weights file, the task that it is used for, with its classes, and the file's metadata."""
-    from seglib.train import TASKS
-    from seglib.types import Category
-    from seglib.weights import load_model, read_metadata
-
-    net: Any = load_model(weights, _device(device))
-    metadata = read_metadata(weights)
-    universal = find(metadata["model"]).universal
-    trained = net.task if universal else _trained_for(metadata)
-    if task not in (None, trained):
-        if not universal:
-            raise ValueError(f"{weights} serves {trained}, not {task!r}; leave out --task, or pass other weights")
-        net.task = task
-    if "categories" not in metadata:
-        raise ValueError(f"{weights} has no class table; write it with `seglib train` or `seglib convert`")
-    categories = [Category(**{**c, "color": tuple(c["color"])}) for c in metadata["categories"]]
-    return net, TASKS[task or trained](categories, **metadata.get("task_arguments", {})), metadata
-
-
-def _trained_for(metadata: dict[str, Any]) -> str:
-    """The task of a weights file, by its metadata: that of its training, or the model's usual one."""
-    return metadata.get("task") or check_task(metadata["model"])
-
-
-def _serves_volumes(weights: Path) -> bool:
-    """Whether a weights file is of a model of volumes."""
-    from seglib.weights import read_metadata
-
-    metadata = read_metadata(weights)
-    if "model" not in metadata:
-        raise ValueError(f"{weights} doesn't say which model it is for; pass the weights.safetensors of a run")
-    return _trained_for(metadata) == "volume"
-
-
-def _shorter(geometry: Any, size: int) -> Any:
-    """The geometry with another shorter side and no limit on the longer one; with 0 images keep their own size."""
-    from dataclasses import replace
-
-    if size == 0:
-        return replace(geometry, mode="native", size=None, longest=None)
-    return replace(geometry, mode="shorter", size=size, longest=None)
-
-
-def _count_labels(dataset: Any, task: Any, split: str) -> None:
-    """Refuse a split without labels before the first step, and warn of classes that it lacks."""
-    from seglib.data.checks import check_labels_of_split, count_labels
-
-    for warning in check_labels_of_split(count_labels(dataset, task.needs), task.categories, split):
-        _warn(warning)
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    usable = [device_type for device_type, is_there in there.items() if is_there]
-    if name == "auto":
-        return torch.device(usable[0])
-    device_type, _, number = name.partition(":")
-    exists = not number or (number.isdecimal() and int(number) < max(1, torch.cuda.device_count()))
-    if device_type not in usable or not exists:
-        raise ValueError(f"device {name!r} is not on this machine; choose one of auto, {', '.join(usable)}")
-    return torch.device(name)
-
-
-def _json(content: dict[str, Any]) -> str:
-    """JSON, which has no NaN: a score without a value is null."""
-    return json.dumps({name: None if value != value else value for name, value in content.items()}, indent=1)
-
-
-def _report(scores: dict[str, Any], as_json: bool, facts: dict[str, Any]) -> None:
-    if as_json:
-        print(_json(scores | facts))
-        return
-    table = Table("score", "value", box=None)
-    for name, value in scores.items():
-        if not isinstance(value, dict):
-            table.add_row(name, f"{value:.4f}")
-    words = {"iou": "IoU", "dice": "Dice", "class_ap": "AP", "class_pq": "PQ", "hd95": "HD95 (mm)", "nsd": "NSD"}
-    for group, of_class in scores.items():
-        for name, value in of_class.items() if isinstance(of_class, dict) else ():
-            table.add_row(f"  {words.get(group, group)} {name}", f"{value:.4f}", style="dim")
-    for name, value in facts.items():
-        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
-    console.print(table)

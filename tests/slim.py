@@ -36,6 +36,7 @@ from seglib.models.deeplab import RATES, SMP_LAYOUT, DeepLabV3, DeepLabV3Plus
 from seglib.models.fcn import FCN, DilatedFCN
 from seglib.models.mask2former import LEVELS, Mask2Former
 from seglib.models.mask_rcnn import MaskRCNN
+from seglib.models.nnunet import NNUNet
 from seglib.models.panoptic_fpn import PanopticFPN
 from seglib.models.solov2 import SOLOv2
 from seglib.models.unet import PaperUNet, UNet
@@ -305,6 +306,15 @@ SLIM: dict[str, tuple[str, Builder]] = {
     "unet3d": ("volume", lambda k: UNet3D(k, in_channels=3, widths=(4, 6, 8, 8), aux_outputs=2)),
     "unet3d_tiny": ("volume", lambda k: build("unet3d_tiny", num_classes=k, in_channels=3)),
     "unet3d_paper": ("volume", lambda k: PaperUNet3D(k, in_channels=3, width=2, depth=2)),
+    # without the scores that weigh 0, which no gradient reaches
+    "nnunet": ("volume", lambda k: NNUNet(k, in_channels=3, widths=(4, 6, 8, 8), aux_outputs=1)),
+    "nnunet_residual": (
+        "volume", lambda k: NNUNet(k, in_channels=3, widths=(4, 6, 6, 8), residual=True, blocks=(1, 2, 1, 1),
+                                   aux_outputs=1),
+    ),
+    "nnunet_2d": ("volume", lambda k: NNUNet(k, in_channels=3, dims=2, widths=(4, 6, 8, 8), aux_outputs=1,
+                                             batch_dice=True)),
+    "nnunet_tiny": ("volume", lambda k: build("nnunet_tiny", num_classes=k, in_channels=3, aux_outputs=1)),
 }  # fmt: skip
 """Architecture → the task that the contract checks it with, and its slim build."""
 
@@ -361,5 +371,7 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "unet3d": ("unet3d",),
     "unet3d_tiny": ("unet3d_tiny",),
     "unet3d_paper": ("unet3d_paper",),
+    "nnunet": ("nnunet", "nnunet_residual", "nnunet_2d"),
+    "nnunet_tiny": ("nnunet_tiny",),
 }
 """Name in the zoo → the architectures that its builder makes, one for each of its layouts or conventions."""

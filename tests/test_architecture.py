@@ -26,7 +26,8 @@ ALLOWED = {
     "viz": {"types", "ops"},
     "photos": {"types", "data", "postprocess", "train", "viz"},
     "case_files": {"types", "data", "ops", "postprocess", "train"},
-    "cli": {"types", "files", "ops", "data", "losses", "models", "photos", "case_files", "train", "weights"},
+    "commands": {"types", "ops", "data", "models", "planning", "postprocess", "case_files", "train", "weights"},
+    "cli": {"types", "files", "ops", "data", "losses", "models", "planning", "photos", "commands", "train", "weights"},
     "book": {
         "types",
         "files",

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from seglib import cli
+from seglib.commands.console import report
 from seglib.data.images import read_image
 from seglib.models.zoo import build
 from seglib.postprocess import predict_tiled
@@ -102,7 +103,7 @@ def test_predictions_that_have_no_format_of_coco_are_not_written(photos, run, tm
 
 
 def test_a_score_without_a_value_is_null_in_json(capsys):
-    cli._report({"pq_things": float("nan"), "class_pq": {"sky": 0.5}}, True, {"images": 1})
+    report({"pq_things": float("nan"), "class_pq": {"sky": 0.5}}, True, {"images": 1})
     assert json.loads(capsys.readouterr().out) == {"pq_things": None, "class_pq": {"sky": 0.5}, "images": 1}
 
 

@@ -142,19 +142,20 @@ def test_labels_lie_on_the_grid_of_the_image_and_have_the_ids_of_the_data_set(we
 def test_windows_and_flips_are_asked_for(weights, tmp_path, monkeypatch):
     asked = {}
 
-    def record(model, image, window, *, overlap, flips, scaling):
-        asked.update(window=window, overlap=overlap, flips=flips)
+    def record(model, image, spacing, window, *, overlap, flips):
+        asked.update(spacing=spacing, window=window, overlap=overlap, flips=flips)
         return torch.zeros(image.shape[1:], dtype=torch.uint8)
 
-    monkeypatch.setattr("seglib.case_files.label_volume", record)
+    monkeypatch.setattr("seglib.case_files.label_case", record)
     write_volume(tmp_path / "x.nii", block((8, 16, 16))[0], VoxelFrame.of_spacing((8, 16, 16), (2, 1, 1)))
     command = ["predict", tmp_path / "x.nii", "--weights", weights, "--json"]
     for options, expected in (
         ([], {"window": (8, 16, 16), "overlap": 0.5, "flips": ()}),
         (["--window", "4x8x8", "--overlap", 0.25, "--flip"], {"window": (4, 8, 8), "overlap": 0.25, "flips": (2,)}),
+        (["--mirror"], {"window": (8, 16, 16), "overlap": 0.5, "flips": (0, 1, 2)}),
     ):
         assert seglib(*command, *options)[0] == 0
-        assert asked == expected
+        assert asked == expected | {"spacing": (2, 1, 1)}
 
 
 def test_a_bad_case_among_many_is_left_out_and_named(weights, tmp_path, capsys):
@@ -193,7 +194,7 @@ def test_a_case_of_another_spacing_is_warned_of(weights, tmp_path, capsys):
         write_volume(tmp_path / f"{name}.nii", block((8, 16, 16))[0], VoxelFrame.of_spacing((8, 16, 16), spacing))
     code, printed = seglib("predict", tmp_path, "--weights", weights, "--json", capsys=capsys)
     assert code == 0
-    assert "1 of 2 cases have another spacing than training had: b has 2 x 1 x 1.6 mm" in printed.err
+    assert "1 of 2 cases has another spacing than training had: b has 2 x 1 x 1.6 mm" in printed.err
 
 
 def test_cases_of_another_spacing_are_scored_with_a_warning(weights, tmp_path, capsys):
@@ -202,7 +203,7 @@ def test_cases_of_another_spacing_are_scored_with_a_warning(weights, tmp_path, c
         "eval", "--weights", weights, "--data", "msd", "--root", root, "--split", "val", capsys=capsys
     )
     assert code == 0
-    assert "warning: 1 of 1 cases have another spacing than training had" in printed.err
+    assert "warning: 1 of 1 case has another spacing than training had" in printed.err
 
 
 def test_channels_of_nnunet_train_and_predict_as_one_case(tmp_path, capsys):

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from seglib.train import TrainConfig
 from seglib.train.optim import SCHEDULES, build_optimizer, lr_factor, parameter_groups
+from seglib.train.recipes import RECIPES
 
 # Schedules
 
@@ -92,6 +94,12 @@ def test_weights_of_convolutions_linear_layers_and_attention_decay_and_nothing_e
     }  # fmt: skip
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.05, 0.0)
     assert len(decayed["params"]) + len(others["params"]) == len(names)
+
+
+def test_all_parameters_decay_when_that_is_asked_for():
+    groups = parameter_groups(Everything(), lr=0.1, weight_decay=0.05, decay_all=True)
+    assert [g["weight_decay"] for g in groups] == [0.05]
+    assert len(groups[0]["params"]) == len(list(Everything().parameters()))
 
 
 def test_frozen_parameters_are_in_no_group_and_shared_ones_in_one():
@@ -210,3 +218,31 @@ def test_the_multiplier_reaches_the_step():
 def test_an_unknown_optimizer_is_refused():
     with pytest.raises(ValueError, match="optimizer 'adam' is unknown; choose one of adamw, sgd"):
         build_optimizer(one_weight(0.0), "adam", lr=0.1, weight_decay=0)
+
+
+def test_the_recipe_of_nnunet_steps_as_its_trainer_does():
+    recipe, models = RECIPES["nnunet"], [one_batch_norm(), one_batch_norm()]
+    mine = build_optimizer(
+        models[0], recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum,
+        decay_all=recipe.decay_all,
+    )  # fmt: skip
+    # what nnU-Net v2 builds: one group of all parameters
+    other = torch.optim.SGD(models[1].parameters(), lr=0.01, momentum=0.99, nesterov=True, weight_decay=3e-5)
+    for optimizer, model in zip((mine, other), models, strict=True):
+        for step in range(3):
+            model.weight.grad, model.bias.grad = torch.full((2,), 1.0 + step), torch.full((2,), -1.0)
+            optimizer.step()
+    assert models[0].weight.equal(models[1].weight) and models[0].bias.equal(models[1].bias)
+    assert (recipe.schedule, recipe.warmup, recipe.clip, recipe.steps) == ("poly", 0, 12.0, 1000 * 250)
+
+
+def one_batch_norm():
+    norm = nn.BatchNorm1d(2)
+    nn.init.constant_(norm.bias, 3.0)
+    return norm
+
+
+@pytest.mark.parametrize("momentum", [1.0, -0.1, float("nan")])
+def test_a_momentum_out_of_range_is_refused(momentum):
+    with pytest.raises(ValueError, match=rf"momentum is a share in \[0, 1\), got {momentum}"):
+        TrainConfig(optimizer="sgd", momentum=momentum)

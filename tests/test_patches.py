@@ -111,6 +111,19 @@ def test_the_share_of_foreground_patches_is_what_was_asked_for():
     assert abs(hits - 100) < 4 * 8.7  # its standard deviation is sqrt(400 · 1/4 · 3/4) = 8.7
 
 
+@pytest.mark.parametrize(("batch", "share"), [(1, 0), (2, 1 / 2), (3, 1 / 3), (5, 2 / 5), (12, 1 / 3)])
+def test_nnunets_share_of_foreground_patches_is_met_on_average(batch, share):
+    # nnU-Net takes the last of each batch from the foreground: all but round(batch · 0.67)
+    assert batch - round(batch * 0.67) == round(batch * share)
+    patches = Patches(StoredCases(Cases(with_voxels((1, 1, 1000), {(0, 0, 700): 1}))), (1, 1, 1), foreground=share)
+    torch.manual_seed(0)
+    hits = torch.tensor([[int(patches[0].semantic) for _ in range(batch)] for _ in range(300)]).sum(1)
+    # here each patch is drawn on its own, so the number in a batch is binomial with that mean: of two patches 0, 1 or 2
+    deviation = (batch * share * (1 - share)) ** 0.5
+    assert abs(hits.float().mean() - batch * share) <= 4 * deviation / 300**0.5
+    assert share == 0 or abs(hits.float().std() - deviation) < 0.2 * deviation
+
+
 @pytest.mark.parametrize("label", [0, VOID])
 def test_in_a_case_of_background_or_void_alone_patches_lie_anywhere(label):
     patches = Patches(StoredCases(Cases(torch.full((1, 1, 9), label))), (1, 1, 3), foreground=1)

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from golden import FOLDER
+from nnunet_reference import nnunet
 from safetensors import safe_open
 from test_stored_weights import WEIGHTS
 from torchvision import models as tv
@@ -13,7 +14,7 @@ from torchvision.models import detection, segmentation
 
 from seglib.models.zoo import MODELS, build, find
 from seglib.weights import convert
-from seglib.weights.convert import ORIGINS
+from seglib.weights.convert import NNUNET, ORIGINS
 
 NONE = {"weights": None, "weights_backbone": None}
 NORMALIZE = {"normalize.mean": (3,), "normalize.std": (3,)}
@@ -133,6 +134,18 @@ def dynunet():
     ).state_dict()  # fmt: skip
 
 
+def plain_conv_unet():
+    """The network of nnU-Net's plan for patches of 128³ voxels of 1 mm: the zoo's defaults."""
+    architectures = nnunet("dynamic_network_architectures.architectures.unet")
+    return on_meta(
+        lambda: architectures.PlainConvUNet(
+            1, 6, [32, 64, 128, 256, 320, 320], torch.nn.Conv3d, 3, [1, 2, 2, 2, 2, 2], 2, 3, 2, conv_bias=True,
+            norm_op=torch.nn.InstanceNorm3d, norm_op_kwargs={"affine": True}, nonlin=torch.nn.LeakyReLU,
+            deep_supervision=True,
+        )
+    ).state_dict()  # fmt: skip
+
+
 PUBLISHED = {
     "torchvision:fcn_resnet50": lambda: torchvision_segmentation("fcn_resnet50"),
     "torchvision:fcn_resnet101": lambda: torchvision_segmentation("fcn_resnet101"),
@@ -156,6 +169,7 @@ PUBLISHED = {
     "adelaidet:condinst_R_50": lambda: detectron2(6, "condinst_r50"),
     "adelaidet:condinst_R_101": lambda: detectron2(23, "condinst_r50"),
     "monai:dynunet": dynunet,
+    NNUNET: plain_conv_unet,
 }
 for task in CLASSES:
     PUBLISHED |= {
@@ -285,6 +299,18 @@ def test_unet3d_tiny_differs_from_unet3d_by_widths_and_kernels_alone():
         "decoder.2.3.weight", "up.2.weight"}  # fmt: skip
 
 
+def test_nnunet_tiny_has_the_layers_of_unet3d_tiny_with_biases():
+    """Both have four levels, the first with kernels in the plane."""
+    own, other = zoo("nnunet_tiny", num_classes=4), zoo("unet3d_tiny", num_classes=4, widths=(12, 24, 48, 96))
+    assert {k: v for k, v in own.items() if k in other and "aux" not in k} == {
+        k: v for k, v in other.items() if "aux" not in k
+    }
+    convs = {k for k, v in own.items() if len(v) == 5}
+    assert own.keys() - other.keys() == {k.replace("weight", "bias") for k in convs} | {"aux_scores.1.weight"} - {
+        "score.bias", "aux_scores.0.bias",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("path", sorted(WEIGHTS.glob("*.safetensors")), ids=lambda p: p.stem)
 def test_stored_weights_are_those_of_the_tiny_entries(path):
     with safe_open(path, "pt") as file:
@@ -331,6 +357,7 @@ def test_every_entry_is_compared_with_something():
         "mask2former_tiny",
         "unet3d_tiny",
         "unet3d_paper",
+        "nnunet_tiny",
     }
     builders = {find(n).builder() for n in published | by_hand}
     assert {find(n).builder() for n in MODELS} == builders  # short names are the same functions

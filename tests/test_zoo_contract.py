@@ -28,7 +28,7 @@ ALIASES = {
     "mask2former": "mask2former_resnet50",
 }
 TINY = ["fcn_tiny", "unet_tiny", "deeplab_tiny", "mask_rcnn_tiny", "yolact_tiny", "condinst_tiny", "solov2_tiny"]
-TINY += ["panoptic_fpn_tiny", "mask2former_tiny", "unet3d_tiny"]
+TINY += ["panoptic_fpn_tiny", "mask2former_tiny", "unet3d_tiny", "nnunet_tiny"]
 
 # The others share their code with these: they are checked in the full run.
 FAST = {
@@ -43,6 +43,7 @@ FAST = {
     "solov2_tiny",
     "mask2former_tiny",
     "unet3d",
+    "nnunet",
 }
 
 every_architecture = pytest.mark.parametrize(

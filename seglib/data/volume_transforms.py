@@ -8,7 +8,7 @@ everything.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -80,7 +80,7 @@ def volume_transform(
         steps.append(monai.RandScaleIntensityd("image", brightness, probability))
     if gamma != (1, 1):
         steps.append(monai.RandAdjustContrastd("image", probability, gamma, retain_stats=True))
-    return VolumeTransform(monai.Compose(steps), math.radians(rotation), scale, probability)
+    return VolumeTransform(_Seeded(monai.Compose(steps)), math.radians(rotation), scale, probability)
 
 
 def _check_ranges(rotation: float, noise: float, blur: float, brightness: float, probability: float) -> None:
@@ -99,13 +99,20 @@ class VolumeTransform:
     """Made by :func:`volume_transform`; ``Sample -> Sample``.
 
     Args:
-        steps: a ``Compose`` of MONAI's dictionary transforms of "image" and "labels", after the resampling.
+        steps: what happens after the resampling: a function of ``{"image": (C, d, h, w) float32, "labels":
+            (1, d, h, w)}`` to the same, at random by torch's global generator.
         rotation: the largest angle about each axis, in radians.
         scale: the range of the zoom.
         probability: how often to rotate, and how often to zoom, in [0, 1].
     """
 
-    def __init__(self, steps: Any, rotation: float, scale: tuple[float, float], probability: float) -> None:
+    def __init__(
+        self,
+        steps: Callable[[dict[str, Any]], dict[str, Any]],
+        rotation: float,
+        scale: tuple[float, float],
+        probability: float,
+    ) -> None:
         self._steps, self._rotation, self._scale, self._probability = steps, rotation, scale, probability
 
     def __call__(self, sample: Sample) -> Sample:
@@ -130,19 +137,15 @@ class VolumeTransform:
         rotate, zoom = (torch.rand(2) < self._probability).tolist()
         if not (rotate and self._rotation) and not (zoom and self._scale != (1, 1)):
             return None
-        mm = torch.tensor(spacing or (1.0, 1.0, 1.0), dtype=torch.float64)
-        matrix = torch.eye(3, dtype=torch.float64)
+        angles = torch.zeros(3, dtype=torch.float64)
         if rotate:
             angles = (2 * torch.rand(3, dtype=torch.float64) - 1) * self._rotation
+            mm = torch.tensor(spacing or (1.0, 1.0, 1.0))
             order = mm.argsort()
             if mm[order[2]] > ANISOTROPY * mm[order[1]]:
                 angles[order[:2]] = 0
-            for axis, angle in enumerate(angles.tolist()):
-                matrix = matrix @ _rotation_about(axis, angle)
-        if zoom:
-            low, high = self._scale
-            matrix = matrix / (low + (high - low) * torch.rand(()).item())
-        return matrix * mm / mm[:, None]  # to millimetres, rotated, and back to voxels
+        low, high = self._scale
+        return resampling(angles, low + (high - low) * torch.rand(()).item() if zoom else 1.0, spacing)
 
     def apply(self, sample: Sample, matrix: Tensor | None, size: tuple[int, ...]) -> Sample:
         """The sample resampled by ``matrix`` to its ``size`` central voxels, then the other steps.
@@ -166,10 +169,7 @@ class VolumeTransform:
             data = _resample(data, matrix, size)
         else:
             assert size == tuple(sample.image.shape[1:])  # only a resampling reads beyond the patch
-        if self._steps.transforms:
-            # a generator of MONAI's own, seeded by torch's
-            self._steps.set_random_state(seed=int(torch.randint(2**31, ())))
-            data = self._steps(data)
+        data = self._steps(data)
         image, labels = (torch.as_tensor(data[name]).as_subclass(Tensor) for name in ("image", "labels"))
         return replace(sample, image=image.contiguous(), semantic=VOID - labels[0].long())
 
@@ -181,6 +181,35 @@ def margin(matrix: Tensor | None, size: tuple[int, ...]) -> tuple[int, ...]:
     half = (torch.tensor(size, dtype=torch.float64) - 1) / 2
     beyond = matrix.abs() @ half - half  # (3,), of the patch's corners
     return tuple(beyond.ceil().clamp(min=0).int().tolist())
+
+
+def resampling(angles: Tensor, zoom: float | Tensor, spacing: tuple[float, ...] | None) -> Tensor:
+    """A rotation in millimetres and a zoom, as the matrix that :meth:`VolumeTransform.draw` gives.
+
+    Args:
+        angles: about each axis (z, y, x), in radians, ``(3,)``.
+        zoom: factor on the size of objects, or one for each axis, ``(3,)``.
+        spacing: millimetres between voxels; ``None`` means the same along all axes.
+    """
+    mm = torch.tensor(spacing or (1.0, 1.0, 1.0), dtype=torch.float64)
+    matrix = torch.eye(3, dtype=torch.float64)
+    for axis, angle in enumerate(angles.tolist()):
+        matrix = matrix @ _rotation_about(axis, angle)
+    matrix = matrix / zoom
+    return matrix * mm / mm[:, None]  # to millimetres, rotated, and back to voxels
+
+
+class _Seeded:
+    """Dictionary transforms of MONAI, whose generators are seeded by torch's."""
+
+    def __init__(self, steps: Any) -> None:
+        self._steps = steps
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        if not self._steps.transforms:
+            return data
+        self._steps.set_random_state(seed=int(torch.randint(2**31, ())))
+        return self._steps(data)
 
 
 def _rotation_about(axis: int, angle: float) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from seglib.losses.combined import cross_entropy_dice, cross_entropy_lovasz
+from seglib.losses.combined import cross_entropy_dice, cross_entropy_lovasz, nnunet_loss
 from seglib.losses.lovasz import lovasz_softmax
 from seglib.losses.overlapping import (
     sigmoid_cross_entropy,
@@ -17,8 +17,8 @@ from seglib.losses.region import dice_loss, mask_dice_loss, tversky_loss
 
 __all__ = [
     "LOSSES", "cross_entropy", "cross_entropy_dice", "cross_entropy_lovasz", "dice_loss", "focal_loss",
-    "lovasz_softmax", "mask_dice_loss", "ohem_cross_entropy", "sigmoid_cross_entropy", "sigmoid_cross_entropy_dice",
-    "sigmoid_dice", "sigmoid_focal_loss", "tversky_loss",
+    "lovasz_softmax", "mask_dice_loss", "nnunet_loss", "ohem_cross_entropy", "sigmoid_cross_entropy",
+    "sigmoid_cross_entropy_dice", "sigmoid_dice", "sigmoid_focal_loss", "tversky_loss",
 ]  # fmt: skip
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

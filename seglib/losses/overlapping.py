@@ -38,8 +38,8 @@ def sigmoid_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return (loss * known).sum() / known.sum().clamp(min=1)
 
 
-def sigmoid_dice(logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tensor:
-    r"""One minus the Dice coefficient of each region over the batch, averaged over the regions.
+def sigmoid_dice(logits: Tensor, target: Tensor, *, smooth: float = 1.0, per_sample: bool = False) -> Tensor:
+    r"""One minus the Dice coefficient of each region, averaged over the regions.
 
     .. math:: 1 - \frac{2 \sum p\, t + s}{\sum p + \sum t + s}
 
@@ -47,6 +47,8 @@ def sigmoid_dice(logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tens
         logits: ``(B, K, …)``, one score for each region.
         target: ``(B, K, …)`` integers: 1 inside the region, 0 outside, 255 void.
         smooth: the smoothing s, which keeps the loss of an absent region defined.
+        per_sample: whether the sums run over each sample and the mean over samples, too; otherwise they run over the
+            batch as if it were one sample.
 
     Raises:
         ValueError: for other shapes or values, or a ``smooth`` that isn't positive.
@@ -55,13 +57,13 @@ def sigmoid_dice(logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tens
         raise ValueError(f"smooth must be positive, got {smooth}; an absent region would divide by 0")
     logits, target, known = _prepare(logits, target)
     probs = logits.sigmoid() * known
-    axes = [0, *range(2, logits.ndim)]
-    both, sizes = (probs * target).sum(axes), probs.sum(axes) + target.sum(axes)  # (K,)
+    axes = [*([] if per_sample else [0]), *range(2, logits.ndim)]
+    both, sizes = (probs * target).sum(axes), probs.sum(axes) + target.sum(axes)  # (K,) or (B, K)
     return (1 - (2 * both + smooth) / (sizes + smooth)).mean()
 
 
 def sigmoid_cross_entropy_dice(logits: Tensor, target: Tensor) -> Tensor:
-    """:func:`sigmoid_cross_entropy` plus :func:`sigmoid_dice`, as nnU-Net trains overlapping regions."""
+    """:func:`sigmoid_cross_entropy` plus :func:`sigmoid_dice`."""
     return sigmoid_cross_entropy(logits, target) + sigmoid_dice(logits, target)
 
 

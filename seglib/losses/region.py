@@ -33,6 +33,7 @@ def dice_loss(
     per_sample: bool = False,
     smooth: float = 1e-5,
     absent: Literal["skip", "count"] = "skip",
+    include_background: bool = True,
     impl: Literal["fast", "reference"] = "fast",
 ) -> Tensor:
     r"""Soft Dice loss: the mean over classes of 1 − D_k.
@@ -66,6 +67,7 @@ def dice_loss(
         smooth: the smoothing s in pixels, at least 0.
         absent: role of a class without a pixel in the target (that of the image, when ``per_sample``): "skip" leaves it
             out of the mean, "count" keeps it in.
+        include_background: whether class 0 takes part in the mean.
         impl: ``"reference"`` multiplies with a one-hot target, ``"fast"`` never builds it. Equal to rounding.
 
     Returns:
@@ -84,6 +86,7 @@ def dice_loss(
         per_sample=per_sample,
         smooth=smooth / 2,
         absent=absent,
+        include_background=include_background,
         impl=impl,
     )
 
@@ -98,6 +101,7 @@ def tversky_loss(
     per_sample: bool = False,
     smooth: float = 1e-5,
     absent: Literal["skip", "count"] = "skip",
+    include_background: bool = True,
     impl: Literal["fast", "reference"] = "fast",
 ) -> Tensor:
     r"""Tversky loss: the mean over classes of 1 − T_k, with one price for false positives and one for false negatives.
@@ -120,6 +124,7 @@ def tversky_loss(
             count over the whole batch.
         smooth: the smoothing s in pixels, at least 0.
         absent: role of a class without a pixel in the target: "skip" leaves it out of the mean, "count" keeps it in.
+        include_background: whether class 0 takes part in the mean.
         impl: ``"reference"`` multiplies with a one-hot target, ``"fast"`` never builds it. Equal to rounding.
 
     Returns:
@@ -141,6 +146,8 @@ def tversky_loss(
         tp, fp, fn = _soft_counts(logits, known, valid)
     else:
         raise ValueError(f"impl is 'fast' or 'reference', got {impl!r}")
+    if not include_background:
+        tp, fp, fn = tp[:, 1:], fp[:, 1:], fn[:, 1:]  # (B, K − 1) each
     if not per_sample:
         tp, fp, fn = tp.sum(0), fp.sum(0), fn.sum(0)  # (K,) each
     wrong = alpha * fp + beta * fn

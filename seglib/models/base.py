@@ -12,6 +12,7 @@ from seglib.layers.normalize import Normalize
 from seglib.ops.geometry import NATIVE, Geometry
 from seglib.ops.inference import evaluating
 from seglib.ops.intensity import AS_IS, Intensity
+from seglib.ops.preparation import Preparation
 from seglib.ops.resize import crop_to
 from seglib.types import Size, Targets
 
@@ -25,11 +26,14 @@ class Model(nn.Module):
             evaluation, the command line and :func:`~seglib.postprocess.tiles.predict_tiled`'s callers follow it.
         intensity: how the voxels of a volume are scaled before the model sees them; the same parts of the package
             follow it.
+        preparation: how a case is cropped, scaled and resampled before the model sees it, of a model that a plan is
+            behind; ``None`` leaves a case on its own grid.
     """
 
     normalize: Normalize
     geometry: Geometry = NATIVE
     intensity: Intensity = AS_IS
+    preparation: Preparation | None = None
 
     @abstractmethod
     def forward(self, images: Tensor, targets: Targets | None = None, sizes: Sequence[Size] | None = None) -> Any:

@@ -1,8 +1,10 @@
-"""What all semantic models share: a loss over labelled pixels, a prediction, and the head that two of them have."""
+"""What semantic models share: a loss over labelled pixels, a prediction, deep supervision, and a head of two layers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -107,6 +109,43 @@ class SemanticModel(Model):
         """
         finish = regions_from_logits if self.overlapping else semantic_from_logits
         return finish(out.logits, sizes, output_sizes)
+
+
+class DeeplySupervised(SemanticModel):
+    """A semantic model that pads volumes to its stride and scores them at several scales, all of which are trained.
+
+    A subclass sets ``total_stride`` and ``aux_weights`` and pads by :meth:`missing`.
+
+    Attributes:
+        total_stride: voxels from cell to cell of the deepest map along each of the last axes.
+    """
+
+    total_stride: Size
+
+    def loss(self, out: DenseOutput, targets: Targets) -> dict[str, Tensor]:
+        """The losses of :class:`SemanticModel`, with weights that add up to 1.
+
+        Auxiliary scores reach over the padding that ``forward`` appends, whose labels are void.
+        """
+        missing = self.missing(out.logits.shape[2:])
+        if any(missing):
+            fills = {"semantic": VOID, "regions": VOID, "pixel_weight": 0}
+            found = {name: getattr(targets, name) for name in fills}
+            padded: dict[str, Any] = {n: F.pad(v, missing, value=fills[n]) for n, v in found.items() if v is not None}
+            out, targets = replace(out, logits=F.pad(out.logits, missing)), replace(targets, **padded)
+        whole = 1 + sum(self.aux_weights)
+        return {name: value / whole for name, value in super().loss(out, targets).items()}
+
+    def missing(self, size: Sequence[int]) -> list[int]:
+        """What is appended to each of the last axes, as torch pads: up to a multiple of the stride.
+
+        The deepest map has two cells at least. Instance norm of a single cell would be 0 whatever the cell is.
+        """
+        size = size[-len(self.total_stride) :]
+        padded = [-(-n // s) * s for n, s in zip(size, self.total_stride, strict=True)]
+        if all(n == s for n, s in zip(padded, self.total_stride, strict=True)):
+            padded[-1] *= 2
+        return [m for new, old in zip(padded[::-1], size[::-1], strict=True) for m in (0, new - old)]
 
 
 def two_layer_head(channels: int, num_classes: int, dropout: float = 0.1) -> nn.Sequential:

@@ -28,21 +28,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seglib.layers.normalize import Normalize
 from seglib.layers.valid import crop_middle, reflect_pad, valid_sizes
+from seglib.layers.volume import any_values, conv_stack, he_initialize, sizes_per_axis
 from seglib.losses.combined import cross_entropy_dice
 from seglib.losses.pixel import cross_entropy
-from seglib.models.semantic import Criterion, SemanticModel
+from seglib.models.semantic import Criterion, DeeplySupervised, SemanticModel
 from seglib.ops.resize import crop_to
-from seglib.types import VOID, DenseOutput, Size, Targets
+from seglib.types import DenseOutput, Size, Targets
 
 __all__ = ["PaperUNet3D", "UNet3D", "unet3d", "unet3d_paper", "unet3d_tiny"]
 
@@ -53,7 +51,7 @@ ISOTROPIC: Triple = (3, 3, 3)
 IN_PLANE: Triple = (1, 3, 3)
 
 
-class UNet3D(SemanticModel):
+class UNet3D(DeeplySupervised):
     """The form in use: strided convolutions, instance norm, leaky ReLU, deep supervision.
 
     Every level has two convolutions, the first of which strides. On the way up a transposed convolution whose kernel is
@@ -95,9 +93,9 @@ class UNet3D(SemanticModel):
     ) -> None:
         super().__init__(num_classes, overlapping=overlapping)
         levels = len(widths)
-        kernels = [ISOTROPIC] * levels if kernels is None else _triples("kernel", kernels)
-        strides = [(2, 2, 2)] * (levels - 1) if strides is None else _triples("stride", strides)
-        decoder_kernels = kernels[:-1] if decoder_kernels is None else _triples("kernel", decoder_kernels)
+        kernels = [ISOTROPIC] * levels if kernels is None else sizes_per_axis("kernel", kernels)
+        strides = [(2, 2, 2)] * (levels - 1) if strides is None else sizes_per_axis("stride", strides)
+        decoder_kernels = kernels[:-1] if decoder_kernels is None else sizes_per_axis("kernel", decoder_kernels)
         if levels < 2 or (len(kernels), len(strides), len(decoder_kernels)) != (levels, levels - 1, levels - 1):
             raise ValueError(
                 f"{levels} widths need as many kernels, and one stride and one decoder kernel fewer, and there are two "
@@ -106,27 +104,23 @@ class UNet3D(SemanticModel):
             )
         if not 0 <= aux_outputs < levels - 1:
             raise ValueError(f"{levels} levels have 0..{levels - 2} auxiliary outputs, got {aux_outputs}")
-        self.normalize = _any_values(in_channels)
+        self.normalize = any_values(in_channels)
         self.total_stride: Size = tuple(math.prod(s[axis] for s in strides) for axis in range(3))
         self.aux_weights = tuple(0.5**i for i in range(1, aux_outputs + 1))
         _set_criterion(self, class_weights)
         entries = [(1, 1, 1), *strides]
         below = [in_channels, *widths[:-1]]
         self.encoder = nn.ModuleList(
-            _two_convs(a, b, kernel, stride)
+            conv_stack(a, b, kernel, stride)
             for a, b, kernel, stride in zip(below, widths, kernels, entries, strict=True)
         )
         # the way up, from the deepest level to the finest
         pairs = list(zip(widths[1:], widths[:-1], strides, decoder_kernels, strict=True))[::-1]
         self.up = nn.ModuleList(nn.ConvTranspose3d(a, b, stride, stride, bias=False) for a, b, stride, _ in pairs)
-        self.decoder = nn.ModuleList(_two_convs(2 * b, b, kernel) for _, b, _, kernel in pairs)
+        self.decoder = nn.ModuleList(conv_stack(2 * b, b, kernel) for _, b, _, kernel in pairs)
         self.score = nn.Conv3d(widths[0], num_classes, 1)
         self.aux_scores = nn.ModuleList(nn.Conv3d(w, num_classes, 1) for w in widths[1 : aux_outputs + 1])
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
-                nn.init.kaiming_normal_(module.weight, 0.01)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        he_initialize(self)
 
     def forward(
         self, images: Tensor, targets: Targets | None = None, sizes: Sequence[Size] | None = None
@@ -145,7 +139,7 @@ class UNet3D(SemanticModel):
             ValueError: when the volumes have another number of channels or axes, or are integers.
         """
         x = self.normalize(images, sizes)
-        x = F.pad(x, self._missing(x.shape[2:]))  # (B, C, D', H', W')
+        x = F.pad(x, self.missing(x.shape[2:]))  # (B, C, D', H', W')
         skips: list[Tensor] = []
         for level in self.encoder:
             x = level(x)  # (B, C_l, D' / s, H' / s, W' / s)
@@ -156,30 +150,6 @@ class UNet3D(SemanticModel):
             outputs.append(x)
         aux = tuple(score(x) for score, x in zip(self.aux_scores, outputs[-2::-1], strict=False))
         return DenseOutput(crop_to(self.score(outputs[-1]), images.shape[2:]).float(), tuple(a.float() for a in aux))
-
-    def loss(self, out: DenseOutput, targets: Targets) -> dict[str, Tensor]:
-        """The losses of :class:`~seglib.models.semantic.SemanticModel`, with weights that add up to 1.
-
-        Auxiliary scores reach over the padding that ``forward`` appends, whose labels are void.
-        """
-        missing = self._missing(out.logits.shape[2:])
-        if any(missing):
-            fills = {"semantic": VOID, "regions": VOID, "pixel_weight": 0}
-            found = {name: getattr(targets, name) for name in fills}
-            padded: dict[str, Any] = {n: F.pad(v, missing, value=fills[n]) for n, v in found.items() if v is not None}
-            out, targets = replace(out, logits=F.pad(out.logits, missing)), replace(targets, **padded)
-        whole = 1 + sum(self.aux_weights)
-        return {name: value / whole for name, value in super().loss(out, targets).items()}
-
-    def _missing(self, size: Sequence[int]) -> list[int]:
-        """What is appended to each axis, as torch pads: up to a multiple of the stride.
-
-        The deepest map has two voxels at least. Instance norm of a single voxel would be 0 whatever the voxel is.
-        """
-        padded = [-(-n // s) * s for n, s in zip(size, self.total_stride, strict=True)]
-        if all(n == s for n, s in zip(padded, self.total_stride, strict=True)):
-            padded[-1] *= 2
-        return [m for new, old in zip(padded[::-1], size[::-1], strict=True) for m in (0, new - old)]
 
 
 class PaperUNet3D(SemanticModel):
@@ -225,7 +195,7 @@ class PaperUNet3D(SemanticModel):
         super().__init__(num_classes, overlapping=overlapping)
         if width < 1 or depth < 1:
             raise ValueError(f"width and depth must be at least 1, got {width} and {depth}")
-        self.normalize = _any_values(in_channels)
+        self.normalize = any_values(in_channels)
         self.depth = depth
         self.margin, self.size_rest = valid_sizes(depth)
         _set_criterion(self, class_weights, default=cross_entropy)
@@ -290,11 +260,6 @@ class PaperUNet3D(SemanticModel):
         return (self.size_rest - size) % 2**self.depth
 
 
-def _any_values(channels: int) -> Normalize:
-    """Volumes come in Hounsfield units or arbitrary ones: ``model.intensity`` normalises each case as a whole."""
-    return Normalize([0.0] * channels, [1.0] * channels, dims=3, value_range=None)
-
-
 def _set_criterion(
     model: SemanticModel, class_weights: Sequence[float] | None, default: Criterion = cross_entropy_dice
 ) -> None:
@@ -308,33 +273,6 @@ def _set_criterion(
             f"{tuple(class_weights)}{' of overlapping classes' if model.overlapping else ''}"
         )
     model.criterion = partial(cross_entropy, weight=torch.tensor(class_weights, dtype=torch.float32))
-
-
-def _triples(name: str, values: Sequence[Sequence[int]]) -> list[Triple]:
-    """Kernels or strides as they come from code or from JSON, checked."""
-    found: list[Triple] = []
-    for value in values:
-        if len(value) != 3 or min(value) < 1 or (name == "kernel" and not all(n % 2 for n in value)):
-            wanted = "three odd numbers" if name == "kernel" else "three numbers of at least 1"
-            raise ValueError(f"a {name} is {wanted} (z, y, x), got {tuple(value)}")
-        found.append((value[0], value[1], value[2]))
-    return found
-
-
-def _two_convs(channels_in: int, channels_out: int, kernel: Triple, stride: Triple = (1, 1, 1)) -> nn.Sequential:
-    """Two convolutions, each with instance norm and leaky ReLU.
-
-    Shape: ``(B, C, d, h, w)`` → ``(B, D, d / s, h / s, w / s)``.
-    """
-    z, y, x = kernel
-    layers: list[nn.Module] = []
-    for channels, step in ((channels_in, stride), (channels_out, 1)):
-        layers += [
-            nn.Conv3d(channels, channels_out, kernel, step, (z // 2, y // 2, x // 2), bias=False),
-            nn.InstanceNorm3d(channels_out, affine=True),
-            nn.LeakyReLU(0.01, inplace=True),
-        ]
-    return nn.Sequential(*layers)
 
 
 def _two_valid_convs(channels_in: int, hidden: int, channels_out: int) -> nn.Sequential:

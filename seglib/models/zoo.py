@@ -135,6 +135,8 @@ MODELS: dict[str, Entry] = {
     "unet3d": Entry("seglib.models.unet3d:unet3d", VOLUME, "3D U-Net as nnU-Net builds it: to start with"),
     "unet3d_tiny": Entry("seglib.models.unet3d:unet3d_tiny", VOLUME, "four slim levels of it, for CPUs"),
     "unet3d_paper": Entry("seglib.models.unet3d:unet3d_paper", VOLUME, "the paper's 3D U-Net, valid convolutions"),
+    "nnunet": Entry("seglib.models.nnunet:nnunet", VOLUME, "nnU-Net's network, as `seglib plan` sets its numbers"),
+    "nnunet_tiny": Entry("seglib.models.nnunet:nnunet_tiny", VOLUME, "the plan of synthetic volumes, for CPUs"),
 }
 
 

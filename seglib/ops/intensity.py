@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-MODES = ("native", "zscore", "ct")
+MODES = ("native", "zscore", "ct", "unit", "rgb")
 
 _VOXELS = 2**22  # read at once: 32 MB in float64
 
@@ -53,6 +53,8 @@ class Intensity:
     ``zscore``  (x − mean) / std with mean and std of that channel of that case: MRI, whose units are arbitrary
     ``ct``      clipped to [low, high], then (x − mean) / std with numbers of the training set: CT, where a value
                 means the same in every case. All channels are scaled alike.
+    ``unit``    (x − lowest) / (highest − lowest) of that channel of that case, in [0, 1]
+    ``rgb``     x / 255: colours of 8 bits
     ==========  ====================================================================================================
 
     This is nnU-Net's rule (Isensee et al. 2021, Methods, "Intensity normalization"). Padding is added afterwards.
@@ -89,16 +91,16 @@ class Intensity:
     def of(self, image: Tensor) -> Scaling:
         """The scaling of one case, with which its patches can be scaled one at a time.
 
-        ``zscore`` reads the whole case, so keep the result when many patches follow. Mean and standard deviation (of
-        all n voxels, divided by n) are taken in float64, some slices at a time, so that a memory-mapped case is never
-        in memory as a whole. The others read no voxel.
+        All but ``native`` and ``ct`` read the whole case, so keep the result when many patches follow. Mean and
+        standard deviation (of all n voxels, divided by n) are taken in float64, some slices at a time, so that a
+        memory-mapped case is never in memory as a whole.
 
         Args:
             image: the case ``(C, D, H, W)``, any dtype.
 
         Raises:
-            ValueError: when the image has fewer than three axes or an empty one, or, with ``zscore``, when a voxel is
-                NaN or infinite.
+            ValueError: when the image has fewer than three axes or an empty one; where the case is read, when a voxel
+                is NaN or infinite; with ``rgb``, when one is outside [0, 255].
         """
         if image.ndim < 3 or image.numel() == 0:
             raise ValueError(f"expected one case (C, D, H, W) with voxels, got shape {tuple(image.shape)}")
@@ -107,11 +109,19 @@ class Intensity:
         if self.mode == "ct":
             assert self.low is not None and self.high is not None and self.mean is not None and self.std is not None
             return Scaling((self.mean,), (1 / self.std,), (self.low, self.high))
+        if self.mode != "zscore":
+            low, high = (v.double() for v in image.flatten(1).aminmax(dim=1))  # (C,)
+            _require_finite(image, high - low)
+            if self.mode == "unit":
+                return Scaling(tuple(low.tolist()), tuple(torch.where(high > low, 1 / (high - low), 0).tolist()))
+            if low.min() < 0 or high.max() > 255:
+                raise ValueError(
+                    f"colours lie in [0, 255], but the voxels in [{low.min():g}, {high.max():g}]; take zscore, or unit"
+                )
+            return Scaling((0.0,), (1 / 255,))
         count = image[0].numel()
         mean = torch.stack([part.sum(1) for part in _slabs(image)]).sum(0) / count  # (C,)
-        if not mean.isfinite().all():
-            bad = sum(int((~part.isfinite()).sum()) for part in _slabs(image))
-            raise ValueError(f"{bad} voxels of the case are nan or infinite; repair them, e.g. with torch.nan_to_num")
+        _require_finite(image, mean)
         squares = [(part - mean[:, None]).square().sum(1) for part in _slabs(image)]
         std = (torch.stack(squares).sum(0) / count).sqrt()  # (C,)
         # where all voxels are one float64, rounding of the mean leaves a std of about 1e-16 of it
@@ -157,3 +167,10 @@ def _slabs(image: Tensor) -> Iterator[Tensor]:
     """The voxels of a case ``(C, D, …)`` in float64, some slices at a time, ``(C, n)``."""
     for part in image.split(max(1, _VOXELS // image[:, :1].numel()), dim=1):
         yield part.double().flatten(1)
+
+
+def _require_finite(image: Tensor, numbers: Tensor) -> None:
+    """Raise when numbers that were made from all voxels show that some are not finite."""
+    if not numbers.isfinite().all():
+        bad = sum(int((~part.isfinite()).sum()) for part in _slabs(image))
+        raise ValueError(f"{bad} voxels of the case are nan or infinite; repair them, e.g. with torch.nan_to_num")

@@ -34,7 +34,6 @@ from seglib.data.class_tables import match_categories
 from seglib.data.collate import collate
 from seglib.files import atomic_path
 from seglib.ops.geometry import NATIVE, Geometry
-from seglib.ops.intensity import AS_IS, Intensity
 from seglib.train.checkpoint import (
     check_same_run,
     check_state,
@@ -67,7 +66,9 @@ class TrainConfig:
         batch_size: images per step and process (before accumulation).
         lr: base learning rate.
         optimizer: "adamw" or "sgd".
+        momentum: share of the last velocity that "sgd" keeps, in [0, 1), with Nesterov's rule.
         weight_decay: on kernels and matrices; biases and norm scales have none.
+        decay_all: whether biases and norm scales decay, too.
         lr_multipliers: the share of the base learning rate for the parameters under a name, {"encoder": 0.1} for
             example; all others have 1.
         schedule: "poly", "cosine", "multistep" or "constant".
@@ -90,7 +91,9 @@ class TrainConfig:
     batch_size: int = 16
     lr: float = 1e-3
     optimizer: str = "adamw"
+    momentum: float = 0.9
     weight_decay: float = 1e-4
+    decay_all: bool = False
     lr_multipliers: dict[str, float] = field(default_factory=dict)
     schedule: str = "poly"
     milestones: tuple[float, ...] = (2 / 3, 8 / 9)
@@ -119,6 +122,8 @@ class TrainConfig:
             raise ValueError(f"milestones are rising shares of the run in (0, 1), got {tuple(self.milestones)}")
         if not 0 < self.gamma <= 1:
             raise ValueError(f"gamma is a factor in (0, 1], got {self.gamma}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is a share in [0, 1), got {self.momentum}; 0.9 is usual, nnU-Net takes 0.99")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is a decay in [0, 1), got {self.ema}; 0.999 is usual, 0 switches it off")
         choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": ("auto", "no", "bf16", "fp16")}
@@ -193,6 +198,7 @@ def fit(
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
     )
     torch.manual_seed(config.seed)
+    eval_batch = task.eval_batch or config.batch_size
 
     # What is there already, checked before anything changes
     history, start, earlier = History(), 0, 0.0
@@ -205,15 +211,21 @@ def fit(
 
     train, val = _matched(train, task), None if val is None else _matched(val, task)
     if val is not None and progress is None:  # is all there that scoring needs? Nothing is written yet
-        few: Any = Subset(val, range(min(config.batch_size, len(val))))
+        few: Any = Subset(val, range(min(eval_batch, len(val))))
         with torch.random.fork_rng(devices=[]):  # the run draws the numbers that it would draw without
-            evaluate(model.to(accelerator.device), few, task, batch_size=config.batch_size)
+            evaluate(model.to(accelerator.device), few, task, batch_size=eval_batch)
 
     # The parts: model, optimiser, moving average, and the stream of batches from the step where the run stands
     if accelerator.device.type == "cuda" and all(p.ndim < 5 for p in model.parameters()):
         model = model.to(memory_format=torch.channels_last)  # what cuDNN's tensor-core kernels want of images
     optimizer = build_optimizer(
-        model, config.optimizer, lr=config.lr, weight_decay=config.weight_decay, lr_multipliers=config.lr_multipliers
+        model,
+        config.optimizer,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        decay_all=config.decay_all,
+        lr_multipliers=config.lr_multipliers,
     )
     forward_before = model.__dict__.get("forward")
     wrapped, optimizer = accelerator.prepare(model, optimizer)
@@ -246,7 +258,7 @@ def fit(
         save(step)  # first: a scoring that fails must not cost the run
         scored: Any = ema.module if ema is not None else model
         scores = evaluate(
-            scored, held_out, task, batch_size=config.batch_size, workers=config.workers, accelerator=accelerator
+            scored, held_out, task, batch_size=eval_batch, workers=config.workers, accelerator=accelerator
         )
         history.scores[step] = scores
         log.scores(step, scores)
@@ -263,7 +275,10 @@ def fit(
         if folder and accelerator.is_main_process:
             facts = {**(metadata or {}), "task": task.name, "step": step, "seed": config.seed, "scores": scores}
             facts |= {"task_arguments": task.arguments(), "categories": [asdict(c) for c in task.categories]}
-            facts |= {"geometry": _geometry(model).to_json(), "intensity": _intensity(model).to_json()}
+            facts |= {"geometry": _geometry(model).to_json()}
+            for name in ("intensity", "preparation"):
+                if (scaled := getattr(model, name, None)) is not None:  # models of other people need not have them
+                    facts[name] = scaled.to_json()
             save_weights(ema.module if ema is not None else model, folder / "weights.safetensors", facts)
 
     # closing the stream ends the loading processes, also when an error leaves the loop
@@ -350,8 +365,8 @@ def evaluate(
 
     Args:
         model: a :class:`~seglib.types.SegmentationModel`. It is evaluated on the device where it is, and its mode is
-            restored afterwards. It sees images as ``model.geometry`` and ``model.intensity`` say; results are scored at
-            the size of the annotations.
+            restored afterwards. It sees images as ``model.geometry`` says; results are scored at the size of the
+            annotations.
         dataset: samples with the annotations that the task needs.
         task: makes predictions and scores them. A dataset with another class table is mapped to the task's by name.
         batch_size: images at once.
@@ -372,7 +387,7 @@ def evaluate(
     device = next(model.parameters()).device
     evaluator = task.evaluator()
     loader: DataLoader = DataLoader(
-        ResizedFor(dataset, _geometry(model), _intensity(model)),
+        ResizedFor(dataset, _geometry(model)),
         batch_size,
         num_workers=workers,
         collate_fn=collate,
@@ -411,11 +426,6 @@ def _matched(dataset: Any, task: Task) -> Any:
 def _geometry(model: Any) -> Geometry:
     """The size at which a model wants to see images; models of other people need not say."""
     return getattr(model, "geometry", NATIVE)
-
-
-def _intensity(model: Any) -> Intensity:
-    """How a model wants to see voxels; models of other people need not say."""
-    return getattr(model, "intensity", AS_IS)
 
 
 def _precision(name: str) -> str:

@@ -70,7 +70,12 @@ def lr_factor(
 
 
 def parameter_groups(
-    model: nn.Module, *, lr: float, weight_decay: float, lr_multipliers: Mapping[str, float] | None = None
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    decay_all: bool = False,
+    lr_multipliers: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """The trainable parameters by learning rate and weight decay.
 
@@ -82,6 +87,8 @@ def parameter_groups(
         model: the model; parameters that don't require gradients are left out.
         lr: base learning rate.
         weight_decay: the optimiser's factor for the weights that decay.
+        decay_all: whether all parameters decay, biases and norms too, as ``torch.optim.SGD(model.parameters())`` has it
+            and nnU-Net trains.
         lr_multipliers: factors on ``lr`` by the start of a parameter's name, up to a dot: ``{"encoder": 0.1}``. The
             longest start counts: ``{"encoder": 0.1, "encoder.layer4": 0.5}``.
 
@@ -106,7 +113,7 @@ def parameter_groups(
         starts = [start for start in lr_multipliers if f"{name}.".startswith(f"{start}.")]
         used.update(starts)
         factor = lr_multipliers[max(starts, key=len)] if starts else 1.0
-        groups.setdefault((factor, decays), []).append(parameter)
+        groups.setdefault((factor, decays or decay_all), []).append(parameter)
     if not groups:
         raise ValueError("the model has no trainable parameter; unfreeze at least one (requires_grad_(True))")
     if unused := [start for start in lr_multipliers if start not in used]:
@@ -141,6 +148,7 @@ def build_optimizer(
     lr: float,
     weight_decay: float,
     momentum: float = 0.9,
+    decay_all: bool = False,
     lr_multipliers: Mapping[str, float] | None = None,
 ) -> torch.optim.Optimizer:
     """AdamW or SGD with Nesterov momentum over :func:`parameter_groups`.
@@ -153,6 +161,7 @@ def build_optimizer(
         lr: base learning rate.
         weight_decay: the optimiser's factor for the weights that decay, see :func:`parameter_groups`.
         momentum: share of the last velocity that SGD keeps; AdamW has its own.
+        decay_all: whether all parameters decay, as in :func:`parameter_groups`.
         lr_multipliers: factors on ``lr`` by the start of a parameter's name, as in :func:`parameter_groups`.
 
     Raises:
@@ -160,7 +169,9 @@ def build_optimizer(
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer {name!r} is unknown; choose one of {', '.join(OPTIMIZERS)}")
-    groups = parameter_groups(model, lr=lr, weight_decay=weight_decay, lr_multipliers=lr_multipliers)
+    groups = parameter_groups(
+        model, lr=lr, weight_decay=weight_decay, decay_all=decay_all, lr_multipliers=lr_multipliers
+    )
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr)
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from seglib.train.loop import TrainConfig
 
 TINY = TrainConfig(steps=500, batch_size=16, lr=4e-3, weight_decay=1e-3, warmup=20)
@@ -13,6 +15,16 @@ TINY_QUERIES = TrainConfig(steps=500, batch_size=8, lr=2e-3, weight_decay=1e-2, 
 TINY_VOLUMES = TrainConfig(steps=500, batch_size=2, lr=3e-3, weight_decay=1e-3, warmup=20)
 
 VOLUMES = TrainConfig(steps=5000, batch_size=2, lr=1e-3, weight_decay=1e-3, warmup=50, save_every=200)
+
+NNUNET = TrainConfig(
+    steps=250_000, batch_size=2, lr=0.01, optimizer="sgd", momentum=0.99, weight_decay=3e-5, decay_all=True, clip=12.0,
+    eval_every=12_500, save_every=250,
+)  # fmt: skip
+"""nnU-Net's: 1,000 epochs of 250 steps, and no warm-up. The plan of a data set says the batch size.
+
+Its learning rate falls once an epoch, here every step. Source: Isensee et al., "nnU-Net", Nature Methods 2021,
+supplementary note 4, and its version 2.
+"""
 
 RECIPES: dict[str, TrainConfig] = {
     "fcn_tiny": TINY,
@@ -27,6 +39,8 @@ RECIPES: dict[str, TrainConfig] = {
     "unet3d_tiny": TINY_VOLUMES,
     "unet3d": VOLUMES,
     "unet3d_paper": VOLUMES,
+    "nnunet_tiny": replace(NNUNET, steps=1500, eval_every=0, save_every=100),
+    "nnunet": NNUNET,
 }
 
 DEFAULT = TrainConfig(steps=2000, batch_size=8, lr=1e-3, weight_decay=1e-3, warmup=50, save_every=200)

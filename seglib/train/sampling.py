@@ -15,7 +15,6 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from seglib.ops.geometry import Geometry
-from seglib.ops.intensity import AS_IS, Intensity
 from seglib.types import Sample
 
 _MIX = 0x9E3779B97F4A7C15  # 2**64 divided by the golden ratio: neighbouring keys land far apart
@@ -95,19 +94,16 @@ class ResizedFor(Dataset[Sample]):
     Args:
         dataset: samples.
         geometry: how images are resized.
-        intensity: how volumes are scaled.
     """
 
-    def __init__(self, dataset: Samples, geometry: Geometry, intensity: Intensity = AS_IS) -> None:
-        self.dataset, self.geometry, self.intensity = dataset, geometry, intensity
+    def __init__(self, dataset: Samples, geometry: Geometry) -> None:
+        self.dataset, self.geometry = dataset, geometry
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.dataset[index]
-        if self.intensity != AS_IS:
-            sample = replace(sample, image=self.intensity(sample.image))
         image = self.geometry(sample.image)
         if image is sample.image:
             return sample

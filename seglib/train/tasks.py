@@ -57,6 +57,7 @@ class Task(ABC):
         needs: the annotation of samples that it trains and scores on.
         score: the entry of the scores (higher is better) that picks the weights to keep.
         predicts: the type of a prediction, by which photos are written: one of ``seglib.types``, or ``None``.
+        eval_batch: how many samples are scored at once during training; ``None`` means as many as a step has.
         categories: the classes that a model of the task predicts.
 
     Raises:
@@ -67,6 +68,7 @@ class Task(ABC):
     needs: str
     score: str
     predicts: type | None = None
+    eval_batch: int | None = None
 
     def __init__(self, categories: Sequence[Category]) -> None:
         self.categories: tuple[Category, ...] = check_categories(categories)

@@ -9,7 +9,7 @@ from torch import nn
 
 from seglib.metrics.volumes import VolumeMetrics
 from seglib.ops.resize import crop_to
-from seglib.postprocess.volume import label_volume
+from seglib.postprocess.whole_cases import label_case
 from seglib.train.tasks import Evaluator, Task
 from seglib.types import Batch, Category, LabelVolume, SegmentationModel
 
@@ -24,6 +24,7 @@ class VolumeTask(Task):
         categories: the class table of the dataset, whose class 0 is the background.
         window: voxels ``(d, h, w)`` of the sliding window; ``None`` predicts a case in one piece.
         overlap: share of the window that neighbouring windows have in common, in [0, 1).
+        flips: test-time flips, some of the axes 0, 1 and 2 of what a model sees; they are not stored with weights.
 
     Raises:
         ValueError: when the class table is invalid, a side of the window is below 1, or the overlap is out of range.
@@ -33,13 +34,18 @@ class VolumeTask(Task):
     needs = "semantic"
     score = "mean_dice"
     predicts = LabelVolume
+    eval_batch = 1  # whole cases, however many patches a step has
 
     def __init__(
-        self, categories: Sequence[Category], window: Sequence[int] | None = None, overlap: float = 0.5
+        self,
+        categories: Sequence[Category],
+        window: Sequence[int] | None = None,
+        overlap: float = 0.5,
+        flips: Sequence[int] = (),
     ) -> None:
         super().__init__(categories)
         self.window = None if window is None else tuple(int(n) for n in window)
-        self.overlap = overlap
+        self.overlap, self.flips = overlap, tuple(flips)
         if self.window is not None and (len(self.window) != 3 or min(self.window) < 1):
             raise ValueError(f"the window has three sides (d, h, w) of at least 1 voxel, got {self.window}")
         if not 0 <= overlap < 1:
@@ -50,10 +56,15 @@ class VolumeTask(Task):
         return {"window": None if self.window is None else list(self.window), "overlap": self.overlap}
 
     def predict(self, model: SegmentationModel, batch: Batch) -> list[LabelVolume]:
-        """The label map of each case of a batch, on the CPU; padding is cut off before a model sees the case."""
-        cases = [crop_to(image, size) for image, size in zip(batch.images, batch.sizes, strict=True)]  # (C, D, H, W)
+        """The label map of each case of a batch, on the CPU and on the grid of the case, without padding."""
         assert isinstance(model, nn.Module)
-        return [LabelVolume(label_volume(model, case, self.window, overlap=self.overlap)) for case in cases]
+        spacing: Sequence[Any] = batch.spacing or [None] * len(batch.images)
+        return [
+            LabelVolume(
+                label_case(model, crop_to(image, size), mm, self.window, overlap=self.overlap, flips=self.flips)
+            )
+            for image, size, mm in zip(batch.images, batch.sizes, spacing, strict=True)
+        ]
 
     def evaluator(self) -> Evaluator:
         """A fresh evaluator over the task's classes."""

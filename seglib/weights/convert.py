@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from seglib.weights import (
     mask2former,
     mask2former_transformers,
     monai,
+    nnunet,
     smp,
     torchvision,
     torchvision_detection,
@@ -30,7 +32,7 @@ from seglib.weights import (
 )
 from seglib.weights.load import mismatch, read_checkpoint
 
-Convert = Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], dict[str, Any]]]
+Convert = Callable[[Mapping[str, Any]], tuple[dict[str, Tensor], dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,13 @@ class Origin:
         builder: name of the zoo's model that takes the weights.
         convert: the function from the origin's state dict to seglib's and its metadata.
         weights: the entry of torchvision's enumeration; ``None`` where the origin has no download and a file is passed.
+        read: reads such a file.
     """
 
     builder: str
     convert: Convert
     weights: WeightsEnum | None = None
+    read: Callable[[str | Path], dict[str, Any]] = read_checkpoint
 
 
 def _torchvision(name: str, weights: WeightsEnum) -> dict[str, Origin]:
@@ -60,6 +64,9 @@ def _mask2former(name: str, builder: str, rename: Callable[..., Any]) -> dict[st
     """One origin for each task: weights don't tell what they were trained for."""
     return {f"{name}_{t}": Origin(builder, partial(rename, task=t)) for t in ("panoptic", "instance", "semantic")}
 
+
+NNUNET = "nnunetv2:NAME"
+"""nnU-Net has no list of published weights: NAME is whatever the weights are to be called."""
 
 ORIGINS: dict[str, Origin] = {
     **_torchvision("fcn_resnet50", tv.FCN_ResNet50_Weights.DEFAULT),
@@ -86,6 +93,7 @@ ORIGINS: dict[str, Origin] = {
     "detectron2:panoptic_fpn_R_50": Origin("panoptic_fpn_resnet50", detectron2.convert_panoptic_fpn),
     "detectron2:panoptic_fpn_R_101": Origin("panoptic_fpn_resnet101", detectron2.convert_panoptic_fpn),
     "monai:dynunet": Origin("unet3d", monai.convert_dynunet),
+    NNUNET: Origin("nnunet", nnunet.convert_nnunet, read=nnunet.read_nnunet),
     "yolact:yolact_resnet50": Origin("yolact_resnet50", yolact.convert_yolact),
     "yolact:yolact_base": Origin("yolact_resnet101", yolact.convert_yolact),
     "adelaidet:solov2_R_50": Origin("solov2_resnet50", adelaidet_solo.convert_solov2),
@@ -116,8 +124,8 @@ ORIGINS: dict[str, Origin] = {
 }
 
 
-def read_origin(origin: str, file: str | Path | None = None) -> dict[str, Tensor]:
-    """The state dict of an origin, under its own names.
+def read_origin(origin: str, file: str | Path | None = None) -> dict[str, Any]:
+    """The state dict of an origin, under its own names; of nnU-Net the checkpoint with what it knows of its training.
 
     Args:
         origin: name of the origin, a key of :data:`ORIGINS`.
@@ -129,22 +137,22 @@ def read_origin(origin: str, file: str | Path | None = None) -> dict[str, Tensor
     """
     known = _find(origin)
     if file is not None:
-        return read_checkpoint(file)
+        return known.read(file)
     if known.weights is None:
         raise ValueError(f"{origin} has no published weights; pass the checkpoint that you have with --file")
     return load_pretrained(known.weights)
 
 
-def convert(origin: str, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
+def convert(origin: str, state: Mapping[str, Any]) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
     """Turn the state dict of another codebase into seglib's.
 
     Args:
         origin: name of the origin, a key of :data:`ORIGINS`.
-        state: state dict under the origin's names.
+        state: state dict under the origin's names, as :func:`read_origin` returns it.
 
     Returns:
         The name of the model in the zoo, its state dict, and the metadata for :func:`save_weights` (``model``,
-        ``arguments`` of its builder, ``categories``, ``file_ids``, ``origin``).
+        ``arguments`` of its builder, ``categories``, ``origin`` and, where known, ``file_ids`` and others).
 
     Raises:
         ValueError: when the origin is unknown, or a tensor is missing, left over or of another shape.
@@ -160,6 +168,8 @@ def convert(origin: str, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Te
 
 
 def _find(origin: str) -> Origin:
+    if re.fullmatch("nnunetv2:.+", origin):
+        return ORIGINS[NNUNET]
     if origin not in ORIGINS:
         close = difflib.get_close_matches(origin, ORIGINS, n=3)
         remedy = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(ORIGINS)}"

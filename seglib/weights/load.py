@@ -19,7 +19,8 @@ from seglib.models.base import Model
 from seglib.models.zoo import build, find
 from seglib.ops.geometry import Geometry
 from seglib.ops.intensity import Intensity
-from seglib.weights.pickles import read_arrays
+from seglib.ops.preparation import Preparation
+from seglib.weights.pickles import read_arrays, read_torch
 
 _HEADER = "seglib"  # the entry of the header that holds the metadata, as JSON
 _SHOWN = 3  # keys named per kind of mismatch
@@ -33,7 +34,7 @@ def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, Any]
         path: the file, ending in ``.safetensors``. Its folder is made if it is missing.
         metadata: JSON-able facts to keep in the header. ``model`` (its name in the zoo) and ``arguments`` (all keywords
             of its builder) let :func:`load_model` build it again; ``geometry`` says at what size it sees images,
-            ``intensity`` how volumes are scaled, and ``categories``, ``file_ids`` and ``void_id`` what its classes are
+            ``intensity`` how volumes are scaled, ``preparation`` how they are resampled, and ``categories``, ``file_ids`` and ``void_id`` what its classes are
             called, here and in the files.
 
     Raises:
@@ -68,7 +69,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
         device: the device that the model is put on.
 
     Returns:
-        The model; its ``geometry`` and ``intensity`` are those that were stored.
+        The model; its ``geometry``, ``intensity`` and ``preparation`` are those that were stored.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -84,7 +85,9 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
         model = build(metadata["model"], **_without_download(metadata["model"], metadata["arguments"]))
         model.geometry = Geometry(**metadata.get("geometry", {}))
         model.intensity = Intensity(**metadata.get("intensity", {}))
-    except (TypeError, ValueError) as error:
+        if metadata.get("preparation") is not None:
+            model.preparation = Preparation.from_json(metadata["preparation"])
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} was written for another version of {metadata['model']} ({error})") from error
     load_weights(model, path)
     return model.to(device).eval()
@@ -182,7 +185,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     if not arrays and not _is_pickle(path):
         with _open(path) as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
-    content = read_arrays(path) if arrays else _read_torch(path)
+    content = read_arrays(path) if arrays else read_torch(path)
     for name in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
@@ -191,17 +194,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{path} holds no state dict; save one with torch.save(model.state_dict(), …)")
     return dict(content)
-
-
-def _read_torch(path: str | Path) -> Any:
-    """What a file of ``torch.save`` holds, if that is tensors and plain containers."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged zip or pickle raises whatever its bytes lead to
-        raise ValueError(
-            f"{path} can't be read safely ({type(error).__name__}): it is damaged or holds more than tensors; "
-            f"save its state dict alone with torch.save(model.state_dict(), …)"
-        ) from error
 
 
 def _is_pickle(path: str | Path) -> bool:

@@ -38,6 +38,8 @@ EXPERIMENTS: dict[str, str] = {
     "set_prediction": "What does each part of set prediction bring? Queries that find marbles, one change at a time.",
     "volume_dims": "What does the third axis bring? Slices, slices with neighbours and volumes at one budget.",
     "volume_sampling": "How should patches be chosen when lesions are small? Shares of foreground patches.",
+    "nnunet_ingredients": "What is each ingredient of nnU-Net worth? The whole recipe, and without each in turn.",
+    "nnunet_folds": "What do five folds bring? Networks of five folds alone and together.",
     "volume_sparse": "How many slices must an expert annotate? 1, 2, 4 and all 32 of each volume.",
 }
 """Name of an experiment, which is a module of this package, → its question."""

@@ -1,0 +1,158 @@
+"""What a command says: results on standard output, progress and warnings on standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+T = TypeVar("T")
+
+console = Console()
+
+
+def say(text: str) -> None:
+    """A line on standard output."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """A line on standard error: what a person should know and a program need not read."""
+    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """A warning on standard error."""
+    Console(stderr=True).print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def fail(error: Exception) -> None:
+    """An error on standard error, as one line."""
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(one_line(error))}", highlight=False, soft_wrap=True)
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, without a traceback."""
+    if isinstance(error, OSError) and error.filename is not None:  # of the system, not one of seglib's own
+        return f"{error.filename}: {error.strerror}; check the path, and whether you may read or write there"
+    # a process that loads data hands its error on with its traceback as text; the last line is the error itself
+    return str(error).strip().rsplit(f"\n{type(error).__name__}: ", 1)[-1]
+
+
+def counted(number: int, name: str) -> str:
+    """A number of things: "1 case", "3 cases"."""
+    return f"{number} {name}{'' if number == 1 else 's'}"
+
+
+def first_process() -> bool:
+    """Whether this is the process that reports, when ``accelerate launch`` started several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def training_bar(unit: str, *, quiet: bool) -> Iterator[Any]:
+    """A callback for ``fit(…, on_step=…)`` that shows a bar on standard error while the block runs.
+
+    Args:
+        unit: what a batch consists of, "images" for example.
+        quiet: show nothing.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(f"loss {{task.fields[loss]:.4f}}  {{task.fields[rate]:.1f}} {unit}/s"),
+        TimeRemainingColumn(),
+    )
+    progress = Progress(*columns, console=Console(stderr=True), disable=quiet)
+    bar: Any = None
+
+    def on_step(step: int, steps: int, loss: float, rate: float, eta: float) -> None:
+        nonlocal bar
+        if bar is None:  # not before the first step: an error before it stands alone
+            progress.start()
+            bar = progress.add_task("train", total=steps, loss=loss, rate=rate)
+        progress.update(bar, completed=step, loss=loss, rate=rate)
+
+    try:
+        yield on_step
+    finally:
+        if bar is not None:
+            progress.stop()
+
+
+def shown(things: Sequence[T], doing: str, *, quiet: bool = False) -> Iterator[T]:
+    """The things one by one, with a bar on standard error that says how far the loop over them is.
+
+    A single thing has no bar, and none is begun before the first is done: an error before it stands alone.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, console=Console(stderr=True), disable=quiet or len(things) < 2)
+    bar: Any = None
+    try:
+        for i, thing in enumerate(things, 1):
+            yield thing
+            if bar is None:
+                progress.start()
+                bar = progress.add_task(doing, total=len(things))
+            progress.update(bar, completed=i)
+    finally:
+        if bar is not None:
+            progress.stop()
+
+
+def say_what_was_done(name: str, total: int, failed: list[str], content: Any, places: tuple[Path | None, ...]) -> None:
+    """Report a prediction of photos or cases: as JSON where there is content; at last raise for those that failed.
+
+    Args:
+        name: what was predicted, "photo" or "case".
+        total: how many there were.
+        failed: a message for each that could not be read or predicted.
+        content: what is printed as JSON; ``None`` prints a line instead.
+        places: where results were written.
+
+    Raises:
+        ValueError: when one failed.
+    """
+    done = total - len(failed)
+    if done and content is not None:
+        print(json.dumps(content, indent=1))
+    elif done:
+        say(f"{counted(done, name)} → {' and '.join(str(p) for p in places if p)}")
+    if failed:
+        rest = f"{len(failed)} of {counted(total, name)} left out:\n" if total > 1 else ""
+        raise ValueError(rest + "\n".join(failed))
+
+
+def to_json(content: dict[str, Any]) -> str:
+    """JSON, which has no NaN: a score without a value is null."""
+    return json.dumps({name: None if value != value else value for name, value in content.items()}, indent=1)
+
+
+def report(scores: dict[str, Any], as_json: bool, facts: dict[str, Any]) -> None:
+    """Print scores and what stands beside them, as a table or as JSON."""
+    if as_json:
+        print(to_json(scores | facts))
+        return
+    table = Table("score", "value", box=None)
+    for name, value in scores.items():
+        if not isinstance(value, dict):
+            table.add_row(name, f"{value:.4f}")
+    words = {"iou": "IoU", "dice": "Dice", "class_ap": "AP", "class_pq": "PQ", "hd95": "HD95 (mm)", "nsd": "NSD"}
+    for group, of_class in scores.items():
+        for name, value in of_class.items() if isinstance(of_class, dict) else ():
+            table.add_row(f"  {words.get(group, group)} {name}", f"{value:.4f}", style="dim")
+    for name, value in facts.items():
+        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+    console.print(table)

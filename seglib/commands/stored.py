@@ -1,0 +1,103 @@
+"""From weights on disk to a model and the task that it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from seglib.commands.options import device as device_called
+from seglib.models.zoo import check_task, find
+
+
+def load(weights: Path, device: str, task: str | None) -> tuple[Any, Any, dict[str, Any]]:
+    """The model of a weights file, the task that it is used for, with its classes, and the file's metadata."""
+    from seglib.train import TASKS
+    from seglib.types import Category
+    from seglib.weights import load_model, read_metadata
+
+    net: Any = load_model(weights, device_called(device))
+    metadata = read_metadata(weights)
+    universal = find(metadata["model"]).universal
+    trained = net.task if universal else _trained_for(metadata)
+    if task not in (None, trained):
+        if not universal:
+            raise ValueError(f"{weights} serves {trained}, not {task!r}; leave out --task, or pass other weights")
+        net.task = task
+    if "categories" not in metadata:
+        raise ValueError(f"{weights} has no class table; write it with `seglib train` or `seglib convert`")
+    categories = [Category(**{**c, "color": tuple(c["color"])}) for c in metadata["categories"]]
+    return net, TASKS[task or trained](categories, **metadata.get("task_arguments", {})), metadata
+
+
+def load_volumes(weights: Sequence[Path], device: str, task: str | None) -> tuple[Any, Any, list[dict[str, Any]]]:
+    """The model or the ensemble of models of volumes that answers, its task, and the metadata of each weights file.
+
+    Args:
+        weights: weights files, or the ``choice.json`` of ``seglib select``.
+        device: where the models run.
+        task: the task that is asked for, or ``None``.
+
+    Raises:
+        ValueError: when the files differ in their classes, the ids of these, or their channels.
+    """
+    from seglib.postprocess.whole_cases import Ensemble
+    from seglib.train.folds import read_choice
+
+    largest: Sequence[Sequence[int]] = ()
+    if chosen := [path for path in weights if path.suffix == ".json"]:
+        if len(weights) > 1:
+            raise ValueError(f"{chosen[0]} names all weights of an ensemble; pass it alone")
+        choice = read_choice(chosen[0])
+        weights, largest = choice.weights, choice.largest
+    members = [load(path, device, task) for path in weights]
+    (first, the_task, metadata), *others = members
+    for path, (_, _, its) in zip(weights[1:], members[1:], strict=True):
+        check_alike(weights[0], metadata, path, its)
+    if others or largest:
+        windows = [its_task.window for _, its_task, _ in members]
+        first = Ensemble([net for net, _, _ in members], windows, largest)
+    return first, the_task, [its for _, _, its in members]
+
+
+def check_alike(first: Path, facts: dict[str, Any], other: Path, its: dict[str, Any]) -> None:
+    """Check that two weights files are of one data set: they have the same classes, with the same ids, and channels.
+
+    Raises:
+        ValueError: naming the two and what differs.
+    """
+
+    def of(metadata: dict[str, Any]) -> dict[str, Any]:
+        table = metadata.get("categories", [])
+        return {
+            "classes": [c["name"] for c in table],
+            "file ids": metadata.get("file_ids", [c["id"] for c in table]),
+            "channels": metadata.get("modalities"),
+        }
+
+    for what, seen in of(facts).items():
+        if seen != (found := of(its)[what]):
+            raise ValueError(
+                f"{first} and {other} differ in their {what}, {seen} and {found}; pass models of one data set"
+            )
+
+
+def serves_volumes(weights: Sequence[Path]) -> bool:
+    """Whether weights are of models of volumes; several must be."""
+    from seglib.weights import read_metadata
+
+    facts = {path: {} if path.suffix == ".json" else read_metadata(path) for path in weights}
+    for path, metadata in facts.items():
+        if path.suffix != ".json" and "model" not in metadata:
+            raise ValueError(f"{path} doesn't say which model it is for; pass the weights.safetensors of a run")
+    volumes = [path.suffix == ".json" or _trained_for(metadata) == "volume" for path, metadata in facts.items()]
+    if not all(volumes) and len(volumes) > 1:
+        raise ValueError(
+            f"{weights[volumes.index(False)]} is for images, and ensembles are of models of volumes; pass it alone"
+        )
+    return all(volumes)
+
+
+def _trained_for(metadata: dict[str, Any]) -> str:
+    """The task of a weights file, by its metadata: that of its training, or the model's usual one."""
+    return metadata.get("task") or check_task(metadata["model"])

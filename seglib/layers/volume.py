@@ -1,0 +1,92 @@
+"""What networks of volumes share: values of any range, numbers per axis, and convolutions with instance norm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from seglib.layers.normalize import Normalize
+
+AXES = {2: ("two", "(y, x)"), 3: ("three", "(z, y, x)")}
+CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+UP_CONV = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+INSTANCE_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+AVERAGE_POOL = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+
+SLOPE = 0.01
+"""Slope of the leaky ReLU below 0."""
+
+
+def any_values(channels: int) -> Normalize:
+    """Volumes come in Hounsfield units or arbitrary ones: ``model.intensity`` normalises each case as a whole."""
+    return Normalize([0.0] * channels, [1.0] * channels, dims=3, value_range=None)
+
+
+def sizes_per_axis(name: str, values: Sequence[Sequence[int]], dims: int = 3) -> list[tuple[int, ...]]:
+    """Kernels or strides as they come from code or from JSON, checked.
+
+    Args:
+        name: "kernel", whose numbers are odd, or "stride".
+        values: ``dims`` numbers for each level.
+        dims: 2 or 3 axes.
+
+    Raises:
+        ValueError: when a level has another number of axes, or a number is below 1 or, of a kernel, even.
+    """
+    for value in values:
+        if len(value) != dims or min(value) < 1 or (name == "kernel" and not all(n % 2 for n in value)):
+            (count, axes), kernel = AXES[dims], name == "kernel"
+            wanted = f"{count} odd numbers" if kernel else f"{count} numbers of at least 1"
+            raise ValueError(f"a {name} is {wanted} {axes}, got {tuple(value)}")
+    return [tuple(value) for value in values]
+
+
+def conv_norm(
+    channels_in: int, channels_out: int, kernel: Sequence[int], stride: Sequence[int] | int = 1, *, bias: bool = False
+) -> list[nn.Module]:
+    """A convolution that pads and an instance norm, in 2D or 3D by the kernel's axes.
+
+    Shape: ``(B, C, d, h, w)`` → ``(B, D, ⌈d / s⌉, ⌈h / s⌉, ⌈w / s⌉)``.
+    """
+    dims, kernel = len(kernel), tuple(kernel)
+    stride = stride if isinstance(stride, int) else tuple(stride)
+    conv = CONV[dims](channels_in, channels_out, kernel, stride, tuple(n // 2 for n in kernel), bias=bias)
+    return [conv, INSTANCE_NORM[dims](channels_out, affine=True)]
+
+
+def conv_stack(
+    channels_in: int,
+    channels_out: int,
+    kernel: Sequence[int],
+    stride: Sequence[int] | int = 1,
+    *,
+    count: int = 2,
+    bias: bool = False,
+) -> nn.Sequential:
+    """Convolutions, each with instance norm and leaky ReLU; the first one strides.
+
+    Args:
+        channels_in: channels of the input.
+        channels_out: channels of the output.
+        kernel: kernel size of all, two or three odd numbers.
+        stride: stride of the first convolution.
+        count: number of convolutions.
+        bias: whether the convolutions have a bias.
+
+    Shape: ``(B, C, d, h, w)`` → ``(B, D, ⌈d / s⌉, ⌈h / s⌉, ⌈w / s⌉)``.
+    """
+    layers: list[nn.Module] = []
+    for i in range(count):
+        layers += conv_norm(channels_out if i else channels_in, channels_out, kernel, 1 if i else stride, bias=bias)
+        layers.append(nn.LeakyReLU(SLOPE, inplace=True))
+    return nn.Sequential(*layers)
+
+
+def he_initialize(module: nn.Module) -> None:
+    """He initialisation of all convolutions of ``module`` for leaky ReLU; biases are 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+            nn.init.kaiming_normal_(layer.weight, SLOPE)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -1,0 +1,151 @@
+"""The planner against nnU-Net's own, on data sets of all forms.
+
+nnU-Net's planners read and write folders, and their paths are read when they are imported: this file is also the
+script that runs them, once, for all data sets.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+PLANNERS = {
+    "plain": "ExperimentPlanner",
+    "resenc_m": "nnUNetPlannerResEncM",
+    "resenc_l": "nnUNetPlannerResEncL",
+    "resenc_xl": "nnUNetPlannerResEncXL",
+}
+
+
+def alike(spacing, size, cases, **more):
+    """A data set whose cases are all the same."""
+    return {"spacings": [spacing] * cases, "sizes": [size] * cases} | more
+
+
+def varied(spacing, size, cases, seed, *, finer=1.0, **more):
+    """A data set whose cases differ by a fifth, and whose first axis has spacings down to ``spacing / finer``."""
+    random = np.random.default_rng(seed)
+    factor = random.uniform(0.8, 1.25, (cases, 3))
+    factor[:, 0] /= random.uniform(1, finer, cases)
+    sizes = np.maximum(1, np.round(np.array(size) * random.uniform(0.8, 1.25, (cases, 3)))).astype(int)
+    return {"spacings": (np.array(spacing) * factor).tolist(), "sizes": sizes.tolist()} | more
+
+
+REAL = {
+    "hippocampus MR": varied((1, 1, 1), (36, 50, 35), 208, 1),
+    "brain tumour MR": alike((1, 1, 1), (138, 170, 138), 484, modalities=["T1", "T1ce", "T2", "FLAIR"], kept=0.15),
+    "liver CT": varied((1.0, 0.77, 0.77), (432, 512, 512), 105, 2, finer=1.4, modalities=["CT"]),
+    "lung CT": varied((1.25, 0.78, 0.78), (252, 512, 512), 51, 3, modalities=["CT"]),
+    "pancreas CT": varied((2.5, 0.8, 0.8), (93, 512, 512), 225, 4, modalities=["CT"]),
+    "thick abdominal CT": varied((5.0, 0.78, 0.78), (49, 512, 512), 242, 5, finer=5.0, modalities=["CT"]),
+    "colon CT, 16 GB": varied((5.0, 0.78, 0.78), (95, 512, 512), 100, 6, finer=3.0, modalities=["CT"], memory=16),
+    "whole-body CT": alike((1.5, 1.5, 1.5), (400, 333, 333), 1000, modalities=["CT"], classes=105),
+    "prostate MR": varied((3.6, 0.61, 0.61), (20, 320, 320), 25, 7, modalities=["T2", "ADC"]),
+    "heart MR, thick slices": varied((10.0, 1.56, 1.56), (9, 237, 208), 200, 8),
+    "heart MR": varied((1.25, 1.25, 1.37), (115, 320, 232), 20, 9),
+    "PET and CT": alike((3.0, 2.04, 2.04), (326, 400, 400), 1014, modalities=["CT", "PET"], kept=0.74),
+    "electron microscopy": alike((50, 4, 4), (20, 512, 512), 1),
+    "light sheet": alike((0.004, 0.001, 0.001), (100, 700, 900), 3, modalities=["noNorm"]),
+    "colour images": varied((999, 1, 1), (1, 512, 640), 500, 10, modalities=["rgb_to_0_1"] * 3),
+    "large images": alike((999, 1, 1), (1, 3000, 2500), 40, modalities=["rescale_to_0_1"]),
+}
+
+ODD = {
+    "one voxel in the middle": alike((5.0, 1.0, 1.0), (20, 1, 300), 100),
+    "one voxel in the middle, huge": alike((1.0, 1.0, 1.0), (1024, 1, 1024), 100),
+    "one voxel along the last axis": alike((1.0, 1.0, 1.0), (200, 300, 1), 100),
+    "slices along the last axis": varied((0.8, 0.8, 5.0), (512, 512, 60), 31, 11),
+    "slices along the middle axis": varied((0.8, 5.0, 0.8), (512, 60, 512), 30, 12),
+    "images along the last axis": alike((1.0, 1.0, 999.0), (512, 600, 1), 30),
+    "one case": alike((1.0, 1.0, 1.0), (120, 140, 130), 1),
+    "two small cases": alike((1.0, 1.0, 1.0), (17, 23, 40), 2),
+    "an axis alone with 12 voxels": alike((1.0, 1.0, 1.0), (24, 12, 7), 20),
+    "medians that end in a half": {"spacings": [[1, 1, 1]] * 2, "sizes": [[33, 50, 61], [34, 57, 70]]},
+    "as many voxels along all axes": alike((1.0, 1.0, 1.0), (300, 300, 300), 50),
+    "spacings apart by exactly 2": alike((2.0, 1.0, 1.0), (64, 128, 128), 50),
+    "spacings apart by exactly 3": alike((3.0, 1.0, 1.0), (20, 100, 100), 50),
+    "coarse, but with a third of the voxels": varied((4.0, 1.0, 1.0), (40, 120, 120), 50, 13, finer=4.0),
+    "coarse, the 10th percentile below the others": varied((3.3, 1.0, 1.0), (20, 120, 120), 50, 14, finer=9.0),
+    "1 GB": varied((1.0, 0.8, 0.8), (200, 300, 300), 30, 15, memory=1),
+    "80 GB": varied((1.0, 0.8, 0.8), (500, 512, 512), 300, 16, memory=80),
+    "very long": alike((1.0, 1.0, 1.0), (1500, 40, 40), 30),
+    "cropping keeps three quarters": alike((1.0, 1.0, 1.0), (64, 64, 64), 10, kept=0.75, modalities=["MRI", "CT"]),
+    "cropping keeps less": alike((1.0, 1.0, 1.0), (64, 64, 64), 10, kept=0.7499, modalities=["MRI", "ct", "nonorm"]),
+}
+
+
+def random_sets():
+    """Data sets without a pattern: any spacing, size, number of cases and classes, and memory."""
+    random = np.random.default_rng(0)
+    for seed in range(28):
+        spacing = np.exp(random.uniform(np.log(0.3), np.log(6.0), 3))
+        size = np.exp(random.uniform(np.log(12.0), np.log(400.0), 3))
+        cases, classes = int(np.exp(random.uniform(0, 6))), int(random.integers(2, 30))
+        memory = [None, None, 4, 11, 24][int(random.integers(5))]
+        yield f"random {seed}", varied(spacing, size, cases, seed, finer=3.0, classes=classes, memory=memory)
+
+
+def data_sets():
+    """Name → spacings, sizes, modalities, classes, kept, memory, and the planners to ask."""
+    found = REAL | ODD | dict(random_sets())
+    for i, facts in enumerate(found.values()):
+        facts.setdefault("modalities", ["MRI"])
+        facts.setdefault("kept", 1.0)
+        facts.setdefault("memory", None)
+        facts["classes"] = ["background", *(f"class {c}" for c in range(1, facts.get("classes", 3)))]
+        facts["planners"] = ["plain", list(PLANNERS)[1 + i % 3]]
+    return found
+
+
+def run_nnunet(folder):
+    """Let nnU-Net plan for all data sets; its files stand in the folder afterwards."""
+    for name in ("raw", "preprocessed", "results"):
+        os.environ[f"nnUNet_{name}"] = str(folder / name)
+    warnings.simplefilter("ignore")
+    import nibabel
+    import torch
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+    from nnunetv2.experiment_planning.experiment_planners.residual_unets import residual_encoder_unet_planners as resenc
+
+    torch.set_default_device("meta")  # networks are only counted
+    empty = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    for i, facts in enumerate(data_sets().values()):
+        name = f"Dataset{i + 1:03d}_Set"
+        raw, preprocessed = folder / "raw" / name, folder / "preprocessed" / name
+        (raw / "imagesTr").mkdir(parents=True)
+        (raw / "labelsTr").mkdir()
+        preprocessed.mkdir(parents=True)
+        nibabel.save(empty, raw / "imagesTr" / "a_0000.nii.gz")
+        nibabel.save(empty, raw / "labelsTr" / "a.nii.gz")
+        described = {
+            "channel_names": {str(c): modality for c, modality in enumerate(facts["modalities"])},
+            "labels": {c: number for number, c in enumerate(facts["classes"])},
+            "numTraining": len(facts["sizes"]),
+            "file_ending": ".nii.gz",
+        }
+        (raw / "dataset.json").write_text(json.dumps(described))
+        statistics = {"mean": 80.0, "median": 90.0, "std": 40.0, "min": -500.0, "max": 900.0}
+        statistics |= {"percentile_00_5": -60.0, "percentile_99_5": 250.0}
+        content = {
+            "spacings": facts["spacings"],
+            "shapes_after_crop": facts["sizes"],
+            "foreground_intensity_properties_per_channel": {str(c): statistics for c in range(len(facts["modalities"]))},
+            "median_relative_size_after_cropping": facts["kept"],
+        }
+        (preprocessed / "dataset_fingerprint.json").write_text(json.dumps(content))
+        for planner in facts["planners"]:
+            found = getattr(resenc, PLANNERS[planner], ExperimentPlanner)
+            memory = {} if facts["memory"] is None else {"gpu_memory_target_in_gb": facts["memory"]}
+            found(name, **memory).plan_experiment()
+
+
+if __name__ == "__main__":
+    import time
+    t = time.time()
+    run_nnunet(Path(sys.argv[1]))
+    print("TOOK", time.time() - t)

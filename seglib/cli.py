@@ -73,10 +73,10 @@ Weights = Annotated[
         "ensemble, or the choice.json of `seglib select`."
     ),
 ]
-Mirror = Annotated[
+FlipAll = Annotated[
     bool,
     typer.Option(
-        "--mirror",
+        "--flip-all",
         help="Of volumes: average over views flipped over all axes, as nnU-Net does; it takes 8 times as long.",
     ),
 ]
@@ -177,6 +177,7 @@ def train(
         typer.Option(help=f"One of {', '.join(LOSS_NAMES)}. When not given: ce of images, of volumes the model's own."),
     ] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw or sgd.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of sgd, with Nesterov's step.")] = None,
     schedule: Annotated[str | None, typer.Option(help="poly, cosine, multistep or constant.")] = None,
     warmup: Annotated[int | None, typer.Option(help="Steps of linear warm-up.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="On kernels and matrices.")] = None,
@@ -205,7 +206,7 @@ def train(
 
     import torch
 
-    from seglib.commands.plans import AllCases, configuration_of, facts_of_plan, plan_of_run
+    from seglib.commands.plans import AllCases, facts_of_plan, plan_of_run
     from seglib.commands.volumes import check_channels, data_by_plan, data_on_its_own_grid
     from seglib.data.catalog import RESIZES, build_dataset
     from seglib.data.checks import check_labels_of_split, count_labels
@@ -229,6 +230,7 @@ def train(
     data = options.dataset_name(data, model, volumes)
     parts = [model, data, configuration, None if fold is None else f"fold{fold}"]
     out = out or Path("runs") / "-".join(part for part in parts if part)
+    options.check_writable(out)
     goes_on = resume and (out / "state.safetensors").exists()
     if not resume and (out / "state.safetensors").exists():
         raise ValueError(f"{out} holds a run already; pass --resume to go on with it, or another --out")
@@ -255,9 +257,9 @@ def train(
         check_channels(weights, stored, modalities)
         metadata |= {"modalities": modalities, "fold": None if data == "volumes" else fold or 0}
         if planned:
-            the_plan = plan_of_run(plan, out, AllCases(data, root))
-            chosen = configuration_of(the_plan, configuration)
+            the_plan, chosen = plan_of_run(plan, out, configuration, AllCases(data, root))
             config = replace(config, batch_size=batch_size or chosen.batch_size)
+            chosen = replace(chosen, batch_size=config.batch_size)  # the share of foreground follows from it
             metadata["plan"] = facts_of_plan(the_plan, chosen)
         if goes_on:  # before cases are read, which takes long
             known = {"model", "data", "modalities", "fold", "plan"}
@@ -368,7 +370,7 @@ def evaluate_command(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images at once; 8 when not given, and one volume.")
     ] = None,
-    mirror: Mirror = False,
+    flip_all: FlipAll = False,
     workers: Annotated[int, typer.Option(min=0, help="Processes that load data.")] = 0,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
@@ -382,10 +384,10 @@ def evaluate_command(
 
     volumes = serves_volumes(weights)
     if volumes:
-        net, the_task, members = set_up(weights, device, task, mirror=mirror)
+        net, the_task, members = set_up(weights, device, task, flip_all=flip_all)
         metadata = members[0]
     else:
-        options.refuse("it is for volumes", mirror=mirror or None)
+        options.refuse("it is for volumes", flip_all=flip_all or None)
         net, the_task, metadata = load(weights[0], device, task)
     data = options.dataset_name(data, metadata["model"], volumes)
     shape = options.sides(size, "--size", 2)
@@ -483,7 +485,7 @@ def predict(
     flip: Annotated[
         bool, typer.Option("--flip", help="Average over views flipped left to right, too (the axis W of a volume).")
     ] = False,
-    mirror: Mirror = False,
+    flip_all: FlipAll = False,
     tile: Annotated[
         int | None,
         typer.Option(
@@ -530,13 +532,13 @@ def predict(
             scales=scales,
             tile=tile,
         )
-        how = {"mirror": mirror, "flip": flip, "window": window, "overlap": overlap}
+        how = {"flip_all": flip_all, "flip": flip, "window": window, "overlap": overlap}
         return predict_volumes(photo, weights, task, out, device, as_json, **how)
     options.refuse(
-        "--window, --overlap and --mirror are for volumes; large photos have --tile",
+        "--window, --overlap and --flip-all are for volumes; large photos have --tile",
         window=window,
         overlap=overlap,
-        mirror=mirror or None,
+        flip_all=flip_all or None,
     )
     from seglib.data.coco import read_image_ids
     from seglib.data.images import read_image, write_png
@@ -593,7 +595,7 @@ def select(
     folds: Annotated[
         str | None, typer.Option(help="Folds to choose on, e.g. 0,1,2; all five when not given. More is better.")
     ] = None,
-    mirror: Mirror = False,
+    flip_all: FlipAll = False,
     out: Annotated[Path, typer.Option(help="The choice as a JSON file, for `seglib predict --weights`.")] = Path(
         "choice.json"
     ),
@@ -607,7 +609,7 @@ def select(
     """
     from seglib.commands.select import select_runs
 
-    select_runs(runs, data, root, folds, mirror, out, device, as_json)
+    select_runs(runs, data, root, folds, flip_all, out, device, as_json)
 
 
 @app.command()

@@ -11,7 +11,7 @@ import torch
 from seglib.book.figures import architecture
 from seglib.book.figures.architecture import paint
 from seglib.metrics.volumes import dice
-from seglib.models.nnunet import NNUNet, nnunet_tiny
+from seglib.models.nnunet import NNUNet
 from seglib.models.unet3d import unet3d_tiny
 from seglib.ops.intensity import Intensity
 from seglib.ops.preparation import Preparation
@@ -26,7 +26,7 @@ SPACING = (5.0, 1.0, 1.0)  # mm; the models want 2.5 mm between slices
 @functools.cache
 def model(residual=False):
     torch.manual_seed(0)
-    net = nnunet_tiny(3, widths=(4, 6, 8, 10), residual=residual)
+    net = NNUNet(3, widths=(4, 6, 8, 10), strides=[(1, 2, 2), (2, 2, 2), (2, 2, 2)], residual=residual)
     net.preparation = Preparation(spacing=(2.5, 1.0, 1.0), intensities=(Intensity("zscore"),))
     return net.eval()
 

@@ -152,7 +152,7 @@ def test_windows_and_flips_are_asked_for(weights, tmp_path, monkeypatch):
     for options, expected in (
         ([], {"window": (8, 16, 16), "overlap": 0.5, "flips": ()}),
         (["--window", "4x8x8", "--overlap", 0.25, "--flip"], {"window": (4, 8, 8), "overlap": 0.25, "flips": (2,)}),
-        (["--mirror"], {"window": (8, 16, 16), "overlap": 0.5, "flips": (0, 1, 2)}),
+        (["--flip-all"], {"window": (8, 16, 16), "overlap": 0.5, "flips": (0, 1, 2)}),
     ):
         assert seglib(*command, *options)[0] == 0
         assert asked == expected | {"spacing": (2, 1, 1)}
@@ -211,7 +211,7 @@ def test_channels_of_nnunet_train_and_predict_as_one_case(tmp_path, capsys):
     out = tmp_path / "run"
     data = ["--data", "nnunet", "--root", root, *SHORT, "--cache", tmp_path / "cache", "--out", out]
     code, printed = seglib("train", "unet3d_tiny", *data, "--loss", "dice", capsys=capsys)
-    assert code == 0, printed.err
+    assert code == 0 and " patches/s" in printed.err, printed.err
     assert not (out / "cases").exists() and len(list((tmp_path / "cache").glob("*.json"))) == len(SIZES)
     facts = read_metadata(out / "weights.safetensors")
     assert facts["arguments"]["in_channels"] == 2 and facts["intensity"]["mode"] == "zscore" and facts["loss"] == "dice"
@@ -220,6 +220,7 @@ def test_channels_of_nnunet_train_and_predict_as_one_case(tmp_path, capsys):
     wanted = ["--weights", out / "weights.safetensors", "--out", tmp_path / "labels"]
     code, printed = seglib("predict", root / "imagesTr", *wanted, capsys=capsys)
     assert code == 2 and "case_4_0000.nii.gz: the model takes 2 channels" in printed.err
+    assert "predict ━" in printed.err and " 6/6 " in printed.err and "5 cases → " in printed.out
     assert sorted(p.name for p in (tmp_path / "labels").iterdir()) == [f"case_{i}.nii.gz" for i in (0, 1, 2, 3, 5)]
 
 
@@ -354,6 +355,8 @@ def test_a_bad_file_is_named_before_the_first_step(tmp_path, spoil, message, cap
         (["predict", "{msd}", "--weights", "{weights}", "--json"], "holds no case; expected files ending in .nii.gz"),
         (["predict", "{x}", "--weights", "{weights}"], "--out labels.nii.gz, or --json"),
         (["predict", "{x}", "--weights", "{weights}", "--out", "o.png"], "o.png is no name of a NIfTI file"),
+        (["predict", "{x}", "--weights", "{weights}", "--out", "{x}/y.nii"], "case_1.nii.gz is a file; choose another"),
+        (["train", "unet3d_tiny", "--out", "{x}/run"], "case_1.nii.gz is a file; choose another place"),
         (["predict", "{x}", "--weights", "{weights}", "--json", "--window", "8x8"], "--window '8x8' is no DEPTH"),
         (["predict", "{x}", "--weights", "{weights}", "--json", "--overlap", "1"], "--overlap 1 is not in 0..0.9"),
         (["predict", "{x}", "--weights", "{fcn}", "--json", "--overlap", "0.5"], "--overlap has no use"),

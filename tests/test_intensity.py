@@ -11,6 +11,7 @@ from seglib.ops import intensity
 from seglib.ops.intensity import AS_IS, Intensity, Scaling, fit_ct
 
 ZSCORE = Intensity("zscore")
+UNIT, RGB = Intensity("unit"), Intensity("rgb")
 CT = Intensity("ct", low=-100, high=300, mean=100, std=50)
 
 
@@ -53,12 +54,23 @@ def test_ct_clips_to_the_data_sets_range_and_then_normalises():
     assert torch.equal(found, case([-4, -4, 0, 4], [-2, -1, 1, 4]))
 
 
+def test_unit_maps_each_channel_of_a_case_to_0_and_1():
+    assert UNIT(case([-2, 0, 1, 2], [7, 7, 7, 7])).equal(case([0, 0.5, 0.75, 1], [0, 0, 0, 0]))
+
+
+def test_rgb_divides_by_255_and_refuses_what_is_no_colour():
+    torch.testing.assert_close(RGB(case([0, 51, 102, 255])), case([0, 0.2, 0.4, 1]))
+    for low, high in ((-1, 255), (0, 256)):
+        with pytest.raises(ValueError, match=rf"colours lie in \[0, 255\], but the voxels in \[{low}, {high}\]"):
+            RGB(case([low, 0, 0, high]))
+
+
 def test_native_voxels_stay_as_they_are_in_float32():
     image = torch.tensor([-1024, 3071], dtype=torch.int16).view(1, 1, 1, 2)
     assert torch.equal(AS_IS(image), torch.tensor([-1024.0, 3071.0]).view(1, 1, 1, 2))
 
 
-@pytest.mark.parametrize("scale", [AS_IS, ZSCORE, CT], ids=lambda scale: scale.mode)
+@pytest.mark.parametrize("scale", [AS_IS, ZSCORE, CT, UNIT], ids=lambda scale: scale.mode)
 def test_a_patch_is_scaled_like_the_same_part_of_its_case(scale):
     image = 100 * torch.randn(2, 4, 5, 6, generator=torch.Generator().manual_seed(0))
     before = image.clone()
@@ -73,7 +85,7 @@ def test_fit_ct_takes_percentiles_mean_and_std_of_foreground_voxels():
     assert found.std == pytest.approx(math.sqrt((1001**2 - 1) / 12))
 
 
-@pytest.mark.parametrize("scale", [AS_IS, ZSCORE, CT], ids=lambda scale: scale.mode)
+@pytest.mark.parametrize("scale", [AS_IS, ZSCORE, CT, UNIT, RGB], ids=lambda scale: scale.mode)
 def test_an_intensity_survives_json(scale):
     assert Intensity(**json.loads(json.dumps(scale.to_json()))) == scale
 

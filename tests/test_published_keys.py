@@ -134,16 +134,24 @@ def dynunet():
     ).state_dict()  # fmt: skip
 
 
-def plain_conv_unet():
+def nnunet_network(name, **blocks):
     """The network of nnU-Net's plan for patches of 128³ voxels of 1 mm: the zoo's defaults."""
     architectures = nnunet("dynamic_network_architectures.architectures.unet")
     return on_meta(
-        lambda: architectures.PlainConvUNet(
-            1, 6, [32, 64, 128, 256, 320, 320], torch.nn.Conv3d, 3, [1, 2, 2, 2, 2, 2], 2, 3, 2, conv_bias=True,
+        lambda: getattr(architectures, name)(
+            1, 6, [32, 64, 128, 256, 320, 320], torch.nn.Conv3d, 3, [1, 2, 2, 2, 2, 2], num_classes=3, conv_bias=True,
             norm_op=torch.nn.InstanceNorm3d, norm_op_kwargs={"affine": True}, nonlin=torch.nn.LeakyReLU,
-            deep_supervision=True,
+            deep_supervision=True, **blocks,
         )
     ).state_dict()  # fmt: skip
+
+
+def plain_conv_unet():
+    return nnunet_network("PlainConvUNet", n_conv_per_stage=2, n_conv_per_stage_decoder=2)
+
+
+def residual_encoder_unet():
+    return nnunet_network("ResidualEncoderUNet", n_blocks_per_stage=[1, 3, 4, 6, 6, 6], n_conv_per_stage_decoder=1)
 
 
 PUBLISHED = {
@@ -299,16 +307,19 @@ def test_unet3d_tiny_differs_from_unet3d_by_widths_and_kernels_alone():
         "decoder.2.3.weight", "up.2.weight"}  # fmt: skip
 
 
-def test_nnunet_tiny_has_the_layers_of_unet3d_tiny_with_biases():
-    """Both have four levels, the first with kernels in the plane."""
-    own, other = zoo("nnunet_tiny", num_classes=4), zoo("unet3d_tiny", num_classes=4, widths=(12, 24, 48, 96))
-    assert {k: v for k, v in own.items() if k in other and "aux" not in k} == {
-        k: v for k, v in other.items() if "aux" not in k
-    }
-    convs = {k for k, v in own.items() if len(v) == 5}
-    assert own.keys() - other.keys() == {k.replace("weight", "bias") for k in convs} | {"aux_scores.1.weight"} - {
-        "score.bias", "aux_scores.0.bias",
-    }  # fmt: skip
+@pytest.mark.parametrize("network", [plain_conv_unet, residual_encoder_unet])
+def test_nnunet_without_a_plan_is_that_of_cubes_of_1_mm(network):
+    _, state, metadata = convert(NNUNET, network())
+    assert shapes(state) == zoo("nnunet", num_classes=3, residual=metadata["arguments"]["residual"])
+
+
+def test_nnunet_tiny_is_unet3d_tiny_with_biases():
+    """Both have four levels, the first with kernels in the plane; scores have biases in both."""
+    own = zoo("nnunet_tiny", num_classes=4)
+    other = zoo("unet3d_tiny", num_classes=4, widths=(12, 24, 48, 96), aux_outputs=2)
+    convs = {k for k, v in own.items() if len(v) == 5 and "score" not in k}
+    assert own.keys() - other.keys() == {k.replace("weight", "bias") for k in convs}
+    assert {k: v for k, v in own.items() if k in other} == other
 
 
 @pytest.mark.parametrize("path", sorted(WEIGHTS.glob("*.safetensors")), ids=lambda p: p.stem)

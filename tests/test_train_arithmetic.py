@@ -83,7 +83,7 @@ def train(*xs, model=None, val=None, out=None, **settings):
 
 def test_momentum_and_a_decay_of_all_parameters_are_those_of_the_configuration():
     path, _ = train((1, 0), model=Slope((2.0, 0.0)), steps=2, momentum=0.5, weight_decay=0.5, decay_all=True)
-    # the gradient is 1 + 0.5 · w: 2, then 1.85; the velocity 2, then 0.5 · 2 + 1.85; a step is gradient + 0.5 · velocity
+    # the gradient is 1 + 0.5 · w: 2, then 1.85; the velocity 2, then 0.5 · 2 + 1.85; d = gradient + 0.5 · velocity
     assert [w[0] for w in path] == pytest.approx([2 - 0.1 * 3, 1.7 - 0.1 * (1.85 + 0.5 * 2.85)])
 
 

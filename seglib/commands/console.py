@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -90,7 +90,7 @@ def training_bar(unit: str, *, quiet: bool) -> Iterator[Any]:
             progress.stop()
 
 
-def shown(things: Sequence[T], doing: str, *, quiet: bool = False) -> Iterator[T]:
+def shown(things: Sequence[T], doing: str, *, quiet: bool = False) -> Generator[T, None, None]:
     """The things one by one, with a bar on standard error that says how far the loop over them is.
 
     A single thing has no bar, and none is begun before the first is done: an error before it stands alone.

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from seglib.commands.console import console, counted, first_process, note
+from seglib.commands.console import console, counted, first_process, note, shown
 
 if TYPE_CHECKING:
     from seglib.planning.plan import Configuration, Plan
@@ -36,6 +39,7 @@ class AllCases:
         from seglib.data.volume_files import find_dataset_json
 
         self._parts: list[Any] = [build_dataset(data, root, "train")]
+        self._bar: Iterator[int] = iter(())
         self.names: tuple[str, ...] = (data,)
         if root is not None:
             path = find_dataset_json(root)
@@ -51,25 +55,25 @@ class AllCases:
         return sum(map(len, self._parts))
 
     def __getitem__(self, index: int) -> Sample:
+        next(self._bar, None)
         for part in self._parts:
             if index < len(part):
                 return part[index]
             index -= len(part)
         raise IndexError(f"there is no such case among {len(self)}")
 
-    def check_headers(self) -> None:
-        """Check what headers of files tell, before a voxel is read."""
-        for part in self._parts:
-            if hasattr(part, "check_headers"):
-                part.check_headers()
-
     def plan(self, **arguments: Any) -> Plan:
         """Plan this data set; the arguments are those of :func:`seglib.planning.plan.plan`."""
         from seglib.planning.fingerprint import fingerprint
         from seglib.planning.plan import plan
 
-        self.check_headers()
-        return plan(fingerprint(self, self.name), **arguments)
+        for part in self._parts:
+            if hasattr(part, "check_headers"):  # of files: what headers tell, before a voxel is read
+                part.check_headers()
+        with closing(shown(range(len(self)), "read cases", quiet=not first_process())) as self._bar:
+            found = fingerprint(self, self.name)
+            next(self._bar, None)  # the last case is read
+        return plan(found, **arguments)
 
     def check(self, plan: Plan, path: Path) -> None:
         """Check that a plan is of this data set.
@@ -96,18 +100,6 @@ def digest(plan: Plan) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
-def configuration_of(plan: Plan, name: str | None) -> Configuration:
-    """A configuration of a plan: the one of that name, or its 3D one in full resolution, or the 2D one without it.
-
-    Raises:
-        ValueError: when the plan has no such configuration.
-    """
-    name = name or ("3d_fullres" if "3d_fullres" in plan.configurations else "2d")
-    if name not in plan.configurations:
-        raise ValueError(f"the plan has no configuration {name!r}; choose one of {', '.join(plan.configurations)}")
-    return plan.configurations[name]
-
-
 def facts_of_plan(plan: Plan, configuration: Configuration) -> dict[str, str]:
     """What weights keep of the plan behind them."""
     return {
@@ -118,13 +110,17 @@ def facts_of_plan(plan: Plan, configuration: Configuration) -> dict[str, str]:
     }
 
 
-def plan_of_run(path: Path | None, out: Path, cases: AllCases) -> Plan:
-    """The plan of a run: that of ``path``, else the one that stands in the run's folder, else a new one.
+def plan_of_run(path: Path | None, out: Path, name: str | None, cases: AllCases) -> tuple[Plan, Configuration]:
+    """The plan of a run and one of its configurations.
 
-    A copy is kept in the run's folder.
+    Args:
+        path: the file of the plan; ``None`` takes the one that stands in the run's folder, else makes one.
+        out: the run's folder, which keeps a copy.
+        name: the configuration; ``None`` is the 3D one in full resolution, or the 2D one of a plan without it.
+        cases: the data set.
 
     Raises:
-        ValueError: when it is a plan of another data set.
+        ValueError: when it is a plan of another data set or has no such configuration.
     """
     from seglib.planning.plans_json import read_plans, write_plans
 
@@ -136,11 +132,14 @@ def plan_of_run(path: Path | None, out: Path, cases: AllCases) -> Plan:
         cases.check(found, path)
     else:
         found = cases.plan()
-        if first_process():
-            note(f"no --plan: {counted(len(cases), 'case')} of {cases.name} are planned; the plan is in {kept}")
+    name = name or ("3d_fullres" if "3d_fullres" in found.configurations else "2d")
+    if name not in found.configurations:
+        raise ValueError(f"the plan has no configuration {name!r}; choose one of {', '.join(found.configurations)}")
+    if first_process() and path is None:
+        note(f"no --plan: {counted(len(cases), 'case')} of {cases.name} are planned; the plan is in {kept}")
     if first_process() and path != kept:
         write_plans(found, kept)
-    return found
+    return found, found.configurations[name]
 
 
 def check_overwritten(path: Path | None, cases: AllCases) -> None:
@@ -162,8 +161,9 @@ def check_overwritten(path: Path | None, cases: AllCases) -> None:
 def show_plan(plan: Plan) -> None:
     """Print a plan: a table of reasons for each configuration, before them one for what all have in common."""
     wide = console if console.is_terminal else Console(width=WIDTH)
+    memory = "" if plan.memory is None else f", {plan.memory:g} GB"
     wide.print(
-        f"[bold]{plan.dataset}[/]: planner {plan.planner}{'' if plan.memory is None else f', {plan.memory:g} GB'}; "
+        f"[bold]{escape(plan.dataset)}[/]: planner {plan.planner}{memory}; "
         f"{counted(len(plan.modalities), 'channel')} ({', '.join(plan.modalities)}), "
         f"{len(plan.classes)} classes ({', '.join(plan.classes)})",
         highlight=False,
@@ -177,7 +177,9 @@ def show_plan(plan: Plan) -> None:
         table.add_column("value", max_width=26)
         table.add_column("why", ratio=1)
         for reason in reasons:
-            table.add_row(reason.number, reason.value, f"{reason.rule}\n{reason.because}\n[dim]{reason.change}[/]")
+            why = {"rule": reason.rule, "here": reason.because, "what if": reason.change}
+            lines = "\n".join(f"[dim]{name}:[/] {escape(text)}" for name, text in why.items())
+            table.add_row(reason.number, escape(reason.value), lines)
         wide.print(table)
 
 

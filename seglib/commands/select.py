@@ -21,7 +21,7 @@ def select_runs(
     data: str | None,
     root: Path | None,
     folds: str | None,
-    mirror: bool,
+    flip_all: bool,
     out: Path,
     device: str,
     as_json: bool,
@@ -50,7 +50,7 @@ def select_runs(
     for path, metadata in facts.items():
         check_alike(weights[0], facts[weights[0]], path, metadata)
     wanted = _folds(folds)
-    by_fold = by_configuration([FoldRun.of(path, metadata) for path, metadata in facts.items()], wanted)
+    by_fold = by_configuration([FoldRun.of(path, facts[path]) for path in weights], wanted)
     first = facts[weights[0]]
     data = dataset_name(data or first["data"], first["model"], True)
     if others := {path: m["data"] for path, m in facts.items() if m["data"] != data}:
@@ -63,7 +63,7 @@ def select_runs(
     classes: tuple[Any, ...] = ()
     for fold, of_fold in sets.items():
         answering = {
-            names: set_up([by_fold[name][fold].weights for name in names], device, None, mirror=mirror)
+            names: set_up([by_fold[name][fold].weights for name in names], device, None, flip_all=flip_all)
             for names in found
         }
         classes = answering[next(iter(found))][1].categories

@@ -145,7 +145,7 @@ def set_up(
     device: str,
     task: str | None,
     *,
-    mirror: bool = False,
+    flip_all: bool = False,
     flip: bool = False,
     window: str | None = None,
     overlap: float | None = None,
@@ -161,7 +161,7 @@ def set_up(
             net.windows = (sides,) * len(net.windows)
     if overlap is not None:
         settings["overlap"] = overlap
-    flips = all_flips(net) if mirror else (2,) if flip else ()  # W runs from right to left
+    flips = all_flips(net) if flip_all else (2,) if flip else ()  # W runs from right to left
     return net, type(the_task)(the_task.categories, **settings, flips=flips), metadata
 
 

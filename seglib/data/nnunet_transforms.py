@@ -41,6 +41,7 @@ from torch.nn import functional as F
 
 from seglib.data.volume_transforms import ANISOTROPY, VolumeTransform, resampling
 
+
 @dataclass(frozen=True)
 class Step:
     """A random change of intensities.

@@ -33,7 +33,8 @@ class Patches(Dataset[Sample]):
         foreground: the share of patches that are centred on the foreground, in [0, 1].
         intensity: how intensities are normalised, with the statistics of the whole case and not of the patch.
         transform: augmentation of the normalised patch. For one of
-            :func:`~seglib.data.volume_transforms.volume_transform` as much is read around the patch as its rotation
+            :func:`~seglib.data.volume_transforms.volume_transform` or
+            :func:`~seglib.data.nnunet_transforms.nnunet_transform` as much is read around the patch as its rotation
             brings in, so that void comes in only from outside the case.
         per_case: patches of each case in one epoch, at least 1.
 
@@ -45,7 +46,9 @@ class Patches(Dataset[Sample]):
         ValueError: at once, for an argument outside its range. When a patch is read: what the cases and the intensity
             raise.
 
-    Source: Isensee et al., "nnU-Net", Nature Methods 2021, whose batches have a third of foreground patches.
+    Source: Isensee et al., "nnU-Net", Nature Methods 2021. There a third of each batch, rounded to whole patches, is
+    centred on the foreground: exactly one of two. Here each is drawn on its own: with ``foreground=1/2`` a batch of
+    two has one on average, and none or two in a quarter of batches each.
     """
 
     size = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from seglib.ops.preparation import Preparation
@@ -11,6 +12,15 @@ from seglib.types import Sample
 
 if TYPE_CHECKING:
     from seglib.data.catalog import SegmentationDataset
+
+
+class Previous(Protocol):
+    """Where the second stage of a cascade gets the labels of the first; ``source`` says what they are made from."""
+
+    source: str
+
+    def __call__(self, sample: Sample) -> Tensor:
+        """The labels ``(D, H, W)`` of a case on its own grid, in category ids."""
 
 
 class PreparedCases(Dataset[Sample]):
@@ -23,6 +33,8 @@ class PreparedCases(Dataset[Sample]):
     Args:
         dataset: samples of volumes ``(C, D, H, W)`` with a semantic map and a spacing, without augmentation.
         preparation: what is done to each.
+        previous: the labels of the first stage of a cascade, :class:`~seglib.data.cascade.PreviousLabels` perhaps;
+            needed where the preparation has ``previous`` classes.
 
     Attributes:
         categories: the class table of ``dataset``; ``file_ids``, ``void_id`` and ``modalities`` are those of
@@ -36,7 +48,9 @@ class PreparedCases(Dataset[Sample]):
 
     size = None
 
-    def __init__(self, dataset: SegmentationDataset, preparation: Preparation) -> None:
+    def __init__(
+        self, dataset: SegmentationDataset, preparation: Preparation, previous: Previous | None = None
+    ) -> None:
         self.modalities: tuple[str, ...] = tuple(dataset.modalities)  # type: ignore[attr-defined]  # datasets of volumes
         if len(self.modalities) != len(preparation.intensities):
             raise ValueError(
@@ -44,19 +58,21 @@ class PreparedCases(Dataset[Sample]):
                 f" {', '.join(self.modalities)}; take the plan of this dataset"
             )
         self.categories, self.file_ids, self.void_id = dataset.categories, dataset.file_ids, dataset.void_id
-        self._dataset, self._preparation = dataset, preparation
+        self._dataset, self._preparation, self._previous = dataset, preparation, previous
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def __getitem__(self, index: int) -> Sample:
         sample = self._dataset[index]
+        earlier = None if self._previous is None else self._previous(sample)
         try:
-            prepared = self._preparation(sample.image, sample.spacing, sample.semantic)
+            prepared = self._preparation(sample.image, sample.spacing, sample.semantic, earlier)
         except ValueError as error:
             raise ValueError(f"sample {sample.id!r}: {error}") from error
         return Sample(prepared.image, sample.id, semantic=prepared.labels, spacing=prepared.spacing)
 
     def source(self, index: int) -> str:
-        """What a prepared case is made from: what the dataset says of it, and the preparation."""
-        return f"{self._dataset.source(index)}; {self._preparation}"  # type: ignore[attr-defined]  # datasets of volumes
+        """What a prepared case is made from: what the dataset says of it, the preparation, and the first stage."""
+        files = self._dataset.source(index)  # type: ignore[attr-defined]  # datasets of volumes
+        return "; ".join([files, str(self._preparation), *([self._previous.source] if self._previous else [])])

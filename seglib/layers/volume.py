@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
 from seglib.layers.normalize import Normalize
 
 AXES = {2: ("two", "(y, x)"), 3: ("three", "(z, y, x)")}
-CONV = {2: nn.Conv2d, 3: nn.Conv3d}
-UP_CONV = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-INSTANCE_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
-AVERAGE_POOL = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+Layers = dict[int, Callable[..., nn.Module]]
+"""A layer by the number of axes, 2 or 3."""
+
+CONV: Layers = {2: nn.Conv2d, 3: nn.Conv3d}
+UP_CONV: Layers = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+INSTANCE_NORM: Layers = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+AVERAGE_POOL: Layers = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
 SLOPE = 0.01
 """Slope of the leaky ReLU below 0."""

@@ -119,8 +119,7 @@ class NNUNet(DeeplySupervised):
         self.dims = dims
         self.total_stride: Size = tuple(math.prod(s[axis] for s in strides) for axis in range(dims))
         self.aux_weights = tuple(0.0 if i == levels - 2 else 0.5**i for i in range(1, aux_outputs + 1))
-        if not overlapping:
-            self.criterion = partial(nnunet_loss, batch_dice=batch_dice)
+        self.criterion = partial(nnunet_loss, batch_dice=batch_dice)
 
         stack = _residual_blocks if residual else partial(conv_stack, bias=True)
         self.stem = conv_stack(in_channels, widths[0], kernels[0], count=1, bias=True) if residual else nn.Sequential()
@@ -198,15 +197,15 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, kernel: Sequence[int], stride: Sequence[int]) -> None:
         super().__init__()
         first = conv_norm(channels_in, channels_out, kernel, stride, bias=True)
-        last = conv_norm(channels_out, channels_out, kernel, bias=True)
-        self.convs = nn.Sequential(*first, nn.LeakyReLU(SLOPE, inplace=True), *last)
-        dims, skip = len(kernel), []
+        *last, norm = conv_norm(channels_out, channels_out, kernel, bias=True)
+        nn.init.zeros_(norm.get_parameter("weight"))
+        self.convs = nn.Sequential(*first, nn.LeakyReLU(SLOPE, inplace=True), *last, norm)
+        skip: list[nn.Module] = []
         if max(stride) > 1:
-            skip.append(AVERAGE_POOL[dims](tuple(stride), tuple(stride)))
+            skip.append(AVERAGE_POOL[len(kernel)](tuple(stride), tuple(stride)))
         if channels_in != channels_out:
-            skip += conv_norm(channels_in, channels_out, (1,) * dims)
+            skip += conv_norm(channels_in, channels_out, (1,) * len(kernel))
         self.skip = nn.Sequential(*skip)
-        nn.init.zeros_(self.convs[-1].weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, d, h, w)`` → ``(B, D, d / s, h / s, w / s)``."""

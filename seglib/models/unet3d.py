@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seglib.layers.valid import crop_middle, reflect_pad, valid_sizes
-from seglib.layers.volume import any_values, conv_stack, he_initialize, sizes_per_axis
+from seglib.layers.volume import UP_CONV, any_values, conv_stack, he_initialize, sizes_per_axis
 from seglib.losses.combined import cross_entropy_dice
 from seglib.losses.pixel import cross_entropy
 from seglib.models.semantic import Criterion, DeeplySupervised, SemanticModel
@@ -116,7 +116,7 @@ class UNet3D(DeeplySupervised):
         )
         # the way up, from the deepest level to the finest
         pairs = list(zip(widths[1:], widths[:-1], strides, decoder_kernels, strict=True))[::-1]
-        self.up = nn.ModuleList(nn.ConvTranspose3d(a, b, stride, stride, bias=False) for a, b, stride, _ in pairs)
+        self.up = nn.ModuleList(UP_CONV[3](a, b, stride, stride, bias=False) for a, b, stride, _ in pairs)
         self.decoder = nn.ModuleList(conv_stack(2 * b, b, kernel) for _, b, _, kernel in pairs)
         self.score = nn.Conv3d(widths[0], num_classes, 1)
         self.aux_scores = nn.ModuleList(nn.Conv3d(w, num_classes, 1) for w in widths[1 : aux_outputs + 1])

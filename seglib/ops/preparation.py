@@ -23,10 +23,12 @@ from torch import Tensor
 from seglib.ops.intensity import Intensity
 from seglib.ops.labels import require_integers
 from seglib.ops.resample import resample_cubic, resample_labels, resample_linear, resampled_size, separate_axis
+from seglib.types import VOID
 
 Box = tuple[tuple[int, int], ...]
 """The first voxel and the one behind the last, along each axis."""
 
+_OUTSIDE = -1  # the label of background outside of the non-zero region, while labels are resampled
 _VOXELS = 2**22  # of a slab in restore_argmax: 16 MB a class
 
 
@@ -35,7 +37,8 @@ class Prepared:
     """A case as a network sees it, with what leads back to the case.
 
     Attributes:
-        image: ``(C, d, h, w)`` float32.
+        image: ``(C, d, h, w)`` float32; in a cascade ``(C + K − 1, d, h, w)``, with a mask of 0 and 1 for each
+            foreground class of the stage before.
         labels: ``(d, h, w)`` in the dtype that they came in, or ``None``.
         spacing: mm between voxels of the image.
         box: the part that was kept of the case, along its transposed axes.
@@ -63,9 +66,12 @@ class Preparation:
             which the channel becomes 0: for MRI without skull. Only with ``zscore``; empty means nowhere.
         transpose: the axis of the case, 0 to 2 of ``(D, H, W)``, that becomes the first, second and third.
         crop: whether to cut off borders where all channels are 0.
+        previous: in a cascade, the number of foreground classes K − 1 of the stage before, whose labels become further
+            channels; else 0.
 
     Raises:
-        ValueError: for a spacing that is not positive, axes that are no permutation, or a mask that does not fit.
+        ValueError: for a spacing that is not positive, axes that are no permutation, a mask that does not fit, or a
+            negative number of classes.
 
     Source: Isensee et al., "nnU-Net", Nature Methods 2021, Methods.
     """
@@ -75,6 +81,7 @@ class Preparation:
     masked: tuple[bool, ...] = ()
     transpose: tuple[int, ...] = (0, 1, 2)
     crop: bool = True
+    previous: int = 0
 
     def __post_init__(self) -> None:
         if len(self.spacing) != 3 or not all(s is None or _is_distance(s) for s in self.spacing):
@@ -88,36 +95,46 @@ class Preparation:
         for masked, intensity in zip(self.masked, self.intensities, strict=False):
             if masked and intensity.mode != "zscore":
                 raise ValueError(f"only zscore takes its numbers from the non-zero region, not {intensity.mode!r}")
+        if self.previous < 0:
+            raise ValueError(f"previous is a number of foreground classes, at least 0, got {self.previous}")
 
-    def __call__(self, image: Tensor, spacing: Sequence[float] | None = None, labels: Tensor | None = None) -> Prepared:
+    def __call__(
+        self,
+        image: Tensor,
+        spacing: Sequence[float] | None = None,
+        labels: Tensor | None = None,
+        previous: Tensor | None = None,
+    ) -> Prepared:
         """Prepare a case.
 
         A case that is 0 everywhere is not cropped. The non-zero region, of which ``masked`` channels take mean and
         standard deviation, is where any channel is not 0, with its holes filled. It is that of the image alone, as
         nnU-Net takes it at prediction; in training nnU-Net adds what is labelled outside.
 
-        Images are resampled by cubic splines, labels linearly class by class; between slices that are far apart, more
-        than 3 times the distance of pixels, both take the nearest slice.
+        Images are resampled by cubic splines, labels linearly class by class, where background outside of the non-zero
+        region is a class of its own, as in nnU-Net. Between slices that are far apart, more than 3 times the distance
+        of pixels, both take the nearest slice.
 
         Args:
             image: ``(C, D, H, W)``, any dtype; it may be memory-mapped, as one channel is read after the other.
             spacing: its mm ``(z, y, x)``; not needed where the target is ``None`` for all axes.
-            labels: its labels ``(D, H, W)``, integers; 255 is void and stays so.
+            labels: its labels ``(D, H, W)``, integers in 0..255; 255 is void and stays so.
+            previous: in a cascade, the labels ``(D, H, W)`` that the stage before gave the case, on the case's grid.
 
         Raises:
             ValueError: when the image is no volume with voxels or has another number of channels, the spacing is
-                missing or not positive, the labels do not fit, or a voxel is NaN or infinite.
+                missing or not positive, labels do not fit or are missing, or a voxel is NaN or infinite.
         """
-        mm = self._check(image, spacing, labels)
+        mm = self._check(image, spacing, labels, previous)
         target = tuple(own if wanted is None else float(wanted) for own, wanted in zip(mm, self.spacing, strict=True))
         moved = image.permute(0, *(1 + axis for axis in self.transpose))
-        nonzero = _nonzero(moved) if self.crop or any(self.masked) else None  # (D, H, W)
-        box = _around(nonzero) if self.crop and nonzero is not None else tuple((0, n) for n in moved.shape[1:])
+        nonzero = _nonzero(moved)  # (D, H, W)
+        box = _around(nonzero) if self.crop else tuple((0, n) for n in nonzero.shape)
         z, y, x = (slice(*side) for side in box)
-        inside = _filled(nonzero[z, y, x]) if any(self.masked) and nonzero is not None else None
+        inside = _filled(nonzero[z, y, x])
         size = resampled_size([stop - start for start, stop in box], mm, target)
         separate = separate_axis(mm, target)
-        out = image.new_empty((len(image), *size), dtype=torch.float32)
+        out = image.new_empty((len(image) + self.previous, *size), dtype=torch.float32)
         for c, (channel, intensity) in enumerate(zip(moved[:, z, y, x], self.intensities, strict=True)):
             if channel.is_floating_point() and not channel.sum(dtype=torch.float64).isfinite():
                 raise ValueError(
@@ -125,8 +142,16 @@ class Preparation:
                 )
             within = inside if self.masked and self.masked[c] else None
             resample_cubic(_normalised(channel, intensity, within)[None], size, separate=separate, out=out[c : c + 1])
+
+        def resampled(labels: Tensor) -> Tensor:
+            cropped = labels.permute(self.transpose)[z, y, x].cpu().short()
+            cropped = cropped.masked_fill(~inside.cpu() & (cropped == 0), _OUTSIDE)
+            return resample_labels(cropped, size, separate=separate).clamp_(min=0)
+
+        if previous is not None:
+            out[len(image) :] = resampled(previous) == torch.arange(1, self.previous + 1).view(-1, 1, 1, 1)
         if labels is not None:
-            labels = resample_labels(labels.permute(self.transpose)[z, y, x], size, separate=separate)
+            labels = resampled(labels).to(labels.dtype)
         original_spacing = tuple(mm[self.transpose.index(axis)] for axis in range(3))
         return Prepared(out, labels, target, box, tuple(image.shape[1:]), original_spacing)
 
@@ -223,18 +248,30 @@ class Preparation:
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"no preparation of a case: {content!r:.200} ({error})") from error
 
-    def _check(self, image: Tensor, spacing: Sequence[float] | None, labels: Tensor | None) -> tuple[float, ...]:
+    def _check(
+        self, image: Tensor, spacing: Sequence[float] | None, labels: Tensor | None, previous: Tensor | None
+    ) -> tuple[float, ...]:
         """The spacing of a case along its transposed axes, after checking the case."""
         if image.ndim != 4 or image.numel() == 0:
             raise ValueError(f"expected one case (C, D, H, W) with voxels, got shape {tuple(image.shape)}")
         if len(image) != len(self.intensities):
             raise ValueError(f"the preparation is for {len(self.intensities)} channels, the case has {len(image)}")
-        if labels is not None:
-            require_integers(labels)
-            if labels.shape != image.shape[1:]:
+        if (previous is None) != (self.previous == 0):
+            raise ValueError(
+                f"the second stage of a cascade sees the labels of the first, {self.previous} classes of foreground; "
+                f"it got {'none' if previous is None else 'some'}"
+            )
+        for name, given, last in (("labels", labels, VOID), ("labels of the first stage", previous, self.previous)):
+            if given is None:
+                continue
+            require_integers(given)
+            if given.shape != image.shape[1:]:
                 raise ValueError(
-                    f"the labels are {tuple(labels.shape)} and the image {tuple(image.shape[1:])} (D, H, W)"
+                    f"the {name} are {tuple(given.shape)} and the image {tuple(image.shape[1:])} (D, H, W)"
                 )
+            low, high = (int(v) for v in given.aminmax())
+            if low < 0 or high > last:
+                raise ValueError(f"the {name} are in 0..{last}, got {low} to {high}")
         if spacing is None:
             if any(self.spacing):
                 raise ValueError(
@@ -304,6 +341,8 @@ def _around(mask: Tensor) -> Box:
 
 def _filled(mask: Tensor) -> Tensor:
     """The mask with its holes: what is false and not connected, face to face, to the border."""
+    if mask.all():
+        return mask
     components, count = ndimage.label(~mask.numpy(force=True))  # (D, H, W), 0 in the mask
     filled = np.ones(count + 1, dtype=bool)
     for axis in range(3):

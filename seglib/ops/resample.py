@@ -79,7 +79,7 @@ def resample_cubic(
         out: ``(C, d, h, w)`` float32 to write into.
 
     Returns:
-        ``(C, d, h, w)`` float32: ``out`` if it was given.
+        ``(C, d, h, w)`` float32, which is ``out`` if it was given.
 
     Raises:
         ValueError: when the image is no volume with voxels, or a side of the size is below 1.
@@ -90,16 +90,16 @@ def resample_cubic(
     if image.shape == out.shape:
         return out.copy_(image)
     in_plane = [axis for axis in range(3) if axis != separate]
-    order = sorted(in_plane, key=lambda axis: size[axis] / image.shape[1 + axis])
-    splines = {axis: _spline(image.shape[1 + axis], size[axis]).to(image.device) for axis in order}
+    changed = [axis for axis in in_plane if size[axis] != image.shape[1 + axis]]
+    changed.sort(key=lambda axis: size[axis] / image.shape[1 + axis])  # what shrinks comes first: less is left to do
+    splines = {axis: _spline(image.shape[1 + axis], size[axis]).to(image.device) for axis in changed}
     for channel, result in zip(image, out, strict=True):
         x = channel.float()  # (D, H, W)
         if separate is not None and x.shape[separate] != size[separate]:
             x = x.index_select(separate, _nearest(x.shape[separate], size[separate]).to(x.device))
         low, high = x.amin(in_plane, True), x.amax(in_plane, True)
-        for axis in order:
-            if x.shape[axis] != size[axis]:
-                x = _along(x, splines[axis], axis)
+        for axis, spline in splines.items():
+            x = _along(x, spline, axis)
         torch.clamp(x, low, high, out=result)
     return out
 

@@ -1,4 +1,4 @@
-"""nnU-Net's self-configuration as pure functions: from the facts of a data set to a plan, with a reason for each number.
+"""nnU-Net's self-configuration as pure functions: from the facts of a data set to a plan, with reasons.
 
 ::
 

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from seglib.planning.topology import Topology
 
 MIN_BATCH = 2
-"""The least patches of a batch; the patch shrinks until so many fit."""
+"""The least patches of a batch."""
 
 MAX_WIDTH = {2: 512, 3: 320}
 """The most channels of a level, for 2D and 3D."""
+
+FOREGROUND = 0.33
+"""The share of the patches of a batch that are centred on foreground, before it is rounded to whole patches."""
 
 REFERENCE_BATCH = {2: 12, 3: 2}
 """The patches in a batch of the networks that were measured, for 2D and 3D."""
@@ -34,6 +37,7 @@ class Planner:
             of 12.
         features_3d: likewise in 3D, with a batch of 2.
         coverage: the share of the voxels of the data set that a batch may have.
+        fitting_2d: patches of a 2D network that fit at least: the patch shrinks until they do.
         residual: whether levels are made of residual blocks.
         blocks: convolutions or residual blocks of the first, second, … level on the way down; the last number goes on.
         decoder_blocks: convolutions of a level on the way up.
@@ -45,6 +49,7 @@ class Planner:
     features_2d: float
     features_3d: float
     coverage: float = 1.0
+    fitting_2d: int = 12
     residual: bool = True
     blocks: tuple[int, ...] = (1, 3, 4, 6)
     decoder_blocks: int = 1
@@ -59,7 +64,7 @@ class Planner:
 
 
 PLANNERS = {
-    "plain": Planner("ExperimentPlanner", "nnUNetPlans", 8, 85e6, 560e6, 0.05, False, (2,), 2),
+    "plain": Planner("ExperimentPlanner", "nnUNetPlans", 8, 85e6, 560e6, 0.05, 2, False, (2,), 2),
     "resenc_m": Planner("nnUNetPlannerResEncM", "nnUNetResEncUNetMPlans", 8, 135e6, 680e6),
     "resenc_l": Planner("nnUNetPlannerResEncL", "nnUNetResEncUNetLPlans", 24, 380e6, 2100e6),
     "resenc_xl": Planner("nnUNetPlannerResEncXL", "nnUNetResEncUNetXLPlans", 40, 560e6, 3600e6),
@@ -99,20 +104,16 @@ def feature_maps(topology: Topology, num_classes: int, *, planner: Planner = PLA
 
 
 def fits(features: int, dims: int, *, planner: Planner = PLAIN, memory: float | None = None) -> bool:
-    """Whether a batch of 2 patches fits into memory.
+    """Whether the least batch fits into memory: 2 patches, in 2D those that the planner asks for.
 
     Args:
         features: the numbers in the feature maps of one patch, see :func:`feature_maps`.
         dims: 2 or 3.
-        planner: whose measured networks count.
+        planner: one of :data:`PLANNERS`.
         memory: GB; the planner's own when not given.
     """
-    return features / REFERENCE_BATCH[dims] * MIN_BATCH <= planner.features(dims, memory)
-
-
-def memory_for(features: int, batch: float, dims: int, planner: Planner = PLAIN) -> float:
-    """The GB that a batch takes, in proportion to the planner's measured network."""
-    return features * batch / REFERENCE_BATCH[dims] / planner.features(dims) * planner.memory
+    least = planner.fitting_2d if dims == 2 else MIN_BATCH
+    return features / REFERENCE_BATCH[dims] * least <= planner.features(dims, memory)
 
 
 def batch_of_memory(features: int, dims: int, *, planner: Planner = PLAIN, memory: float | None = None) -> int:
@@ -150,3 +151,8 @@ def batch_size(
     """
     most = batch_of_memory(features, len(patch), planner=planner, memory=memory)
     return max(min(most, batch_of_data(patch, voxels, planner)), MIN_BATCH)
+
+
+def foreground_patches(batch: int) -> int:
+    """The patches of a batch that are centred on foreground: a share of 0.33, rounded to whole patches."""
+    return batch - round(batch * (1 - FOREGROUND))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from seglib.planning.memory import PLAIN, Planner, batch_size, feature_maps, fits
 from seglib.planning.topology import Topology, topology
-from seglib.types import Size
 
 INITIAL_EDGE = {2: 2048, 3: 256}
 """The patch to start from has as many voxels as a square or cube of this edge."""

@@ -9,15 +9,13 @@ import numpy as np
 
 from seglib.ops.preparation import Preparation
 from seglib.planning.fingerprint import Fingerprint, ForegroundStatistics
-from seglib.planning.memory import widths
+from seglib.planning.memory import foreground_patches, widths
 from seglib.planning.normalization import intensity, masked, normalization
 from seglib.planning.patch import Draft
 from seglib.planning.reasons import Reason, reasons
+from seglib.planning.topology import Topology
 from seglib.planning.trace import Trace, trace
 from seglib.types import Category, Size
-
-FOREGROUND = 0.33
-"""The share of the patches of a batch that are centred on foreground, before it is rounded to whole patches."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,23 @@ class Configuration:
     masked: tuple[bool, ...]
     previous: str | None = None
 
+    def __post_init__(self) -> None:
+        levels = len(self.widths)
+        wanted = {"kernels": levels, "strides": levels - 1, "blocks": levels, "decoder_blocks": levels - 1}
+        for name, count in wanted.items():
+            if len(getattr(self, name)) != count:
+                raise ValueError(f"a network of {levels} levels has {count} {name}, got {len(getattr(self, name))}")
+        rows = [self.spacing, self.median_size, *self.kernels, *self.strides]
+        if self.dims not in (2, 3) or any(len(row) != self.dims for row in rows):
+            raise ValueError(
+                f"spacing, sizes, kernels and strides are for 2 or 3 axes, as the patch {self.patch} is; got {rows}"
+            )
+        if len(self.normalization) != len(self.masked):
+            raise ValueError(f"{len(self.normalization)} channels are normalised, and {len(self.masked)} masked or not")
+        multiple = Topology(self.patch, self.kernels, self.strides).multiple
+        if any(n % m for n, m in zip(self.patch, multiple, strict=True)):
+            raise ValueError(f"the patch {self.patch} is no multiple of {multiple}, the product of the strides")
+
     @property
     def dims(self) -> int:
         """2 or 3."""
@@ -66,7 +81,7 @@ class Configuration:
     @property
     def foreground(self) -> float:
         """The share of the patches of a batch that are centred on foreground: a third, rounded to whole patches."""
-        return 1 - round(self.batch_size * (1 - FOREGROUND)) / self.batch_size
+        return foreground_patches(self.batch_size) / self.batch_size
 
     def model_arguments(self) -> dict[str, Any]:
         """Arguments of the network, besides ``num_classes`` and ``in_channels``: ``build("nnunet", …)``."""
@@ -104,6 +119,17 @@ class Plan:
     configurations: dict[str, Configuration]
     reasons: tuple[Reason, ...] = ()
 
+    def __post_init__(self) -> None:
+        for name, entry in self.configurations.items():
+            channels = {len(self.modalities), len(self.intensities), len(entry.normalization)}
+            if len(channels) > 1:
+                raise ValueError(
+                    f"the channels are {', '.join(self.modalities)}, but there are statistics for "
+                    f"{len(self.intensities)}, and {name!r} normalises {len(entry.normalization)}"
+                )
+            if entry.previous is not None and entry.previous not in self.configurations:
+                raise ValueError(f"{name!r} takes the prediction of {entry.previous!r}, which the plan does not have")
+
     def preparation(self, name: str) -> Preparation:
         """How cases are prepared for a configuration; in 2D slices keep their distance.
 
@@ -118,6 +144,7 @@ class Plan:
             intensities=tuple(map(intensity, chosen.normalization, self.intensities)),
             masked=chosen.masked,
             transpose=self.transpose,
+            previous=0 if chosen.previous is None else len(self.classes) - 1,
         )
 
 
@@ -145,12 +172,8 @@ def plan(fingerprint: Fingerprint, *, planner: str = "plain", memory: float | No
             f"the median case has {steps.size} voxels at {steps.spacing} mm: no axis can be halved, which takes 8 "
             "voxels, or 12 along a single axis; use a model without strides, or cases with more voxels"
         )
-    configurations = {
-        name: _configuration(name, found, steps, fingerprint, batch_dice=name == "2d" or "3d_lowres" in drafts)
-        for name, found in drafts.items()
-    }
+    configurations = {name: _configuration(name, found, steps, fingerprint) for name, found in drafts.items()}
     if "3d_lowres" in drafts:
-        configurations["3d_lowres"] = replace(configurations["3d_lowres"], batch_dice=False)
         configurations["3d_cascade_fullres"] = replace(
             configurations["3d_fullres"], name="3d_cascade_fullres", previous="3d_lowres"
         )
@@ -172,9 +195,7 @@ def plan(fingerprint: Fingerprint, *, planner: str = "plain", memory: float | No
     return made
 
 
-def _configuration(
-    name: str, found: Draft, steps: Trace, fingerprint: Fingerprint, *, batch_dice: bool
-) -> Configuration:
+def _configuration(name: str, found: Draft, steps: Trace, fingerprint: Fingerprint) -> Configuration:
     levels, dims = len(found.topology.kernels), len(found.size)
     return Configuration(
         name,
@@ -188,7 +209,7 @@ def _configuration(
         steps.planner.blocks_of(levels),
         (steps.planner.decoder_blocks,) * (levels - 1),
         steps.planner.residual,
-        batch_dice,
+        steps.batch_dice(name),
         tuple(map(normalization, fingerprint.modalities)),
         masked(fingerprint),
     )

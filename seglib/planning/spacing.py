@@ -47,13 +47,13 @@ def target_spacing(spacings: Sequence[Sequence[float]], sizes: Sequence[Sequence
     Returns:
         Three numbers in mm, in the order of the axes of the cases.
     """
-    target = np.median(spacings, axis=0)
-    axis = coarse_axis(target, np.median(sizes, axis=0))
+    target: list[float] = np.median(spacings, axis=0).tolist()
+    axis = coarse_axis(target, np.median(sizes, axis=0).tolist())
     if axis is not None:
         fine = float(np.percentile([spacing[axis] for spacing in spacings], COARSE_PERCENTILE))
-        others = float(np.delete(target, axis).max())
+        others = max(target[:axis] + target[axis + 1 :])
         target[axis] = fine if fine >= others else others + 1e-5
-    return tuple(target.tolist())
+    return tuple(target)
 
 
 def transposition(spacing: Sequence[float]) -> tuple[int, int, int]:

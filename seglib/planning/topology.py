@@ -71,7 +71,7 @@ def topology(spacing: Sequence[float], patch: Sequence[float]) -> Topology:
 
     Args:
         spacing: mm along each axis, 2 or 3.
-        patch: voxels along each axis.
+        patch: voxels along each axis; where the median case ends in half a voxel, a patch may, too.
     """
     voxel, size, kernel = list(spacing), list(patch), [1] * len(spacing)
     kernels, strides = [], []
@@ -81,7 +81,7 @@ def topology(spacing: Sequence[float], patch: Sequence[float]) -> Topology:
         stride = tuple(2 if axis in axes else 1 for axis in range(len(voxel)))
         strides.append(stride)
         voxel = [v * s for v, s in zip(voxel, stride, strict=True)]
-        size = [math.ceil(n / s) for n, s in zip(size, stride, strict=True)]
+        size = [math.ceil(n / 2) if axis in axes else n for axis, n in enumerate(size)]  # 7.5 stays 7.5
     kernels.append((3,) * len(voxel))
     multiple = [math.prod(stride[axis] for stride in strides) for axis in range(len(voxel))]
     padded = tuple(math.ceil(n / m) * m for n, m in zip(patch, multiple, strict=True))

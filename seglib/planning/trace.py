@@ -54,14 +54,21 @@ class Trace:
         """The configurations that are planned.
 
         3d_lowres has half the voxels of 3d_fullres or fewer. A U-Net has two levels at least: where no axis can be
-        halved there is none.
+        halved there is none, and without 3d_fullres no 3d_lowres.
         """
         found = {"2d": self.planar}
-        if self.fullres is not None:
+        if self.fullres is not None and self.fullres.topology.strides:
             if self.lowres and self.fullres.voxels / self.lowres[-1].voxels >= LOWRES_FACTOR:
                 found["3d_lowres"] = self.lowres[-1]
             found["3d_fullres"] = self.fullres
         return {name: found[name] for name in found if found[name].topology.strides}
+
+    def batch_dice(self, name: str) -> bool:
+        """Whether the Dice loss of a configuration is that of the whole batch.
+
+        It is in 2d, and in 3d_fullres where patches are so small that there is a 3d_lowres; never in 3d_lowres.
+        """
+        return name == "2d" or (name == "3d_fullres" and "3d_lowres" in self.drafts)
 
 
 def trace(fingerprint: Fingerprint, *, planner: str = "plain", memory: float | None = None, width: int = 32) -> Trace:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from seglib.data.voc import voc_color
+from seglib.planning.plans_json import plan_from_json
 from seglib.weights.pickles import read_torch
 from seglib.weights.renaming import Rule, rename
 
@@ -58,9 +59,8 @@ def read_nnunet(path: str | Path) -> dict[str, Any]:
                 found[name] = json.loads(file.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise ValueError(f"{file} is no JSON file ({error}); copy it again") from error
-    trainer, *rest = folder.name.split("__")
-    if len(rest) == 2:
-        found["configuration"] = rest[1]
+    if len(parts := folder.name.split("__")) == 3:  # trainer, plans, configuration
+        found["configuration"] = parts[2]
     return {"network_weights": content.get("network_weights", content), "init_args": found | _trained(content)}
 
 
@@ -75,15 +75,14 @@ def convert_nnunet(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[st
         state: what :func:`read_nnunet` returns, or a state dict.
 
     Raises:
-        ValueError: when a key is unknown or missing, the plan is of another network, or the classes are regions that
-            overlap.
+        ValueError: when a key is unknown or missing, the plan is damaged or of another network, or the classes are
+            regions that overlap.
     """
     converted, arguments = _network(state.get("network_weights", state))
-    trained = _trained(state)
-    if set(trained) == set(_TRAINED):
+    names: Sequence[str] = ["background", *(f"class {i}" for i in range(1, arguments["num_classes"]))]
+    facts: dict[str, Any] = {}
+    if set(trained := _trained(state)) == set(_TRAINED):
         names, facts = _facts(arguments, **trained)
-    else:
-        names, facts = ["background", *(f"class {i}" for i in range(1, arguments["num_classes"]))], {}
     categories = [{"id": i, "name": n, "isthing": False, "color": list(voc_color(i))} for i, n in enumerate(names)]
     return converted, {"arguments": arguments, "task": "volume", "categories": categories, **facts}
 
@@ -135,11 +134,11 @@ def _network(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
         "num_classes": len(renamed["score.weight"]),
         "in_channels": in_channels,
         "dims": renamed["score.weight"].ndim - 2,
-        "widths": [len(weight) for weight in convs],
-        "kernels": [list(weight.shape[2:]) for weight in convs],
-        "strides": [list(renamed[f"up.{i}.weight"].shape[2:]) for i in ways_up],
-        "blocks": [_count(renamed, rf"encoder\.{i}\.\d+{conv}", convs[0].ndim) for i in range(levels)],
-        "decoder_blocks": [_count(renamed, rf"decoder\.{i}\.\d+\.weight", convs[0].ndim) for i in ways_up],
+        "widths": tuple(len(weight) for weight in convs),
+        "kernels": tuple(tuple(weight.shape[2:]) for weight in convs),
+        "strides": tuple(tuple(renamed[f"up.{i}.weight"].shape[2:]) for i in ways_up),
+        "blocks": tuple(_count(renamed, rf"encoder\.{i}\.\d+{conv}", convs[0].ndim) for i in range(levels)),
+        "decoder_blocks": tuple(_count(renamed, rf"decoder\.{i}\.\d+\.weight", convs[0].ndim) for i in ways_up),
         "residual": residual,
         "aux_outputs": _count(renamed, r"aux_scores\.\d+\.weight"),
     }
@@ -154,36 +153,28 @@ def _count(state: Mapping[str, Tensor], pattern: str, axes: int | None = None) -
 
 def _facts(
     arguments: dict[str, Any], plans: Mapping[str, Any], dataset_json: Mapping[str, Any], configuration: str
-) -> tuple[list[str], dict[str, Any]]:
+) -> tuple[Sequence[str], dict[str, Any]]:
     """The names of the classes, and the metadata that ``seglib predict`` follows; ``arguments`` get ``batch_dice``."""
-    from seglib.planning.plans_json import plan_from_json
-
     plan = plan_from_json(plans, dataset_json)
-    if configuration not in plan.configurations:
-        raise ValueError(
-            f"the plan has no configuration {configuration!r}, only {', '.join(plan.configurations)}; take the plans "
-            "and the checkpoint from one folder"
-        )
+    preparation = plan.preparation(configuration)
     planned = plan.configurations[configuration]
-    for name, value in json.loads(json.dumps(planned.model_arguments())).items():
+    expected = planned.model_arguments() | {
+        "num_classes": len(plan.classes),
+        "in_channels": len(plan.modalities) + preparation.previous,
+    }
+    for name, value in expected.items():
         if arguments.setdefault(name, value) != value:
             raise ValueError(
                 f"the plan is of another network: its {name} are {value}, those of the weights {arguments[name]}; take "
-                "the plans and the checkpoint from one folder"
+                "plans.json, dataset.json and the checkpoint from one folder"
             )
-    ids = dict(dataset_json["labels"])
-    if regions := [name for name, i in ids.items() if not isinstance(i, int)]:
-        raise ValueError(
-            f"the class {regions[0]!r} is a region of several labels; only exclusive classes are predicted"
-        )
-    void = ids.pop("ignore", None)
-    names = sorted(ids, key=ids.__getitem__)
-    window = [*(1,) * (3 - len(planned.patch)), *planned.patch]
-    return names, {
-        "file_ids": [ids[name] for name in names],
-        "void_id": void,
+    ids = dataset_json["labels"]
+    window = [*(1,) * (3 - planned.dims), *planned.patch]
+    return plan.classes, {
+        "file_ids": [ids[name] for name in plan.classes],
+        "void_id": ids.get("ignore"),
         "modalities": list(plan.modalities),
         "patch": window,
         "task_arguments": {"window": window},
-        "preparation": plan.preparation(configuration).to_json(),
+        "preparation": preparation.to_json(),
     }

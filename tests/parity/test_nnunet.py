@@ -1,12 +1,16 @@
 """seglib's nnU-Net equals the networks of dynamic-network-architectures, through the converter that users call."""
 
+import numpy as np
 import pytest
 import torch
 from nnunet_reference import nnunet
+from nnunet_results import results
 from torch import nn
 
+from seglib.data.volumes import make_volume
 from seglib.models.zoo import build
-from seglib.weights import convert
+from seglib.postprocess.whole_cases import label_case
+from seglib.weights import convert, load_model, read_origin, save_weights
 
 WIDTHS = [4, 6, 8, 8]  # the last level strides and keeps its channels, as levels at the limit of 320 do
 PLANS = {
@@ -110,3 +114,32 @@ def test_a_new_network_starts_as_nnunets_does(encoder):
             assert torch.equal(p, expected[name]), name
         else:  # of 96 draws or more, the spread is known to 7 %, of most to less than 1 %
             torch.testing.assert_close(p.std(), expected[name].std(), rtol=0.2 if p.numel() < 1000 else 0.04, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of what nnU-Net uses
+@pytest.mark.parametrize(
+    ("configuration", "planner"), [("3d_fullres", "plain"), ("2d", "plain"), ("3d_fullres", "resenc_m")]
+)
+def test_a_case_gets_the_labels_that_nnunet_predicts_from_the_same_folder(configuration, planner, tmp_path):
+    """From its checkpoint and plan to labels on the grid of the case: crop, scale, resample, predict, and back."""
+    folder = results(tmp_path, configuration, planner)
+    name, state, metadata = convert("nnunetv2:any", read_origin("nnunetv2:any", folder / "fold_0/checkpoint_final.pth"))
+    model = build(name, **metadata["arguments"])
+    model.load_state_dict(state)
+    save_weights(model, tmp_path / "weights.safetensors", metadata)
+    case = make_volume(5, 0, size=(24, 32, 50), spacing=(2.0, 1.25, 0.8))  # one window of 16 × 40 × 40
+    window = tuple(metadata["task_arguments"]["window"])
+    found = label_case(load_model(tmp_path / "weights.safetensors"), case.image, case.spacing, window).numpy()
+
+    predictor = nnunet("inference.predict_from_raw_data").nnUNetPredictor(
+        use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
+    )
+    predictor.initialize_from_trained_model_folder(str(folder), (0,), "checkpoint_final.pth")
+    properties = {"spacing": list(case.spacing)}
+    expected = predictor.predict_single_npy_array(case.image.float().numpy(), properties, None, None, False)
+    assert len(np.unique(expected)) >= 3
+    # it adds up windows in float16: near their borders its Gaussian weights have only a few bits
+    inner = (slice(3, 21), slice(4, 28), slice(6, 44))
+    assert (found != expected)[inner].mean() < 2e-4
+    assert (found != expected).mean() < 0.02

@@ -6,6 +6,8 @@ from loss_cases import value_and_gradient
 from nnunet_reference import nnunet
 
 from seglib.losses import nnunet_loss
+from seglib.models.nnunet import NNUNet
+from seglib.types import DenseOutput, Targets
 
 K = 4  # class 3 is in no target
 
@@ -79,3 +81,27 @@ def test_of_regions_it_is_dc_and_bce_loss(reference, batch_dice, void):
 
     found = value_and_gradient(nnunet_loss, *regions(void), batch_dice=batch_dice)
     assert_equal(found, value_and_gradient(of_channels, *regions(void)))
+
+
+@pytest.mark.parametrize("batch_dice", [False, True], ids=["per sample", "batch"])
+def test_the_loss_of_all_outputs_is_that_of_the_deep_supervision_wrapper(reference, batch_dice):
+    compound, dice = reference
+    # outputs at three sizes
+    model = NNUNet(K, widths=[2, 2, 2, 2], strides=[(1, 2, 2), (2, 2, 2), (2, 2, 2)], batch_dice=batch_dice)
+    g = torch.Generator().manual_seed(3)
+    logits = [torch.randn(2, K, *size, generator=g, requires_grad=True) for size in ((8, 16, 16), (8, 8, 8), (4, 4, 4))]
+    labels = torch.randint(K, (2, 8, 16, 16), generator=g)
+    labels[0, :, 5:9] = 255
+    # what nnU-Net's trainer makes: labels of each size, and weights that halve, the last 0, with a sum of 1
+    down = nnunet("batchgeneratorsv2.transforms.utils.deep_supervision_downsampling").DownsampleSegForDSTransform
+    scales = [[1, 1, 1], [1, 0.5, 0.5], [0.5, 0.25, 0.25]]
+    of_samples = [down(scales)(segmentation=sample[None].short())["segmentation"] for sample in labels]
+    targets = [torch.stack(of_size).long() for of_size in zip(*of_samples, strict=True)]
+    plain = compound.DC_and_CE_loss(settings(batch_dice, do_bg=False), {}, ignore_label=255, dice_class=dice)
+    wrapper = nnunet("training.loss.deep_supervision").DeepSupervisionWrapper
+    loss = wrapper(plain, (1 / 1.5, 0.5 / 1.5, 0.0))(logits, targets)
+    expected = torch.autograd.grad(loss, logits, allow_unused=True)
+    found = sum(model.loss(DenseOutput(logits[0], tuple(logits[1:])), Targets(semantic=labels)).values())
+    assert (found - 1 - loss).abs() < 1e-6  # float32
+    for mine, other in zip(torch.autograd.grad(found, logits), expected, strict=True):
+        torch.testing.assert_close(mine, torch.zeros_like(mine) if other is None else other, rtol=0, atol=1e-7)

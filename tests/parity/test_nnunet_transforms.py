@@ -11,6 +11,7 @@ from scipy.stats import ks_2samp
 
 from seglib.data import nnunet_transforms
 from seglib.data.nnunet_transforms import nnunet_transform
+from seglib.planning.plan import Configuration
 
 pytestmark = pytest.mark.slow  # the import of nnU-Net's trainer
 
@@ -163,3 +164,11 @@ def matrix_at_the_middle(places):
         [places[(slice(None), *(3 + by * (axis == i) for axis in range(dims)))] for i in range(dims)] for by in (1, -1)
     )
     return (torch.stack(ahead, 1) - torch.stack(behind, 1)) / 2
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5, 12, 49, 50, 366])
+def test_the_plans_share_of_foreground_patches_is_that_of_the_loader(batch):
+    loader = nnunet("training.dataloading.data_loader").nnUNetDataLoader
+    itself = SimpleNamespace(batch_size=batch, oversample_foreground_percent=0.33)
+    chosen = sum(loader._oversample_last_XX_percent(itself, place) for place in range(batch))
+    assert Configuration.foreground.fget(SimpleNamespace(batch_size=batch)) == pytest.approx(chosen / batch)

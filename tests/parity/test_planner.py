@@ -1,25 +1,21 @@
-"""The planner against nnU-Net's own, on data sets of all forms.
-
-nnU-Net's planners read and write folders, and their paths are read when they are imported: this file is also the
-script that runs them, once, for all data sets.
-"""
+"""The planner equals nnU-Net's own on data sets of all forms, and each reads the other's files."""
 
 import json
-import math
-import os
-import subprocess
-import sys
 import warnings
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
+import pytest
+import torch
+from nnunet_reference import nnunet
 
-PLANNERS = {
-    "plain": "ExperimentPlanner",
-    "resenc_m": "nnUNetPlannerResEncM",
-    "resenc_l": "nnUNetPlannerResEncL",
-    "resenc_xl": "nnUNetPlannerResEncXL",
-}
+from seglib.data.nifti import VoxelFrame, write_volume
+from seglib.planning.memory import PLANNERS
+from seglib.planning.plan import plan
+from seglib.planning.plans_json import plan_to_json, read_fingerprint, read_plans
+
+STATISTICS = {"mean": 80.0, "median": 90.0, "std": 40.0, "min": -500.0, "max": 900.0}
+STATISTICS |= {"percentile_00_5": -60.0, "percentile_99_5": 250.0}
 
 
 def alike(spacing, size, cases, **more):
@@ -66,6 +62,7 @@ ODD = {
     "two small cases": alike((1.0, 1.0, 1.0), (17, 23, 40), 2),
     "an axis alone with 12 voxels": alike((1.0, 1.0, 1.0), (24, 12, 7), 20),
     "medians that end in a half": {"spacings": [[1, 1, 1]] * 2, "sizes": [[33, 50, 61], [34, 57, 70]]},
+    "half a voxel too few to halve": {"spacings": [[9.5, 1, 0.7]] * 2, "sizes": [[7, 210, 93], [8, 210, 93]]},
     "as many voxels along all axes": alike((1.0, 1.0, 1.0), (300, 300, 300), 50),
     "spacings apart by exactly 2": alike((2.0, 1.0, 1.0), (64, 128, 128), 50),
     "spacings apart by exactly 3": alike((3.0, 1.0, 1.0), (20, 100, 100), 50),
@@ -90,62 +87,80 @@ def random_sets():
         yield f"random {seed}", varied(spacing, size, cases, seed, finer=3.0, classes=classes, memory=memory)
 
 
-def data_sets():
-    """Name → spacings, sizes, modalities, classes, kept, memory, and the planners to ask."""
-    found = REAL | ODD | dict(random_sets())
-    for i, facts in enumerate(found.values()):
-        facts.setdefault("modalities", ["MRI"])
-        facts.setdefault("kept", 1.0)
-        facts.setdefault("memory", None)
-        facts["classes"] = ["background", *(f"class {c}" for c in range(1, facts.get("classes", 3)))]
-        facts["planners"] = ["plain", list(PLANNERS)[1 + i % 3]]
-    return found
+DATA_SETS = {
+    name: {"modalities": ["MRI"], "kept": 1.0, "memory": None, "classes": 3} | facts
+    for name, facts in (REAL | ODD | dict(random_sets())).items()
+}
+ASKED = [("plain", name) for name in DATA_SETS] + [
+    (list(PLANNERS)[1 + i // 2 % 3], name) for i, name in enumerate(DATA_SETS) if i % 2
+]
+"""Every data set goes to nnU-Net's first planner, and every other one to a planner of residual encoders, too."""
 
 
-def run_nnunet(folder):
-    """Let nnU-Net plan for all data sets; its files stand in the folder afterwards."""
-    for name in ("raw", "preprocessed", "results"):
-        os.environ[f"nnUNet_{name}"] = str(folder / name)
-    warnings.simplefilter("ignore")
-    import nibabel
-    import torch
-    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-    from nnunetv2.experiment_planning.experiment_planners.residual_unets import residual_encoder_unet_planners as resenc
-
-    torch.set_default_device("meta")  # networks are only counted
-    empty = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
-    for i, facts in enumerate(data_sets().values()):
-        name = f"Dataset{i + 1:03d}_Set"
-        raw, preprocessed = folder / "raw" / name, folder / "preprocessed" / name
-        (raw / "imagesTr").mkdir(parents=True)
-        (raw / "labelsTr").mkdir()
-        preprocessed.mkdir(parents=True)
-        nibabel.save(empty, raw / "imagesTr" / "a_0000.nii.gz")
-        nibabel.save(empty, raw / "labelsTr" / "a.nii.gz")
-        described = {
-            "channel_names": {str(c): modality for c, modality in enumerate(facts["modalities"])},
-            "labels": {c: number for number, c in enumerate(facts["classes"])},
-            "numTraining": len(facts["sizes"]),
-            "file_ending": ".nii.gz",
-        }
-        (raw / "dataset.json").write_text(json.dumps(described))
-        statistics = {"mean": 80.0, "median": 90.0, "std": 40.0, "min": -500.0, "max": 900.0}
-        statistics |= {"percentile_00_5": -60.0, "percentile_99_5": 250.0}
-        content = {
-            "spacings": facts["spacings"],
-            "shapes_after_crop": facts["sizes"],
-            "foreground_intensity_properties_per_channel": {str(c): statistics for c in range(len(facts["modalities"]))},
-            "median_relative_size_after_cropping": facts["kept"],
-        }
-        (preprocessed / "dataset_fingerprint.json").write_text(json.dumps(content))
-        for planner in facts["planners"]:
-            found = getattr(resenc, PLANNERS[planner], ExperimentPlanner)
-            memory = {} if facts["memory"] is None else {"gpu_memory_target_in_gb": facts["memory"]}
-            found(name, **memory).plan_experiment()
+def write_json(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
 
 
-if __name__ == "__main__":
-    import time
-    t = time.time()
-    run_nnunet(Path(sys.argv[1]))
-    print("TOOK", time.time() - t)
+def write_data_set(root, name, facts):
+    """What nnU-Net's planners read of a data set: two JSON files, and an image file that they try to open."""
+    image = str(root / "a.nii.gz")
+    write_volume(image, torch.zeros(1, 2, 2, 2), VoxelFrame.of_spacing((2, 2, 2), (1, 1, 1)))
+    channels = {str(c): modality for c, modality in enumerate(facts["modalities"])}
+    described = {
+        "channel_names": channels,
+        "labels": {"background": 0} | {f"class {c}": c for c in range(1, facts["classes"])},
+        "numTraining": len(facts["sizes"]),
+        "file_ending": ".nii.gz",
+        "dataset": {"a": {"images": [image], "label": image}},
+    }
+    write_json(root / "raw" / name / "dataset.json", described)
+    content = {
+        "spacings": facts["spacings"],
+        "shapes_after_crop": facts["sizes"],
+        "foreground_intensity_properties_per_channel": {c: STATISTICS for c in channels},
+        "median_relative_size_after_cropping": facts["kept"],
+    }
+    write_json(root / "preprocessed" / name / "dataset_fingerprint.json", content)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Name of a data set → the folder with its dataset.json, its fingerprint and nnU-Net's plans for it."""
+    planners = {p.reference: None for p in PLANNERS.values()}
+    base = "experiment_planning.experiment_planners"
+    for name in (f"{base}.default_experiment_planner", f"{base}.residual_unets.residual_encoder_unet_planners"):
+        module = nnunet(name)
+        planners |= {known: getattr(module, known) for known in planners if hasattr(module, known)}
+    root = tmp_path_factory.mktemp("nnunet")
+    numbered = {name: f"Dataset{i:03d}_Set" for i, name in enumerate(DATA_SETS)}
+    for name, facts in DATA_SETS.items():
+        write_data_set(root, numbered[name], facts)
+    convolution = torch.nn.modules.conv._ConvNd
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), torch.device("meta"):
+        warnings.simplefilter("ignore")
+        for part in ("raw", "preprocessed", "results"):
+            patch.setenv(f"nnUNet_{part}", str(root / part))
+        patch.setattr(convolution, "reset_parameters", lambda self: None)  # networks are only counted
+        for planner, name in ASKED:
+            memory = DATA_SETS[name]["memory"]
+            asked = {} if memory is None else {"gpu_memory_target_in_gb": memory}
+            planners[PLANNERS[planner].reference](numbered[name], **asked).plan_experiment()
+    return lambda name: root / "preprocessed" / numbered[name]
+
+
+def our_plan(folder, planner, name):
+    """Our plan for a data set, made from nnU-Net's fingerprint."""
+    found = read_fingerprint(folder(name) / "dataset_fingerprint.json", folder(name) / "dataset.json")
+    return plan(found, planner=planner, memory=DATA_SETS[name]["memory"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("planner", "name"), ASKED)
+def test_the_plan_is_that_of_nnunets_planner(folder, planner, name):
+    made = our_plan(folder, planner, name)
+    path = folder(name) / f"{PLANNERS[planner].plans_name}.json"
+    assert read_plans(path) == replace(made, memory=None, reasons=())
+    own = plan_to_json(made)
+    assert own.pop("seglib")["memory"] == made.memory
+    assert own == json.loads(path.read_text())

@@ -19,6 +19,7 @@ from seglib.book.exercises import (
     ch15,
     ch16,
     ch17,
+    ch18,
 )
 
 CHECKS: dict[str, Exercise] = {
@@ -39,5 +40,6 @@ CHECKS: dict[str, Exercise] = {
     **ch15.EXERCISES,
     **ch16.EXERCISES,
     **ch17.EXERCISES,
+    **ch18.EXERCISES,
 }
 """Name of an exercise, such as ``"ch02.dice"``, → the exercise."""

@@ -200,6 +200,10 @@ def _opened(kernel: list[int], spacing: Sequence[float], poolable: list[int]) ->
     return [3 if k == 3 or s / min(spacing) < 2 else 1 for k, s in zip(kernel, spacing, strict=True)]
 
 
+def _multiples(strides: list[list[int]]) -> list[int]:
+    return [math.prod(s[a] for s in strides) for a in range(3)]
+
+
 def _padded(patch: Sequence[int], multiples: Sequence[int]) -> list[int]:
     return [-(-p // m) * m for p, m in zip(patch, multiples, strict=True)]
 
@@ -216,8 +220,7 @@ def _topology(
     double: Callable[[float], float] = lambda s: 2 * s,
     deepest: int = 99,
     bottleneck: Callable[[list[list[int]]], list[list[int]]] = lambda kernels: [*kernels, [3, 3, 3]],
-    multiples: Callable[[list[list[int]]], list[int]] = lambda strides: [math.prod(s) for s in zip(*strides, strict=True)]
-    or [1, 1, 1],
+    multiples: Callable[[list[list[int]]], list[int]] = _multiples,
     pad: Callable[[Sequence[int], Sequence[int]], list[int]] = _padded,
 ) -> Topology:
     """``topology`` with some steps exchanged."""
@@ -259,17 +262,17 @@ def _pools(
     return axes
 
 
-def _kernels_after(levels: int) -> Callable[[list[int], Sequence[float], list[int]], list[int]]:
-    return lambda kernel, spacing, axes: [3, 3, 3]
-
-
-def _from_the_start(poolable: Callable[[Sequence[float], Sequence[int]], list[int]]) -> Any:
-    """The spacing stays that of the image: no pooling changes it."""
-    return _topologies(poolable=poolable, double=lambda s: s)
-
-
-def _least_multiple(patch: Sequence[int], multiples: Sequence[int]) -> list[int]:
-    return _padded(patch, [max(multiples)] * 3)
+def _kernels_within_long(spacing: Sequence[float], patch: Sequence[int]) -> Topology:
+    """The kernels' spacing is compared with that of the axes that are long enough to pool."""
+    strides, kernels, padded = topology(spacing, patch)
+    mm, size, kernel = list(spacing), list(patch), [1, 1, 1]
+    for level, stride in enumerate(strides):
+        finest = min(m for m, n in zip(mm, size, strict=True) if n >= 8)
+        kernel = [3 if k == 3 or m / finest < 2 else 1 for k, m in zip(kernel, mm, strict=True)]
+        kernels[level] = kernel
+        mm = [m * s for m, s in zip(mm, stride, strict=True)]
+        size = [math.ceil(n / s) for n, s in zip(size, stride, strict=True)]
+    return strides, kernels, padded
 
 
 def _topology_numpy(spacing: Any, patch: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -346,7 +349,10 @@ def _grids() -> Mapping[str, tuple[list[float], list[int]]]:
 TOPOLOGY = Exercise(
     solution=topology,
     wrong={
-        "above_8": (_topologies(poolable=_pools(lambda n: n > 8)), "An axis of exactly 8 voxels can be pooled: ≥, not >."),
+        "above_8": (
+            _topologies(poolable=_pools(lambda n: n > 8)),
+            "An axis of exactly 8 voxels can be pooled: ≥, not >.",
+        ),
         "from_4": (
             _topologies(poolable=_pools(lambda n: n >= 4)),
             "You pool axes of 4 voxels. At least 4 must be left after pooling: it needs 8 before.",
@@ -369,7 +375,7 @@ TOPOLOGY = Exercise(
         ),
         "all_long_axes": (
             _topologies(poolable=_pools(near=lambda s, finest: True)),
-            "You pool coarse axes from the first level on. They wait until their spacing is less than 2 times the finest.",
+            "You pool coarse axes at once. They wait until their spacing is less than 2 times the finest.",
         ),
         "finest_alone": (
             _topologies(poolable=_pools(near=lambda s, finest: s == finest)),
@@ -384,7 +390,7 @@ TOPOLOGY = Exercise(
             "You pool all axes or none. Each axis decides by its own size and spacing.",
         ),
         "old_spacing": (
-            _from_the_start(_poolable),
+            _topologies(double=lambda s: s),
             "Pooling doubles the spacing of an axis; yours stays that of the image.",
         ),
         "no_lone_rule": (
@@ -428,7 +434,7 @@ TOPOLOGY = Exercise(
             "You stop after four poolings. There is no such limit: go on while an axis can be pooled.",
         ),
         "kernels_of_3": (
-            _topologies(opened=_kernels_after(0)),
+            _topologies(opened=lambda kernel, spacing, axes: [3, 3, 3]),
             "All your kernels are 3 × 3 × 3. Along an axis of 2 times the finest spacing or more the kernel is 1.",
         ),
         "kernel_at_twice": (
@@ -447,13 +453,11 @@ TOPOLOGY = Exercise(
             "to pool still gets 3.",
         ),
         "kernel_of_poolable": (
-            lambda spacing, patch: _kernels_within_long(spacing, patch),
+            _kernels_within_long,
             "For kernels you compare with the finest spacing of the axes of 8 voxels. Compare with the finest of all.",
         ),
         "kernel_forgets": (
-            _topologies(
-                opened=lambda kernel, spacing, axes: [3 if s / min(spacing) < 2 else 1 for s in spacing]
-            ),
+            _topologies(opened=lambda kernel, spacing, axes: [3 if s / min(spacing) < 2 else 1 for s in spacing]),
             "Your kernel goes back to 1. Once it is 3 along an axis it stays 3.",
         ),
         "kernel_late": (
@@ -493,9 +497,7 @@ TOPOLOGY = Exercise(
             "You cut the patch down to a multiple. Pad it up to the next one.",
         ),
         "nearest_multiple": (
-            _topologies(
-                pad=lambda patch, multiples: [round(p / m) * m for p, m in zip(patch, multiples, strict=True)]
-            ),
+            _topologies(pad=lambda patch, multiples: [round(p / m) * m for p, m in zip(patch, multiples, strict=True)]),
             "You take the nearest multiple. Pad the patch up to the next one.",
         ),
         "one_more": (
@@ -503,7 +505,7 @@ TOPOLOGY = Exercise(
             "A side that is a multiple already stays as it is; you pad it by one more.",
         ),
         "one_multiple": (
-            _topologies(pad=_least_multiple),
+            _topologies(pad=lambda patch, multiples: _padded(patch, [max(multiples)] * 3)),
             "You pad all axes to the multiple of the deepest one. Each axis has its own number of poolings.",
         ),
         "all_levels": (
@@ -513,13 +515,13 @@ TOPOLOGY = Exercise(
             "You pad by the number of levels. Each axis has its own number of poolings.",
         ),
         "twice_the_poolings": (
-            _topologies(multiples=lambda strides: [2 * max(sum(s[a] == 2 for s in strides), 0.5) for a in range(3)]),  # type: ignore[misc]
+            _topologies(multiples=lambda strides: [2 * (m.bit_length() - 1) or 1 for m in _multiples(strides)]),
             "An axis that is pooled k times needs a multiple of 2 to the power of k, not of 2 · k.",
         ),
         "multiples": (
             lambda spacing, patch: (
                 *topology(spacing, patch)[:2],
-                [math.prod(s) for s in zip(*topology(spacing, patch)[0], strict=True)] or [1, 1, 1],
+                _multiples(topology(spacing, patch)[0]),
             ),
             "The third answer is the padded patch, not the multiples.",
         ),
@@ -527,8 +529,8 @@ TOPOLOGY = Exercise(
             lambda spacing, patch: (
                 *topology(spacing, patch)[:2],
                 [
-                    n // math.prod(s[a] for s in topology(spacing, patch)[0])
-                    for a, n in enumerate(topology(spacing, patch)[2])
+                    n // m
+                    for n, m in zip(topology(spacing, patch)[2], _multiples(topology(spacing, patch)[0]), strict=True)
                 ],
             ),
             "The third answer is the size of the lowest level. Return the padded patch.",
@@ -538,7 +540,7 @@ TOPOLOGY = Exercise(
                 [sum(s[a] == 2 for s in topology(spacing, patch)[0]) for a in range(3)],
                 *topology(spacing, patch)[1:],
             ),
-            "You return the number of poolings of each axis. Return the strides of each pooling, 1 or 2 along each axis.",
+            "You return the number of poolings of each axis. Return the strides of each pooling: 1 or 2 an axis.",
         ),
         "kernels_first": (
             lambda spacing, patch: tuple(topology(spacing, patch)[i] for i in (1, 0, 2)),
@@ -570,25 +572,10 @@ TOPOLOGY = Exercise(
 )
 
 
-def _kernels_within_long(spacing: Sequence[float], patch: Sequence[int]) -> Topology:
-    """The kernels' spacing is compared with that of the axes that are long enough to pool."""
-    strides, kernels, padded = topology(spacing, patch)
-    mm, size, kernel = list(spacing), list(patch), [1, 1, 1]
-    for level, stride in enumerate(strides):
-        finest = min(m for m, n in zip(mm, size, strict=True) if n >= 8)
-        kernel = [3 if k == 3 or m / finest < 2 else 1 for k, m in zip(kernel, mm, strict=True)]
-        kernels[level] = kernel
-        mm = [m * s for m, s in zip(mm, stride, strict=True)]
-        size = [math.ceil(n / s) for n, s in zip(size, stride, strict=True)]
-    return strides, kernels, padded
-
-
 # Piece 4: the numbers in all feature maps ----------------------------------------------------------------------------
 
 
-def feature_maps(
-    patch: Sequence[int], strides: Sequence[Sequence[int]], widths: Sequence[int], classes: int
-) -> int:
+def feature_maps(patch: Sequence[int], strides: Sequence[Sequence[int]], widths: Sequence[int], classes: int) -> int:
     """How many numbers the feature maps of one patch hold: nnU-Net's measure of memory."""
     return _feature_maps(patch, strides, widths, classes)
 
@@ -750,9 +737,7 @@ FEATURE_MAPS = Exercise(
             "You pool before the first level. Level 0 has full resolution.",
         ),
         "not_cumulative": (
-            _counts(
-                sizes=lambda patch, strides: [math.prod(patch) // math.prod(s) for s in [[1, 1, 1], *strides]]
-            ),
+            _counts(sizes=lambda patch, strides: [math.prod(patch) // math.prod(s) for s in [[1, 1, 1], *strides]]),
             "Poolings add up: the strides of all levels above divide the size.",
         ),
         "always_8": (
@@ -784,7 +769,7 @@ FEATURE_MAPS = Exercise(
     },
     right={"one map after the other": _maps_by_stack, "PyTorch": _maps_in_torch, "a recursion": _maps_by_recursion},
     probes=_networks,
-    hint="Each level: voxels × width × (2 in the encoder + 3 in the decoder, but not at the lowest). Plus class scores.",
+    hint="Each level: voxels × width × (2 in the encoder + 3 in the decoder, not at the lowest). Plus class scores.",
     sketch="""
         total, voxels = classes * ..., math.prod(patch)
         for level, width in enumerate(widths):
@@ -804,18 +789,21 @@ def supervision_weights(outputs: int) -> list[float]:
     return _supervision_weights(outputs)
 
 
+def _normalised(weights: list[float]) -> list[float]:
+    return [w / sum(weights) for w in weights]
+
+
 def _supervision_weights(
     outputs: int,
     *,
     weight: Callable[[int], float] = lambda level: 0.5**level,
-    lowest: float = 0.0,
     one: float = 1.0,
-    normalise: Callable[[list[float]], list[float]] = lambda w: [v / sum(w) for v in w],
+    normalise: Callable[[list[float]], list[float]] = _normalised,
 ) -> list[float]:
     """``supervision_weights`` with some steps exchanged."""
     if outputs == 1:
         return [one]
-    return normalise([*map(weight, range(outputs - 1)), lowest])
+    return normalise([*map(weight, range(outputs - 1)), 0.0])
 
 
 def _weights(**changes: Any) -> Callable[[int], list[float]]:
@@ -849,7 +837,7 @@ SUPERVISION = Exercise(
     solution=supervision_weights,
     wrong={
         "lowest_counts": (
-            lambda outputs: [0.5**i / sum(0.5**j for j in range(outputs)) for i in range(outputs)],
+            lambda outputs: _normalised([0.5**i for i in range(outputs)]),
             "The lowest output counts in your loss. Its weight is 0.",
         ),
         "normalised_first": (
@@ -906,9 +894,7 @@ SUPERVISION = Exercise(
             "Your list is one too long: the lowest of the `outputs` outputs is the one with weight 0.",
         ),
         "two_zeros": (
-            lambda outputs: (
-                [*supervision_weights(outputs - 1), 0.0] if outputs > 1 else [1.0]
-            ),
+            lambda outputs: [*supervision_weights(outputs - 1), 0.0] if outputs > 1 else [1.0],
             "Two of your weights are 0. Only the lowest one is.",
         ),
         "zero_alone": (
@@ -920,7 +906,7 @@ SUPERVISION = Exercise(
             "With one output the lowest is also the highest: setting it to 0 leaves 0 / 0. Its weight is 1.",
         ),
         "divides_by_zero": (
-            lambda outputs: supervision_weights(outputs) if outputs > 1 else 1 / 0,  # type: ignore[return-value]
+            lambda outputs: supervision_weights(outputs) if outputs > 1 else 1 / 0,
             "With one output the lowest is also the highest, so nothing is left to divide by. Its weight is 1.",
         ),
     },

@@ -22,7 +22,7 @@ const nameOf = ([group, label]) => label.length > 1 ? label.split(",")[0] : `${g
 
 // A number to type and a slider for it. change(value) is called with valid numbers only, done() at the end of a movement.
 function entry([group, label, key, , values, low, high], change, done) {
-  const name = `${nameOf([group, label])}${label.length > 1 ? "" : group.slice(group.indexOf(","))}`, integer = WHOLE.includes(key);
+  const name = label.length > 1 ? label : nameOf([group, label]) + group.slice(group.indexOf(",")), integer = WHOLE.includes(key);
   const number = el("input", {type: "number", min: low, max: high, step: integer ? 1 : "any", "aria-label": name, inputmode: integer ? "numeric" : "decimal"});
   const range = el("input", {type: "range", min: 0, max: values.length - 1, "aria-label": `${name}, slider`});
   const place = v => { range.value = values.reduce((best, w, i) => Math.abs(w - v) < Math.abs(values[best] - v) ? i : best, 0); };
@@ -87,11 +87,11 @@ export function render(root, {presets: PRESETS, preset: first}) {
     input[type=number] { font: inherit; color: var(--ink); background: var(--bg); border: 1px solid var(--soft); border-radius: 6px; padding: 3px 6px; min-height: 30px; }
     input[aria-invalid=true] { border: 2px dashed var(--accent); } .entry select { padding: 3px 4px; }
     .status { border-left: 3px solid var(--accent); padding: 2px 0 2px 10px; min-height: 4.4em; }
-    .half { flex: 1 1 320px; min-width: 0; } svg text { fill: var(--ink); font-size: 13px; } svg .size { font-weight: 700; } svg .new { fill: var(--accent); font-weight: 700; }
+    .half { flex: 1 1 320px; min-width: 0; } svg { max-width: 430px; } svg text { fill: var(--ink); font-size: 13px; } svg .size { font-weight: 700; } svg .new { fill: var(--accent); font-weight: 700; }
     .down { fill: ${tint("blue", 0.3)}; stroke: var(--blue); } .up { fill: ${tint("green", 0.3)}; stroke: var(--green); }
     .link { stroke: var(--soft); fill: none; } .skip { stroke-dasharray: 4 4; } .case { fill: var(--wash); stroke: var(--soft); } .patch { fill: ${tint("orange", 0.4)}; stroke: var(--accent); stroke-width: 1.5; }
     ol { list-style: none; margin: 0; padding: 0; } li { padding: 6px 8px 6px 10px; border-left: 3px solid transparent; border-bottom: 1px solid var(--line); } li.changed { border-left-color: var(--accent); background: ${tint("orange", 0.08)}; }
-    .head { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 12px; } .head span { font-weight: 700; font-variant-numeric: tabular-nums; } .why { margin: 2px 0 0; color: var(--soft); font-size: 13px; }
+    .head { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 12px; } .value { font-weight: 700; font-variant-numeric: tabular-nums; } .why { margin: 2px 0 0; color: var(--soft); font-size: 13px; }
     .was { margin: 2px 0 0; font-size: 13px; color: var(--accent); } .was:empty { display: none; }
     :host { container-type: inline-size; } @container (min-width: 700px) { .half:first-child { position: sticky; top: 70px; } }
     summary { cursor: pointer; font-size: 13px; } details table { font-size: 13px; border-collapse: collapse; } td, th { text-align: right; padding: 1px 12px 1px 0; font-weight: inherit; white-space: nowrap; }`,
@@ -119,44 +119,40 @@ export function render(root, {presets: PRESETS, preset: first}) {
     const c = found.configurations[shown], was = old?.configurations?.[shown], rules = reasons(found, shown, state), earlier = was ? reasons(old, shown, before) : [];
     const moved = before ? [...FIELDS.filter(([, , key, axis]) => get(state, key, axis) !== get(before, key, axis)).map(f => [nameOf(f), ...[before, state].map(s => shownAs(f[2], get(s, f[2], f[3])))]),
       ...state.planner === before.planner ? [] : [["Planner", PLANNERS[before.planner].name, PLANNERS[state.planner].name]]] : [];
-    const previous = new Map(earlier.map(r => [r.title, r])), changed = new Set(moved.map(([name]) => name));
-    const differs = r => was && (r.mark ?? r.value) !== (previous.get(r.title)?.mark ?? previous.get(r.title)?.value);
-    for (const r of rules) if (differs(r)) changed.add(r.title);
+    const changed = was ? changes(earlier, rules, moved.map(([name]) => name)) : new Map(), previous = new Map(earlier.map(r => [r.title, r.value]));
 
     list.replaceChildren(...rules.map(r => {
-      const item = items.get(r.title) ?? rule(r.title), is = changed.has(r.title), last = previous.get(r.title)?.value;
+      const item = items.get(r.title) ?? rule(r), causes = changed.get(r.title), last = previous.get(r.title);
       items.set(r.title, item);
-      item.root.classList.toggle("changed", is);
+      item.root.classList.toggle("changed", !!causes);
       item.value.textContent = r.value;
       item.why.textContent = r.why;
-      const causes = r.from.filter(name => changed.has(name));
-      item.was.textContent = is ? `${last === r.value ? "Changed" : last === undefined ? "New" : `Was ${last}`}, by: ${causes.join(", ").toLowerCase()}.` : "";
-      if (r.steps) steps(item.more, r);
+      item.was.textContent = causes ? `${last === r.value ? "Changed" : last === undefined ? "New" : `Was ${last}`}, by: ${causes.join(", ").toLowerCase()}.` : "";
+      if (r.steps) fill(item, r);
       return item.root;
     }));
     tabs.forEach((b, k) => { b.setAttribute("aria-pressed", CONFIGURATIONS[k] === shown); b.disabled = !found.configurations[CONFIGURATIONS[k]]; });
     drawNet(c, was, found);
     drawExtent(c, found);
 
-    const text = moved.map(([name, a, b]) => `${name}: ${a} → ${b}.`).join(" "), titles = rules.filter(r => changed.has(r.title)).map(r => r.title.toLowerCase());
+    const text = moved.map(([name, a, b]) => `${name}: ${a} → ${b}.`).join(" "), titles = [...changed.keys()].map(title => title.toLowerCase());
     const more = old?.configurations ? CONFIGURATIONS.filter(n => !old.configurations[n] !== !found.configurations[n]).map(n => `${n} ${found.configurations[n] ? "is new" : "is gone"}.`) : [];
     const effect = !was ? "" : titles.length ? `Changed in ${shown}: ${titles.join(", ")}.` : `No number of ${shown} changed.`;
     status.textContent = loaded !== null ? PRESETS[loaded][2] : [text, ...more, moved.length ? effect : "All numbers are as before."].filter(Boolean).join(" ");
     say(`${status.textContent} ${shown}: patch ${by(c.patch)}, ${count(c.widths.length, "stage")}, batch size ${c.batch}.`);
   }
 
-  function rule(title) {
-    const value = el("span"), why = el("p", {class: "why"}), was = el("p", {class: "was"}), more = el("details", {hidden: ""});
-    return {root: el("li", {}, el("div", {class: "head"}, title, value), was, why, more), value, why, was, more};
+  function rule({title, steps: shrinking}) {
+    const value = el("span", {class: "value"}), why = el("p", {class: "why"}), was = el("p", {class: "was"}), table = el("table", {class: "num"});
+    const more = el("details", {}, el("summary", {}, "Every step"), table);
+    return {root: el("li", {}, el("div", {class: "head"}, el("span", {}, title), value), was, why, ...shrinking ? [more] : []), value, why, was, more, table};
   }
 
   // Every step of the shrinking patch, in a table that stays open while numbers change.
-  function steps(more, {steps: list, axes, limit}) {
-    more.hidden = list.length === 1;
+  function fill({more, table}, {steps, axes, limit}) {
+    more.hidden = steps.length === 1;
     const row = (cell, ...parts) => el("tr", {}, ...parts.map(p => el(cell, cell === "th" ? {scope: "col"} : {}, p)));
-    const table = el("table", {class: "num"}, row("th", "patch", "of the limit", "cut"), ...list.map(({patch, count: n, axis, by: cut}) => row("td", by(patch), percent(n / limit), cut ? `${axes[axis]} by ${cut}` : "fits")));
-    if (more.firstChild) more.lastChild.replaceWith(table);
-    else more.append(el("summary", {}, "Every step"), table);
+    table.replaceChildren(row("th", "patch", "of the limit", "cut"), ...steps.map(({patch, count: n, axis, by: cut}) => row("td", by(patch), `${(100 * n / limit).toFixed(1)} %`, cut ? `${axes[axis]} by ${cut}` : "fits")));
   }
 
   // The U: bars as wide as the maps are large and as high as they have channels; between them map, channels and kernel.

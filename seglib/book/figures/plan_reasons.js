@@ -2,7 +2,7 @@
 
 const by = list => list.join(" × ");
 const mm = list => `${by(list.map(v => +v.toPrecision(3)))} mm`;
-const percent = v => `${+(100 * v).toPrecision(v < 0.1 ? 2 : 3)} %`;
+const percent = v => `${+(100 * v).toPrecision(v < 0.1 ? 2 : 3)}\u00a0%`;
 const count = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many}`;
 const millions = v => `${+(v / 1e6).toPrecision(3)} million`;
 const sentence = parts => parts.filter(Boolean).join(" ");
@@ -19,8 +19,8 @@ function targetReason({anisotropy: a, target}) {
   return a.raised ? `${exception} It must not be finer than the other axes: ${+target[a.coarse].toPrecision(3)} mm, and 0.00001 mm more.` : exception;
 }
 
-function patchReason({steps, limit, multiple}, planner, memory) {
-  const last = steps.at(-1), used = `${millions(last.count)} numbers in the feature maps of one patch, ${percent(last.count / limit)} of the ${millions(limit)} that ${planner.name} allows for a batch of 2 in ${memory} GB`;
+function patchReason({steps, limit, least, multiple}, memory) {
+  const last = steps.at(-1), used = `${millions(last.count)} numbers in the feature maps of one patch, ${percent(last.count / limit)} of the ${millions(limit)} that the planner allows for a batch of ${least} in ${memory} GB`;
   const rounded = `Each axis is rounded up to what its strides need (multiples of ${multiple.join(", ")}).`;
   return steps.length === 1 ? `${rounded} That makes ${used}: it fits.`
     : `Too large at first: ${count(steps.length - 1, "step")} of cutting the axis that is largest against the median case. ${rounded} It ends with ${used}.`;
@@ -42,8 +42,8 @@ function kernelReason({spacing, kernels}, axes) {
   return `An axis has kernel 3 once its spacing is less than twice the finest, else 1; the last stage has 3 everywhere. ${late.length ? `${late.join("; ")}.` : "Here that holds from the first stage on."}`;
 }
 
-function batchReason({limit, steps, fits, covers}, planner, memory) {
-  const room = `${memory} GB hold ${+(2 * limit / steps.at(-1).count).toPrecision(3)} patches, rounded ${fits}.`;
+function batchReason({limit, least, steps, fits, covers}, planner, memory) {
+  const room = `${memory} GB hold ${(least * limit / steps.at(-1).count).toFixed(2)} patches, rounded ${fits}.`;
   const data = `${percent(planner.covered)} of the data set's voxels make ${count(covers, "patch", "patches")}`;
   return sentence([room, fits <= covers ? `${data}: no limit here.` : `But ${data}, and a batch is no larger.`, Math.min(fits, covers) < 2 && "A batch has at least 2."]);
 }
@@ -59,7 +59,7 @@ function lowresReason({size, share, lowres: low, single}) {
 function spacingRules(found, name) {
   if (name === "2d") return [{title: "Spacing in 2D", value: mm(found.spacing.slice(1)), from: ["Target spacing", "Order of axes"], why: `The first axis, ${"zyx"[found.transpose[0]]}, is left out: each slice is an image.`}];
   if (name !== "3d_lowres") return [];
-  return [{title: "Spacing in lowres", value: mm(found.lowres.spacing), from: ["Low resolution", "Target spacing"],
+  return [{title: "Spacing in lowres", value: mm(found.lowres.spacing), mark: String(found.lowres.spacing), from: ["Target spacing", "Median size", "Low resolution", "Planner", "Memory", "Classes"],
     why: `${count(found.lowres.steps, "step")} of 3 % from the target spacing. Axes that are less than half as coarse as the coarsest grow alone at first.`}];
 }
 
@@ -71,7 +71,7 @@ export function reasons(found, name, settings) {
   const data = ["Spacing z", "Spacing y", "Spacing x", "Size z", "Size y", "Size x", "Cases", "Spacing ± %"], own = spacingRules(found, name);
   const near = own.map(rule => rule.title);
   const whole = [
-    {title: "Target spacing", value: mm(found.target), from: data, why: targetReason(found)},
+    {title: "Target spacing", value: mm(found.target), mark: String(found.target), from: data, why: targetReason(found)},
     {title: "Order of axes", value: found.transpose.map(i => "zyx"[i]).join(", "), from: ["Target spacing"],
       why: new Set(found.target).size === 1 ? "All axes are equally coarse: the order stays." : `The coarsest axis, ${"zyx"[found.transpose[0]]}, comes first. All that follows is in this order.`},
     {title: "Median size", value: `${by(found.size)} voxels`, from: [...data, "Target spacing", "Order of axes"], why: "Every case is resampled to the target spacing; this is the median of their sizes."},
@@ -81,7 +81,7 @@ export function reasons(found, name, settings) {
   const network = [
     {title: "First patch", value: `${by(c.start)} ${unit}`, from: ["Target spacing", "Median size", "Order of axes", ...near, ...sized.map(r => r.title)],
       why: `As many ${unit} as ${two ? "2048 × 2048" : "256 × 256 × 256"}, equally long in mm along every axis: ${by(c.shaped)}. ${c.shaped.some((v, i) => v > c.size[i]) ? `No axis is longer than the median case, ${by(c.size)}.` : "The median case is at least as long along every axis."}`},
-    {title: "Patch", value: `${by(c.patch)} ${unit}`, from: ["First patch", "Median size", "Target spacing", ...near, "Planner", "Memory", "Classes"], why: patchReason(c, planner, settings.memory), steps: c.steps, axes, limit: c.limit},
+    {title: "Patch", value: `${by(c.patch)} ${unit}`, from: ["First patch", "Median size", "Target spacing", ...near, "Planner", "Memory", "Classes"], why: patchReason(c, settings.memory), steps: c.steps, axes, limit: c.limit},
     {title: "Stages and strides", value: count(c.widths.length, "stage"), mark: String(c.strides), from: ["Patch", "Target spacing", ...near], why: poolingReason(c, axes)},
     {title: "Kernels", value: runs(c.kernels), mark: String(c.kernels), from: ["Stages and strides", "Target spacing", ...near], why: kernelReason(c, axes)},
     {title: "Channels per stage", value: c.widths.join(", "), from: ["Stages and strides"], why: `${c.widths[0]} at first, doubled from stage to stage, at most ${two ? "512 in 2D" : "320 in 3D"}.`},
@@ -95,4 +95,12 @@ export function reasons(found, name, settings) {
       why: sentence([cascade && "3d_lowres's prediction comes along, one channel for every class but background.", "Channels change nothing else: the estimate counts feature maps, and the input is none. Class scores count."])},
   ];
   return name === "3d_lowres" ? [...whole, trigger, ...own, ...sized, ...network, ...last] : [...whole, ...own, ...network, trigger, ...last];
+}
+
+// What a movement changed: the title of every rule with another number → the names among its inputs and rules before it that did,
+// too. moved: names of the inputs that were moved.
+export function changes(before, now, moved) {
+  const number = rule => rule && (rule.mark ?? rule.value), old = new Map(before.map(rule => [rule.title, number(rule)]));
+  const changed = now.filter(rule => number(rule) !== old.get(rule.title)), names = [...moved, ...changed.map(rule => rule.title)];
+  return new Map(changed.map(rule => [rule.title, rule.from.filter(name => names.includes(name))]));
 }

@@ -1,13 +1,14 @@
 // nnU-Net's rules: from the facts of a data set to its plan. Every number is that of seglib.planning: rounding, ties and the order
 // of float operations are Python's and NumPy's.
 
+// voxels: numbers in the feature maps of one patch that fit into `memory` GB with the reference batch. least: the batch that must fit.
+const residual = {residual: true, encoder: i => [1, 3, 4][i] ?? 6, decoder: 1, covered: 1, least: {2: 12, 3: 2}};
 export const PLANNERS = {
-  plain: {name: "Plain", memory: 8, voxels: {2: 85e6, 3: 56e7}, encoder: () => 2, decoder: 2, covered: 0.05},
-  resenc_m: {name: "ResEnc M", memory: 8, voxels: {2: 135e6, 3: 68e7}, covered: 1},
-  resenc_l: {name: "ResEnc L", memory: 24, voxels: {2: 38e7, 3: 21e8}, covered: 1},
-  resenc_xl: {name: "ResEnc XL", memory: 40, voxels: {2: 56e7, 3: 36e8}, covered: 1},
+  plain: {name: "Plain", memory: 8, voxels: {2: 85e6, 3: 56e7}, encoder: () => 2, decoder: 2, covered: 0.05, least: {2: 2, 3: 2}},
+  resenc_m: {name: "ResEnc M", memory: 8, voxels: {2: 135e6, 3: 68e7}, ...residual},
+  resenc_l: {name: "ResEnc L", memory: 24, voxels: {2: 38e7, 3: 21e8}, ...residual},
+  resenc_xl: {name: "ResEnc XL", memory: 40, voxels: {2: 56e7, 3: 36e8}, ...residual},
 };
-for (const p of Object.values(PLANNERS).slice(1)) Object.assign(p, {residual: true, encoder: i => [1, 3, 4][i] ?? 6, decoder: 1});
 const LARGEST = {2: 512, 3: 320}, REFERENCE_BATCH = {2: 12, 3: 2}, EDGE = 4;
 
 export const product = list => list.reduce((a, b) => a * b, 1);
@@ -64,17 +65,15 @@ export const maps = (patch, strides) => strides.reduce((list, s) => [...list, li
 // How many numbers the feature maps of a forward pass hold, for one patch.
 function features(patch, strides, widths, {residual, encoder, decoder}, {classes}) {
   const voxels = maps(patch, strides).map(product);
-  const down = voxels.reduce((sum, v, i) => {
-    const projected = i > 0;
-    return sum + v * widths[i] * (residual ? 2 * encoder(i) + projected : encoder(i));
-  }, residual ? voxels[0] * widths[0] : 0);
+  // two convolutions a residual block, and one more: the skip that changes the map, at the first stage the stem
+  const down = voxels.reduce((sum, v, i) => sum + v * widths[i] * (residual ? 2 * encoder(i) + 1 : encoder(i)), 0);
   const up = voxels.slice(0, -1).reduce((sum, v, i) => sum + v * widths[i] * (decoder + 1), 0);
-  return down + up + (strides.length ? voxels[0] * classes : 0);
+  return down + up + voxels[0] * classes;
 }
 
 // One configuration, with the steps that led to it.
 function configure(spacing, size, datasetVoxels, settings) {
-  const planner = PLANNERS[settings.planner], dims = spacing.length, budget = planner.voxels[dims] * (settings.memory / planner.memory);
+  const planner = PLANNERS[settings.planner], dims = spacing.length, least = planner.least[dims], budget = planner.voxels[dims] * (settings.memory / planner.memory);
   const inverse = spacing.map(v => 1 / v), side = dims === 3 ? 256 : 2048;
   const scale = (side ** dims / product(inverse)) ** (1 / dims), shaped = inverse.map(v => round(v * scale));
   const start = shaped.map((v, i) => Math.min(v, size[i])), steps = [];
@@ -83,7 +82,7 @@ function configure(spacing, size, datasetVoxels, settings) {
   for (;;) {
     const count = features(found.patch, found.strides, widthsOf(found.strides), planner, settings);
     steps.push({patch: found.patch, count});
-    if (count / REFERENCE_BATCH[dims] * 2 <= budget) break;
+    if (count / REFERENCE_BATCH[dims] * least <= budget) break;
     const ratios = found.patch.map((v, i) => v / size[i]), axis = ratios.lastIndexOf(Math.max(...ratios)), tried = [...found.patch];
     tried[axis] -= found.multiple[axis];
     const by = topology(spacing, tried).multiple[axis];
@@ -94,7 +93,7 @@ function configure(spacing, size, datasetVoxels, settings) {
   const {strides, kernels, patch} = found, {count} = steps.at(-1), levels = strides.length + 1;
   const fits = round(budget / count * REFERENCE_BATCH[dims]), covers = round(datasetVoxels * planner.covered / product(patch));
   return {
-    spacing, size, shaped, start, steps, patch, limit: budget * REFERENCE_BATCH[dims] / 2, multiple: found.multiple, strides, kernels, fits, covers, batch: Math.max(Math.min(fits, covers), 2),
+    spacing, size, shaped, start, steps, patch, least, limit: budget * REFERENCE_BATCH[dims] / least, multiple: found.multiple, strides, kernels, fits, covers, batch: Math.max(Math.min(fits, covers), 2),
     widths: widthsOf(strides), residual: !!planner.residual, batchDice: dims === 2,
     blocks: Array.from({length: levels}, (_, i) => planner.encoder(i)), decoderBlocks: strides.map(() => planner.decoder),
   };
@@ -132,6 +131,7 @@ export function plan({spacings, sizes, ...rest}) {
   found.single = Object.keys(configurations).filter(name => configurations[name]?.strides.length === 0);
   for (const name of Object.keys(configurations)) if (!configurations[name]?.strides.length) delete configurations[name];
   if (!Object.keys(configurations).length) throw new Error(`No axis can be halved, so there is no U-Net for cases of ${size.join(" × ")} voxels.`);
+  if (!configurations["3d_fullres"]) delete configurations["3d_lowres"];
   if (configurations["3d_lowres"]) {
     configurations["3d_cascade_fullres"] = full;
     full.batchDice = true;

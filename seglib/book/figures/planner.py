@@ -12,7 +12,7 @@ from seglib.planning.plan import Plan, plan
 PLAN_PRESETS: dict[str, tuple[dict[str, Any], str]] = {
     "Hippocampus MR": (
         {"spacing": (1.0, 1.0, 1.0), "size": (36, 50, 35), "cases": 260, "classes": 3},
-        "A patch holds the whole case: there is nothing to shrink, and the rest of the memory goes to the batch.",
+        "A patch holds the whole case: there is nothing to shrink, and the batch grows to 5 % of the data set.",
     ),
     "Abdominal CT, thick slices": (
         {"spacing": (5.0, 0.78, 0.78), "size": (55, 512, 512), "cases": 61, "classes": 14, "spread": 0.6},

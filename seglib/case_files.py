@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seglib.data.nifti import ENDINGS, VoxelFrame, read_channels
 from seglib.data.volume_files import nifti_files, without_ending
-from seglib.postprocess.whole_cases import label_case
+from seglib.postprocess.whole_cases import channels_of
 from seglib.train.volume_task import VolumeTask
 from seglib.types import Category
 
@@ -117,7 +117,7 @@ def predict_case(model: Any, task: VolumeTask, case: CaseFiles) -> tuple[Tensor,
 
     Args:
         model: a model of volumes, or an :class:`~seglib.postprocess.whole_cases.Ensemble`.
-        task: has the window, its overlap and the flips.
+        task: says how: the window, its overlap, the flips, and the first stage of a cascade.
         case: the files of the case.
 
     Returns:
@@ -126,9 +126,9 @@ def predict_case(model: Any, task: VolumeTask, case: CaseFiles) -> tuple[Tensor,
     Raises:
         ValueError: naming the file, when it cannot be read or predicted.
     """
-    image, frame = case.read(len(model.normalize.mean))
+    image, frame = case.read(channels_of(model))
     try:
-        labels = label_case(model, image, frame.spacing, task.window, overlap=task.overlap, flips=task.flips)
+        labels = task.label(model, image, frame.spacing)
     except ValueError as error:
         raise ValueError(f"{case.files[0]}: {error}") from error
     return labels, frame

@@ -73,6 +73,13 @@ Weights = Annotated[
         "ensemble, or the choice.json of `seglib select`."
     ),
 ]
+Previous = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Of 3d_cascade_fullres: the runs of 3d_lowres from whose predictions it goes on, the option again for "
+        "each."
+    ),
+]
 FlipAll = Annotated[
     bool,
     typer.Option(
@@ -152,6 +159,7 @@ def train(
         str | None,
         typer.Option(help="Of nnunet: 2d, 3d_lowres or 3d_fullres; when not given 3d_fullres if the plan has it."),
     ] = None,
+    previous: Previous = None,
     size: SizeText = None,
     patch: Annotated[
         str | None,
@@ -206,7 +214,8 @@ def train(
 
     import torch
 
-    from seglib.commands.plans import AllCases, facts_of_plan, plan_of_run
+    from seglib.commands.cascade import out_of_fold
+    from seglib.commands.plans import PLAN, AllCases, facts_of_plan, plan_of_run
     from seglib.commands.volumes import check_channels, data_by_plan, data_on_its_own_grid
     from seglib.data.catalog import RESIZES, build_dataset
     from seglib.data.checks import check_labels_of_split, count_labels
@@ -215,6 +224,7 @@ def train(
     from seglib.losses import LOSSES
     from seglib.ops.geometry import Geometry
     from seglib.ops.intensity import Intensity
+    from seglib.planning.plans_json import write_plans
     from seglib.train import TASKS, Interrupted, TrainConfig, fit
     from seglib.train.checkpoint import check_same_run, read_progress
     from seglib.train.recipes import recipe
@@ -249,7 +259,12 @@ def train(
         options.refuse(f"{model} is for volumes, which keep their size; --patch says what to train on", size=size)
         planned = model == "nnunet"
         if not planned:
-            options.refuse(f"plans are for nnunet, and {model} is as it is", plan=plan, configuration=configuration)
+            options.refuse(
+                f"plans are for nnunet, and {model} is as it is",
+                plan=plan,
+                configuration=configuration,
+                previous=previous,
+            )
         sides = options.window(patch, "--patch")
         folder = cache or (None if data == "volumes" else out / "cases")  # synthetic cases stay in memory
         sets = {split: build_dataset(data, root, split, fold=fold) for split in ("train", "val")}
@@ -261,16 +276,22 @@ def train(
             config = replace(config, batch_size=batch_size or chosen.batch_size)
             chosen = replace(chosen, batch_size=config.batch_size)  # the share of foreground follows from it
             metadata["plan"] = facts_of_plan(the_plan, chosen)
+            before = out_of_fold(previous, chosen, metadata["plan"]["digest"], data, root)
         if goes_on:  # before cases are read, which takes long
             known = {"model", "data", "modalities", "fold", "plan"}
             old = {k: v for k, v in read_progress(out / "state.safetensors")["config"].items() if k in known}
             check_same_run(old, metadata, out / "state.safetensors")
         if planned:
-            read = data_by_plan(sets, folder, sides, the_plan, chosen)
+            if first_process():
+                write_plans(the_plan, out / PLAN)
+            read = data_by_plan(sets, folder, sides, the_plan, chosen, before)
         else:
             read = data_on_its_own_grid(sets, folder, sides, intensity)
         train_set, val_set, intensity = read.train, read.val, read.intensity
-        the_task = task_type(train_set.categories, read.patch)  # type: ignore[call-arg]  # that of volumes
+        regions = getattr(sets["train"], "regions", None)  # only dataset.json of nnU-Net tells of some
+        the_task = task_type(train_set.categories, read.patch, regions=regions)  # type: ignore[call-arg]  # of volumes
+        if planned and before is not None:
+            the_task.previous = before.of_fold(fold or 0)  # type: ignore[attr-defined]  # of volumes
         metadata |= read.kept
     else:
         options.refuse(
@@ -279,6 +300,7 @@ def train(
             cache=cache,
             plan=plan,
             configuration=configuration,
+            previous=previous,
         )
         shape = options.sides(size, "--size", 2)
         keep = (task_type.needs,)
@@ -371,6 +393,7 @@ def evaluate_command(
         int | None, typer.Option(min=1, help="Images at once; 8 when not given, and one volume.")
     ] = None,
     flip_all: FlipAll = False,
+    previous: Previous = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that load data.")] = 0,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
@@ -384,10 +407,10 @@ def evaluate_command(
 
     volumes = serves_volumes(weights)
     if volumes:
-        net, the_task, members = set_up(weights, device, task, flip_all=flip_all)
+        net, the_task, members = set_up(weights, device, task, flip_all=flip_all, previous=previous)
         metadata = members[0]
     else:
-        options.refuse("it is for volumes", flip_all=flip_all or None)
+        options.refuse("it is for volumes", flip_all=flip_all or None, previous=previous)
         net, the_task, metadata = load(weights[0], device, task)
     data = options.dataset_name(data, metadata["model"], volumes)
     shape = options.sides(size, "--size", 2)
@@ -486,6 +509,7 @@ def predict(
         bool, typer.Option("--flip", help="Average over views flipped left to right, too (the axis W of a volume).")
     ] = False,
     flip_all: FlipAll = False,
+    previous: Previous = None,
     tile: Annotated[
         int | None,
         typer.Option(
@@ -532,13 +556,14 @@ def predict(
             scales=scales,
             tile=tile,
         )
-        how = {"flip_all": flip_all, "flip": flip, "window": window, "overlap": overlap}
+        how = {"flip_all": flip_all, "flip": flip, "window": window, "overlap": overlap, "previous": previous}
         return predict_volumes(photo, weights, task, out, device, as_json, **how)
     options.refuse(
-        "--window, --overlap and --flip-all are for volumes; large photos have --tile",
+        "--window, --overlap, --flip-all and --previous are for volumes; large photos have --tile",
         window=window,
         overlap=overlap,
         flip_all=flip_all or None,
+        previous=previous,
     )
     from seglib.data.coco import read_image_ids
     from seglib.data.images import read_image, write_png

@@ -238,11 +238,29 @@ def test_prediction_needs_to_be_told_what_is_wanted(photos, run, capsys):
         (["predict", "{tmp}/none.jpg", "--weights", "{tmp}/bare.safetensors", "--json"], "none.jpg does not exist"),
         (["predict", "{tmp}/empty", "--weights", "{tmp}/bare.safetensors", "--json"], "holds no photo"),
         (["predict", "{tmp}/photos", "--weights", "{tmp}/bare.safetensors", "--out", "file.png"], "name a folder"),
-        (["predict", "{tmp}/photos", "--weights", "{tmp}/bare.safetensors", "--out", "{tmp}/photos"], "would be overwritten"),
+        (
+            ["predict", "{tmp}/photos", "--weights", "{tmp}/bare.safetensors", "--out", "{tmp}/photos"],
+            "would be overwritten",
+        ),
         (["predict", "{tmp}/twins", "--weights", "{tmp}/bare.safetensors", "--out", "o"], "a.jpg and"),
         (["predict", "{tmp}/photos/a.png", "--weights", "{tmp}/bare.safetensors", "--out", "o.jpg"], "ends in .png"),
-        (["predict", "{tmp}/photos/a.png", "--weights", "{tmp}/bare.safetensors", "--out", "{tmp}/photos/a.png"], "would be overwritten"),
-        (["predict", "{tmp}/photos/a.png", "--weights", "{tmp}/bare.safetensors", "--out", "o.png", "--labels", "o.png"], "would both"),
+        (
+            ["predict", "{tmp}/photos/a.png", "--weights", "{tmp}/bare.safetensors", "--out", "{tmp}/photos/a.png"],
+            "would be overwritten",
+        ),
+        (
+            [
+                "predict",
+                "{tmp}/photos/a.png",
+                "--weights",
+                "{tmp}/bare.safetensors",
+                "--out",
+                "o.png",
+                "--labels",
+                "o.png",
+            ],
+            "would both",
+        ),
         (
             ["predict", "{tmp}/photos/a.png", "--weights", "{tmp}/bare.safetensors", "--json", "--scales", "1,big"],
             "is no list of positive numbers",

@@ -11,11 +11,12 @@ import torch
 from test_cli import seglib
 from test_cli_volumes import block, folder
 
+from seglib.commands.cascade import OutOfFold
 from seglib.data.msd import MSD
 from seglib.data.nifti import VoxelFrame, read_label_volume, read_volume, write_volume
 from seglib.planning.plans_json import read_plans, write_plans
 from seglib.postprocess.whole_cases import Ensemble, label_case
-from seglib.train.folds import read_choice
+from seglib.train.folds import FoldRun, read_choice
 from seglib.weights import load_model, read_metadata
 
 SIZES = [(8, 16, 16), (8, 18, 16), (8, 16, 20), (10, 16, 16), (8, 16, 16), (8, 18, 18), (8, 16, 16), (9, 16, 16)]
@@ -177,11 +178,11 @@ def test_several_weights_answer_together(weights, tmp_path):
 def test_slices_are_mirrored_in_their_plane(weights, tmp_path, monkeypatch):
     asked = []
 
-    def record(model, image, spacing, window, *, overlap, flips):
+    def record(model, image, spacing, window, *, flips, **_):
         asked.append(flips)
         return torch.zeros(image.shape[1:], dtype=torch.uint8)
 
-    monkeypatch.setattr("seglib.case_files.label_case", record)
+    monkeypatch.setattr("seglib.train.volume_task.label_case", record)
     x = case(tmp_path / "x.nii.gz")
     assert seglib("predict", x, "--weights", weights["2d", 0], "--flip-all", "--json")[0] == 0
     assert asked == [(1, 2)]
@@ -203,7 +204,7 @@ def test_a_choice_is_made_on_cases_that_no_model_has_seen(msd, runs, weights, tm
     what = {s.image.sum().item(): (fold, s) for fold, samples in cases.items() for s in samples}
     seen = []
 
-    def record(model, image, spacing, window, **how):
+    def record(model, image, spacing, window, **_):
         """The truth and, apart from it, a voxel of organ."""
         names, folds = zip(
             *(who[next(m.parameters()).sum().item()] for m in getattr(model, "members", [model])), strict=True
@@ -215,7 +216,7 @@ def test_a_choice_is_made_on_cases_that_no_model_has_seen(msd, runs, weights, tm
         labels[-1, -1, -1] = 1
         return labels
 
-    monkeypatch.setattr("seglib.postprocess.whole_cases.label_case", record)
+    monkeypatch.setattr("seglib.train.volume_task.label_case", record)
     out = tmp_path / "choice.json"
     command = ["select", *runs.values(), "--data", "msd", "--root", msd, "--folds", "0,1", "--out", out, "--json"]
     code, printed = seglib(*command, capsys=capsys)
@@ -246,6 +247,70 @@ def test_prediction_by_a_choice_is_that_of_its_ensemble_without_smaller_componen
     windows = [read_metadata(runs["2d", 0] / "weights.safetensors")["patch"]] * 2
     expected = label_case(Ensemble(models, windows, [(1,)]), image, frame.spacing, None)
     assert torch.equal(read_label_volume(tmp_path / "y.nii.gz")[0], torch.tensor([0, 3, 7])[expected.long()])
+
+
+# Cascade
+
+
+def test_the_first_stage_of_a_case_is_the_model_that_has_not_seen_it(msd, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "seglib.commands.cascade.first_stage", lambda weights, device: lambda image, mm: weights[0].name
+    )
+    runs = {fold: FoldRun(tmp_path / f"fold {fold}", "3d_lowres", "p", fold) for fold in range(5)}
+    for run in runs.values():
+        run.weights.touch()
+    earlier = OutOfFold(runs, "msd", msd, "cpu")
+    assert {s.id: earlier(s) for fold in runs for s in MSD(msd, "train", fold=fold)} == {
+        case.id: f"fold {fold}" for fold in runs for case in MSD(msd, "val", fold=fold).cases
+    }
+    before = earlier.source
+    runs[3].weights.write_text("trained anew")
+    assert OutOfFold(runs, "msd", msd, "cpu").source != before
+
+
+@pytest.mark.slow
+def test_a_cascade_goes_on_from_predictions_of_its_first_stage(msd, plan, tmp_path, monkeypatch, capsys):
+    stored = read_plans(plan)
+    fine = stored.configurations["3d_fullres"]
+    stages = [replace(fine, name="3d_lowres", spacing=tuple(2 * mm for mm in fine.spacing))]
+    stages.append(replace(fine, name="3d_cascade_fullres", previous="3d_lowres"))
+    both = tmp_path / "plan.json"
+    write_plans(replace(stored, configurations={s.name: s for s in stages}), both)
+    more = ["--cache", tmp_path / "cache", "--steps", 1]
+    low = [tmp_path / f"low{fold}" for fold in range(5)]
+    for fold, out in enumerate(low):
+        assert train(msd, both, out, "--configuration", "3d_lowres", "--fold", fold, *more) == 0
+    previous = [argument for run in low for argument in ("--previous", run)]
+    command = ["--configuration", "3d_cascade_fullres", "--fold", 1, *more]
+    capsys.readouterr()
+    for given, message in ((previous[:-2], "3d_lowres lacks fold 4"), ([], "goes on from predictions of 3d_lowres")):
+        assert train(msd, both, tmp_path / "fine", *command, *given) == 2
+        assert message in capsys.readouterr().err
+    assert train(msd, both, tmp_path / "fine", *command, *previous) == 0
+    weights = tmp_path / "fine" / "weights.safetensors"
+    facts, net = read_metadata(weights), load_model(weights)
+    assert facts["plan"]["previous"] == "3d_lowres" and net.preparation.previous == 2
+    assert facts["arguments"]["in_channels"] == 1 + 2
+
+    x = case(tmp_path / "x.nii.gz")
+    command = ["predict", x, "--weights", weights, "--out", tmp_path / "y.nii.gz"]
+    code, printed = seglib(*command, capsys=capsys)
+    assert code == 2 and "goes on from predictions of 3d_lowres; pass the runs" in printed.err
+    assert seglib(*command, *previous)[0] == 0
+    image, frame = read_volume(x)
+    models = [load_model(run / "weights.safetensors") for run in low]
+    coarse = label_case(Ensemble(models, [fine.patch] * 5), image, frame.spacing, None)
+    expected = label_case(net, image, frame.spacing, fine.patch, previous=coarse)
+    assert torch.equal(read_label_volume(tmp_path / "y.nii.gz")[0], torch.tensor([0, 3, 7])[expected.long()])
+
+    out = tmp_path / "choice.json"
+    command = ["select", "--data", "msd", "--root", msd, "--folds", 1, "--out", out]
+    code, printed = seglib(*command, tmp_path / "fine", capsys=capsys)
+    assert code == 2 and "3d_cascade_fullres goes on from 3d_lowres; pass the runs of that, too" in printed.err
+    monkeypatch.setattr("seglib.train.folds.candidates", lambda names: [(names[0],)])
+    assert seglib(*command, tmp_path / "fine", low[1])[0] == 0
+    assert [p.resolve() for p in read_choice(out).previous] == [low[1] / "weights.safetensors"]
+    assert seglib("predict", x, "--weights", out, "--out", tmp_path / "z.nii.gz")[0] == 0
 
 
 # Bad input
@@ -296,6 +361,8 @@ def edited(plan, folder, **changes):
             "is of data set 'msd', not 'nnunet'",
         ),
         (["select", "nowhere", "{data}"], "nowhere"),
+        (["predict", "{x}", "--weights", "{w}", "--previous", "{r0}", "--json"], "--previous has no use"),
+        (["train", "nnunet", "{data}", "--plan", "{plan}", "--previous", "{r0}"], "--previous has no use: 3d_fullres"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else None,
 )

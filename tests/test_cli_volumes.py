@@ -142,11 +142,11 @@ def test_labels_lie_on_the_grid_of_the_image_and_have_the_ids_of_the_data_set(we
 def test_windows_and_flips_are_asked_for(weights, tmp_path, monkeypatch):
     asked = {}
 
-    def record(model, image, spacing, window, *, overlap, flips):
+    def record(model, image, spacing, window, *, overlap, flips, **_):
         asked.update(spacing=spacing, window=window, overlap=overlap, flips=flips)
         return torch.zeros(image.shape[1:], dtype=torch.uint8)
 
-    monkeypatch.setattr("seglib.case_files.label_case", record)
+    monkeypatch.setattr("seglib.train.volume_task.label_case", record)
     write_volume(tmp_path / "x.nii", block((8, 16, 16))[0], VoxelFrame.of_spacing((8, 16, 16), (2, 1, 1)))
     command = ["predict", tmp_path / "x.nii", "--weights", weights, "--json"]
     for options, expected in (

@@ -35,7 +35,6 @@ def test_runs_are_sorted_by_configuration_and_fold():
     ("given", "folds", "message"),
     [
         (runs(("2d", 0), ("3d", 0), ("3d", 1)), [0, 1, 2], "2d lacks fold 1, 2; 3d lacks fold 2; train them"),
-        (runs(("2d", 0), ("3d", 0), ("3d", 1)), [0, 1, 2], "--folds 0"),
         (runs(("2d", 0), ("2d", 0)), [0], "2d-0 and 2d-0 are both of 2d and fold 0"),
         (runs(("2d", 0)) + runs(("2d", 1), plan="q"), [0, 1], "2d-0 and 2d-1 are both of 2d, but by different plans"),
     ],
@@ -47,8 +46,8 @@ def test_runs_that_do_not_make_a_cross_validation_are_named(given, folds, messag
 
 
 def test_a_run_is_known_by_its_metadata():
-    plan = {"configuration": "2d", "digest": "d"}
-    assert FoldRun.of(Path("w"), {"model": "nnunet", "fold": 3, "plan": plan}) == FoldRun(Path("w"), "2d", "d", 3)
+    plan = {"configuration": "c", "digest": "d", "previous": "p"}
+    assert FoldRun.of(Path("w"), {"model": "nnunet", "fold": 3, "plan": plan}) == FoldRun(Path("w"), "c", "d", 3, "p")
     assert FoldRun.of(Path("w"), {"model": "unet3d", "fold": 0}) == FoldRun(Path("w"), "unet3d", None, 0)
     with pytest.raises(ValueError, match="w are of no fold"):
         FoldRun.of(Path("w"), {"model": "unet3d", "fold": None})
@@ -110,7 +109,7 @@ def choice(folder):
         (folder / f"run{fold}").mkdir(parents=True)
         (folder / f"run{fold}" / "weights.safetensors").touch()
     weights = tuple(folder / f"run{fold}" / "weights.safetensors" for fold in (0, 1))
-    return Choice(("2d",), weights, ((1, 2), (2,)), ("background", "a", "b"), {"2d": 0.5})
+    return Choice(("2d",), weights, weights[:1], ((1, 2), (2,)), ("background", "a", "b"), {"2d": 0.5})
 
 
 def test_a_choice_can_be_moved_with_its_runs(tmp_path):
@@ -120,6 +119,7 @@ def test_a_choice_can_be_moved_with_its_runs(tmp_path):
     (tmp_path / "here").rename(tmp_path / "there")
     found = read_choice(tmp_path / "there" / "choice.json")
     assert found.weights == tuple(tmp_path / "there" / f"run{i}" / "weights.safetensors" for i in (0, 1))
+    assert found.previous == found.weights[:1]
     content = json.loads((tmp_path / "there" / "choice.json").read_text())
     assert content["largest_component"] == [["a", "b"], ["b"]] and content["mean_dice"] == {"2d": 0.5}
 

@@ -287,10 +287,30 @@ def test_a_dataset_json_of_the_decathlon_that_makes_no_sense(tmp_path, changes, 
     [
         ({"channel_names": {"1": "CT"}}, "its channels are"),
         ({"channel_names": None, "modality": {"0": "CT"}}, "'channel_names' is None, not a dict; .* version 2"),
+        ({"labels": {"background": 0, "whole": []}}, r"the label 'whole' has the id \[\]; give each a whole number"),
+        ({"labels": {"background": 0, "whole": [1, "2"]}}, r"the label 'whole' has the id \[1, '2'\]"),
+        ({"labels": {"background": 0, "a": [1, 2], "b": [1, 2]}}, r"the label 'b' has the id \[1, 2\]"),
         (
-            {"labels": {"background": 0, "whole": [1, 2]}},
-            r"the label 'whole' is the region \[1, 2\]; regions are not read",
+            {"labels": {"background": 0, "whole": [1, 2], "core": 2}},
+            '2 regions, and "regions_class_order" is None; list for each region the id that a prediction writes',
         ),
+        (
+            {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1]},
+            r'2 regions, and "regions_class_order" is \[1\]',
+        ),
+        (
+            {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 1]},
+            r"writes 1 for the region 'core' of the ids \[2\]; write one of them, and another one for each region",
+        ),
+        (
+            {"labels": {"background": 0, "whole": [1, 2], "core": [1, 3]}, "regions_class_order": [1, 1]},
+            r"writes 1 for the region 'core'",
+        ),
+        (
+            {"labels": {"background": 0, "whole": [1, 2], "ignore": 2}, "regions_class_order": [1]},
+            r'"ignore" has the ids \[2\]; give it one that no other label has',
+        ),
+        ({"labels": {"whole": [1, 2]}, "regions_class_order": [1]}, "every id needs a name, and 0 is background"),
         ({"labels": {"background": 0, "liver": "1"}}, "the label 'liver' has the id '1'; give each a whole number"),
         ({"labels": {"background": 0, "liver": -1}}, "the label 'liver' has the id -1"),
         ({"labels": {"background": 0, "liver": 1, "tumour": 1}}, "the label 'tumour' has the id 1"),

@@ -8,7 +8,7 @@ from seglib.ops.inference import evaluating
 from seglib.ops.intensity import Intensity
 from seglib.ops.preparation import Preparation
 from seglib.postprocess.volume import label_volume, sliding_window
-from seglib.postprocess.whole_cases import Ensemble, label_case
+from seglib.postprocess.whole_cases import Ensemble, channels_of, label_case
 
 WINDOW = (4, 8, 8)
 SPACING = (2.0, 1.0, 1.0)
@@ -98,3 +98,15 @@ def test_an_ensemble_needs_models_that_fit():
 def test_a_case_without_spacing_is_refused_where_it_is_to_be_resampled():
     with pytest.raises(ValueError, match="no spacing"):
         label_case(model(0, FINER), case(), None, None)
+
+
+def test_the_labels_of_an_earlier_stage_are_further_channels_of_a_cascade():
+    cascade = Preparation(spacing=(1.0, 1.0, 1.0), intensities=(Intensity("zscore"),), previous=2)
+    net, before = model(8, cascade, in_channels=3), torch.randint(3, (6, 12, 14), dtype=torch.uint8)
+    prepared = cascade(case(), SPACING, previous=before)
+    expected = cascade.restore(logits_of(net, prepared.image), prepared).argmax(0)
+    assert torch.equal(label_case(net, case(), SPACING, WINDOW, previous=before), expected)
+    assert not torch.equal(label_case(net, case(), SPACING, WINDOW, previous=0 * before), expected)
+    assert channels_of(net) == channels_of(Ensemble([net, model(9, FINER)], [WINDOW, WINDOW])) == 1
+    with pytest.raises(ValueError, match="labels of the first, 2 classes"):
+        label_case(net, case(), SPACING, WINDOW)

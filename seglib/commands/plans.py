@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from seglib.planning.plan import Configuration, Plan
     from seglib.types import Category, Sample
 
+PLAN = "plan.json"
+"""The copy of its plan in a run's folder."""
+
 WIDTH = 100
 """Columns of a plan that goes into a file or another program."""
 
@@ -100,12 +103,13 @@ def digest(plan: Plan) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
-def facts_of_plan(plan: Plan, configuration: Configuration) -> dict[str, str]:
+def facts_of_plan(plan: Plan, configuration: Configuration) -> dict[str, str | None]:
     """What weights keep of the plan behind them."""
     return {
         "dataset": plan.dataset,
         "planner": plan.planner,
         "configuration": configuration.name,
+        "previous": configuration.previous,
         "digest": digest(plan),
     }
 
@@ -115,30 +119,27 @@ def plan_of_run(path: Path | None, out: Path, name: str | None, cases: AllCases)
 
     Args:
         path: the file of the plan; ``None`` takes the one that stands in the run's folder, else makes one.
-        out: the run's folder, which keeps a copy.
+        out: the run's folder.
         name: the configuration; ``None`` is the 3D one in full resolution, or the 2D one of a plan without it.
         cases: the data set.
 
     Raises:
         ValueError: when it is a plan of another data set or has no such configuration.
     """
-    from seglib.planning.plans_json import read_plans, write_plans
+    from seglib.planning.plans_json import read_plans
 
-    kept = out / "plan.json"
-    if path is None and kept.exists():
-        path = kept
+    if path is None and (out / PLAN).exists():
+        path = out / PLAN
     if path is not None:
         found = read_plans(path)
         cases.check(found, path)
     else:
         found = cases.plan()
+        if first_process():
+            note(f"no --plan: {counted(len(cases), 'case')} of {cases.name} are planned; the plan is in {out / PLAN}")
     name = name or ("3d_fullres" if "3d_fullres" in found.configurations else "2d")
     if name not in found.configurations:
         raise ValueError(f"the plan has no configuration {name!r}; choose one of {', '.join(found.configurations)}")
-    if first_process() and path is None:
-        note(f"no --plan: {counted(len(cases), 'case')} of {cases.name} are planned; the plan is in {kept}")
-    if first_process() and path != kept:
-        write_plans(found, kept)
     return found, found.configurations[name]
 
 

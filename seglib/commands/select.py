@@ -10,7 +10,7 @@ from rich.table import Table
 
 from seglib.commands.console import console, counted, note, say, shown, to_json
 from seglib.commands.options import check_writable, dataset_name
-from seglib.commands.stored import check_alike
+from seglib.commands.stored import check_alike, weights_of
 from seglib.commands.volumes import check_channels, set_up
 
 FOLDS = 5
@@ -31,7 +31,6 @@ def select_runs(
 
     from seglib.data.catalog import build_dataset
     from seglib.data.class_tables import match_categories
-    from seglib.postprocess.whole_cases import label_case
     from seglib.train.folds import (
         Choice,
         FoldRun,
@@ -45,7 +44,7 @@ def select_runs(
     from seglib.weights import read_metadata
 
     check_writable(out)
-    weights = [run / "weights.safetensors" if run.is_dir() else run for run in runs]
+    weights = weights_of(runs)
     facts = {path: read_metadata(path) for path in weights}
     for path, metadata in facts.items():
         check_alike(weights[0], facts[weights[0]], path, metadata)
@@ -60,34 +59,45 @@ def select_runs(
     check_channels(weights[0], first, sets[wanted[0]].modalities)
 
     found: dict[tuple[str, ...], list[Any]] = {names: [] for names in candidates(list(by_fold))}
+    before = {names: _stages_before(names, by_fold) for names in found}
     classes: tuple[Any, ...] = ()
     for fold, of_fold in sets.items():
         answering = {
-            names: set_up([by_fold[name][fold].weights for name in names], device, None, flip_all=flip_all)
+            names: set_up(
+                [by_fold[name][fold].weights for name in names],
+                device,
+                None,
+                flip_all=flip_all,
+                previous=[by_fold[name][fold].weights for name in before[names]],
+            )
             for names in found
         }
         classes = answering[next(iter(found))][1].categories
+        if any(task.regions for _, task, _ in answering.values()):
+            raise ValueError(
+                "the models predict regions, and a choice is made of models of classes; score them by eval"
+            )
         cases = match_categories(of_fold, classes)
         for i in shown(range(len(cases)), f"fold {fold}", quiet=as_json):
             sample = cases[i]
             assert sample.semantic is not None
             for names, (net, task, _) in answering.items():
-                labels = label_case(
-                    net, sample.image, sample.spacing, task.window, overlap=task.overlap, flips=task.flips
-                )
+                labels = task.label(net, sample.image, sample.spacing)
                 found[names].append(component_dice(labels, sample.semantic, len(classes)))
     dice = {names: mean_over_cases(torch.stack(rows)) for names, rows in found.items()}  # (2, 2, K − 1) each
     plain = {names: values[0, 0] for names, values in dice.items()}
     best = max(plain, key=lambda names: float(plain[names].nanmean()))  # the first of equal ones: the simpler one
     largest, final = choose_components(torch.stack(found[best]))
-    members = tuple(run.weights for name in best for run in by_fold[name].values())
+    members, earlier = (
+        tuple(run.weights for name in names for run in by_fold[name].values()) for names in (best, before[best])
+    )
     scores = {" + ".join(names): float(values.nanmean()) for names, values in plain.items()}
     rows = {" + ".join(names): values for names, values in plain.items()}
     if largest:
         rows[f"{' + '.join(best)}, largest component"] = final
         scores[f"{' + '.join(best)}, largest component"] = float(final.nanmean())
     names_of_classes = tuple(c.name for c in classes)
-    write_choice(Choice(best, members, largest, names_of_classes, scores), out)
+    write_choice(Choice(best, members, earlier, largest, names_of_classes, scores), out)
     if as_json:
         groups = [[names_of_classes[c] for c in group] for group in largest]
         print(to_json({"best": list(best), "largest_component": groups, "mean_dice": scores, "out": str(out)}))
@@ -99,6 +109,14 @@ def select_runs(
     say(f"best: {' + '.join(best)} → {out}; use it with `seglib predict PATH --weights {out}`")
     if list(wanted) != list(range(FOLDS)):
         note(f"chosen on {len(wanted)} of {FOLDS} folds")
+
+
+def _stages_before(names: tuple[str, ...], by_fold: dict[str, dict[int, Any]]) -> list[str]:
+    """The configurations from which some go on, in a cascade."""
+    before = {run.previous for name in names for run in by_fold[name].values()} - {None}
+    if lacking := before - set(by_fold):
+        raise ValueError(f"{' and '.join(names)} goes on from {min(lacking)}; pass the runs of that, too")
+    return sorted(before)
 
 
 def _folds(text: str | None) -> list[int]:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seglib.commands.options import device as device_called
 from seglib.models.zoo import check_task, find
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FirstStage = Callable[["Tensor", "Sequence[float] | None"], "Tensor"]
+"""What a cascade goes on from: a case ``(C, D, H, W)`` and its spacing → labels ``(D, H, W)``."""
+
+
+def weights_of(runs: Sequence[Path]) -> list[Path]:
+    """The weights file of each run; a file stands for itself."""
+    return [run / "weights.safetensors" if run.is_dir() else run for run in runs]
 
 
 def load(weights: Path, device: str, task: str | None) -> tuple[Any, Any, dict[str, Any]]:
@@ -30,16 +41,20 @@ def load(weights: Path, device: str, task: str | None) -> tuple[Any, Any, dict[s
     return net, TASKS[task or trained](categories, **metadata.get("task_arguments", {})), metadata
 
 
-def load_volumes(weights: Sequence[Path], device: str, task: str | None) -> tuple[Any, Any, list[dict[str, Any]]]:
+def load_volumes(
+    weights: Sequence[Path], device: str, task: str | None, previous: Sequence[Path] = ()
+) -> tuple[Any, Any, list[dict[str, Any]]]:
     """The model or the ensemble of models of volumes that answers, its task, and the metadata of each weights file.
 
     Args:
         weights: weights files, or the ``choice.json`` of ``seglib select``.
         device: where the models run.
         task: the task that is asked for, or ``None``.
+        previous: runs or weights files of the stage before, of a cascade.
 
     Raises:
-        ValueError: when the files differ in their classes, the ids of these, or their channels.
+        ValueError: when the files differ in their classes, the ids of these, or their channels; when a cascade lacks
+            the stage before, or other models get one.
     """
     from seglib.postprocess.whole_cases import Ensemble
     from seglib.train.folds import read_choice
@@ -49,15 +64,34 @@ def load_volumes(weights: Sequence[Path], device: str, task: str | None) -> tupl
         if len(weights) > 1:
             raise ValueError(f"{chosen[0]} names all weights of an ensemble; pass it alone")
         choice = read_choice(chosen[0])
-        weights, largest = choice.weights, choice.largest
+        weights, previous, largest = choice.weights, choice.previous, choice.largest
     members = [load(path, device, task) for path in weights]
     (first, the_task, metadata), *others = members
     for path, (_, _, its) in zip(weights[1:], members[1:], strict=True):
         check_alike(weights[0], metadata, path, its)
+    goes_on_from = {its.get("plan", {}).get("previous") for _, _, its in members} - {None}
+    goes_on = [net for net, _, _ in members if net.preparation is not None and net.preparation.previous]
+    if goes_on and not previous:
+        raise ValueError(
+            f"{weights[0]} goes on from predictions of {' '.join(goes_on_from) or 'a first stage'}; pass the runs or "
+            "weights of that with --previous"
+        )
+    if previous and not goes_on:
+        raise ValueError(f"--previous has no use: {weights[0]} goes on from no other configuration")
+    if previous:
+        the_task.previous = first_stage(weights_of(previous), device)
     if others or largest:
         windows = [its_task.window for _, its_task, _ in members]
         first = Ensemble([net for net, _, _ in members], windows, largest)
     return first, the_task, [its for _, _, its in members]
+
+
+def first_stage(weights: Sequence[Path], device: str) -> FirstStage:
+    """What models of the first stage of a cascade say together."""
+    from seglib.postprocess.whole_cases import label_case
+
+    net, task, _ = load_volumes(weights, device, None)
+    return lambda image, spacing: label_case(net, image, spacing, task.window, overlap=task.overlap)
 
 
 def check_alike(first: Path, facts: dict[str, Any], other: Path, its: dict[str, Any]) -> None:

@@ -12,6 +12,8 @@ from seglib.commands.console import counted, first_process, note, one_line, say_
 from seglib.commands.stored import load_volumes
 
 if TYPE_CHECKING:
+    from seglib.commands.cascade import OutOfFold
+    from seglib.data.volume_transforms import VolumeTransform
     from seglib.ops.intensity import Intensity
     from seglib.ops.preparation import Preparation
     from seglib.planning.plan import Configuration, Plan
@@ -68,7 +70,12 @@ def data_on_its_own_grid(sets: Mapping[str, Any], folder: Path | None, patch: An
 
 
 def data_by_plan(
-    sets: Mapping[str, Any], folder: Path | None, patch: Any, plan: Plan, configuration: Configuration
+    sets: Mapping[str, Any],
+    folder: Path | None,
+    patch: Any,
+    plan: Plan,
+    configuration: Configuration,
+    previous: OutOfFold | None,
 ) -> VolumeData:
     """The data of a model with a plan: training cases are cropped, normalised and resampled once, and stored.
 
@@ -78,7 +85,9 @@ def data_by_plan(
         patch: the size of a patch; ``None`` is that of the plan.
         plan: the plan of the data set.
         configuration: one of its configurations.
+        previous: the first stage, of a cascade.
     """
+    from seglib.data.cascade import CascadeTransform
     from seglib.data.cases import StoredCases
     from seglib.data.nnunet_transforms import nnunet_transform
     from seglib.data.patches import Patches
@@ -87,15 +96,17 @@ def data_by_plan(
 
     preparation = plan.preparation(configuration.name)
     cases = _stored(sets, folder)
-    prepared = StoredCases(PreparedCases(sets["train"], preparation), folder)
+    prepared = StoredCases(PreparedCases(sets["train"], preparation, previous), folder)
     for i in shown(range(len(prepared)), "prepare cases", quiet=not first_process()):
         prepared.case(i)
     patch = patch or (1,) * (3 - configuration.dims) + tuple(configuration.patch)
-    transform = nnunet_transform(patch, masked=preparation.masked)
+    transform: VolumeTransform = nnunet_transform(patch, masked=preparation.masked)
+    arguments = configuration.model_arguments()
+    if preparation.previous:
+        transform = CascadeTransform(transform, preparation.previous)
+        arguments["in_channels"] = len(preparation.intensities) + preparation.previous
     train = Patches(prepared, patch, foreground=configuration.foreground, transform=transform)
-    return VolumeData(
-        train, cases["val"], patch, AS_IS, preparation, configuration.model_arguments(), {"patch": list(patch)}
-    )
+    return VolumeData(train, cases["val"], patch, AS_IS, preparation, arguments, {"patch": list(patch)})
 
 
 def _stored(sets: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
@@ -149,11 +160,12 @@ def set_up(
     flip: bool = False,
     window: str | None = None,
     overlap: float | None = None,
+    previous: Sequence[Path] | None = None,
 ) -> tuple[Any, Any, list[dict[str, Any]]]:
     """The model or ensemble of some weights, its task with the way in which cases are predicted, and their metadata."""
     sides = options.window(window, "--window")
     options.check_overlap(overlap)
-    net, the_task, metadata = load_volumes(weights, device, task)
+    net, the_task, metadata = load_volumes(weights, device, task, previous or ())
     settings = the_task.arguments()
     if sides is not None:
         settings["window"] = sides
@@ -162,7 +174,7 @@ def set_up(
     if overlap is not None:
         settings["overlap"] = overlap
     flips = all_flips(net) if flip_all else (2,) if flip else ()  # W runs from right to left
-    return net, type(the_task)(the_task.categories, **settings, flips=flips), metadata
+    return net, type(the_task)(the_task.categories, **settings, flips=flips, previous=the_task.previous), metadata
 
 
 def predict_volumes(
@@ -172,12 +184,13 @@ def predict_volumes(
     from seglib.case_files import cases_at, facts_of, label_targets, predict_case
     from seglib.data.class_tables import labels_to_files
     from seglib.data.nifti import write_label_volume
+    from seglib.postprocess.whole_cases import channels_of
 
     if out is None and not as_json:
         raise ValueError("say what you want: --out labels.nii.gz, or --json")
     options.check_writable(out)
     net, the_task, metadata = set_up(weights, device, task, **how)
-    cases = cases_at(path, len(net.normalize.mean))
+    cases = cases_at(path, channels_of(net))
     targets = label_targets(out, cases, path)
     file_ids = metadata[0].get("file_ids", [c.id for c in the_task.categories])
     entries, failed, spacings = [], [], {}

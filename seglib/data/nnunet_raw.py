@@ -15,6 +15,14 @@
 
 Voxels of the label "ignore" are void: 255 here.
 
+A label with several ids is a region: a set of voxels that may overlap with others. Regions are all labels then, and
+``regions_class_order`` says which id a prediction writes for each, later ones over earlier ones::
+
+    {"labels": {"background": 0, "whole tumour": [1, 2, 3], "tumour core": [2, 3], "enhancing tumour": 3},
+     "regions_class_order": [1, 2, 3], …}
+
+The class of an id is named after the region that writes it: voxels of id 1 are "whole tumour", and of nothing more.
+
 Source: Isensee et al., "nnU-Net", Nature Methods 2021, and "dataset_format.md" in the documentation of its version 2.
 """
 
@@ -54,15 +62,18 @@ class NNUNetRaw(VolumeFiles):
             files have gaps.
         cases: the cases of the split, by name.
         modalities: the name of each channel: "CT", "T2", …
+        regions: name of each region → the names of its classes, among them its own, which a prediction writes; in the
+            order of ``dataset.json``. ``None`` where classes exclude each other. :class:`~seglib.train.VolumeTask`
+            takes them.
         size: ``None``; every case has its own.
         file_ids: category id → id in the label files.
         void_id: the file id of "ignore", or ``None``.
 
     Raises:
         FileNotFoundError: when ``dataset.json``, ``imagesTr`` or ``labelsTr`` is missing.
-        ValueError: when ``dataset.json`` isn't as above, has labels of several ids (regions) or a number of cases that
-            differs from the files; for a channel too few or too many, and for images without labels or the reverse;
-            further as :class:`~seglib.data.volume_files.VolumeFiles`.
+        ValueError: when ``dataset.json`` isn't as above, has regions without an order that fits them, or a number of
+            cases that differs from the files; for a channel too few or too many, and for images without labels or the
+            reverse; further as :class:`~seglib.data.volume_files.VolumeFiles`.
     """
 
     def __init__(
@@ -78,7 +89,8 @@ class NNUNetRaw(VolumeFiles):
         content = read_dataset_json(path, required, "nnU-Net's layout, version 2")
         if content["file_ending"] not in ENDINGS:
             raise ValueError(f"{path}: its files end in {content['file_ending']!r}; convert them to .nii.gz")
-        labels, void = _labels(path, content["labels"])
+        ids, void = _ids(path, content["labels"])
+        labels, self.regions = _classes(path, ids, content.get("regions_class_order"))
         modalities = channel_names(path, content["channel_names"])
         cases = _find_cases(path, modalities)
         if len(cases) != content["numTraining"]:
@@ -137,19 +149,46 @@ def write_nnunet_raw(
     write_json(folder / "dataset.json", content)
 
 
-def _labels(path: Path, ids: Mapping[str, object]) -> tuple[dict[int, str], int | None]:
-    """File id → name of each class, and the file id of void."""
-    names: dict[int, str] = {}
-    for name, stored in ids.items():
-        if isinstance(stored, list):
+def _ids(path: Path, labels: Mapping[str, object]) -> tuple[dict[str, tuple[int, ...]], int | None]:
+    """Name → file ids of each label, several of a region, and the file id of void."""
+    ids: dict[str, tuple[int, ...]] = {}
+    for name, stored in labels.items():
+        several = tuple(stored) if isinstance(stored, list) else (stored,)
+        if not several or not all(type(i) is int and i >= 0 for i in several) or several in ids.values():
             raise ValueError(
-                f"{path}: the label {name!r} is the region {stored}; regions are not read, so give each label one id"
+                f"{path}: the label {name!r} has the id {stored!r}; give each a whole number of its own, or a region a"
+                " list of them"
             )
-        if type(stored) is not int or stored < 0 or stored in names:
-            raise ValueError(f"{path}: the label {name!r} has the id {stored!r}; give each a whole number of its own")
-        names[stored] = name
-    void = next((stored for stored, name in names.items() if name == "ignore"), None)
-    return {stored: name for stored, name in names.items() if stored != void}, void
+        ids[name] = several
+    void = ids.pop("ignore", None)
+    if void is not None and (len(void) > 1 or any(void[0] in of_label for of_label in ids.values())):
+        raise ValueError(f'{path}: "ignore" has the ids {list(void)}; give it one that no other label has')
+    return ids, None if void is None else void[0]
+
+
+def _classes(
+    path: Path, ids: Mapping[str, tuple[int, ...]], order: object
+) -> tuple[dict[int, str], dict[str, tuple[str, ...]] | None]:
+    """File id → name of each class, and the classes of each region, or ``None`` when no label has several ids."""
+    if all(len(of_label) == 1 for of_label in ids.values()):
+        return {stored: name for name, (stored,) in ids.items()}, None
+    regions = {name: of_label for name, of_label in ids.items() if of_label != (0,)}
+    if not isinstance(order, list) or len(order) != len(regions):
+        raise ValueError(
+            f'{path}: it has {len(regions)} regions, and "regions_class_order" is {order!r}; list for each region the'
+            " id that a prediction writes"
+        )
+    classes = {of_label[0]: name for name, of_label in ids.items() if name not in regions}
+    for (name, of_label), written in zip(regions.items(), order, strict=True):
+        if written not in of_label or written in classes:
+            raise ValueError(
+                f'{path}: "regions_class_order" writes {written!r} for the region {name!r} of the ids {list(of_label)};'
+                " write one of them, and another one for each region"
+            )
+        classes[written] = name
+    for stored in sorted({i for of_label in regions.values() for i in of_label} - classes.keys()):
+        classes[stored] = f"label {stored}"
+    return classes, {name: tuple(classes[i] for i in of_label) for name, of_label in regions.items()}
 
 
 def _find_cases(path: Path, modalities: Sequence[str]) -> list[Case]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -51,6 +53,36 @@ def check_labels(labels: Tensor, num_classes: int, ignore_index: int | None = No
         f'remap it when the data is read (remap={{{value}: …}}, or "ids" in categories.json), '
         "or correct num_classes or ignore_index"
     )
+
+
+def regions_of(labels: Tensor, members: Sequence[Tensor]) -> Tensor:
+    """Label maps as regions that may overlap.
+
+    Args:
+        labels: class ids ``(B, …)`` or 255 for void.
+        members: for each region the ids of its classes, ``(n,)``.
+
+    Returns:
+        ``(B, K, …)`` uint8: 1 inside the region, 0 outside, 255 void.
+    """
+    inside = torch.stack([torch.isin(labels, of_region.to(labels)) for of_region in members], 1)  # (B, K, …)
+    return inside.to(torch.uint8).masked_fill(labels[:, None] == VOID, VOID)
+
+
+def labels_of(inside: Tensor, classes: Sequence[int]) -> Tensor:
+    """Regions as one label map: each writes the id of its class, over those before it; elsewhere is background, 0.
+
+    Args:
+        inside: bool ``(K, …)``.
+        classes: the id that each region writes, K numbers.
+
+    Returns:
+        ``(…)`` uint8.
+    """
+    labels = torch.zeros_like(inside[0], dtype=torch.uint8)
+    for mask, written in zip(inside, classes, strict=True):
+        labels.masked_fill_(mask, written)
+    return labels
 
 
 def check_regions(regions: Tensor) -> None:

@@ -155,7 +155,7 @@ class Preparation:
         original_spacing = tuple(mm[self.transpose.index(axis)] for axis in range(3))
         return Prepared(out, labels, target, box, tuple(image.shape[1:]), original_spacing)
 
-    def restore(self, values: Tensor, prepared: Prepared) -> Tensor:
+    def restore(self, values: Tensor, prepared: Prepared, *, background: bool = True) -> Tensor:
         """Values on the prepared grid, such as logits, on the grid of the case.
 
         They are interpolated linearly; between slices that are far apart the nearest slice is taken. Outside the box
@@ -164,6 +164,8 @@ class Preparation:
         Args:
             values: ``(K, d, h, w)``, one channel for each class.
             prepared: the case.
+            background: whether the first class is the background; otherwise, of regions that may overlap, all get -inf
+                outside the box.
 
         Returns:
             ``(K, D, H, W)`` float32, on the device of the values.
@@ -174,8 +176,10 @@ class Preparation:
         _check_restored(values, prepared)
         size, separate = self._way_back(prepared)
         low, high = values.aminmax()
-        out = torch.full((len(values), *prepared.original_size), float(low), device=values.device)
-        out[0] = float(high)
+        outside = float(low) if background else -torch.inf
+        out = torch.full((len(values), *prepared.original_size), outside, device=values.device)
+        if background:
+            out[0] = float(high)
         inside = self._into_box(out, prepared)
         for k in range(len(values)):  # one by one, as ``out`` is all that is wanted in memory
             inside[k] = resample_linear(values[k : k + 1], size, separate=separate)[0]

@@ -14,7 +14,7 @@ from seglib.ops.preparation import nonzero_box
 from seglib.types import VOID, Category, Sample, Size
 
 SAMPLED_VOXELS = 10**7
-"""The foreground voxels that intensity statistics are taken of, the same number from each case."""
+"""The most foreground voxels that intensity statistics are taken of, over all cases."""
 
 
 class LabelledVolumes(Protocol):
@@ -30,7 +30,9 @@ class LabelledVolumes(Protocol):
 
 @dataclass(frozen=True)
 class ForegroundStatistics:
-    """Intensities of one channel over foreground voxels, in the units of the images; each case weighs the same.
+    """Intensities of one channel over the foreground voxels of all cases, of which each weighs the same.
+
+    They are in the units of the images.
 
     Attributes:
         mean: arithmetic mean.
@@ -137,9 +139,9 @@ class Fingerprint:
 def fingerprint(dataset: LabelledVolumes, name: str = "") -> Fingerprint:
     """Read all cases of a data set, one after the other, and note what a plan needs.
 
-    Intensities are those of voxels of any class but the background, void excepted, inside the non-zero box. From each
-    case the same number is taken, evenly spaced (nnU-Net draws them), so a case with a large organ weighs no more than
-    others.
+    Intensities are those of voxels of any class but the background, void excepted, inside the non-zero box. A case with
+    a large organ weighs no more than others: nnU-Net draws as many voxels from each. Here all voxels of a case count
+    in equal parts, or evenly spaced ones of large organs.
 
     Args:
         dataset: labelled volumes, of which the training cases count alone.
@@ -152,7 +154,7 @@ def fingerprint(dataset: LabelledVolumes, name: str = "") -> Fingerprint:
     if len(dataset) == 0:
         raise ValueError("there is no case to take a fingerprint of; check the folder or the split of the data set")
     share = max(1, SAMPLED_VOXELS // len(dataset))
-    spacings, sizes, kept, values = [], [], [], []
+    spacings, sizes, kept, values, weights = [], [], [], [], []
     for index in range(len(dataset)):
         sample = dataset[index]
         image, labels = sample.image, sample.semantic
@@ -168,8 +170,9 @@ def fingerprint(dataset: LabelledVolumes, name: str = "") -> Fingerprint:
         inside = image[:, z, y, x]
         places = ((labels[z, y, x] > 0) & (labels[z, y, x] != VOID)).flatten().nonzero()[:, 0]
         if len(places):
-            chosen = places[torch.arange(share) * len(places) // share]
-            values.append(inside.flatten(1)[:, chosen].float())
+            n = min(len(places), share)
+            values.append(inside.flatten(1)[:, places[torch.arange(n) * len(places) // n]].float())
+            weights.append(np.full(n, 1 / n))
             if not values[-1].isfinite().all():
                 raise ValueError(f"sample {sample.id!r} has NaN or infinite foreground voxels; repair the image")
         spacings.append(tuple(float(s) for s in sample.spacing))
@@ -185,14 +188,19 @@ def fingerprint(dataset: LabelledVolumes, name: str = "") -> Fingerprint:
         tuple(spacings),
         tuple(sizes),
         float(np.median(kept)),
-        tuple(_statistics(channel) for channel in channels),
+        tuple(_statistics(channel, np.concatenate(weights)) for channel in channels),
     )
 
 
-def _statistics(values: np.ndarray) -> ForegroundStatistics:
-    low, median, high = np.percentile(values, (0.5, 50, 99.5)).tolist()
-    lowest, highest = float(values.min()), float(values.max())
-    return ForegroundStatistics(float(values.mean()), median, float(values.std()), lowest, highest, low, high)
+def _statistics(values: np.ndarray, weights: np.ndarray) -> ForegroundStatistics:
+    """Of ``(N,)`` values with weights; a percentile is the first value up to which so much of the weight lies."""
+    mean = np.average(values, weights=weights)
+    std = np.average((values - mean) ** 2, weights=weights) ** 0.5
+    order = np.argsort(values)
+    upto = np.cumsum(weights[order])
+    low, median, high = values[order][np.searchsorted(upto, np.array((0.005, 0.5, 0.995)) * upto[-1])]
+    numbers = (mean, median, std, values.min(), values.max(), low, high)
+    return ForegroundStatistics(*map(float, numbers))
 
 
 def triples(rows: Sequence[Sequence[float]]) -> tuple[tuple[Any, ...], ...]:

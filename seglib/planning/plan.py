@@ -169,8 +169,9 @@ def plan(fingerprint: Fingerprint, *, planner: str = "plain", memory: float | No
     drafts = steps.drafts
     if not drafts:
         raise ValueError(
-            f"the median case has {steps.size} voxels at {steps.spacing} mm: no axis can be halved, which takes 8 "
-            "voxels, or 12 along a single axis; use a model without strides, or cases with more voxels"
+            "no axis of the median case can be halved, which takes 8 voxels, or 12 along one axis alone: it has "
+            f"{steps.size} voxels at {tuple(steps.spacing[axis] for axis in steps.transpose)} mm, and patches fit into "
+            f"{steps.memory:g} GB; use a model without strides, or cases with more voxels"
         )
     configurations = {name: _configuration(name, found, steps, fingerprint) for name, found in drafts.items()}
     if "3d_lowres" in drafts:

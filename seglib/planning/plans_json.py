@@ -103,7 +103,7 @@ def read_fingerprint(path: str | os.PathLike[str], dataset_json: str | os.PathLi
     sizes = _get(content, "shapes_after_crop", _row(_row(_whole)), where)
     kept = _get(content, "median_relative_size_after_cropping", _number, where)
     intensities = _intensities(content, len(modalities), where)
-    with _naming(where):
+    with _naming(f"{where}: "):
         return Fingerprint(Path(path).resolve().parent.name, modalities, classes, spacings, sizes, kept, intensities)
 
 
@@ -173,7 +173,7 @@ def plan_from_json(
         {name: _configuration(name, entries, source) for name in entries},
         _get(own, "reasons", _row(_reason), f"{source}, seglib") if own else (),
     )
-    with _naming(source):
+    with _naming(f"{source}: "):
         return Plan(*parts)
 
 
@@ -221,7 +221,7 @@ def _configuration(name: str, entries: Mapping[str, Any], source: str) -> Config
     entry = _inherited(name, entries, source)
     patch = _get(entry, "patch_size", _row(_whole), where)
     _check_fixed(entry, _RESAMPLING, where)
-    if "architecture" in entry:
+    if "UNet_class_name" not in entry:
         network = _get(entry, "architecture", _object, where)
         residual = _get(network, "network_class_name", _residual, f"{where}, architecture")
         layers, where_layers = _get(network, "arch_kwargs", _object, f"{where}, architecture"), f"{where}, arch_kwargs"
@@ -255,7 +255,7 @@ def _configuration(name: str, entries: Mapping[str, Any], source: str) -> Config
         _get(entry, "use_mask_for_norm", _row(_flag), where),
         _get(entry, "previous_stage", _text, where) if entry.get("previous_stage") else None,
     )
-    with _naming(where):
+    with _naming(f"{where}: "):
         return Configuration(*parts)
 
 
@@ -320,19 +320,19 @@ def _read_object(path: Path) -> Mapping[str, Any]:
 
 
 @contextmanager
-def _naming(where: str) -> Iterator[None]:
+def _naming(place: str) -> Iterator[None]:
     """Put the place in front of what is wrong with it."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise ValueError(f"{place}{error}") from error
 
 
 def _get(content: Mapping[str, Any], key: str, convert: Callable[[Any], T], where: str) -> T:
     """A checked entry."""
     if key not in content:
         raise ValueError(f"{where} lacks the key {key!r}; it is no whole file of nnU-Net, so copy or plan it again")
-    with _naming(f"{where}: {key!r} is {content[key]!r:.80}"):
+    with _naming(f"{where}: {key!r} is {content[key]!r:.80}; "):
         return convert(content[key])
 
 

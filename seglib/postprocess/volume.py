@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from seglib.ops.inference import evaluating
 from seglib.ops.intensity import Scaling
+from seglib.ops.labels import labels_of
 from seglib.types import DenseOutput
 
 BLENDS = ("gaussian", "constant")
@@ -136,6 +137,7 @@ def label_volume(
     batch_size: int = 1,
     scaling: Scaling | None = None,
     accumulate_on: torch.device | str | None = None,
+    regions: Sequence[int] | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """The most probable class of every voxel of a case, found slab by slab.
@@ -143,8 +145,8 @@ def label_volume(
     Memory, besides the image, the labels and what the model takes for a window of depth d: ``K·d·H·W`` floats.
 
     Args:
-        model: a model of volumes with classes that exclude each other; it runs where its weights are, in evaluation
-            mode, and has its own mode back afterwards.
+        model: a model of volumes; it runs where its weights are, in evaluation mode, and has its own mode back
+            afterwards.
         image: the case ``(C, D, H, W)``, any dtype; it may be memory-mapped, as only windows are read.
         window: what the model sees at once, ``(d, h, w)`` voxels; ``None`` predicts the whole case in one go.
         overlap: share of a window's side that neighbours have in common, in [0, 1).
@@ -154,22 +156,24 @@ def label_volume(
         batch_size: windows that the model sees at once.
         scaling: how the case's voxels are scaled, ``model.intensity.of(image)``; ``None`` takes them as they are.
         accumulate_on: where logits are added up; ``None`` is where the model runs.
+        regions: of a model whose classes are regions that may overlap: the label that each writes where its logit is
+            above 0, see :func:`~seglib.ops.labels.labels_of`.
         out: uint8 ``(D, H, W)`` on the CPU, to be written into; memory-mapped, the labels need no memory.
 
     Returns:
         Labels ``(D, H, W)`` uint8 on the CPU: ``out`` if it was given.
 
     Raises:
-        ValueError: as :func:`sliding_window`; when the model takes images, other channels, or predicts classes that
-            overlap; when it returns NaN; when flips or ``out`` don't fit.
+        ValueError: as :func:`sliding_window`; when the model takes images or other channels, or predicts regions and
+            ``regions`` doesn't say what they write; when it returns NaN; when flips or ``out`` don't fit.
     """
     normalize = getattr(model, "normalize", None)
     if normalize is None or normalize.dims != 3:
         raise ValueError(f"expected a model of volumes such as unet3d, got {type(model).__name__}")
-    if getattr(model, "overlapping", False):
+    if getattr(model, "overlapping", False) and regions is None:
         raise ValueError(
-            "classes of this model overlap, so a voxel has no single label; threshold the sigmoid of "
-            "sliding_window_slabs(lambda x: model(x).logits, …) at 1/2"
+            "classes of this model overlap, so a voxel has no single label; say with `regions` what each writes, or "
+            "threshold the sigmoid of sliding_window_slabs(lambda x: model(x).logits, …) at 1/2"
         )
     _check_case(image)
     if len(image) != len(normalize.mean):
@@ -196,7 +200,7 @@ def label_volume(
                         f"the model returns nan in slice {first + i}; look for nan or very large voxels, for weights "
                         "of a training that diverged, or predict in float32"
                     )
-                out[first + i] = labels
+                out[first + i] = labels if regions is None else labels_of(total[:, i] > 0, regions)
     return out
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from seglib.ops.inference import evaluating
 from seglib.ops.intensity import AS_IS
+from seglib.ops.labels import labels_of
 from seglib.postprocess.components import keep_largest
 from seglib.postprocess.volume import label_volume, over_flips, sliding_window
 from seglib.types import DenseOutput
@@ -42,19 +43,24 @@ class Ensemble(nn.Module):
     configurations.
     """
 
-    def __init__(
-        self, models: Sequence[Any], windows: Sequence[Window], largest: Sequence[Sequence[int]] = ()
-    ) -> None:
+    def __init__(self, models: Sequence[Any], windows: Sequence[Window], largest: Sequence[Sequence[int]] = ()) -> None:
         super().__init__()
         if not models or len(windows) != len(models):
             raise ValueError(f"an ensemble has models and a window for each, got {len(models)} and {len(windows)}")
         self.members = nn.ModuleList(models)
         self.windows = tuple(None if w is None else tuple(int(n) for n in w) for w in windows)
-        facts = {(m.num_classes, len(m.normalize.mean), m.overlapping) for m in models}
+        facts = {(m.num_classes, channels_of(m), m.overlapping) for m in models}
         if len(facts) > 1:
             seen = "; ".join(f"{k} classes of {c} channels{' that overlap' * o}" for k, c, o in sorted(facts))
             raise ValueError(f"the models of an ensemble have the same classes and channels, got {seen}")
         self.normalize, self.largest = models[0].normalize, tuple(tuple(group) for group in largest)
+
+
+def channels_of(model: Any) -> int:
+    """The channels of the cases that a model or an ensemble takes, without those of an earlier stage's labels."""
+    first: Any = model.members[0] if isinstance(model, Ensemble) else model
+    preparation = getattr(first, "preparation", None)
+    return len(first.normalize.mean) if preparation is None else len(preparation.intensities)
 
 
 class _Mean(nn.Module):
@@ -80,6 +86,8 @@ def label_case(
     flips: Sequence[int] = (),
     batch_size: int = 1,
     accumulate_on: torch.device | str | None = None,
+    regions: Sequence[int] | None = None,
+    previous: Tensor | None = None,
 ) -> Tensor:
     """The label of every voxel of a case, on the case's own grid.
 
@@ -96,6 +104,10 @@ def label_case(
         flips: test-time flips, some of the axes 0, 1 and 2 of ``(D, H, W)`` as the model sees them.
         batch_size: windows that a model sees at once.
         accumulate_on: where logits are added up; ``None`` is where the model runs.
+        regions: the label that each region of a model of regions writes, see
+            :func:`~seglib.postprocess.volume.label_volume`.
+        previous: labels ``(D, H, W)`` of an earlier stage on the case's own grid, for models whose preparation takes
+            them.
 
     Returns:
         Labels ``(D, H, W)`` uint8 on the CPU.
@@ -112,6 +124,7 @@ def label_case(
         way = (getattr(member, "preparation", None), getattr(member, "intensity", AS_IS), its_window)
         seen_alike.setdefault(way, []).append(member)
     how: dict[str, Any] = {"overlap": overlap, "flips": flips, "batch_size": batch_size, "accumulate_on": accumulate_on}
+    how |= {"regions": regions, "previous": previous}
     labels = _labels([(way, _Mean(models)) for way, models in seen_alike.items()], image, spacing, **how)
     for classes in largest:
         labels = keep_largest(labels, classes)
@@ -124,22 +137,29 @@ def _labels(
     spacing: Sequence[float] | None,
     *,
     flips: Sequence[int],
+    regions: Sequence[int] | None,
+    previous: Tensor | None,
     **how: Any,
 ) -> Tensor:
     """The labels ``(D, H, W)`` of models that see the case in one way or several: preparation, intensity, window."""
     total = torch.zeros(())
     for (preparation, intensity, window), mean in groups:
         if preparation is None and len(groups) == 1:
-            return label_volume(mean, image, window, flips=flips, scaling=intensity.of(image), **how)
-        prepared = None if preparation is None else preparation(image, spacing)
+            scaling = intensity.of(image)
+            return label_volume(mean, image, window, flips=flips, scaling=scaling, regions=regions, **how)
+        prepared = None
+        if preparation is not None:
+            prepared = preparation(image, spacing, previous=previous if preparation.previous else None)
         seen, scaling = (image, intensity.of(image)) if prepared is None else (prepared.image, None)
         device = next(mean.parameters()).device
         with evaluating(mean):
             predictor = over_flips(lambda windows, mean=mean: mean(windows).logits, flips)  # type: ignore[misc]
             logits = sliding_window(predictor, seen, window or seen.shape[1:], scaling=scaling, device=device, **how)
-        if prepared is not None and len(groups) == 1:
+        if prepared is not None and len(groups) == 1 and regions is None:
             return preparation.restore_argmax(logits, prepared)
         if prepared is not None:
-            logits = preparation.restore(logits, prepared)
-        total = total + logits.softmax(0).cpu()  # (K, D, H, W)
+            logits = preparation.restore(logits, prepared, background=regions is None)
+        total = total + (logits.softmax(0) if regions is None else logits.sigmoid()).cpu()  # (K, D, H, W)
+    if regions is not None:
+        return labels_of(total > len(groups) / 2, regions)
     return total.argmax(0).to(torch.uint8)

@@ -43,12 +43,14 @@ class FoldRun:
         configuration: how it was trained, "3d_fullres" for example; models of all folds share it.
         plan: a digest of the plan behind it, or ``None``.
         fold: the fold whose cases it was not trained on.
+        previous: the configuration from whose predictions it goes on, or ``None``.
     """
 
     weights: Path
     configuration: str
     plan: str | None
     fold: int
+    previous: str | None = None
 
     @classmethod
     def of(cls, weights: Path, metadata: Mapping[str, Any]) -> FoldRun:
@@ -60,7 +62,7 @@ class FoldRun:
         if metadata.get("fold") is None:
             raise ValueError(f"{weights} are of no fold; train with --fold on a data set that has folds, msd or nnunet")
         plan = metadata.get("plan") or {"configuration": metadata["model"], "digest": None}
-        return cls(weights, plan["configuration"], plan["digest"], metadata["fold"])
+        return cls(weights, plan["configuration"], plan["digest"], metadata["fold"], plan.get("previous"))
 
 
 def by_configuration(runs: Sequence[FoldRun], folds: Sequence[int]) -> dict[str, dict[int, FoldRun]]:
@@ -91,10 +93,7 @@ def by_configuration(runs: Sequence[FoldRun], folds: Sequence[int]) -> dict[str,
         of_folds[run.fold] = run
     missing = {name: [f for f in folds if f not in of_folds] for name, of_folds in found.items()}
     if lacking := [f"{name} lacks fold {', '.join(map(str, absent))}" for name, absent in missing.items() if absent]:
-        raise ValueError(
-            f"{'; '.join(lacking)}; train them (--fold), or choose on those that all have: --folds "
-            f"{','.join(str(f) for f in folds if not any(f in absent for absent in missing.values())) or 'N,…'}"
-        )
+        raise ValueError(f"{'; '.join(lacking)}; train them with --fold, or pass their runs")
     return {name: {f: of_folds[f] for f in folds} for name, of_folds in found.items()}
 
 
@@ -161,6 +160,7 @@ class Choice:
     Attributes:
         configurations: one configuration, or two that answer together.
         weights: the weights of all their folds.
+        previous: the weights of the stage before, of a cascade.
         largest: the groups of classes of which only the largest component is kept, in this order.
         classes: the names of the classes, the background first.
         scores: the mean Dice of every candidate, by its name, and of the best one after components are removed.
@@ -168,6 +168,7 @@ class Choice:
 
     configurations: tuple[str, ...]
     weights: tuple[Path, ...]
+    previous: tuple[Path, ...]
     largest: Groups
     classes: tuple[str, ...]
     scores: dict[str, float]
@@ -175,10 +176,14 @@ class Choice:
 
 def write_choice(choice: Choice, path: Path) -> None:
     """Write a choice as JSON. Weights are named relative to its folder, so that both can be moved together."""
-    folder = path.absolute().parent
+
+    def relative(files: Sequence[Path]) -> list[str]:
+        return [Path(os.path.relpath(p.absolute(), path.absolute().parent)).as_posix() for p in files]
+
     content = {
         "configurations": list(choice.configurations),
-        "weights": [Path(os.path.relpath(p.absolute(), folder)).as_posix() for p in choice.weights],
+        "weights": relative(choice.weights),
+        "previous": relative(choice.previous),
         "largest_component": [[choice.classes[c] for c in group] for group in choice.largest],
         "classes": list(choice.classes),
         "mean_dice": choice.scores,
@@ -200,6 +205,7 @@ def read_choice(path: Path) -> Choice:
         choice = Choice(
             configurations=tuple(content["configurations"]),
             weights=tuple(path.parent / name for name in content["weights"]),
+            previous=tuple(path.parent / name for name in content["previous"]),
             largest=tuple(tuple(classes.index(name) for name in group) for group in content["largest_component"]),
             classes=classes,
             scores=dict(content["mean_dice"]),
@@ -208,7 +214,7 @@ def read_choice(path: Path) -> Choice:
         raise ValueError(f"{path} is no choice of `seglib select` ({error}); run it again") from error
     if not choice.weights:
         raise ValueError(f"{path} names no weights; run `seglib select` again")
-    if missing := [p for p in choice.weights if not p.is_file()]:
+    if missing := [p for p in (*choice.weights, *choice.previous) if not p.is_file()]:
         raise FileNotFoundError(
             f"{path} names {missing[0]}, which does not exist; copy the runs with it, or select again"
         )

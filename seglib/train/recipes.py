@@ -22,8 +22,9 @@ NNUNET = TrainConfig(
 )  # fmt: skip
 """nnU-Net's: 1,000 epochs of 250 steps, and no warm-up. The plan of a data set says the batch size.
 
-Its learning rate falls once an epoch, here every step. Source: Isensee et al., "nnU-Net", Nature Methods 2021,
-supplementary note 4, and its version 2.
+Its learning rate falls once an epoch, here every step; it draws the cases of each batch with replacement, here every
+case comes as often as the others. Source: Isensee et al., "nnU-Net", Nature Methods 2021, supplementary note 4, and its
+version 2.
 """
 
 TINY_NNUNET = replace(NNUNET, steps=1500, lr=0.1, momentum=0.9, eval_every=0, save_every=100)

@@ -18,10 +18,10 @@ from seglib.metrics.ap import AveragePrecision
 from seglib.metrics.confusion import ConfusionMatrix
 from seglib.metrics.overlap import RegionOverlap
 from seglib.metrics.pq import PanopticQuality
+from seglib.ops.labels import regions_of
 from seglib.ops.panoptic import panoptic_to_instances, panoptic_to_semantic
 from seglib.ops.resize import crop_to
 from seglib.types import (
-    VOID,
     Batch,
     Category,
     Instances,
@@ -159,15 +159,8 @@ class RegionTask(Task):
 
     def __init__(self, categories: Sequence[Category], regions: Mapping[str, Sequence[str]] | None = None) -> None:
         super().__init__(categories)
-        ids = {c.name: c.id for c in self.categories}
         self.regions = {c.name: (c.name,) for c in self.categories} if regions is None else dict(regions)
-        if not self.regions:
-            raise ValueError("a task of regions needs at least one; name the classes of each")
-        for name, classes in self.regions.items():
-            unknown = [c for c in classes if c not in ids]
-            if unknown or not classes:
-                raise ValueError(f"region {name!r} has the classes {list(classes)}; choose some of {', '.join(ids)}")
-        self._members = [torch.tensor([ids[c] for c in classes]) for classes in self.regions.values()]
+        self._members = region_members(self.categories, self.regions)
 
     def arguments(self) -> dict[str, Any]:
         """The regions."""
@@ -191,9 +184,26 @@ class RegionTask(Task):
         labels = batch.targets.semantic
         if labels is None:
             raise ValueError("the dataset has no label maps; use one whose samples carry `semantic` or `regions`")
-        inside = torch.stack([torch.isin(labels, m.to(labels.device)) for m in self._members], 1)  # (B, K, H, W)
-        regions = inside.to(torch.uint8).masked_fill(labels[:, None] == VOID, VOID)
-        return replace(batch, targets=replace(batch.targets, regions=regions))
+        return replace(batch, targets=replace(batch.targets, regions=regions_of(labels, self._members)))
+
+
+def region_members(categories: Sequence[Category], regions: Mapping[str, Sequence[str]]) -> list[Tensor]:
+    """The ids of the classes of each region, ``(n,)``.
+
+    Args:
+        categories: the class table.
+        regions: name of each region → the names of its classes.
+
+    Raises:
+        ValueError: when there is no region, or a region names no class or an unknown one.
+    """
+    ids = {c.name: c.id for c in categories}
+    if not regions:
+        raise ValueError("a task of regions needs at least one; name the classes of each")
+    for name, classes in regions.items():
+        if not classes or not set(classes) <= ids.keys():
+            raise ValueError(f"region {name!r} has the classes {list(classes)}; choose some of {', '.join(ids)}")
+    return [torch.tensor([ids[c] for c in classes]) for classes in regions.values()]
 
 
 class _RegionEvaluator:

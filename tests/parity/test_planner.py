@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 import torch
 from nnunet_reference import nnunet
+from planning_cases import LARGE, Volumes, as_nnunet_2_0_wrote_it
 
 from seglib.data.nifti import VoxelFrame, write_volume
+from seglib.data.nnunet_raw import write_nnunet_raw
+from seglib.planning.fingerprint import fingerprint
 from seglib.planning.memory import PLANNERS
 from seglib.planning.plan import plan
-from seglib.planning.plans_json import plan_to_json, read_fingerprint, read_plans
+from seglib.planning.plans_json import plan_to_json, read_fingerprint, read_plans, write_plans
+from seglib.types import Category, Sample
 
 STATISTICS = {"mean": 80.0, "median": 90.0, "std": 40.0, "min": -500.0, "max": 900.0}
 STATISTICS |= {"percentile_00_5": -60.0, "percentile_99_5": 250.0}
@@ -87,14 +91,18 @@ def random_sets():
         yield f"random {seed}", varied(spacing, size, cases, seed, finer=3.0, classes=classes, memory=memory)
 
 
-DATA_SETS = {
-    name: {"modalities": ["MRI"], "kept": 1.0, "memory": None, "classes": 3} | facts
-    for name, facts in (REAL | ODD | dict(random_sets())).items()
+DEFAULTS = {"modalities": ["MRI"], "kept": 1.0, "memory": None, "classes": 3}
+DATA_SETS = {name: DEFAULTS | facts for name, facts in (REAL | ODD | dict(random_sets())).items()}
+FLAT = {
+    "nothing to halve": alike((1.0, 1.0, 1.0), (7, 7, 7), 9),
+    "nothing to halve in slices": alike((1.0, 1.0, 1.0), (12, 7, 7), 9),
 }
+"""Data sets for which nnU-Net plans networks of one level."""
+
 ASKED = [("plain", name) for name in DATA_SETS] + [
-    (list(PLANNERS)[1 + i // 2 % 3], name) for i, name in enumerate(DATA_SETS) if i % 2
+    (list(PLANNERS)[1 + i // 3 % 3], name) for i, name in enumerate(DATA_SETS) if i % 3 == 0
 ]
-"""Every data set goes to nnU-Net's first planner, and every other one to a planner of residual encoders, too."""
+"""Every data set goes to nnU-Net's first planner, and every third one to a planner of residual encoders, too."""
 
 
 def write_json(path, content):
@@ -125,42 +133,140 @@ def write_data_set(root, name, facts):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Name of a data set → the folder with its dataset.json, its fingerprint and nnU-Net's plans for it."""
-    planners = {p.reference: None for p in PLANNERS.values()}
+def ask(tmp_path_factory):
+    """Let nnU-Net plan: the facts of a data set and the name of a planner → the folder with its files."""
+    found = {p.reference: None for p in PLANNERS.values()}
     base = "experiment_planning.experiment_planners"
     for name in (f"{base}.default_experiment_planner", f"{base}.residual_unets.residual_encoder_unet_planners"):
         module = nnunet(name)
-        planners |= {known: getattr(module, known) for known in planners if hasattr(module, known)}
+        found |= {known: getattr(module, known) for known in found if hasattr(module, known)}
     root = tmp_path_factory.mktemp("nnunet")
-    numbered = {name: f"Dataset{i:03d}_Set" for i, name in enumerate(DATA_SETS)}
-    for name, facts in DATA_SETS.items():
-        write_data_set(root, numbered[name], facts)
-    convolution = torch.nn.modules.conv._ConvNd
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), torch.device("meta"):
-        warnings.simplefilter("ignore")
-        for part in ("raw", "preprocessed", "results"):
-            patch.setenv(f"nnUNet_{part}", str(root / part))
-        patch.setattr(convolution, "reset_parameters", lambda self: None)  # networks are only counted
-        for planner, name in ASKED:
-            memory = DATA_SETS[name]["memory"]
-            asked = {} if memory is None else {"gpu_memory_target_in_gb": memory}
-            planners[PLANNERS[planner].reference](numbered[name], **asked).plan_experiment()
-    return lambda name: root / "preprocessed" / numbered[name]
+    numbers = iter(range(1000))
+
+    def answer(facts, planner):
+        name = f"Dataset{next(numbers):03d}_Set"
+        write_data_set(root, name, facts)
+        asked = {} if facts["memory"] is None else {"gpu_memory_target_in_gb": facts["memory"]}
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), torch.device("meta"):
+            warnings.simplefilter("ignore")
+            for part in ("raw", "preprocessed", "results"):
+                patch.setenv(f"nnUNet_{part}", str(root / part))
+            # networks are only counted, so their weights need no values
+            patch.setattr(torch.nn.modules.conv._ConvNd, "reset_parameters", lambda self: None)
+            found[PLANNERS[planner].reference](name, **asked).plan_experiment()
+        return root / "preprocessed" / name
+
+    return answer
 
 
-def our_plan(folder, planner, name):
+def our_plan(folder, facts, planner):
     """Our plan for a data set, made from nnU-Net's fingerprint."""
-    found = read_fingerprint(folder(name) / "dataset_fingerprint.json", folder(name) / "dataset.json")
-    return plan(found, planner=planner, memory=DATA_SETS[name]["memory"])
+    found = read_fingerprint(folder / "dataset_fingerprint.json", folder / "dataset.json")
+    return plan(found, planner=planner, memory=facts["memory"])
+
+
+def by_nnunet(made):
+    """What nnU-Net's file keeps of a plan."""
+    return replace(made, memory=None, reasons=())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("planner", "name"), ASKED)
-def test_the_plan_is_that_of_nnunets_planner(folder, planner, name):
-    made = our_plan(folder, planner, name)
-    path = folder(name) / f"{PLANNERS[planner].plans_name}.json"
-    assert read_plans(path) == replace(made, memory=None, reasons=())
+def test_the_plan_is_that_of_nnunets_planner(ask, planner, name):
+    folder = ask(DATA_SETS[name], planner)
+    made = our_plan(folder, DATA_SETS[name], planner)
+    path = folder / f"{PLANNERS[planner].plans_name}.json"
+    assert read_plans(path) == by_nnunet(made)
     own = plan_to_json(made)
     assert own.pop("seglib")["memory"] == made.memory
     assert own == json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_networks_of_one_level_which_nnunet_plans_and_cannot_run_are_left_out(ask, name):
+    facts = DEFAULTS | FLAT[name]
+    folder = ask(facts, "plain")
+    path = folder / "nnUNetPlans.json"
+    flat = {name: entry for name, entry in read_plans(path).configurations.items() if not entry.strides}
+    build = nnunet("utilities.get_network_from_plans").get_network_from_plans
+    for name, entry in flat.items():
+        network = json.loads(path.read_text())["configurations"][name]["architecture"]
+        made = build(network["network_class_name"], network["arch_kwargs"], network["_kw_requires_import"], 1, 2)
+        made.decoder.deep_supervision = False
+        with pytest.raises(IndexError):
+            made(torch.zeros(1, 1, *entry.patch))
+    rest = {name: entry for name, entry in read_plans(path).configurations.items() if name not in flat}
+    if rest:
+        assert by_nnunet(our_plan(folder, facts, "plain")) == replace(read_plans(path), configurations=rest)
+    else:
+        with pytest.raises(ValueError, match="no axis of the median case can be halved"):
+            our_plan(folder, facts, "plain")
+
+
+def configurations_of(content):
+    """What nnU-Net itself reads in a file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the old form
+        manager = nnunet("utilities.plans_handling.plans_handler").PlansManager(content)
+        return {name: manager.get_configuration(name) for name in manager.available_configurations}
+
+
+@pytest.mark.parametrize("planner", ["plain", "resenc_m"])
+@pytest.mark.parametrize("form", [dict, as_nnunet_2_0_wrote_it])
+def test_nnunet_reads_the_same_networks_in_our_file(tmp_path, planner, form):
+    made = plan(LARGE, planner=planner)
+    write_plans(made, tmp_path / "plan.json")
+    content = form(json.loads((tmp_path / "plan.json").read_text()))
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    found = configurations_of(str(tmp_path / "plan.json"))
+    assert sorted(found) == sorted(made.configurations)
+    for name, entry in read_plans(tmp_path / "plan.json").configurations.items():
+        network = found[name].network_arch_init_kwargs
+        blocks = network["n_blocks_per_stage" if entry.residual else "n_conv_per_stage"]
+        kernels, strides = (list(map(tuple, network[key])) for key in ("kernel_sizes", "strides"))
+        assert ("Residual" in found[name].network_arch_class_name) == entry.residual
+        assert tuple(network["features_per_stage"]) == entry.widths
+        assert (tuple(kernels), tuple(strides[1:])) == (entry.kernels, entry.strides)
+        assert tuple(blocks) == entry.blocks
+        assert tuple(network["n_conv_per_stage_decoder"]) == entry.decoder_blocks
+        assert (found[name].batch_size, tuple(found[name].patch_size)) == (entry.batch_size, entry.patch)
+        assert (found[name].batch_dice, found[name].previous_stage_name) == (entry.batch_dice, entry.previous)
+
+
+def test_the_fingerprint_is_nnunets(tmp_path):
+    random = np.random.default_rng(0)
+    samples = []
+    for i, (size, border) in enumerate((((9, 20, 24), 2), ((12, 31, 17), 0), ((7, 16, 16), 3))):
+        image, labels = torch.zeros(2, *size), torch.zeros(size, dtype=torch.int64)
+        inside = (slice(None), *(slice(border, n - border // 2) for n in size))
+        image[inside] = torch.from_numpy(random.normal(100 * i, 30, image[inside].shape)).float()
+        labels[inside[1:]] = torch.from_numpy(random.integers(0, 3, labels[inside[1:]].shape))
+        samples.append(Sample(image, f"case{i}", semantic=labels, spacing=(2.5, 0.8, 0.9 + i / 10)))
+    classes = tuple(Category(i, name, False, (i, 0, 0)) for i, name in enumerate(("background", "a", "b")))
+    write_nnunet_raw(samples, tmp_path, classes, modalities=("T1", "T2"), name="Set")
+    extract = nnunet("experiment_planning.dataset_fingerprint.fingerprint_extractor").DatasetFingerprintExtractor
+    reader = nnunet("imageio.simpleitk_reader_writer").SimpleITKIO
+    drawn = 100_000
+    cases = [
+        extract.analyze_case(
+            [str(tmp_path / "imagesTr" / f"case{i}_000{c}.nii.gz") for c in range(2)],
+            str(tmp_path / "labelsTr" / f"case{i}.nii.gz"),
+            reader,
+            drawn,
+        )
+        for i in range(3)
+    ]
+    found = fingerprint(Volumes(*samples, categories=classes, modalities=("T1", "T2")))
+    assert [list(map(int, case[0])) for case in cases] == [list(size) for size in found.sizes]
+    assert [case[1] for case in cases] == [pytest.approx(spacing) for spacing in found.spacings]  # float32 in the files
+    assert np.median([case[4] for case in cases]) == found.kept
+    for c, statistics in enumerate(found.intensities):
+        values = np.concatenate([case[2][c] for case in cases])
+        noise = 4 * float(values.std()) / drawn**0.5  # nnU-Net draws the voxels
+        assert statistics.mean == pytest.approx(float(values.mean(dtype=np.float64)), abs=noise)
+        assert statistics.std == pytest.approx(float(values.std(dtype=np.float64)), abs=noise)
+        assert (statistics.minimum, statistics.maximum) == (values.min(), values.max())
+        percentiles = {0.5: statistics.percentile_00_5, 50: statistics.median, 99.5: statistics.percentile_99_5}
+        for percent, own in percentiles.items():
+            low, high = np.percentile(values, (percent - 0.2, percent + 0.2))
+            assert low <= own <= high

@@ -53,6 +53,10 @@ def _shrinks(**changes: Any) -> Callable[[Sequence[float], Sequence[int], Sequen
     return lambda spacing, patch, size: _shrink(spacing, patch, size, **changes)
 
 
+def _first_of_largest(shares: list[float]) -> int:
+    return shares.index(max(shares))
+
+
 def _every_axis(spacing: Sequence[float], patch: Sequence[int], size: Sequence[int]) -> list[int]:
     return [p - m for p, m in zip(patch, multiples(spacing, patch), strict=True)]
 
@@ -109,27 +113,27 @@ SHRINK = Exercise(
     solution=shrink,
     wrong={
         "longest": (
-            _shrinks(share=lambda p, n, s: p),
+            _shrinks(share=lambda p, n, s: p, pick=_first_of_largest),
             "You shorten the longest side. Shorten the one that covers most of its axis: patch / size.",
         ),
         "longest_in_mm": (
-            _shrinks(share=lambda p, n, s: p * s),
+            _shrinks(share=lambda p, n, s: p * s, pick=_first_of_largest),
             "You shorten the side that is longest in mm. Shorten the one that covers most of its axis: patch / size.",
         ),
         "most_in_mm": (
-            _shrinks(share=lambda p, n, s: p / n * s),
+            _shrinks(share=lambda p, n, s: p / n * s, pick=_first_of_largest),
             "You weigh the share with the spacing. It is patch / size, in voxels.",
         ),
         "covers_least": (
-            _shrinks(share=lambda p, n, s: n / p),
-            "You shorten the axis that the patch covers least: size / patch. Turn the fraction.",
+            _shrinks(share=lambda p, n, s: n / p, pick=_first_of_largest),
+            "You shorten the axis that the patch covers least. Take the largest patch / size.",
         ),
         "most_left": (
-            _shrinks(share=lambda p, n, s: p - n),
+            _shrinks(share=lambda p, n, s: p - n, pick=_first_of_largest),
             "You compare differences. Compare shares: patch / size.",
         ),
         "first_of_equals": (
-            _shrinks(pick=lambda shares: shares.index(max(shares))),
+            _shrinks(pick=_first_of_largest),
             "Of axes that are covered alike take the last.",
         ),
         "every_axis": (_every_axis, "You shorten every axis. One axis is shortened in a step."),

@@ -437,6 +437,19 @@ TOPOLOGY = Exercise(
             _topologies(opened=lambda kernel, spacing, axes: [3, 3, 3]),
             "All your kernels are 3 × 3 × 3. Along an axis of 2 times the finest spacing or more the kernel is 1.",
         ),
+        "kernels_of_1": (
+            _topologies(opened=lambda kernel, spacing, axes: [1, 1, 1]),
+            "All your kernels but the lowest are 1 × 1 × 1. They are 3 along axes of less than 2 times the finest "
+            "spacing.",
+        ),
+        "kernel_at_thrice": (
+            _topologies(
+                opened=lambda kernel, spacing, axes: [
+                    3 if k == 3 or s / min(spacing) < 3 else 1 for k, s in zip(kernel, spacing, strict=True)
+                ]
+            ),
+            "Your kernel is 3 within a factor of 3 of the finest spacing. The factor is 2.",
+        ),
         "kernel_at_twice": (
             _topologies(
                 opened=lambda kernel, spacing, axes: [
@@ -534,6 +547,10 @@ TOPOLOGY = Exercise(
                 ],
             ),
             "The third answer is the size of the lowest level. Return the padded patch.",
+        ),
+        "strides_of_2": (
+            lambda spacing, patch: ([[2, 2, 2] for _ in topology(spacing, patch)[0]], *topology(spacing, patch)[1:]),
+            "All your strides are 2. Along an axis that is not pooled the stride is 1.",
         ),
         "counts": (
             lambda spacing, patch: (
@@ -698,6 +715,10 @@ FEATURE_MAPS = Exercise(
         "three_in_the_encoder": (
             _counts(encoder=3),
             "You count three maps in the encoder: the input of a block is the map of another level. There are two.",
+        ),
+        "three_in_the_decoder": (
+            _counts(decoder=3),
+            "You count four maps at each level of the decoder: there are two convolutions and the transposed one.",
         ),
         "no_scores": (
             _counts(scores=lambda level, last: False),

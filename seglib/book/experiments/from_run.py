@@ -80,6 +80,8 @@ def collect(
         f"val_{task.score}": round(metadata["scores"][task.score], 4),
         "losses": curve,
     }
+    if metadata.get("plan") is not None:  # what the plan decided
+        data["plan"] = metadata["plan"] | {name: metadata[name] for name in ("patch", "arguments", "preparation")}
     return data | {"train_command": facts["command"]}, config["seed"]
 
 

@@ -7,7 +7,7 @@ const ladder = (low, high, steps, round) => [...new Set(Array.from({length: step
 const MILLIMETRES = ladder(0.2, 12, 90, v => +v.toPrecision(2)), VOXELS = ladder(1, 1024, 90, Math.round);
 const whole = (low, high, step = 1) => Array.from({length: (high - low) / step + 1}, (_, i) => low + i * step);
 
-// What the reader sets: [group, label, key, axis or null, values of the slider, lowest, highest, unit].
+// What the reader sets: [group, label, key, axis or null, values of the slider, lowest, highest].
 const FIELDS = [
   ...["z", "y", "x"].map((axis, i) => ["Spacing, mm", axis, "spacing", i, MILLIMETRES, 0.001, 1000]),
   ...["z", "y", "x"].map((axis, i) => ["Median size, voxels", axis, "size", i, VOXELS, 1, 4096]),
@@ -17,7 +17,7 @@ const FIELDS = [
   ["Task and budget", "Classes", "classes", null, ladder(2, 120, 40, Math.round), 2, 500],
   ["Task and budget", "Memory, GB", "memory", null, whole(2, 80), 1, 200],
 ];
-const WHOLE = ["size", "cases", "classes", "channels"];
+const WHOLE = ["size", "cases", "spread", "classes", "channels"];
 const nameOf = ([group, label]) => label.length > 1 ? label.split(",")[0] : `${group.startsWith("S") ? "Spacing" : "Size"} ${label}`; // "Spacing z", "Memory"
 
 // A number to type and a slider for it. change(value) is called with valid numbers only, done() at the end of a movement.

@@ -57,7 +57,9 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 		$(BIN)/seglib train $$model --data scenes --steps 4000 --eval-every 1000 \
 			--encoder chapters/weights/fcn_tiny.safetensors --out runs/$$model && $(STORE) || exit 1; \
 	done
-	model=unet3d_tiny; $(BIN)/seglib train $$model --data volumes --steps 2000 --eval-every 500 --out runs/$$model && $(STORE)
+	for model in unet3d_tiny nnunet_tiny; do \
+		$(BIN)/seglib train $$model --data volumes --steps 2000 --eval-every 500 --out runs/$$model && $(STORE) || exit 1; \
+	done
 	$(EXPERIMENT) measuring --seeds 5 --steps 300 --out chapters/results/measuring_erased.json
 	$(EXPERIMENT) fcn_strides --seeds 3 --steps 300 --scenes 1000 --out chapters/results/fcn_strides.json
 	$(EXPERIMENT) fcn_details --seeds 3 --steps 150 --scenes 1000 --out chapters/results/fcn_details.json
@@ -88,10 +90,17 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 	$(EXPERIMENT) volume_dims --seeds 5 --steps 600 --scenes 200 --out chapters/results/volume_dims.json
 	$(EXPERIMENT) volume_sampling --seeds 4 --steps 800 --scenes 200 --out chapters/results/volume_sampling.json
 	$(EXPERIMENT) volume_sparse --seeds 3 --steps 500 --scenes 100 --out chapters/results/volume_sparse.json
+	$(EXPERIMENT) nnunet_ingredients --seeds 3 --steps 350 --scenes 16 --out chapters/results/nnunet_ingredients.json
+	$(EXPERIMENT) nnunet_folds --seeds 1 --steps 400 --scenes 40 --out chapters/results/nnunet_folds.json
 ifdef HIPPOCAMPUS
 	$(BIN)/seglib train unet3d_tiny --data msd --root $(HIPPOCAMPUS) --steps 1000 --out runs/msd_hippocampus && \
 		$(BIN)/python -m seglib.book.experiments.from_run runs/msd_hippocampus --root $(HIPPOCAMPUS) \
 			--out chapters/results/msd_hippocampus.json
+	$(BIN)/seglib plan --data msd --root $(HIPPOCAMPUS) --memory 0.12 --width 12 --out runs/hippocampus.json
+	$(BIN)/seglib train nnunet --plan runs/hippocampus.json --data msd --root $(HIPPOCAMPUS) --fold 0 --steps 1000 \
+		--lr 0.1 --momentum 0.9 --eval-every 0 --out runs/nnunet_hippocampus && \
+		$(BIN)/python -m seglib.book.experiments.from_run runs/nnunet_hippocampus --root $(HIPPOCAMPUS) \
+			--out chapters/results/nnunet_hippocampus.json
 endif
 ifdef COCO
 	$(EXPERIMENT) pq_void_rules --root $(COCO) --seeds 1 --steps 1000 --out chapters/results/pq_void_rules_coco.json

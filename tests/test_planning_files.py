@@ -49,6 +49,11 @@ def test_channels_and_classes_of_nnunets_file_come_from_dataset_json(tmp_path):
     assert read_plans(path) == wanted
 
 
+def test_classes_of_regions_are_called_as_the_region_that_writes_their_id():
+    regions = {"labels": {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}, "regions_class_order": [1, 2]}
+    assert plan_from_json(nnunets(plan(LARGE)), DATASET | regions).classes == ("background", "whole", "core")
+
+
 def test_a_configuration_may_inherit_from_others():
     content = nnunets(plan(LARGE))
     entries = content["configurations"]
@@ -220,10 +225,12 @@ def test_files_of_another_form_are_refused(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"labels": {"background": 0, "whole": [1, 2]}}, "lacks the key 'regions_class_order'"),
         (
-            {"labels": {"background": 0, "whole": [1, 2]}},
-            "each class has one number, regions of several are not planned",
+            {"labels": {"background": 0, "whole": [1, 2]}, "regions_class_order": [1, 2]},
+            "it has an id for each of .*whole",
         ),
+        ({"labels": {"background": 0, "organ": "1"}}, "each class has a number, or a region a list"),
         ({"channel_names": {"0": "CT", "2": "PET"}}, "its channels are .*; name them like"),
         ({"channel_names": ["CT"]}, "'channel_names' is .*; it is an object"),
         ({"labels": None}, "'labels' is None; it is an object"),

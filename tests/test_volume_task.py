@@ -14,7 +14,7 @@ from seglib.data.volume_transforms import volume_transform
 from seglib.models.zoo import build
 from seglib.ops.intensity import Intensity
 from seglib.postprocess.volume import label_volume
-from seglib.train import TASKS, Interrupted, TrainConfig, VolumeTask, evaluate, fit
+from seglib.train import TASKS, Interrupted, TrainConfig, VolumeTask, evaluate, fit, loop
 from seglib.types import VOID, Category, LabelVolume, Sample
 
 NAMES = ("background", "organ", "lesion")
@@ -137,6 +137,16 @@ def test_evaluation_scales_voxels_as_the_model_wants_them():
         labels = label_volume(net, case.image, (4, 8, 8), scaling=net.intensity.of(case.image))
         expected.update([LabelVolume(labels)], collate([case]))
     assert scaled == expected.compute() != plain
+
+
+def test_whole_cases_are_scored_one_by_one_however_many_patches_a_step_has(monkeypatch):
+    cases, seen = StoredCases(Blocks()), []
+    task = VolumeTask(CATEGORIES, (4, 8, 8))
+    monkeypatch.setattr(task, "label", lambda net, image, mm: torch.zeros(image.shape[1:], dtype=torch.long))
+    monkeypatch.setattr(loop, "collate", lambda samples: seen.append(len(samples)) or collate(samples))
+    config = TrainConfig(1, batch_size=4, precision="no")
+    fit(slim(), Patches(cases, (4, 8, 8)), cases, task=task, config=config)
+    assert seen.count(1) == 1 + len(cases)  # one of the check before, then all
 
 
 @pytest.mark.slow

@@ -24,8 +24,9 @@ goes through 2D layers on its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ from seglib.layers.volume import (
     CONV,
     SLOPE,
     UP_CONV,
+    InstanceNorm,
     any_values,
     conv_norm,
     conv_stack,
@@ -48,6 +50,9 @@ from seglib.ops.resize import crop_to
 from seglib.types import DenseOutput, Size, Targets
 
 __all__ = ["NNUNet", "ResidualBlock", "nnunet", "nnunet_tiny"]
+
+LAYERS: dict[str, Any] = {"bias": True, "norm": InstanceNorm}
+"""What nnU-Net's convolutions have, but those of skips, which have no bias."""
 
 
 class NNUNet(DeeplySupervised):
@@ -121,8 +126,8 @@ class NNUNet(DeeplySupervised):
         self.aux_weights = tuple(0.0 if i == levels - 2 else 0.5**i for i in range(1, aux_outputs + 1))
         self.criterion = partial(nnunet_loss, batch_dice=batch_dice)
 
-        stack = _residual_blocks if residual else partial(conv_stack, bias=True)
-        self.stem = conv_stack(in_channels, widths[0], kernels[0], count=1, bias=True) if residual else nn.Sequential()
+        stack: Callable[..., nn.Module] = _residual_blocks if residual else partial(conv_stack, **LAYERS)
+        self.stem = conv_stack(in_channels, widths[0], kernels[0], count=1, **LAYERS) if residual else nn.Sequential()
         below = [widths[0] if residual else in_channels, *widths[:-1]]
         entries = [(1,) * dims, *strides]
         self.encoder = nn.ModuleList(
@@ -133,7 +138,7 @@ class NNUNet(DeeplySupervised):
         ways_up = list(zip(widths[1:], widths[:-1], strides, kernels[:-1], decoder_blocks, strict=True))[::-1]
         self.up = nn.ModuleList(UP_CONV[dims](a, b, stride, stride) for a, b, stride, _, _ in ways_up)
         self.decoder = nn.ModuleList(
-            conv_stack(2 * b, b, kernel, count=count, bias=True) for _, b, _, kernel, count in ways_up
+            conv_stack(2 * b, b, kernel, count=count, **LAYERS) for _, b, _, kernel, count in ways_up
         )
         self.score = CONV[dims](widths[0], num_classes, 1)
         self.aux_scores = nn.ModuleList(CONV[dims](w, num_classes, 1) for w in widths[1 : aux_outputs + 1])
@@ -196,15 +201,15 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, kernel: Sequence[int], stride: Sequence[int]) -> None:
         super().__init__()
-        first = conv_norm(channels_in, channels_out, kernel, stride, bias=True)
-        *last, norm = conv_norm(channels_out, channels_out, kernel, bias=True)
+        first = conv_norm(channels_in, channels_out, kernel, stride, **LAYERS)
+        *last, norm = conv_norm(channels_out, channels_out, kernel, **LAYERS)
         nn.init.zeros_(norm.get_parameter("weight"))
         self.convs = nn.Sequential(*first, nn.LeakyReLU(SLOPE, inplace=True), *last, norm)
         skip: list[nn.Module] = []
         if max(stride) > 1:
             skip.append(AVERAGE_POOL[len(kernel)](tuple(stride), tuple(stride)))
         if channels_in != channels_out:
-            skip += conv_norm(channels_in, channels_out, (1,) * len(kernel))
+            skip += conv_norm(channels_in, channels_out, (1,) * len(kernel), norm=InstanceNorm)
         self.skip = nn.Sequential(*skip)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -168,10 +168,12 @@ def fingerprint(dataset: LabelledVolumes, name: str = "") -> Fingerprint:
             raise ValueError(f"sample {sample.id!r} has no {missing}; a plan is made from labelled volumes with mm")
         z, y, x = (slice(*side) for side in nonzero_box(image))
         inside = image[:, z, y, x]
-        places = ((labels[z, y, x] > 0) & (labels[z, y, x] != VOID)).flatten().nonzero()[:, 0]
-        if len(places):
-            n = min(len(places), share)
-            values.append(inside.flatten(1)[:, places[torch.arange(n) * len(places) // n]].float())
+        marked = labels[z, y, x]
+        places = ((marked > 0) & (marked != VOID)).nonzero(as_tuple=True)  # (N,) along each axis
+        if count := len(places[0]):
+            n = min(count, share)
+            spread = torch.arange(n) * count // n
+            values.append(inside[:, places[0][spread], places[1][spread], places[2][spread]].float())  # (C, n)
             weights.append(np.full(n, 1 / n))
             if not values[-1].isfinite().all():
                 raise ValueError(f"sample {sample.id!r} has NaN or infinite foreground voxels; repair the image")

@@ -107,7 +107,7 @@ def fits(features: int, dims: int, *, planner: Planner = PLAIN, memory: float | 
     """Whether the least batch fits into memory: 2 patches, in 2D those that the planner asks for.
 
     Args:
-        features: the numbers in the feature maps of one patch, see :func:`feature_maps`.
+        features: the numbers in the feature maps of one patch, as :func:`feature_maps` counts them.
         dims: 2 or 3.
         planner: one of :data:`PLANNERS`.
         memory: GB; the planner's own when not given.
@@ -126,7 +126,7 @@ def batch_of_data(patch: Sequence[int], voxels: float, planner: Planner = PLAIN)
 
     Args:
         patch: voxels along each axis.
-        voxels: of all cases of the data set.
+        voxels: number of voxels of all cases together.
         planner: plain takes 5 %, the residual encoders all.
     """
     return round(voxels * planner.coverage / math.prod(patch))
@@ -145,7 +145,7 @@ def batch_size(
     Args:
         features: the numbers in the feature maps of one patch.
         patch: voxels along each axis.
-        voxels: of all cases of the data set.
+        voxels: number of voxels of all cases together.
         planner: one of :data:`PLANNERS`.
         memory: GB; the planner's own when not given.
     """

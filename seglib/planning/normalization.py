@@ -28,7 +28,7 @@ def intensity(mode: str, statistics: ForegroundStatistics) -> Intensity:
 
     Args:
         mode: what :func:`normalization` says.
-        statistics: of the foreground voxels of that channel, for "ct".
+        statistics: what "ct" takes its numbers from, the foreground voxels of that channel.
 
     Raises:
         ValueError: for "ct" when nearly all foreground voxels have one value.

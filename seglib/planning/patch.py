@@ -35,7 +35,8 @@ class Draft:
         size: median size of the cases at that spacing, in voxels.
         initial: the patch to start from.
         steps: the patches that were tried; the last one fits into memory.
-        voxels: of the median case at that spacing, before its size was rounded; in 2D those of all its slices.
+        voxels: number of voxels of the median case at that spacing, before its size was rounded; in 2D those of all
+            its slices.
         cases: number of cases.
         batch_size: patches of a batch.
     """
@@ -112,7 +113,7 @@ def draft(
     Args:
         spacing: mm along each axis, 2 or 3.
         size: median size of the cases at that spacing, in voxels.
-        voxels: of the median case at that spacing; in 2D those of all its slices.
+        voxels: number of voxels of the median case at that spacing; in 2D those of all its slices.
         cases: number of cases.
         num_classes: classes, with the background.
         planner: one of :data:`~seglib.planning.memory.PLANNERS`.

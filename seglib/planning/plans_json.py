@@ -296,14 +296,21 @@ def _intensities(content: Mapping[str, Any], channels: int, source: str) -> tupl
 
 
 def _channels_and_classes(content: Mapping[str, Any], source: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names of the channels and of the classes, without "ignore", in ``dataset.json``."""
+    """The names of the channels and of the classes, without "ignore", in ``dataset.json``.
+
+    Where labels are regions of several ids, a class is called as the region that writes its id.
+    """
     channels = _get(content, "channel_names" if "channel_names" in content else "modality", _object, source)
     labels = dict(_get(content, "labels", _object, source))
     labels.pop("ignore", None)
+    if any(isinstance(i, list) for i in labels.values()):
+        written = _get(content, "regions_class_order", _row(_whole), source)
+        regions = [name for name, i in labels.items() if i not in (0, [0])]
+        if len(written) != len(regions):
+            raise ValueError(f"{source}: 'regions_class_order' is {list(written)}; it has an id for each of {regions}")
+        labels = {name: 0 for name in labels if name not in regions} | dict(zip(regions, written, strict=True))
     if not all(type(i) is int for i in labels.values()):
-        raise ValueError(
-            f"{source}: 'labels' is {labels}; each class has one number, regions of several are not planned"
-        )
+        raise ValueError(f"{source}: 'labels' is {labels}; each class has a number, or a region a list of them")
     if not channels or sorted(channels) != sorted(str(i) for i in range(len(channels))):
         raise ValueError(f'{source}: its channels are {dict(channels)}; name them like {{"0": "CT", "1": "PET"}}')
     return tuple(str(channels[str(i)]) for i in range(len(channels))), tuple(sorted(labels, key=labels.__getitem__))

@@ -133,6 +133,8 @@ def _of_all(trace: Trace, fingerprint: Fingerprint) -> list[Reason]:
     modes = [normalization(name) for name in fingerprint.modalities]
     values = [(s.percentile_00_5, s.percentile_99_5, s.mean, s.std) for s in fingerprint.intensities]
     windows = ["clip to [{:.4g}, {:.4g}], subtract {:.4g}, divide by {:.4g}".format(*v) for v in values]
+    named = list(zip(fingerprint.modalities, windows, modes, strict=True))
+    others = [(name, window) for name, window, mode in named if mode != "ct"]
     return [
         Reason(
             "",
@@ -147,8 +149,8 @@ def _of_all(trace: Trace, fingerprint: Fingerprint) -> list[Reason]:
             "configurations",
             ", ".join([*trace.drafts, *(["3d_cascade_fullres"] if "3d_lowres" in trace.drafts else [])]),
             "2d always; 3d_fullres unless the first axis has one voxel; 3d_lowres and the cascade when the patch of "
-            f"3d_fullres covers less than {LOWRES_BELOW:.0%} of the median case and 3d_lowres has at most 1 / "
-            f"{LOWRES_FACTOR} of its voxels; none whose axes can't be halved",
+            f"3d_fullres covers less than {LOWRES_BELOW:.0%} of the median case and 3d_lowres has at least "
+            f"{LOWRES_FACTOR} times fewer voxels; none whose axes can't be halved",
             _existing(trace),
             "larger cases or smaller spacing lower the share that a patch covers, more memory raises it",
         ),
@@ -181,19 +183,18 @@ def _of_all(trace: Trace, fingerprint: Fingerprint) -> list[Reason]:
         Reason(
             "",
             "normalization",
-            ", ".join(f"{name}: {mode}" for name, mode in zip(fingerprint.modalities, modes, strict=True)),
+            ", ".join(f"{name}: {mode}" for name, _, mode in named),
             "by the name of the channel: CT with the numbers of the data set, noNorm not at all, rescale_to_0_1 and "
             "rgb_to_0_1 as they say, any other to mean 0 and standard deviation 1 of the case",
             f"the channels are called {', '.join(fingerprint.modalities)}",
-            "another name of a channel; none of these numbers decides"
-            if all(mode == "ct" for mode in modes)
-            else f"a channel called CT would be normalised alike in all cases: {windows[modes.index(_not_ct(modes))]}",
+            f"called CT, {others[0][0]} would be normalised alike in all cases: {others[0][1]}"
+            if others
+            else "called otherwise, such as PET, a channel would have the mean and standard deviation of each case",
         ),
         Reason(
             "",
             "intensities",
-            "; ".join(f"{n}: {w}" for n, m, w in zip(fingerprint.modalities, modes, windows, strict=True) if m == "ct")
-            or "not used",
+            "; ".join(f"{name}: {window}" for name, window, mode in named if mode == "ct") or "not used",
             "CT is clipped to the percentiles 0.5 and 99.5 of the foreground voxels of all cases, and has their mean "
             "and standard deviation",
             "; ".join(
@@ -406,9 +407,9 @@ def _existing(trace: Trace) -> str:
     if trace.fullres is None:
         said.append(f"the median case has {_voxels(trace.size)} voxels")
     else:
-        said.append(f"the patch of 3d_fullres covers {trace.fullres.covered:.1%}")
+        said.append(f"the patch of 3d_fullres covers {trace.fullres.covered:.1%} of the median case")
         if trace.lowres:
-            said.append(f"3d_lowres would have 1 / {trace.fullres.voxels / trace.lowres[-1].voxels:.3g} of the voxels")
+            said.append(f"3d_lowres would have {trace.fullres.voxels / trace.lowres[-1].voxels:.3g} times fewer voxels")
     candidates = {"2d": trace.planar, "3d_fullres": trace.fullres}
     for name, planned in candidates.items():
         if planned is not None and name not in trace.drafts:
@@ -445,10 +446,6 @@ def _deeper(about: _About) -> str:
 def _fitting(trace: Trace, dims: int) -> float:
     """The numbers that feature maps of a patch may have."""
     return trace.planner.features(dims, trace.memory)
-
-
-def _not_ct(modes: Sequence[str]) -> str:
-    return next(mode for mode in modes if mode != "ct")
 
 
 def _millions(count: float) -> str:

@@ -41,8 +41,8 @@ def target_spacing(spacings: Sequence[Sequence[float]], sizes: Sequence[Sequence
     gets the 10th percentile of its spacings, but never less than the largest of the other two, plus 1e-5.
 
     Args:
-        spacings: of each case, mm ``(z, y, x)``, N of them.
-        sizes: of each case, voxels ``(D, H, W)``, N of them.
+        spacings: the spacing of each case in mm, ``(z, y, x)``.
+        sizes: the size of each case in voxels, ``(D, H, W)``.
 
     Returns:
         Three numbers in mm, in the order of the axes of the cases.

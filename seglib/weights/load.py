@@ -34,8 +34,8 @@ def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, Any]
         path: the file, ending in ``.safetensors``. Its folder is made if it is missing.
         metadata: JSON-able facts to keep in the header. ``model`` (its name in the zoo) and ``arguments`` (all keywords
             of its builder) let :func:`load_model` build it again; ``geometry`` says at what size it sees images,
-            ``intensity`` how volumes are scaled, ``preparation`` how they are resampled, and ``categories``, ``file_ids`` and ``void_id`` what its classes are
-            called, here and in the files.
+            ``intensity`` how volumes are scaled, ``preparation`` how they are resampled, and ``categories``,
+            ``file_ids`` and ``void_id`` what its classes are called, here and in the files.
 
     Raises:
         ValueError: when the metadata is not JSON-able.

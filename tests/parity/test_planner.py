@@ -100,9 +100,9 @@ FLAT = {
 """Data sets for which nnU-Net plans networks of one level."""
 
 ASKED = [("plain", name) for name in DATA_SETS] + [
-    (list(PLANNERS)[1 + i // 3 % 3], name) for i, name in enumerate(DATA_SETS) if i % 3 == 0
+    (list(PLANNERS)[1 + i // 2 % 3], name) for i, name in enumerate(DATA_SETS) if i % 2
 ]
-"""Every data set goes to nnU-Net's first planner, and every third one to a planner of residual encoders, too."""
+"""Every data set goes to nnU-Net's first planner, and every other one to a planner of residual encoders, too."""
 
 
 def write_json(path, content):

@@ -741,6 +741,8 @@ def _images() -> Mapping[str, tuple[Tensor, list[int], list[float]]]:
         "spacing 2.5 to 1": (image(5, 6, 7), [9, 7, 5], [2.5, 1.0, 1.0]),
         "spacing 3.5 to 1": (image(5, 6, 7), [8, 5, 9], [3.5, 1.1, 1.0]),
         "over three times the finest alone": (image(5, 4, 6), [9, 7, 5], [5.0, 2.0, 1.0]),
+        "microscopy": (image(5, 6, 4), [7, 9, 6], [0.4, 0.1, 0.1]),
+        "4 mm along every axis": (image(5, 6, 4), [7, 9, 6], [4.0, 4.0, 4.0]),
         "the same size": (image(5, 4, 3), [5, 4, 3], [5.0, 1.0, 1.0]),
     }
 
@@ -760,6 +762,10 @@ RESAMPLE = Exercise(
         "at_three": (
             _resamples(separate=lambda s: max(s) / min(s) >= 3),
             "Exactly 3 times is not more than 3 times: >, not ≥.",
+        ),
+        "in_mm": (
+            _resamples(separate=lambda s: max(s) > 3),
+            "You ask whether a spacing is more than 3 mm. Compare the largest with the least: their ratio.",
         ),
         "twice": (_resamples(separate=lambda s: max(s) / min(s) > 2), "The limit is 3 times, not 2."),
         "four_times": (_resamples(separate=lambda s: max(s) / min(s) > 4), "The limit is 3 times, not 4."),

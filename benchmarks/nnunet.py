@@ -1,6 +1,6 @@
 """How fast nnU-Net's network and preparation are here, beside nnU-Net's own, and how fast a plan is made.
 
-    python benchmarks/nnunet.py [network preprocess plan] [--rounds 9]
+    python benchmarks/nnunet.py [network preprocess plan] [--rounds 9] [--device cuda]
 
 Both sides see the same inputs, warm up, and take turns, so that whatever else the machine does hits both. The ratio is
 seglib's time over the reference's, per round; printed are its median and its quartiles, below 1 where seglib is faster.
@@ -47,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}; all without any")
     parser.add_argument("--rounds", type=int, default=9, help="turns that each side takes")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where the networks run")
     parser.add_argument("--peak", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
@@ -58,34 +59,43 @@ def main() -> None:
         return print_peak(small, whole)
     print(f"{hardware()}; torch {torch.__version__}, nnunetv2 {version('nnunetv2')}; one thread")
     for part in options.parts or PARTS:
-        PARTS[part](options.rounds)
+        PARTS[part](options.rounds, *[options.device] * (part == "network"))
 
 
 # Network -------------------------------------------------------------------------------------------------------------
 
 
-def network(rounds: int) -> None:
+MEMORY = {"cpu": 0.15, "cuda": 8}
+"""GB that the networks are planned for."""
+TOLERANCE = {"cpu": 1e-4, "cuda": 1e-2}
+"""Of scores up to about 10; convolutions on a GPU multiply in TF32, with 11 bits."""
+
+
+def network(rounds: int, device: str = "cpu") -> None:
     """Forward pass and training step of planned networks, beside those of dynamic-network-architectures."""
-    print(f"networks of plans for 0.5 GB, median of {rounds} rounds (quartiles of the ratio)")
+    print(f"networks of plans for {MEMORY[device]} GB, {device}, median of {rounds} rounds (quartiles of the ratio)")
     print(f"  {'':46} {'seglib':>11} {'reference':>11}   ratio")
     facts = fingerprint_of([(2.5, 0.8, 0.8)], [(96, 320, 320)])
     for planner, name in (("plain", "3d_fullres"), ("resenc_m", "3d_fullres"), ("plain", "2d")):
-        configuration = plan(facts, planner=planner, memory=0.5).configurations[name]
+        configuration = plan(facts, planner=planner, memory=MEMORY[device]).configurations[name]
         reference = reference_network(configuration).train()
         builder, state, metadata = convert("nnunetv2:benchmark", reference.state_dict())
         ours = build(builder, **metadata["arguments"]).train()
         ours.load_state_dict(state)
+        ours, reference = ours.to(device), reference.to(device)
         for batch in (2, 1):
-            x = torch.randn(batch, 1, *configuration.patch, generator=torch.Generator().manual_seed(0))
+            x = torch.randn(batch, 1, *configuration.patch, generator=torch.Generator().manual_seed(0)).to(device)
             sides = [partial(our_scores, ours, x), partial(reference, x)]
             with torch.no_grad():
                 for a, b in zip(*(side() for side in sides), strict=True):
-                    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-                found = compare(*map(partial(partial, without_gradient), sides), rounds=rounds, warmup=1)
+                    torch.testing.assert_close(a, b, rtol=TOLERANCE[device], atol=TOLERANCE[device])
+            forward = [partial(without_gradient, side) for side in sides]
+            found = compare(*forward, rounds=rounds, warmup=1, device=device)
             shape = "x".join(map(str, (batch, *configuration.patch)))
             print(f"  {f'{planner} {name}, {shape}, forward':46} {found}", flush=True)
             steps = [partial(step, side, net) for side, net in zip(sides, (ours, reference), strict=True)]
-            print(f"  {f'{planner} {name}, {shape}, step':46} {compare(*steps, rounds=rounds, warmup=1)}", flush=True)
+            found = compare(*steps, rounds=rounds, warmup=1, device=device)
+            print(f"  {f'{planner} {name}, {shape}, step':46} {found}", flush=True)
 
 
 def reference_network(configuration: Configuration) -> nn.Module:
@@ -263,7 +273,7 @@ def fingerprint_of(spacings: list[tuple[float, float, float]], sizes: list[tuple
     return Fingerprint("benchmark", ("CT",), classes, tuple(spacings), tuple(sizes), 1.0, (CT,))
 
 
-PARTS: dict[str, Callable[[int], None]] = {"network": network, "preprocess": preprocess, "plan": planning}
+PARTS: dict[str, Callable[..., None]] = {"network": network, "preprocess": preprocess, "plan": planning}
 
 if __name__ == "__main__":
     main()

@@ -13,6 +13,8 @@ from seglib.data.nifti import VoxelFrame, read_label_volume, write_volume
 from seglib.ops.preparation import Preparation
 from seglib.planning.plans_json import plan_from_json
 from seglib.postprocess.whole_cases import label_case
+from seglib.train.volume_task import VolumeTask
+from seglib.types import Category
 from seglib.weights import convert, load_model, read_metadata, read_origin
 
 NAME = "nnunetv2:Dataset001_Synthetic"
@@ -66,9 +68,11 @@ def test_convert_and_predict_on_the_command_line(folder, tmp_path, capsys):
     assert read_metadata(weights)["origin"] == NAME
 
 
-def test_a_file_is_enough_where_it_says_what_it_was_trained_with(folder, saved, tmp_path):
-    torch.save(torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=False), tmp_path / "alone.pth")
-    assert convert(NAME, read_origin(NAME, tmp_path / "alone.pth"))[2] == convert(NAME, saved)[2]
+def test_what_a_file_says_of_its_training_counts_wherever_it_lies(folder, saved, tmp_path):
+    elsewhere = tmp_path / "nnUNetTrainer__nnUNetPlans__2d" / "fold_0" / "checkpoint_final.pth"
+    elsewhere.parent.mkdir(parents=True)
+    elsewhere.write_bytes((folder / "fold_0" / "checkpoint_final.pth").read_bytes())
+    assert convert(NAME, read_origin(NAME, elsewhere))[2] == convert(NAME, saved)[2]
 
 
 def test_a_state_dict_takes_its_plan_from_the_folder(folder, saved):
@@ -116,6 +120,25 @@ def test_ids_with_gaps_and_ignored_voxels_are_kept(saved):
     assert (metadata["file_ids"], metadata["void_id"]) == ([0, 2, 3, 7], 8)
 
 
+def test_regions_that_overlap_are_those_of_the_task(saved):
+    labels = {"background": 0, "tumour": [1, 2, 4], "core": [2, 4], "enhancing": 4, "ignore": 5}
+    dataset = DATASET | {"labels": labels, "regions_class_order": [1, 2, 4]}
+    state = dict(saved["network_weights"])
+    for key in state:
+        if "seg_layers" in key:
+            state[key] = state[key][:3]  # a sigmoid for each region, none for the background
+    told = saved["init_args"] | {"dataset_json": dataset}
+    _, _, metadata = convert(NAME, {"network_weights": state, "init_args": told})
+    assert metadata["arguments"]["num_classes"] == 3 and metadata["arguments"]["overlapping"]
+    assert (metadata["file_ids"], metadata["void_id"]) == ([0, 1, 2, 4], 5)
+    task = VolumeTask([Category(**c) for c in metadata["categories"]], **metadata["task_arguments"])
+    assert task.regions == {
+        "tumour": ("tumour", "core", "enhancing"),
+        "core": ("core", "enhancing"),
+        "enhancing": ("enhancing",),
+    }
+
+
 def test_the_second_stage_of_a_cascade_takes_the_labels_of_the_first(saved):
     content = plans()
     full = content["configurations"]["3d_fullres"]
@@ -133,7 +156,6 @@ def test_the_second_stage_of_a_cascade_takes_the_labels_of_the_first(saved):
 
 
 TWO_CLASSES = {"background": 0, "organ": 1}
-REGIONS = {"background": 0, "all": [1, 2], "vessel": 2, "lesion": 3}
 
 
 @pytest.mark.parametrize(
@@ -142,7 +164,6 @@ REGIONS = {"background": 0, "all": [1, 2], "vessel": 2, "lesion": 3}
         ({"configuration": "3d_lowres"}, "no configuration '3d_lowres'; choose one of 2d, 3d_fullres"),
         ({"configuration": "2d"}, "the plan is of another network: its dims are 2, those of the weights 3; take plans"),
         ({"dataset_json": DATASET | {"labels": TWO_CLASSES}}, "its num_classes are 2, those of the weights 4"),
-        ({"dataset_json": DATASET | {"labels": REGIONS}}, "regions of several"),
         ({"plans": {"configurations": {}}}, "the plan has no configurations"),
     ],
 )

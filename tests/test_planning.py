@@ -85,6 +85,10 @@ def test_a_kernel_stays_3_where_an_axis_falls_behind_again():
     assert set(made.kernels) == {(3, 3, 3)}
 
 
+def test_half_a_voxel_of_the_median_case_is_not_rounded_up_while_other_axes_are_halved():
+    assert topology((9.5, 1.0, 0.7), (7.5, 210, 93)).multiple[0] == 1  # 8 voxels would be halved at the fourth level
+
+
 def test_feature_maps_are_counted_as_they_are_computed():
     net = Topology((8, 8), ((3, 3), (3, 3)), ((2, 2),))
     # 64 and 16 pixels, 2 and 4 channels: 2 convolutions down and up a level, 1 transposed, scores of 3 classes
@@ -231,6 +235,13 @@ def test_a_configuration_whose_axes_cannot_be_halved_is_left_out():
     assert list(made.configurations) == ["3d_fullres"]
     assert made.configurations["3d_fullres"].strides == ((2, 1, 1),)
     assert "no axis of the patch 7 x 7 of 2d can be halved" in reason(made, "", "configurations").because
+
+
+def test_without_a_fullres_there_is_no_lowres():
+    found = alike((5.2, 0.45, 1.67), (464, 8, 7), 9)
+    steps = trace(found, planner="resenc_xl", memory=1.0)
+    assert not steps.fullres.topology.strides and steps.lowres[-1].topology.strides
+    assert not steps.drafts
 
 
 @pytest.mark.parametrize("size", [(7, 7, 7), (11, 7, 7), (1, 1, 1)])

@@ -78,6 +78,7 @@ def test_a_fingerprint_goes_through_json():
 
 
 NO_LABELS = replace(case((4, 4, 4), [1.0]), semantic=None)
+OTHER_GRID = replace(case((4, 4, 4), [1.0]), semantic=torch.ones(4, 4, 5, dtype=torch.int64))
 NO_SPACING = replace(case((4, 4, 4), [1.0]), spacing=None)
 
 
@@ -93,9 +94,10 @@ NO_SPACING = replace(case((4, 4, 4), [1.0]), spacing=None)
             r"sample 'a' has an image \(2, 4, 4, 4\); with .* MRI it is \(1, D",
         ),
         (Volumes(case((4, 4, 4), [float("nan")])), "sample 'a' has NaN or infinite foreground voxels"),
-        (Volumes(case((4, 4, 4), [1.0], spacing=(0.0, 1.0, 1.0))), r"case 0 has the spacing \(0.0, 1.0, 1.0\)"),
-        (Volumes(case((4, 4, 4), [1.0], spacing=(1.0, -1.0, 1.0))), r"case 0 has the spacing \(1.0, -1.0, 1.0\)"),
-        (Volumes(case((4, 4, 4), [1.0], spacing=(1.0, 1.0, float("nan")))), "case 0 has the spacing"),
+        (Volumes(case((4, 4, 4), [1.0], spacing=(0.0, 1.0, 1.0))), r"sample 'a' has the spacing \(0.0, 1.0, 1.0\)"),
+        (Volumes(case((4, 4, 4), [1.0], spacing=(1.0, -1.0, 1.0))), r"sample 'a' has the spacing \(1.0, -1.0, 1.0\)"),
+        (Volumes(case((4, 4, 4), [1.0], spacing=(1.0, 1.0, float("nan")))), "sample 'a' has the spacing"),
+        (Volumes(OTHER_GRID), r"sample 'a' has labels \(4, 4, 5\) and an image \(4, 4, 4\)"),
     ],
 )
 def test_data_sets_that_cannot_be_planned_are_refused(volumes, message):

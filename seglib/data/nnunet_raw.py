@@ -32,6 +32,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from seglib.data.nifti import ENDINGS, write_label_volume, write_volume
 from seglib.data.volume_files import (
@@ -89,8 +90,7 @@ class NNUNetRaw(VolumeFiles):
         content = read_dataset_json(path, required, "nnU-Net's layout, version 2")
         if content["file_ending"] not in ENDINGS:
             raise ValueError(f"{path}: its files end in {content['file_ending']!r}; convert them to .nii.gz")
-        ids, void = _ids(path, content["labels"])
-        labels, self.regions = _classes(path, ids, content.get("regions_class_order"))
+        labels, self.regions, void = label_table(path, content)
         modalities = channel_names(path, content["channel_names"])
         cases = _find_cases(path, modalities)
         if len(cases) != content["numTraining"]:
@@ -149,7 +149,27 @@ def write_nnunet_raw(
     write_json(folder / "dataset.json", content)
 
 
-def _ids(path: Path, labels: Mapping[str, object]) -> tuple[dict[str, tuple[int, ...]], int | None]:
+def label_table(
+    path: str | Path, content: Mapping[str, Any]
+) -> tuple[dict[int, str], dict[str, tuple[str, ...]] | None, int | None]:
+    """The classes and regions of the content of a ``dataset.json``.
+
+    Args:
+        path: the name of the file, for messages.
+        content: ``labels`` and, with regions, ``regions_class_order``.
+
+    Returns:
+        File id → name of each class; name → classes of each region, or ``None`` when no label has several ids; and the
+        file id of void, or ``None``.
+
+    Raises:
+        ValueError: when an id isn't a whole number or stands twice, or the order doesn't fit the regions.
+    """
+    ids, void = _ids(path, content["labels"])
+    return *_classes(path, ids, content.get("regions_class_order")), void
+
+
+def _ids(path: str | Path, labels: Mapping[str, object]) -> tuple[dict[str, tuple[int, ...]], int | None]:
     """Name → file ids of each label, several of a region, and the file id of void."""
     ids: dict[str, tuple[int, ...]] = {}
     for name, stored in labels.items():
@@ -167,7 +187,7 @@ def _ids(path: Path, labels: Mapping[str, object]) -> tuple[dict[str, tuple[int,
 
 
 def _classes(
-    path: Path, ids: Mapping[str, tuple[int, ...]], order: object
+    path: str | Path, ids: Mapping[str, tuple[int, ...]], order: object
 ) -> tuple[dict[int, str], dict[str, tuple[str, ...]] | None]:
     """File id → name of each class, and the classes of each region, or ``None`` when no label has several ids."""
     if all(len(of_label) == 1 for of_label in ids.values()):

@@ -97,11 +97,7 @@ class Fingerprint:
         if len(self.classes) < 2:
             raise ValueError(f"a data set has a background and at least one more class, got {self.classes}")
         for case, spacing in enumerate(self.spacings):
-            if len(spacing) != 3 or not all(0 < s < math.inf for s in spacing):
-                raise ValueError(
-                    f"case {case} has the spacing {spacing}; it is three positive numbers of mm (z, y, x), so correct "
-                    "the header of its file"
-                )
+            _check_spacing(f"case {case}", spacing)
         for case, size in enumerate(self.sizes):
             if len(size) != 3 or not all(n >= 1 and n == int(n) for n in size):
                 raise ValueError(f"case {case} has the size {size}; it is three whole numbers of voxels (D, H, W)")
@@ -149,7 +145,8 @@ def fingerprint(dataset: LabelledVolumes, name: str = "") -> Fingerprint:
 
     Raises:
         ValueError: when there is no case or none with a foreground voxel, or when a case has no labels, no spacing,
-            another number of channels than the data set has modalities, or a foreground voxel that is NaN or infinite.
+            another number of channels than the data set has modalities, labels on another grid, a spacing that is not
+            positive, or a foreground voxel that is NaN or infinite. The message names the case.
     """
     if len(dataset) == 0:
         raise ValueError("there is no case to take a fingerprint of; check the folder or the split of the data set")
@@ -166,6 +163,12 @@ def fingerprint(dataset: LabelledVolumes, name: str = "") -> Fingerprint:
         if labels is None or sample.spacing is None:
             missing = "labels" if labels is None else "spacing"
             raise ValueError(f"sample {sample.id!r} has no {missing}; a plan is made from labelled volumes with mm")
+        if labels.shape != image.shape[1:]:
+            raise ValueError(
+                f"sample {sample.id!r} has labels {tuple(labels.shape)} and an image {tuple(image.shape[1:])} "
+                "(D, H, W); resample one to the grid of the other"
+            )
+        _check_spacing(f"sample {sample.id!r}", sample.spacing)
         z, y, x = (slice(*side) for side in nonzero_box(image))
         inside = image[:, z, y, x]
         marked = labels[z, y, x]
@@ -192,6 +195,14 @@ def fingerprint(dataset: LabelledVolumes, name: str = "") -> Fingerprint:
         float(np.median(kept)),
         tuple(_statistics(channel, np.concatenate(weights)) for channel in channels),
     )
+
+
+def _check_spacing(of: str, spacing: Sequence[float]) -> None:
+    if len(spacing) != 3 or not all(0 < s < math.inf for s in spacing):
+        raise ValueError(
+            f"{of} has the spacing {spacing}; it is three positive numbers of mm (z, y, x), so correct the header of "
+            "its file"
+        )
 
 
 def _statistics(values: np.ndarray, weights: np.ndarray) -> ForegroundStatistics:

@@ -56,7 +56,8 @@ class Planner:
 
     def features(self, dims: int, memory: float | None = None) -> float:
         """Numbers in the feature maps of one patch that fit, in the reference batch of :data:`REFERENCE_BATCH`."""
-        return (self.features_2d if dims == 2 else self.features_3d) * ((memory or self.memory) / self.memory)
+        memory = self.memory if memory is None else memory
+        return (self.features_2d if dims == 2 else self.features_3d) * (memory / self.memory)
 
     def blocks_of(self, levels: int) -> tuple[int, ...]:
         """Convolutions or residual blocks of each level."""
@@ -64,10 +65,27 @@ class Planner:
 
 
 PLANNERS = {
-    "plain": Planner("ExperimentPlanner", "nnUNetPlans", 8, 85e6, 560e6, 0.05, 2, False, (2,), 2),
-    "resenc_m": Planner("nnUNetPlannerResEncM", "nnUNetResEncUNetMPlans", 8, 135e6, 680e6),
-    "resenc_l": Planner("nnUNetPlannerResEncL", "nnUNetResEncUNetLPlans", 24, 380e6, 2100e6),
-    "resenc_xl": Planner("nnUNetPlannerResEncXL", "nnUNetResEncUNetXLPlans", 40, 560e6, 3600e6),
+    "plain": Planner(
+        "ExperimentPlanner",
+        "nnUNetPlans",
+        memory=8,
+        features_2d=85e6,
+        features_3d=560e6,
+        coverage=0.05,
+        fitting_2d=2,
+        residual=False,
+        blocks=(2,),
+        decoder_blocks=2,
+    ),
+    "resenc_m": Planner(
+        "nnUNetPlannerResEncM", "nnUNetResEncUNetMPlans", memory=8, features_2d=135e6, features_3d=680e6
+    ),
+    "resenc_l": Planner(
+        "nnUNetPlannerResEncL", "nnUNetResEncUNetLPlans", memory=24, features_2d=380e6, features_3d=2100e6
+    ),
+    "resenc_xl": Planner(
+        "nnUNetPlannerResEncXL", "nnUNetResEncUNetXLPlans", memory=40, features_2d=560e6, features_3d=3600e6
+    ),
 }
 """The planners of nnU-Net 2 by name."""
 

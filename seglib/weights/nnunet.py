@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from seglib.data.nnunet_raw import label_table
 from seglib.data.voc import voc_color
 from seglib.planning.plans_json import plan_from_json
 from seglib.weights.pickles import read_torch
@@ -75,11 +76,10 @@ def convert_nnunet(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[st
         state: what :func:`read_nnunet` returns, or a state dict.
 
     Raises:
-        ValueError: when a key is unknown or missing, the plan is damaged or of another network, or the classes are
-            regions that overlap.
+        ValueError: when a key is unknown or missing, or the plan is damaged or of another network.
     """
     converted, arguments = _network(state.get("network_weights", state))
-    names: Sequence[str] = ["background", *(f"class {i}" for i in range(1, arguments["num_classes"]))]
+    names = ["background", *(f"class {i}" for i in range(1, arguments["num_classes"]))]
     facts: dict[str, Any] = {}
     if set(trained := _trained(state)) == set(_TRAINED):
         names, facts = _facts(arguments, **trained)
@@ -153,13 +153,18 @@ def _count(state: Mapping[str, Tensor], pattern: str, axes: int | None = None) -
 
 def _facts(
     arguments: dict[str, Any], plans: Mapping[str, Any], dataset_json: Mapping[str, Any], configuration: str
-) -> tuple[Sequence[str], dict[str, Any]]:
-    """The names of the classes, and the metadata that ``seglib predict`` follows; ``arguments`` get ``batch_dice``."""
+) -> tuple[list[str], dict[str, Any]]:
+    """The names of the classes, and the metadata that ``seglib predict`` follows; adds to ``arguments``."""
     plan = plan_from_json(plans, dataset_json)
     preparation = plan.preparation(configuration)
     planned = plan.configurations[configuration]
+    classes, regions, void = label_table("dataset.json", dataset_json)  # of the ids in files
+    window = [*(1,) * (3 - planned.dims), *planned.patch]
+    task_arguments: dict[str, Any] = {"window": window}
+    if regions is not None:
+        arguments["overlapping"], task_arguments["regions"] = True, regions
     expected = planned.model_arguments() | {
-        "num_classes": len(plan.classes),
+        "num_classes": len(classes if regions is None else regions),
         "in_channels": len(plan.modalities) + preparation.previous,
     }
     for name, value in expected.items():
@@ -168,13 +173,12 @@ def _facts(
                 f"the plan is of another network: its {name} are {value}, those of the weights {arguments[name]}; take "
                 "plans.json, dataset.json and the checkpoint from one folder"
             )
-    ids = dataset_json["labels"]
-    window = [*(1,) * (3 - planned.dims), *planned.patch]
-    return plan.classes, {
-        "file_ids": [ids[name] for name in plan.classes],
-        "void_id": ids.get("ignore"),
+    file_ids = sorted(classes)
+    return [classes[i] for i in file_ids], {
+        "file_ids": file_ids,
+        "void_id": void,
         "modalities": list(plan.modalities),
         "patch": window,
-        "task_arguments": {"window": window},
+        "task_arguments": task_arguments,
         "preparation": preparation.to_json(),
     }

@@ -52,9 +52,9 @@ def out_of_fold(
     Args:
         runs: the runs of all folds of the first stage.
         configuration: the second stage.
-        digest: that of the plan.
+        digest: the digest of the plan of the second stage.
         data: the name of the data set.
-        root: its folder.
+        root: the folder of the data set, or ``None``.
 
     Raises:
         ValueError: when runs are missing, of another configuration or plan, or have no use.

@@ -449,7 +449,7 @@ def _fitting(trace: Trace, dims: int) -> float:
 
 
 def _millions(count: float) -> str:
-    return f"{count / 1e6:,.1f} million"
+    return f"{count / 1e6:,.{0 if count >= 1e8 else 1}f} million"
 
 
 def _mm(values: Iterable[float]) -> str:

@@ -156,8 +156,8 @@ def label_volume(
         batch_size: windows that the model sees at once.
         scaling: how the case's voxels are scaled, ``model.intensity.of(image)``; ``None`` takes them as they are.
         accumulate_on: where logits are added up; ``None`` is where the model runs.
-        regions: of a model whose classes are regions that may overlap: the label that each writes where its logit is
-            above 0, see :func:`~seglib.ops.labels.labels_of`.
+        regions: the label that each class of a model of regions writes where its logit is above 0, see
+            :func:`~seglib.ops.labels.labels_of`; regions may overlap.
         out: uint8 ``(D, H, W)`` on the CPU, to be written into; memory-mapped, the labels need no memory.
 
     Returns:

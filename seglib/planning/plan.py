@@ -80,7 +80,7 @@ class Configuration:
 
     @property
     def foreground(self) -> float:
-        """The share of the patches of a batch that are centred on foreground: a third, rounded to whole patches."""
+        """The share of patches that are centred on foreground, a third of a batch rounded to whole patches."""
         return foreground_patches(self.batch_size) / self.batch_size
 
     def model_arguments(self) -> dict[str, Any]:

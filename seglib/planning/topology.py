@@ -34,7 +34,7 @@ class Topology:
 
     @property
     def multiple(self) -> Size:
-        """What the patch is a multiple of along each axis: the product of the strides."""
+        """The product of the strides along each axis, of which the patch is a multiple."""
         return tuple(math.prod(stride[axis] for stride in self.strides) for axis in range(len(self.patch)))
 
     @property

@@ -64,8 +64,8 @@ class NNUNetRaw(VolumeFiles):
         cases: the cases of the split, by name.
         modalities: the name of each channel: "CT", "T2", …
         regions: name of each region → the names of its classes, among them its own, which a prediction writes; in the
-            order of ``dataset.json``. ``None`` where classes exclude each other. :class:`~seglib.train.volume_task.VolumeTask`
-            takes them.
+            order of ``dataset.json``. ``None`` where classes exclude each other.
+            :class:`~seglib.train.volume_task.VolumeTask` takes them.
         size: ``None``; every case has its own.
         file_ids: category id → id in the label files.
         void_id: the file id of "ignore", or ``None``.

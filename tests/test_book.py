@@ -19,7 +19,8 @@ PUBLIC = "https://github.com/EXAMPLE/REPO"
 SOURCES = ("_config.yml", "_toc.yml", "intro.md", "references.bib")
 
 UNDOCUMENTED = (
-    "seglib.cli",  # `seglib --help` documents it
+    "seglib.cli",  # `seglib --help` documents it and its parts
+    "seglib.commands.",
     "seglib.book.artwork",  # the rest are tools for authors, and the answers of the exercises
     "seglib.book.figures.architecture.",  # the package itself is documented
     "seglib.book.lint",

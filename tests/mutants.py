@@ -94,6 +94,8 @@ def copy_tree(copy: Path) -> Path:
     for name in ("seglib", "tests"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     shutil.copy(ROOT / "pyproject.toml", copy)
+    (copy / "chapters").mkdir()
+    (copy / "chapters" / "weights").symlink_to(ROOT / "chapters" / "weights")  # tests read stored weights
     return copy
 
 

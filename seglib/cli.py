@@ -121,7 +121,9 @@ def plan_command(
     """
     from seglib.commands.plans import AllCases, check_overwritten, plan_as_json, show_plan
     from seglib.planning.plans_json import write_plans
+    from seglib.planning.trace import check_arguments
 
+    check_arguments(planner, memory, width)
     options.check_writable(out)
     cases = AllCases(options.dataset_name(data, "nnunet", True), root)
     check_overwritten(out, cases)

@@ -386,3 +386,16 @@ def test_bad_input_gets_one_line_and_leaves_nothing_behind(
     assert code == 2 and printed.err.splitlines()[-1].startswith("error: ") and "Traceback" not in printed.err
     assert message in printed.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("--planner", "resenc", "choose one of plain, resenc_m"), ("--memory", "0", "memory is a positive number")],
+)
+def test_a_plan_is_refused_before_cases_are_read(option, value, message, tmp_path, capsys, monkeypatch):
+    def read(*_):
+        raise AssertionError("a case was read")
+
+    monkeypatch.setattr("seglib.data.volumes.Volumes.__getitem__", read)
+    code, printed = seglib("plan", "--data", "volumes", option, value, capsys=capsys)
+    assert code == 2 and message in printed.err

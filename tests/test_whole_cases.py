@@ -110,3 +110,12 @@ def test_the_labels_of_an_earlier_stage_are_further_channels_of_a_cascade():
     assert channels_of(net) == channels_of(Ensemble([net, model(9, FINER)], [WINDOW, WINDOW])) == 1
     with pytest.raises(ValueError, match="labels of the first, 2 classes"):
         label_case(net, case(), SPACING, WINDOW)
+
+
+def test_nan_of_one_member_is_an_error_not_a_label():
+    broken = model(10)
+    with torch.no_grad():
+        broken.score.bias[1] = torch.nan
+    for members, windows in (([model(4), broken], [WINDOW, (6, 12, 14)]), ([broken, model(5, FINER)], [WINDOW] * 2)):
+        with pytest.raises(ValueError, match="returns nan"):
+            label_case(Ensemble(members, windows), case(), SPACING, None)

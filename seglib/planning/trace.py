@@ -71,6 +71,20 @@ class Trace:
         return name == "2d" or (name == "3d_fullres" and "3d_lowres" in self.drafts)
 
 
+def check_arguments(planner: str, memory: float | None, width: int) -> None:
+    """Check what :func:`trace` is asked for, before cases are read for a fingerprint, which takes long.
+
+    Raises:
+        ValueError: for an unknown planner, or memory or width out of range.
+    """
+    if planner not in PLANNERS:
+        raise ValueError(f"planner {planner!r} is unknown; choose one of {', '.join(PLANNERS)}")
+    if memory is not None and not 0 < memory < math.inf:
+        raise ValueError(f"memory is a positive number of GB, got {memory}")
+    if width < 1:
+        raise ValueError(f"width is the number of channels of the first level, at least 1, got {width}")
+
+
 def trace(fingerprint: Fingerprint, *, planner: str = "plain", memory: float | None = None, width: int = 32) -> Trace:
     """Apply the rules one after the other, and keep what each of them gives.
 
@@ -83,14 +97,9 @@ def trace(fingerprint: Fingerprint, *, planner: str = "plain", memory: float | N
     Raises:
         ValueError: for an unknown planner, memory or width out of range, and memory in which no patch fits.
     """
-    if planner not in PLANNERS:
-        raise ValueError(f"planner {planner!r} is unknown; choose one of {', '.join(PLANNERS)}")
+    check_arguments(planner, memory, width)
     family = PLANNERS[planner]
     memory = family.memory if memory is None else memory
-    if not 0 < memory < math.inf:
-        raise ValueError(f"memory is a positive number of GB, got {memory}")
-    if width < 1:
-        raise ValueError(f"width is the number of channels of the first level, at least 1, got {width}")
     spacing = target_spacing(fingerprint.spacings, fingerprint.sizes)
     transpose = transposition(spacing)
     resampled = [

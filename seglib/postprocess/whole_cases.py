@@ -160,6 +160,8 @@ def _labels(
         if prepared is not None:
             logits = preparation.restore(logits, prepared, background=regions is None)
         total = total + (logits.softmax(0) if regions is None else logits.sigmoid()).cpu()  # (K, D, H, W)
+    if total.isnan().any():
+        raise ValueError("a model of the ensemble returns nan; search for very large voxels, or predict in float32")
     if regions is not None:
         return labels_of(total > len(groups) / 2, regions)
     return total.argmax(0).to(torch.uint8)

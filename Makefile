@@ -57,6 +57,10 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 		$(BIN)/seglib train $$model --data scenes --steps 4000 --eval-every 1000 \
 			--encoder chapters/weights/fcn_tiny.safetensors --out runs/$$model && $(STORE) || exit 1; \
 	done
+	model=sam_tiny; $(BIN)/seglib train $$model --data scenes --steps 4000 \
+		--encoder chapters/weights/fcn_tiny.safetensors --out runs/$$model && $(STORE) --images 40
+	model=sam_tiny_levels; $(BIN)/python -m seglib.book.experiments.sam_levels --steps 500 \
+		--weights chapters/weights/sam_tiny.safetensors --out runs/$$model && $(STORE) --images 40
 	for model in unet3d_tiny nnunet_tiny; do \
 		$(BIN)/seglib train $$model --data volumes --steps 2000 --eval-every 500 --out runs/$$model && $(STORE) || exit 1; \
 	done
@@ -92,6 +96,11 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 	$(EXPERIMENT) volume_sparse --seeds 3 --steps 500 --scenes 100 --out chapters/results/volume_sparse.json
 	$(EXPERIMENT) nnunet_ingredients --seeds 3 --steps 350 --scenes 16 --out chapters/results/nnunet_ingredients.json
 	$(EXPERIMENT) nnunet_folds --seeds 1 --steps 400 --scenes 40 --out chapters/results/nnunet_folds.json
+	$(EXPERIMENT) sam_ambiguity --seeds 3 --steps 250 --scenes 1000 --out chapters/results/sam_ambiguity.json
+	$(EXPERIMENT) sam_unseen --seeds 3 --steps 250 --scenes 1000 --out chapters/results/sam_unseen.json
+	$(EXPERIMENT) sam_decoder --seeds 3 --steps 80 --scenes 8 --out chapters/results/sam_decoder.json
+	$(EXPERIMENT) sam_clicks --seeds 1 --steps 1000 --scenes 200 --out chapters/results/sam_clicks.json
+	$(EXPERIMENT) sam_limits --seeds 1 --steps 1000 --scenes 200 --out chapters/results/sam_limits.json
 ifdef HIPPOCAMPUS
 	$(BIN)/seglib train unet3d_tiny --data msd --root $(HIPPOCAMPUS) --steps 1000 --out runs/msd_hippocampus && \
 		$(BIN)/python -m seglib.book.experiments.from_run runs/msd_hippocampus --root $(HIPPOCAMPUS) \
@@ -104,6 +113,7 @@ ifdef HIPPOCAMPUS
 endif
 ifdef COCO
 	$(EXPERIMENT) pq_void_rules --root $(COCO) --seeds 1 --steps 1000 --out chapters/results/pq_void_rules_coco.json
+	$(EXPERIMENT) sam_photo --root $(COCO) --seeds 1 --steps 1000 --scenes 50 --out chapters/results/sam_photo.json
 endif
 ifdef NUCLEI
 	for name in mask_rcnn_tiny yolact_tiny condinst_tiny solov2_tiny; do model=$${name}_dsb2018; \

@@ -1,4 +1,4 @@
-"""The command line: ``seglib plan | train | eval | predict | select | convert``.
+"""The command line: ``seglib plan | train | eval | predict | masks | select | convert``.
 
 Only Typer and Rich are imported at the top: torch is loaded when a command runs, so ``--help`` answers at once.
 """
@@ -28,7 +28,7 @@ from seglib.commands.console import (
     training_bar,
     warn,
 )
-from seglib.commands.stored import load, serves_volumes
+from seglib.commands.stored import load, served_task, serves_volumes
 from seglib.models.zoo import MODELS, build, check_task, find
 
 app = typer.Typer(
@@ -238,7 +238,7 @@ def train(
     names = {f.name for f in fields(TrainConfig)}
     config = replace(recipe(model), **{k: v for k, v in given.items() if k in names})
     task_type = TASKS[check_task(model, task)]
-    volumes = task_type.predicts is LabelVolume
+    volumes, prompted = task_type.predicts is LabelVolume, task_type.name == "prompt"
     data = options.dataset_name(data, model, volumes)
     parts = [model, data, configuration, None if fold is None else f"fold{fold}"]
     out = out or Path("runs") / "-".join(part for part in parts if part)
@@ -253,6 +253,9 @@ def train(
         raise ValueError(f"--loss {loss} is for semantic models; {model} has losses of its own")
     stored = {} if weights is None else read_metadata(weights)
     geometry = Geometry(**stored.get("geometry", {}))  # what was trained at some size goes on at that size
+    if prompted and "geometry" not in stored:
+        with torch.device("meta"):  # without memory
+            geometry = build(model).geometry
     intensity = Intensity(**stored.get("intensity", {}))  # and in the units in which it was trained
     metadata: dict[str, Any] = {"model": model, "data": data}
     train_set: Any
@@ -305,6 +308,8 @@ def train(
             previous=previous,
         )
         shape = options.sides(size, "--size", 2)
+        if prompted and data in RESIZES:
+            shape = options.letterboxed(shape, geometry, model)
         keep = (task_type.needs,)
         train_set = build_dataset(
             data, root, "train", size=shape, augment=True, keep=keep, geometry=geometry, fold=fold
@@ -316,7 +321,7 @@ def train(
         for split, dataset in (("train", train_set), ("val", val_set)):
             for warning in check_labels_of_split(count_labels(dataset, the_task.needs), the_task.categories, split):
                 warn(warning)
-    if val_set.size is not None:
+    if val_set.size is not None and not prompted:
         geometry = Geometry("shorter", min(val_set.size))
     torch.manual_seed(config.seed)
     arguments = the_task.universal_arguments() if universal else the_task.model_arguments()
@@ -415,6 +420,7 @@ def evaluate_command(
         options.refuse("it is for volumes", flip_all=flip_all or None, previous=previous)
         net, the_task, metadata = load(weights[0], device, task)
     data = options.dataset_name(data, metadata["model"], volumes)
+    prompted = the_task.name == "prompt"
     shape = options.sides(size, "--size", 2)
     fold = None
     if volumes:
@@ -427,14 +433,18 @@ def evaluate_command(
                 "the models are of several folds: cases of the data set that they were trained on have been seen by "
                 "most of them; `seglib select` scores each model on its own fold"
             )
+    elif prompted and data not in RESIZES:
+        options.refuse(f"{metadata['model']} sees every image at its own size", size=size)
     elif shape is None and data == metadata.get("data") and "data_size" in metadata:
         shape = tuple(metadata["data_size"])
-    elif shape is not None:
+    elif shape is not None and not prompted:
         net.geometry = options.shorter(net.geometry, 0 if data in RESIZES else min(shape))
     split = split or ("val" if data in ("msd", "nnunet") else "test")
     dataset = build_dataset(data, root, split, size=shape, keep=(the_task.needs,), fold=fold)
     if volumes:
         check_channels(weights[0], metadata, getattr(dataset, "modalities"))  # noqa: B009 (as above)
+    if prompted:  # any class may be asked for, and scores are by those of this dataset
+        the_task = type(the_task)(dataset.categories, **the_task.arguments())
     dataset = match_categories(dataset, the_task.categories, the_task.needs)
     facts: dict[str, Any] = {"volumes" if volumes else "images": len(dataset), "split": split}
     written = nullcontext() if out is None else write_coco_predictions(out, the_task.predicts, dataset.file_ids)
@@ -470,6 +480,28 @@ def predict(
     ],
     weights: Weights,
     task: ServedTask = None,
+    point: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="X,Y",
+            help="Of a promptable model (SAM): a click on the object, in pixels from the upper left corner; the option "
+            "again for each click on the same object.",
+        ),
+    ] = None,
+    background: Annotated[
+        list[str] | None, typer.Option(metavar="X,Y", help="Of the same: a click on what is not the object.")
+    ] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="X0,Y0,X1,Y1",
+            help="Of the same: a box around the object; the option again for each further object.",
+        ),
+    ] = None,
+    several: Annotated[
+        bool,
+        typer.Option("--several", help="Of the same: the three answers to an ambiguous click, not the best alone."),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -480,8 +512,9 @@ def predict(
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="PNG of the class ids that the dataset's own label files have, of objects numbered by score, or of "
-            "segments as COCO stores them (id = R + 256 G + 65536 B); for a folder, a folder."
+            help="PNG of the class ids that the dataset's own label files have, of objects numbered by score (of a "
+            "promptable model in the order of --box), or of segments as COCO stores them (id = R + 256 G + 65536 B); "
+            "for a folder, a folder."
         ),
     ] = None,
     ids: Annotated[
@@ -534,13 +567,14 @@ def predict(
         typer.Option(
             "--json",
             help="Print JSON: shares of classes, COCO results, or COCO's panoptic format; millilitres of a volume's "
-            "classes.",
+            "classes; of a promptable model its masks as COCO's run-length codes, with the IoU that it expects.",
         ),
     ] = False,
 ) -> None:
     """Segment photos or NIfTI volumes, one or a folder of them: an overlay to see, a label map to work with, or JSON.
 
-    A model of volumes segments a case or a folder of cases: NIfTI in, NIfTI out.
+    A model of volumes segments a case or a folder of cases: NIfTI in, NIfTI out. A promptable model (SAM) segments in
+    one photo what --point and --box ask for; `seglib masks` asks it for everything.
 
     Photos and volumes of any size go through in bounded memory. Of a folder, what cannot be read is left out and named.
     """
@@ -548,7 +582,17 @@ def predict(
 
     from seglib.commands.volumes import predict_volumes
 
-    if serves_volumes(weights):
+    volumes = serves_volumes(weights)
+    prompted = not volumes and served_task(weights[0]) == "prompt"
+    if not prompted:
+        options.refuse(
+            f"{weights[0]} takes no prompts; pass weights of a SAM",
+            point=point,
+            background=background,
+            box=box,
+            several=several or None,
+        )
+    if volumes:
         options.refuse(
             f"{weights[0]} is for volumes; --out is the place for labels, and --window, --overlap and --flip say how",
             labels=labels,
@@ -581,6 +625,26 @@ def predict(
     overlays, maps = png_targets(out, photos, photo), png_targets(labels, photos, photo)
     if clash := set(overlays) & set(maps):
         raise ValueError(f"--out and --labels would both write {min(clash)}; name two different places")
+    if prompted:
+        from seglib.commands.prompts import answer, read_question
+
+        options.refuse(
+            f"{weights[0]} answers prompts; --point, --background, --box and --several say what is asked",
+            ids=ids,
+            score=score,
+            short_side=short_side,
+            scales=scales,
+            flip=flip or None,
+            tile=tile,
+        )
+        if several:
+            options.refuse("the answers of --several overlap, and --json holds them all", labels=labels)
+        question = read_question(point, background, box, several)
+        if photo.is_dir():
+            raise ValueError(
+                f"prompts ask about one photo, and {photo} is a folder; pass a photo, or use `seglib masks`"
+            )
+        return answer(photo, question, weights[0], device, task, out=out, labels=labels, as_json=as_json)
     net, the_task, metadata = load(weights[0], device, task)
     if short_side is not None:
         net.geometry = options.shorter(net.geometry, short_side)
@@ -610,6 +674,70 @@ def predict(
         entries += found.entries
     content = {"annotations": entries} if the_task.predicts is Panoptic else entries
     say_what_was_done("photo", len(photos), failed, content if as_json else None, (out, labels))
+
+
+@app.command("masks")
+def masks_command(
+    photo: Annotated[Path, typer.Argument(metavar="PATH", help="A photo or a folder of photos.")],
+    weights: Annotated[Path, typer.Option(help="A .safetensors file of a promptable model (SAM).")],
+    points_per_side: Annotated[
+        int | None, typer.Option(help="Clicks along each side of the photo, on a regular grid; 32 of SAM.")
+    ] = None,
+    iou: Annotated[
+        float | None, typer.Option(help="Masks of which the model expects a lower IoU are left out; 0.88 of SAM.")
+    ] = None,
+    stability: Annotated[
+        float | None,
+        typer.Option(
+            help="Masks are left out that change more as the threshold moves: the IoU of the masks at logits of 1 and "
+            "-1 must reach it; 0.95 of SAM."
+        ),
+    ] = None,
+    crops: Annotated[
+        int | None,
+        typer.Option(help="Layers of crops, which find small objects: 1 adds 4 crops, 2 another 16; 0 when not given."),
+    ] = None,
+    min_area: Annotated[
+        int | None, typer.Option(help="Pixels: smaller holes are filled and smaller islands removed; 0 keeps them.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Overlay PNG; for a folder, a folder.")] = None,
+    device: Device = "auto",
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print the masks as JSON: COCO's run-length code, area, box, the IoU that the model expects, "
+            "stability, the click and the crop.",
+        ),
+    ] = False,
+) -> None:
+    """Segment everything in a photo or a folder of photos: clicks on a grid, of whose masks the good ones are kept.
+
+    Masks have no classes, and one may lie within another. Of a folder, what cannot be read is left out and named.
+    """
+    from seglib.commands.prompts import segment_photos
+    from seglib.photos import photos_at, png_targets
+
+    photos = photos_at(photo)
+    if out is None and not as_json:
+        raise ValueError("say what you want: --out overlay.png, or --json")
+    options.check_writable(out)
+    overlays = png_targets(out, photos, photo)
+    if (task := served_task(weights)) != "prompt":
+        raise ValueError(f"{weights} is for the task {task}; `seglib masks` needs a promptable model (SAM)")
+    segment_photos(
+        photos,
+        overlays,
+        weights,
+        device,
+        out=out,
+        as_json=as_json,
+        points_per_side=points_per_side,
+        iou_threshold=iou,
+        stability_threshold=stability,
+        crop_layers=crops,
+        min_area=min_area,
+    )
 
 
 @app.command()

@@ -318,6 +318,90 @@ class Regions(_Moves):
 
 
 @dataclass(frozen=True, eq=False)
+class Prompts(_Moves):
+    """N prompts about one image, each of which asks for one mask.
+
+    Coordinates are those of SAM: pixels of the image as the model sees it, where the centre of the first pixel is
+    (0, 0). Everything ``None`` is one prompt that says nothing.
+
+    Attributes:
+        points: clicks ``(N, P, 2)`` float, as (x, y), or ``None``.
+        labels: what the clicks lie on, ``(N, P)`` int64: 1 the object, 0 the background, −1 no click (padding).
+        boxes: a box around each object, ``(N, 4)`` float xyxy, or ``None``.
+        masks: a mask to go on from, ``(N, h, w)`` float logits of the size of the model's own, or ``None``.
+
+    Raises:
+        ValueError: when a tensor has another shape or type, or points and labels don't come together.
+    """
+
+    points: Tensor | None = None
+    labels: Tensor | None = None
+    boxes: Tensor | None = None
+    masks: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if (self.points is None) != (self.labels is None):
+            raise ValueError("points and labels come together; pass both, or neither")
+        shapes = {"points": "(N, P, 2)", "labels": "(N, P)", "boxes": "(N, 4)", "masks": "(N, h, w)"}
+        axes = {"points": 3, "labels": 2, "boxes": 2, "masks": 3}
+        given = {name: getattr(self, name) for name in shapes if getattr(self, name) is not None}
+        for name, value in given.items():
+            last = {"points": 2, "boxes": 4}.get(name)
+            if value.ndim != axes[name] or (last is not None and value.shape[-1] != last):
+                raise ValueError(f"{name} of prompts have the shape {shapes[name]}, got {tuple(value.shape)}")
+            if value.is_floating_point() == (name == "labels"):
+                raise ValueError(f"{name} of prompts are {'int64' if name == 'labels' else 'floats'}, got {value.dtype}")
+        if self.points is not None and self.labels is not None and self.points.shape[:2] != self.labels.shape:
+            raise ValueError(
+                f"points {tuple(self.points.shape)} need labels {tuple(self.points.shape[:2])}, got "
+                f"{tuple(self.labels.shape)}"
+            )
+        if len({len(value) for value in given.values()}) > 1:
+            counts = ", ".join(f"{len(value)} of {name}" for name, value in given.items())
+            raise ValueError(f"all parts of prompts are of the same N prompts, got {counts}")
+
+    def __len__(self) -> int:
+        """N."""
+        return next((len(v) for v in (self.points, self.boxes, self.masks) if v is not None), 1)
+
+    def __getitem__(self, index: Tensor | slice) -> Prompts:
+        """The prompts picked by a slice, a bool mask ``(N,)`` or int indices."""
+        return Prompts(*(None if v is None else v[index] for v in (self.points, self.labels, self.boxes, self.masks)))
+
+
+@dataclass(frozen=True, eq=False)
+class PromptOutput:
+    """What a promptable model answers to N prompts.
+
+    Attributes:
+        logits: M masks for each prompt, ``(N, M, h, w)`` float logits; they cover the model's square image.
+        iou: the IoU that the model expects of each mask, ``(N, M)`` float; nothing keeps it within [0, 1].
+    """
+
+    logits: Tensor
+    iou: Tensor
+
+    @property
+    def single(self) -> PromptOutput:
+        """The one answer to an unambiguous prompt, ``(N, 1, …)``."""
+        return PromptOutput(self.logits[:, :1], self.iou[:, :1])
+
+    @property
+    def several(self) -> PromptOutput:
+        """The three answers to an ambiguous prompt, ``(N, 3, …)``."""
+        return PromptOutput(self.logits[:, 1:], self.iou[:, 1:])
+
+    @property
+    def best(self) -> PromptOutput:
+        """Of each prompt the answer whose expected IoU is largest, ``(N, 1, …)``."""
+        best = self.iou.argmax(1, keepdim=True)  # (N, 1)
+        return PromptOutput(self.logits.take_along_dim(best[..., None, None], 1), self.iou.take_along_dim(best, 1))
+
+
+torch.export.register_dataclass(PromptOutput, serialized_type_name="seglib.PromptOutput")
+
+
+@dataclass(frozen=True, eq=False)
 class Sample(_Moves):
     """One image, or volume, with whatever annotations its dataset has.
 

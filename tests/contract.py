@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from seglib.data.collate import collate
+from seglib.ops.masks import masks_to_boxes
 from seglib.types import (
     VOID,
     Batch,
@@ -124,6 +125,15 @@ def _check_instances(prediction: Instances, size: tuple[int, int]) -> None:
     assert ((x1 >= 0) & (y1 >= 0) & (x1 < x2) & (y1 < y2) & (x2 <= size[1]) & (y2 <= size[0])).all()
 
 
+def _check_anything(prediction: Instances, size: tuple[int, int]) -> None:
+    """Objects without a class, whose scores are what the model expects of them."""
+    n = len(prediction)
+    assert prediction.masks.dtype == torch.bool and prediction.masks.shape == (n, *size)
+    assert prediction.labels.dtype == torch.int64 and not prediction.labels.any() and prediction.boxes.shape == (n, 4)
+    assert prediction.scores is not None and (prediction.scores.diff() <= 0).all()
+    assert torch.equal(prediction.boxes, masks_to_boxes(prediction.masks))
+
+
 def _everything(batch: int, size: tuple[int, int]) -> Targets:
     """Boxes of the things and labels of all classes; of `CLASSES` the last two are stuff.
 
@@ -171,6 +181,7 @@ INPUTS: dict[str, Inputs] = {
     "regions": Inputs(_images, _regions, _void_regions, _check_regions, lambda p: [p.probs]),
     "instance": Inputs(_images, _objects, _nothing, _check_instances, lambda p: list(tensors(p))),
     "panoptic": Inputs(_images, _everything, _void_and_nothing, _check_panoptic, lambda p: list(tensors(p))),
+    "prompt": Inputs(_images, _objects, _nothing, _check_anything, lambda p: list(tensors(p))),
     "volume": Inputs(
         lambda batch, size: _images(batch, deep(size)),
         lambda batch, size: _labels(batch, deep(size)),

@@ -19,6 +19,7 @@ from seglib.layers.fcos import FCOSHead
 from seglib.layers.fpn import FPN, TopConvs, TopPool
 from seglib.layers.frozen import freeze, freeze_norms
 from seglib.layers.mask_branch import MaskBranch
+from seglib.layers.mask_decoder import MaskDecoder
 from seglib.layers.pixel_decoder import PixelDecoder
 from seglib.layers.query_decoder import QueryDecoder
 from seglib.layers.resnet import ResNetEncoder, dilate
@@ -28,6 +29,7 @@ from seglib.layers.semantic_fpn import SemanticFPNHead
 from seglib.layers.solo_heads import MaskFeatureHead, SOLOHead
 from seglib.layers.swin import SwinEncoder
 from seglib.layers.vgg import VGG16Encoder
+from seglib.layers.vit import ImageEncoderViT
 from seglib.layers.yolact_heads import PredictionHead, ProtoNet
 from seglib.losses.queries import SetLossSettings
 from seglib.models.base import Model
@@ -38,12 +40,14 @@ from seglib.models.mask2former import LEVELS, Mask2Former
 from seglib.models.mask_rcnn import MaskRCNN
 from seglib.models.nnunet import NNUNet
 from seglib.models.panoptic_fpn import PanopticFPN
+from seglib.models.sam import Sam, SamTraining
 from seglib.models.solov2 import SOLOv2
 from seglib.models.unet import PaperUNet, UNet
 from seglib.models.unet3d import PaperUNet3D, UNet3D
 from seglib.models.yolact import YOLACT
 from seglib.models.zoo import build
 from seglib.ops.dynamic_conv import filter_count
+from seglib.postprocess.everything import EverythingSettings
 from seglib.postprocess.queries import QuerySettings
 
 THINNER = 16
@@ -250,6 +254,24 @@ def draws_something(model: Mask2Former) -> Mask2Former:
     return model
 
 
+def sam() -> Sam:
+    """The layers of the zoo's SAMs, slim ones, for small images; one block attends within windows."""
+    encoder = ImageEncoderViT(96, width=16, depth=2, heads=2, global_blocks=(1,), window=4, channels=16)
+    return keeps_something(Sam(encoder, 16, image_size=96, decoder=MaskDecoder(16, heads=2, hidden=32)))
+
+
+def keeps_something(model: Sam) -> Sam:
+    """The model with few clicks, and thresholds that its first, unsure masks pass."""
+    model.everything = EverythingSettings(
+        points_per_side=3, iou_threshold=0.0, stability_threshold=0.0, box_nms=0.9, points_per_batch=4
+    )
+    model.training_settings = SamTraining(objects=6, clicks=2, repeats=2, finer=model.training_settings.finer)
+    nn.init.ones_(model.mask_decoder.iou_mlp[-1].bias)
+    model.ambiguous = False  # at the start one of three masks is the best for every prompt, the others learn nothing
+    freeze(model.mask_decoder.mask_mlps[1:])
+    return model
+
+
 def swin() -> SwinEncoder:
     """A Swin Transformer of few channels, whose windows are smaller than some maps of the tests, not all."""
     return SwinEncoder(8, (2, 1, 2, 1), (1, 2, 2, 4), 3)
@@ -303,6 +325,8 @@ SLIM: dict[str, tuple[str, Builder]] = {
         "panoptic", lambda k: draws_something(build("mask2former_tiny", num_classes=k, num_things=k - 2)),
     ),
     "mask2former_semantic": ("semantic", lambda k: build("mask2former_tiny", num_classes=k, task="semantic")),
+    "sam": ("prompt", lambda k: sam()),
+    "sam_tiny": ("prompt", lambda k: keeps_something(build("sam_tiny", image_size=96, channels=16))),
     "unet3d": ("volume", lambda k: UNet3D(k, in_channels=3, widths=(4, 6, 8, 8), aux_outputs=2)),
     "unet3d_tiny": ("volume", lambda k: build("unet3d_tiny", num_classes=k, in_channels=3)),
     "unet3d_paper": ("volume", lambda k: PaperUNet3D(k, in_channels=3, width=2, depth=2)),
@@ -368,6 +392,11 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "mask2former_swin_s": ("mask2former_swin",),
     "mask2former_swin_b": ("mask2former_swin",),
     "mask2former_swin_l": ("mask2former_swin",),
+    "sam": ("sam",),
+    "sam_tiny": ("sam_tiny",),
+    "sam_vit_b": ("sam",),
+    "sam_vit_l": ("sam",),
+    "sam_vit_h": ("sam",),
     "unet3d": ("unet3d",),
     "unet3d_tiny": ("unet3d_tiny",),
     "unet3d_paper": ("unet3d_paper",),

@@ -26,7 +26,7 @@ ALLOWED = {
     "viz": {"types", "ops"},
     "photos": {"types", "data", "postprocess", "train", "viz"},
     "case_files": {"types", "data", "ops", "postprocess", "train"},
-    "commands": {"types", "ops", "data", "models", "planning", "postprocess", "case_files", "train", "weights"},
+    "commands": {"types", "ops", "data", "models", "planning", "postprocess", "case_files", "train", "viz", "weights"},
     "cli": {"types", "files", "ops", "data", "losses", "models", "planning", "photos", "commands", "train", "weights"},
     "book": {
         "types",

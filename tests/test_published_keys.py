@@ -111,6 +111,41 @@ def transformers(backbone, task):
         return library.Mask2FormerForUniversalSegmentation(config).state_dict()
 
 
+SAMS = {"b": (768, 12, 12, 3), "l": (1024, 24, 16, 6), "h": (1280, 32, 16, 8)}
+"""Of each size of SAM's ViT: channels, blocks, heads, and every how many blocks one attends over the whole map."""
+
+
+def sam(size):
+    """The checkpoint of ViT-B, whose larger brothers have more and wider blocks."""
+    if not FOLDER.is_dir():
+        pytest.skip("the golden fixtures (../shared/golden) are not here")
+    keys = json.loads((FOLDER / "sam_vit_b.json").read_text())["keys"]
+    width, depth, heads, every = SAMS[size]
+    state = {}
+    for name, (shape, _) in keys.items():
+        if name.startswith("image_encoder.") and name != "image_encoder.neck.2.weight":
+            shape = [n * width // 768 if n % 768 == 0 else n for n in shape]
+        if ".blocks." not in name:
+            state[name] = torch.empty(shape, device="meta")
+        elif ".blocks.0." in name:
+            for block in range(depth):
+                if ".rel_pos_" in name:
+                    shape = [127 if (block + 1) % every == 0 else 27, width // heads]
+                state[name.replace(".0.", f".{block}.", 1)] = torch.empty(shape, device="meta")
+    return state
+
+
+def transformers_sam(size):
+    """What Transformers builds for ``facebook/sam-vit-base``, -large and -huge."""
+    library = pytest.importorskip("transformers")
+    width, depth, heads, every = SAMS[size]
+    vision = library.SamVisionConfig(
+        hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads, mlp_dim=4 * width,
+        global_attn_indexes=list(range(every - 1, depth, every)),
+    )  # fmt: skip
+    return on_meta(lambda: library.SamModel(library.SamConfig(vision_config=vision))).state_dict()
+
+
 def yolact(blocks_of_layer3):
     """The checkpoint of ResNet-50, whose deeper brother repeats the last block of its third stage."""
     if not FOLDER.is_dir():
@@ -178,6 +213,8 @@ PUBLISHED = {
     "adelaidet:condinst_R_101": lambda: detectron2(23, "condinst_r50"),
     "monai:dynunet": dynunet,
     NNUNET: plain_conv_unet,
+    **{f"sam:vit_{size}": functools.partial(sam, size) for size in SAMS},
+    **{f"transformers:sam_vit_{size}": functools.partial(transformers_sam, size) for size in SAMS},
 }
 for task in CLASSES:
     PUBLISHED |= {
@@ -351,6 +388,18 @@ def test_panoptic_fpn_tiny_is_mask_rcnn_tiny_with_a_semantic_branch():
     ]
 
 
+def test_sam_tiny_is_sam_with_the_tiny_encoder_and_fewer_channels():
+    own, full = zoo("sam_tiny"), zoo("sam_vit_b")
+    assert encoder_of("sam_tiny") == encoder_of("fcn_tiny", num_classes=5)
+    channels = {256: 64, 128: 32, 64: 16, 32: 8, 2048: 256}
+    heads = {
+        name: tuple(channels.get(n, n) for n in shape)
+        for name, shape in full.items()
+        if name.startswith(("prompt_encoder.", "mask_decoder."))
+    }
+    assert {k: v for k, v in own.items() if not k.startswith(("encoder.", "neck."))} == heads | NORMALIZE
+
+
 def test_every_entry_is_compared_with_something():
     published = {origin.builder for origin in ORIGINS.values()}
     by_hand = {
@@ -369,6 +418,7 @@ def test_every_entry_is_compared_with_something():
         "unet3d_tiny",
         "unet3d_paper",
         "nnunet_tiny",
+        "sam_tiny",
     }
     builders = {find(n).builder() for n in published | by_hand}
     assert {find(n).builder() for n in MODELS} == builders  # short names are the same functions

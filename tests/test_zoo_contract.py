@@ -26,9 +26,10 @@ ALIASES = {
     "solov2": "solov2_resnet50",
     "panoptic_fpn": "panoptic_fpn_resnet50",
     "mask2former": "mask2former_resnet50",
+    "sam": "sam_vit_b",
 }
 TINY = ["fcn_tiny", "unet_tiny", "deeplab_tiny", "mask_rcnn_tiny", "yolact_tiny", "condinst_tiny", "solov2_tiny"]
-TINY += ["panoptic_fpn_tiny", "mask2former_tiny", "unet3d_tiny", "nnunet_tiny"]
+TINY += ["panoptic_fpn_tiny", "mask2former_tiny", "sam_tiny", "unet3d_tiny", "nnunet_tiny"]
 
 # The others share their code with these: they are checked in the full run.
 FAST = {
@@ -42,6 +43,7 @@ FAST = {
     "condinst_tiny",
     "solov2_tiny",
     "mask2former_tiny",
+    "sam",
     "unet3d",
     "nnunet",
 }
@@ -163,7 +165,9 @@ def test_bad_images_get_an_error_with_a_remedy(model, inputs):
     contract.refuses_bad_images(model, inputs)
 
 
-@every_architecture
+@pytest.mark.parametrize(
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in SLIM if SLIM[n][0] != "prompt"]
+)
 def test_too_few_classes_are_refused(name):
     task, builder = SLIM[name]
     fewest, message = {

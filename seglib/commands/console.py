@@ -145,14 +145,19 @@ def report(scores: dict[str, Any], as_json: bool, facts: dict[str, Any]) -> None
     if as_json:
         print(to_json(scores | facts))
         return
+
+    def number(value: Any) -> str:
+        return f"{value:.4f}" if isinstance(value, float) else str(value)
+
     table = Table("score", "value", box=None)
     for name, value in scores.items():
         if not isinstance(value, dict):
-            table.add_row(name, f"{value:.4f}")
+            table.add_row(name, number(value))
     words = {"iou": "IoU", "dice": "Dice", "class_ap": "AP", "class_pq": "PQ", "hd95": "HD95 (mm)", "nsd": "NSD"}
     for group, of_class in scores.items():
         for name, value in of_class.items() if isinstance(of_class, dict) else ():
-            table.add_row(f"  {words.get(group, group)} {name}", f"{value:.4f}", style="dim")
+            short = words.get(group, group.replace("class_miou_at_", "mIoU@"))
+            table.add_row(f"  {short} {name}", number(value), style="dim")
     for name, value in facts.items():
-        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+        table.add_row(name, number(value))
     console.print(table)

@@ -47,6 +47,17 @@ def scales(text: str) -> tuple[float, ...]:
     return found
 
 
+def numbers(text: str, option: str, form: str) -> tuple[float, ...]:
+    """The numbers of an option such as 120,80, as many as its form has parts: "x,y"."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if len(found) != len(form.split(",")) or not all(abs(number) < float("inf") for number in found):
+        raise ValueError(f"{option} {text!r} is no {form}; write numbers in pixels, without spaces")
+    return found
+
+
 def check_overlap(overlap: float | None) -> None:
     """Refuse an overlap at which windows become countless."""
     if overlap is not None and not 0 <= overlap <= MOST_OVERLAP:
@@ -96,6 +107,16 @@ def shorter(geometry: Any, size: int) -> Any:
     if size == 0:
         return replace(geometry, mode="native", size=None, longest=None)
     return replace(geometry, mode="shorter", size=size, longest=None)
+
+
+def letterboxed(shape: tuple[int, int] | None, geometry: Any, model: str) -> tuple[int, int]:
+    """The size at which to read images for a model of one size: its square, or one that fills it along a side."""
+    if shape is not None and max(shape) != geometry.size:
+        raise ValueError(
+            f"--size {shape[0]}x{shape[1]} does not fit: the longer side of what {model} sees has {geometry.size} "
+            "pixels; leave --size out, or pass one with that side"
+        )
+    return shape or (geometry.size, geometry.size)
 
 
 def device(name: str) -> torch.device:

@@ -35,9 +35,12 @@ def load(weights: Path, device: str, task: str | None) -> tuple[Any, Any, dict[s
         if not universal:
             raise ValueError(f"{weights} serves {trained}, not {task!r}; leave out --task, or pass other weights")
         net.task = task
-    if "categories" not in metadata:
+    if "categories" in metadata:
+        categories = [Category(**{**c, "color": tuple(c["color"])}) for c in metadata["categories"]]
+    elif trained == "prompt":
+        categories = [Category(0, "object", True, (0, 114, 178))]  # prompts ask for things of any class
+    else:
         raise ValueError(f"{weights} has no class table; write it with `seglib train` or `seglib convert`")
-    categories = [Category(**{**c, "color": tuple(c["color"])}) for c in metadata["categories"]]
     return net, TASKS[task or trained](categories, **metadata.get("task_arguments", {})), metadata
 
 
@@ -118,18 +121,26 @@ def check_alike(first: Path, facts: dict[str, Any], other: Path, its: dict[str, 
 
 def serves_volumes(weights: Sequence[Path]) -> bool:
     """Whether weights are of models of volumes; several must be."""
-    from seglib.weights import read_metadata
-
-    facts = {path: {} if path.suffix == ".json" else read_metadata(path) for path in weights}
-    for path, metadata in facts.items():
-        if path.suffix != ".json" and "model" not in metadata:
-            raise ValueError(f"{path} doesn't say which model it is for; pass the weights.safetensors of a run")
-    volumes = [path.suffix == ".json" or _trained_for(metadata) == "volume" for path, metadata in facts.items()]
+    volumes = [path.suffix == ".json" or served_task(path) == "volume" for path in weights]
     if not all(volumes) and len(volumes) > 1:
         raise ValueError(
             f"{weights[volumes.index(False)]} is for images, and ensembles are of models of volumes; pass it alone"
         )
     return all(volumes)
+
+
+def served_task(weights: Path) -> str:
+    """The task of a weights file, by its header.
+
+    Raises:
+        ValueError: when it doesn't name its model.
+    """
+    from seglib.weights import read_metadata
+
+    metadata = read_metadata(weights)
+    if "model" not in metadata:
+        raise ValueError(f"{weights} doesn't say which model it is for; pass the weights.safetensors of a run")
+    return _trained_for(metadata)
 
 
 def _trained_for(metadata: dict[str, Any]) -> str:

@@ -52,9 +52,9 @@ class MultiHeadAttention(nn.Module):
         """Attend.
 
         Args:
-            query: tokens that ask, ``(B, N, C)``.
-            key: tokens that are compared with the queries, ``(B, M, C)``.
-            value: what is taken from those tokens, ``(B, M, C)``.
+            query: tokens that ask, ``(B, N, C)``; or ``(1, N, C)``, projected once, for all keys alike.
+            key: tokens that are compared with the queries, ``(B, M, C)``; or ``(1, M, C)`` for all queries alike.
+            value: what is taken from those tokens, of the shape of ``key``.
             mask: bool, true where a query may attend to a key, ``(B, N, M)`` for all heads alike.
 
         Returns:
@@ -62,6 +62,9 @@ class MultiHeadAttention(nn.Module):
         """
         q, k, v = self.query(query), self.key(key), self.value(value)  # (B, N, h·d), (B, M, h·d), (B, M, h·d)
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, h, N or M, d)
+        if len(q) != len(k):
+            batch = max(len(q), len(k))
+            q, k, v = (x.expand(batch, -1, -1, -1) for x in (q, k, v))  # copies nothing
         mixed = attention(q, k, v, mask=None if mask is None else mask[:, None])  # (B, h, N, d)
         return self.out(mixed.transpose(1, 2).flatten(2))
 

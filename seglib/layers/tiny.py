@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops import Conv2dNormActivation
 
 from seglib.layers.grid import Grid
@@ -117,6 +118,33 @@ class TinyEncoder(nn.Module):
             x = blocks(down(x))
             maps[name] = x
         return maps
+
+
+class TinyNeck(nn.Module):
+    """The maps of the tiny encoder, but the first, in one of stride 8: what a promptable model wants of an image.
+
+    Coarser maps are repeated. The finer one keeps its details: the 2 × 2 cells that lie in one cell become channels.
+
+    Args:
+        encoder: the encoder whose maps come in.
+        channels: channels C of the result.
+    """
+
+    def __init__(self, encoder: TinyEncoder, channels: int) -> None:
+        super().__init__()
+        width = encoder.channels
+        self.fold = nn.Conv2d(width["c2"], channels, 2, stride=2, bias=False)
+        self.lateral = nn.ModuleDict({c: nn.Conv2d(width[c], channels, 1, bias=False) for c in ("c3", "c4", "c5")})
+        self.norm = LayerNorm2d(channels, eps=1e-6)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.last_norm = LayerNorm2d(channels, eps=1e-6)
+
+    def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
+        """The encoder's maps → ``(B, C, H/8, W/8)``."""
+        mixed = self.fold(maps["c2"])  # (B, C, H/8, W/8)
+        for name, lateral in self.lateral.items():
+            mixed = mixed + F.interpolate(lateral(maps[name]), mixed.shape[2:])  # nearest: a cell's four share a value
+        return self.last_norm(self.conv(self.norm(mixed)))
 
 
 class _ConvInPlace(nn.Conv2d):

@@ -40,6 +40,7 @@ INSTANCE = ("instance",)
 PANOPTIC = ("panoptic",)
 ALL = ("panoptic", "instance", "semantic")
 VOLUME = ("volume",)
+PROMPT = ("prompt",)
 
 MODELS: dict[str, Entry] = {
     "fcn": Entry("seglib.models.fcn:fcn", DENSE, "FCN-8s on ResNet-18: the one to start with"),
@@ -137,6 +138,11 @@ MODELS: dict[str, Entry] = {
     "unet3d_paper": Entry("seglib.models.unet3d:unet3d_paper", VOLUME, "the paper's 3D U-Net, valid convolutions"),
     "nnunet": Entry("seglib.models.nnunet:nnunet", VOLUME, "nnU-Net's network, as `seglib plan` sets its numbers"),
     "nnunet_tiny": Entry("seglib.models.nnunet:nnunet_tiny", VOLUME, "the plan of synthetic volumes, for CPUs"),
+    "sam": Entry("seglib.models.sam:sam", PROMPT, "SAM on ViT-B: a mask for every click or box, to start with"),
+    "sam_tiny": Entry("seglib.models.sam:sam_tiny", PROMPT, "SAM on the tiny encoder, for CPUs"),
+    "sam_vit_b": Entry("seglib.models.sam:sam_vit_b", PROMPT, "SAM on ViT-B"),
+    "sam_vit_l": Entry("seglib.models.sam:sam_vit_l", PROMPT, "SAM on ViT-L"),
+    "sam_vit_h": Entry("seglib.models.sam:sam_vit_h", PROMPT, "SAM on ViT-H, the paper's"),
 }
 
 

@@ -25,6 +25,7 @@ from seglib.weights import (
     mask2former_transformers,
     monai,
     nnunet,
+    sam,
     smp,
     torchvision,
     torchvision_detection,
@@ -121,6 +122,8 @@ ORIGINS: dict[str, Origin] = {
     **_mask2former(
         "transformers:mask2former_swin_large", "mask2former_swin_l", mask2former_transformers.convert_mask2former
     ),
+    **{f"sam:vit_{size}": Origin(f"sam_vit_{size}", sam.convert_sam) for size in "blh"},
+    **{f"transformers:sam_vit_{size}": Origin(f"sam_vit_{size}", sam.convert_transformers) for size in "blh"},
 }
 
 

@@ -40,6 +40,12 @@ EXPERIMENTS: dict[str, str] = {
     "volume_sampling": "How should patches be chosen when lesions are small? Shares of foreground patches.",
     "nnunet_ingredients": "What is each ingredient of nnU-Net worth? The whole recipe, and without each in turn.",
     "nnunet_folds": "What do five folds bring? Networks of five folds alone and together.",
+    "sam_clicks": "How good is a mask after one prompt, and after more? Points, boxes and masks as prompts.",
+    "sam_ambiguity": "One answer to a click, or three? Clicks that mean an object, its group or its class.",
+    "sam_unseen": "Does a click find what training never asked for? With and without two classes of things.",
+    "sam_limits": "What does a promptable model do badly? Thin things of scenes, slices of CTs.",
+    "sam_decoder": "Is it enough to fine-tune the decoder? From scenes to slices of CTs, in four ways.",
+    "sam_photo": "What does a model of synthetic scenes make of real photos? Clicks, boxes, everything mode.",
     "volume_sparse": "How many slices must an expert annotate? 1, 2, 4 and all 32 of each volume.",
 }
 """Name of an experiment, which is a module of this package, → its question."""

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import Subset
+
 from seglib.book.results import write_results
 from seglib.data.catalog import SegmentationDataset, build_dataset
 from seglib.metrics.rand import cells, foreground_rand
@@ -27,7 +29,13 @@ FOLDS = ("msd", "nnunet")
 
 
 def collect(
-    run: Path, root: Path | None, *, store: Path | None = None, points: int = 200, device: str = "cpu"
+    run: Path,
+    root: Path | None,
+    *,
+    store: Path | None = None,
+    points: int = 200,
+    device: str = "cpu",
+    images: int | None = None,
 ) -> tuple[dict[str, Any], int]:
     """The test scores, the loss curve and the settings of a finished run, and its seed.
 
@@ -37,6 +45,7 @@ def collect(
         store: a file for the weights in half precision, half as large; the scores are those of this file.
         points: largest number of points of the loss curve; more steps than that are averaged.
         device: device to evaluate on, such as ``"cuda"``.
+        images: how many of the test images are scored, from the first on; all when ``None``.
 
     Raises:
         ValueError: when the run isn't finished, or its dataset isn't there.
@@ -60,10 +69,12 @@ def collect(
     split = "val" if metadata["data"] in FOLDS else "test"
     if split == "val" and config["eval_every"]:
         raise ValueError(f"{run} picked its weights on the fold that would be scored; train without --eval-every")
-    test = build_dataset(
+    test: Any = build_dataset(
         metadata["data"], root, split, size=tuple(size) if size else None, keep=(task.needs,), fold=metadata.get("fold")
     )
     the_task = task(test.categories, **metadata.get("task_arguments", {}))
+    if images is not None:
+        test = Subset(test, range(min(images, len(test))))
     scores = evaluate(model.to(device), test, the_task, batch_size=4)
     if metadata["data"] == "isbi":
         scores["rand"] = rand_of_cells(model, test)
@@ -112,11 +123,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="the folder of the run")
     parser.add_argument("--root", type=Path, help="the dataset's folder")
     parser.add_argument("--store", type=Path, help="also write the weights there, in half precision")
+    parser.add_argument("--images", type=int, help="how many test images are scored; all when not given")
     parser.add_argument("--device", default="cpu", help="where to evaluate (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     options = parser.parse_args(given)
     try:
-        data, seed = collect(options.run, options.root, store=options.store, device=options.device)
+        data, seed = collect(
+            options.run, options.root, store=options.store, device=options.device, images=options.images
+        )
         write_results(options.out, data, command=data.pop("train_command"), seed=seed)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)

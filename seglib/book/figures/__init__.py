@@ -16,6 +16,7 @@ from seglib.book.figures.images import png
 from seglib.book.figures.merging import panoptic_merge
 from seglib.book.figures.panoptic import PANOPTIC_CATEGORIES, panoptic_quality, panoptic_scene
 from seglib.book.figures.planner import PLAN_PRESETS, plan_explorer
+from seglib.book.figures.prompts import prompt_explorer
 from seglib.book.figures.queries import MATCHINGS, hungarian, masked_attention
 from seglib.book.figures.volumes import SURFACE_PRESETS, slices, surface_distance
 from seglib.types import VOID, Category, Sample
@@ -26,8 +27,8 @@ __all__ = [
     "MATCHINGS", "PANOPTIC_CATEGORIES", "PLAN_PRESETS", "ROI_MAP", "SURFACE_PRESETS", "Figure", "dilation",
     "dynamic_filter", "dynamic_filter_of", "hungarian", "loss_gradient", "mask_metrics", "masked_attention", "nms",
     "panoptic_merge", "panoptic_quality", "panoptic_scene", "pixel_probe", "plan_explorer", "precision_recall",
-    "prototypes", "prototypes_of", "receptive_field", "roi_bins", "slices", "surface_distance", "transposed_conv",
-    "valid_tiles",
+    "prompt_explorer", "prototypes", "prototypes_of", "receptive_field", "roi_bins", "slices", "surface_distance",
+    "transposed_conv", "valid_tiles",
 ]  # fmt: skip
 
 

@@ -51,3 +51,21 @@ def unpack_maps(address: str, scales: list[list[float]]) -> Tensor:
     data = np.array(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))))
     low, step = torch.tensor(scales, dtype=torch.float64).reshape(-1, 2, 1, 1).unbind(1)
     return low + step * torch.from_numpy(data.astype(np.float64)).view(len(scales), -1, data.shape[1])
+
+
+def pack_masks(masks: Tensor) -> str:
+    """A table of masks ``(R, C, h, w)`` bool as the address of a PNG of one bit a pixel, written out in full."""
+    from PIL import Image
+
+    sheet = masks.cpu().permute(0, 2, 1, 3).flatten(2).flatten(0, 1)  # (R·h, C·w)
+    file = io.BytesIO()
+    Image.fromarray(to_array(sheet)).save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def unpack_masks(address: str, size: tuple[int, int]) -> Tensor:
+    """What a page makes of :func:`pack_masks`: ``(R, C, h, w)`` bool of masks of ``size`` (h, w)."""
+    from PIL import Image
+
+    sheet = torch.from_numpy(np.array(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1])))))
+    return sheet.unflatten(0, (-1, size[0])).unflatten(2, (-1, size[1])).transpose(1, 2).contiguous()

@@ -231,9 +231,9 @@ class _View:
         shares = weights / weights.max()
         for place, share in sorted(zip(locations.tolist(), shares.tolist(), strict=True), key=lambda pair: pair[1]):
             color = paint.VIRIDIS[min(15, int(round(share, 4) * 16))]
-            _dot(pixels, (torch.tensor(place) * size).tolist(), color)
+            painters.dot(pixels, (torch.tensor(place) * size).tolist(), color)
         for side, color in ((7, (0, 0, 0)), (5, (255, 255, 255))):
-            _dot(pixels, (home * size).tolist(), color, side)
+            painters.dot(pixels, (home * size).tolist(), color, side)
         return pixels
 
 
@@ -262,12 +262,6 @@ def _points(attention: Any) -> Any:
 
 def _rows(value: Tensor, scene: Scene) -> np.ndarray:
     return painters.matrix(value[0], scene)
-
-
-def _dot(pixels: np.ndarray, at: Sequence[float], color: Sequence[int], side: int = 3) -> None:
-    """A square of pixels with its middle at x and y, in place; what lies outside is not drawn."""
-    left, top = (int(v) - side // 2 for v in at)
-    pixels[max(0, top) : max(0, top + side), max(0, left) : max(0, left + side)] = color
 
 
 def _unchanged(module: Any, arguments: tuple[Any, ...], output: Any) -> Any:

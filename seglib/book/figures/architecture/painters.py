@@ -43,6 +43,12 @@ def frame(pixels: np.ndarray, box: Sequence[float], color: Sequence[int], scale:
             pixels[y, columns] = color
 
 
+def dot(pixels: np.ndarray, at: Sequence[float], color: Sequence[int], side: int = 3) -> None:
+    """A square of pixels with its middle at x and y, in place; what lies outside is not drawn."""
+    left, top = (int(v) - side // 2 for v in at)
+    pixels[max(0, top) : max(0, top + side), max(0, left) : max(0, left + side)] = color
+
+
 def boxes(value: tuple[Tensor, ...], scene: Scene) -> np.ndarray:
     """Detections in class colours; a value is (all boxes, boxes to draw, their labels)."""
     _, boxes, labels = value

@@ -1,0 +1,156 @@
+"""The mask decoder of SAM: tokens and image look at each other, then each mask token becomes a mask.
+
+Source: Kirillov et al., "Segment Anything", ICCV 2023, section 3 and appendix A, figure 14.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.convnext import LayerNorm2d
+
+from seglib.layers.attention import MultiHeadAttention
+
+MASKS = 4
+"""Mask tokens: the first answers prompts that leave no doubt, the other three an ambiguous one."""
+
+
+class TwoWayBlock(nn.Module):
+    """Tokens attend to each other, tokens to the image, and the image to the tokens.
+
+    ::
+
+        tokens ── self-attention ── + norm ── attend to image ── + norm ── MLP ── + norm ─┬──────────────────► tokens
+        image ──────────────────────────▲─────────────────────────────────────────────────▼ attend to tokens ► image
+
+    Positions are added to queries and keys each time, never to values: of the tokens those that they had as prompts, of
+    the image those of its cells.
+
+    Args:
+        channels: channels C of tokens and image.
+        heads: number of heads.
+        hidden: channels between the two linear layers of the MLP.
+        first: whether the tokens are still the prompts themselves. Then self-attention adds no positions, which would
+            double them, and replaces the tokens.
+    """
+
+    def __init__(self, channels: int, *, heads: int, hidden: int, first: bool) -> None:
+        super().__init__()
+        self.first = first
+        self.self_attention = MultiHeadAttention(channels, heads)
+        self.self_norm = nn.LayerNorm(channels)
+        self.token_attention = MultiHeadAttention(channels, heads, hidden=channels // 2)
+        self.token_norm = nn.LayerNorm(channels)
+        self.linear1, self.linear2 = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
+        self.mlp_norm = nn.LayerNorm(channels)
+        self.image_attention = MultiHeadAttention(channels, heads, hidden=channels // 2)
+        self.image_norm = nn.LayerNorm(channels)
+
+    def forward(self, tokens: Tensor, places: Tensor, image: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """One block.
+
+        Args:
+            tokens: what the tokens know so far, ``(N, T, C)``.
+            places: positions of the tokens, ``(N, T, C)``.
+            image: cells of the image, ``(N, M, C)``; or ``(1, M, C)`` as long as they are the same for all prompts.
+            cells: positions of the cells, ``(M, C)``.
+
+        Returns:
+            The tokens ``(N, T, C)`` and the image ``(N, M, C)``.
+        """
+        if self.first:
+            tokens = self.self_norm(self.self_attention(tokens, tokens, tokens))
+        else:
+            x = tokens + places
+            tokens = self.self_norm(tokens + self.self_attention(x, x, tokens))
+        tokens = self.token_norm(tokens + self.token_attention(tokens + places, image + cells, image))
+        tokens = self.mlp_norm(tokens + self.linear2(F.relu(self.linear1(tokens))))
+        image = self.image_norm(image + self.image_attention(image + cells, tokens + places, tokens))
+        return tokens, image
+
+
+class MLP(nn.Sequential):
+    """Three linear layers with ReLU between them.
+
+    Shape: ``(…, channels)`` → ``(…, out)``.
+    """
+
+    def __init__(self, channels: int, out: int) -> None:
+        layers: list[nn.Module] = []
+        for a, b in pairwise((channels, channels, channels, out)):
+            layers += [nn.Linear(a, b), nn.ReLU()]
+        super().__init__(*layers[:-1])
+
+
+class MaskDecoder(nn.Module):
+    """Prompts and an image embedding become four masks each, and the IoU that each is expected to have.
+
+    ::
+
+        IoU token, 4 mask tokens, prompts (N, 5 + T, C) ─► two-way block ─► … ─► tokens ─ attend to image ─┬─ MLP ─► IoU
+        image embedding + map (N, C, h, w) ──────────────► two-way block ─► … ─► image ────────▲           │
+                                                                                   └─ ×2 ── ×2 ─► (N, C/8, 4h, 4w)
+                                                               mask = ⟨MLP of its token, image⟩, at every pixel ◄──┘
+
+    Nothing that costs much depends on the prompt but these few layers, and they are small.
+
+    Args:
+        channels: channels C of image embedding and tokens.
+        depth: number of two-way blocks.
+        heads: number of heads.
+        hidden: channels between the two linear layers of a block's MLP.
+
+    Raises:
+        ValueError: when C isn't a multiple of 8.
+    """
+
+    def __init__(self, channels: int, *, depth: int = 2, heads: int = 8, hidden: int = 2048) -> None:
+        super().__init__()
+        if channels % 8:
+            raise ValueError(f"channels must be a multiple of 8, which the masks' features have of them, got {channels}")
+        self.iou_token = nn.Parameter(torch.randn(1, channels))
+        self.mask_tokens = nn.Parameter(torch.randn(MASKS, channels))
+        self.blocks = nn.ModuleList(
+            TwoWayBlock(channels, heads=heads, hidden=hidden, first=i == 0) for i in range(depth)
+        )
+        self.last_attention = MultiHeadAttention(channels, heads, hidden=channels // 2)
+        self.last_norm = nn.LayerNorm(channels)
+        self.upsample = nn.Sequential(
+            nn.ConvTranspose2d(channels, channels // 4, 2, stride=2),
+            LayerNorm2d(channels // 4, eps=1e-6),
+            nn.GELU(),
+            nn.ConvTranspose2d(channels // 4, channels // 8, 2, stride=2),
+            nn.GELU(),
+        )
+        self.mask_mlps = nn.ModuleList(MLP(channels, channels // 8) for _ in range(MASKS))
+        self.iou_mlp = MLP(channels, MASKS)
+
+    def forward(self, embedding: Tensor, positions: Tensor, prompts: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode.
+
+        Args:
+            embedding: image embedding ``(1, C, h, w)`` of all prompts, or one for each ``(N, C, h, w)``.
+            positions: positions of the cells, ``(C, h, w)``.
+            prompts: tokens of the prompts, ``(N, T, C)``.
+            dense: map of the prompts, ``(1, C, h, w)`` or ``(N, C, h, w)``.
+
+        Returns:
+            Mask logits ``(N, 4, 4h, 4w)``, and the expected IoU of each, ``(N, 4)``.
+        """
+        n, (height, width) = len(prompts), embedding.shape[-2:]
+        own = torch.cat([self.iou_token, self.mask_tokens])  # (5, C)
+        places = torch.cat([own.expand(n, -1, -1), prompts], 1)  # (N, 5 + T, C)
+        image = (embedding + dense).flatten(2).mT  # (1 or N, M, C)
+        cells = positions.flatten(1).T  # (M, C)
+        tokens = places
+        for block in self.blocks:
+            tokens, image = block(tokens, places, image, cells)
+        x = tokens + self.last_attention(tokens + places, image + cells, image)
+        tokens = self.last_norm(x)  # (N, 5 + T, C)
+        features = self.upsample(image.mT.unflatten(2, (height, width)))  # (N, C/8, 4h, 4w)
+        weights = torch.stack([mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.mask_mlps)], 1)  # (N, 4, C/8)
+        masks = (weights @ features.flatten(2)).unflatten(2, features.shape[2:])  # (N, 4, 4h, 4w)
+        return masks, self.iou_mlp(tokens[:, 0])

@@ -350,7 +350,9 @@ class Prompts(_Moves):
             if value.ndim != axes[name] or (last is not None and value.shape[-1] != last):
                 raise ValueError(f"{name} of prompts have the shape {shapes[name]}, got {tuple(value.shape)}")
             if value.is_floating_point() == (name == "labels"):
-                raise ValueError(f"{name} of prompts are {'int64' if name == 'labels' else 'floats'}, got {value.dtype}")
+                raise ValueError(
+                    f"{name} of prompts are {'int64' if name == 'labels' else 'floats'}, got {value.dtype}"
+                )
         if self.points is not None and self.labels is not None and self.points.shape[:2] != self.labels.shape:
             raise ValueError(
                 f"points {tuple(self.points.shape)} need labels {tuple(self.points.shape[:2])}, got "

@@ -24,7 +24,7 @@ POINT = (21.0, 13.0)
 
 @functools.cache
 def model(vit=False):
-    torch.manual_seed(3)
+    torch.manual_seed(0)  # mask 0 has the highest predicted IoU
     if vit:
         return Sam(ImageEncoderViT(64, width=16, depth=4, heads=2, global_blocks=(1, 3), window=2, channels=16), 16,
                    image_size=64).eval()  # fmt: skip
@@ -151,6 +151,7 @@ def test_attention_is_that_of_the_mask_tokens():
 
 def test_the_answer_is_the_mask_with_the_highest_predicted_iou_of_three():
     mask, said = best(ask(model()))
+    assert ask(model()).iou.argmax() == 0  # which doesn't count
     assert state() == [layer(mask), f"Predicted IoU of the mask: {said:.2f}. True IoU: {iou(mask):.2f}."]
     assert drawing().params["truth"] == layer(target())
 

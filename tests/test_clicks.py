@@ -37,7 +37,7 @@ def test_every_pixel_of_a_mask_is_as_likely_as_any_other():
 
 def test_a_random_point_is_the_pixel_whose_number_a_uniform_number_says():
     many = torch.cat([FEW, masks("....  #..#  ...."), torch.ones(1, 3, 4, dtype=torch.bool)])
-    u = torch.rand(3, 1, generator=seeded(5), dtype=torch.float64)[:, 0].tolist()
+    u = torch.rand(3, 1, generator=seeded(5))[:, 0].tolist()
     everywhere = [(x, y) for y in range(3) for x in range(4)]
     want = [places[int(r * len(places))] for r, places in zip(u, (PIXELS, [(0, 1), (3, 1)], everywhere), strict=True)]
     assert random_points(many, seeded(5)).tolist() == [list(map(float, w)) for w in want]

@@ -110,7 +110,9 @@ class MaskDecoder(nn.Module):
     def __init__(self, channels: int, *, depth: int = 2, heads: int = 8, hidden: int = 2048) -> None:
         super().__init__()
         if channels % 8:
-            raise ValueError(f"channels must be a multiple of 8, which the masks' features have of them, got {channels}")
+            raise ValueError(
+                f"channels must be a multiple of 8, which the masks' features have of them, got {channels}"
+            )
         self.iou_token = nn.Parameter(torch.randn(1, channels))
         self.mask_tokens = nn.Parameter(torch.randn(MASKS, channels))
         self.blocks = nn.ModuleList(

@@ -247,7 +247,10 @@ class Sam(Model):
         focal, dice = mask_losses(first.logits, wanted, alpha=s.alpha)  # (N, 3) each
         best = best_of(s.focal_weight * focal + s.dice_weight * dice, focal, dice)  # (N,) each
         error = (first.iou - iou_targets(first.logits, wanted)) ** 2  # (N, 3)
-        then = (*mask_losses(later.logits, wanted, alpha=s.alpha), (later.iou - iou_targets(later.logits, wanted)) ** 2)  # (N, R) each
+        then = (
+            *mask_losses(later.logits, wanted, alpha=s.alpha),
+            (later.iou - iou_targets(later.logits, wanted)) ** 2,
+        )  # (N, R) each
         names, weights = ("focal", "dice", "iou"), (s.focal_weight, s.dice_weight, s.iou_weight)
         losses = {}
         for name, weight, at_first, afterwards in zip(names, weights, (*best, error.mean(1)), then, strict=True):
@@ -405,11 +408,12 @@ def _on_vit(image_size: int, **arguments: Any) -> Sam:
     return Sam(ImageEncoderViT(image_size, **arguments), 256, image_size=image_size)
 
 
-def sam_tiny(*, image_size: int = 256, channels: int = 64, clicks: int = 3, ambiguous: bool = True) -> Sam:
+def sam_tiny(*, image_size: int = 256, channels: int = 64, clicks: int = 2, ambiguous: bool = True) -> Sam:
     """SAM on the tiny encoder, for two CPU cores: 256 × 256 pixels, 0.8 million weights.
 
-    Its embedding has a stride of 8, so that its masks have one of 2, because the scenes' things are small; and its
-    conversations of training are shorter than the paper's.
+    Its embedding has a stride of 8, so that its masks have one of 2, because the scenes' things are small; for the same
+    reason its losses compare masks at the resolution of the image, and the focal loss counts an object's few pixels nine
+    times as much as the others. Its conversations of training are shorter than the paper's.
 
     Args:
         image_size: side of the square image in pixels.
@@ -426,7 +430,7 @@ def sam_tiny(*, image_size: int = 256, channels: int = 64, clicks: int = 3, ambi
         neck=TinyNeck(encoder, channels),
         decoder=MaskDecoder(channels, heads=4, hidden=4 * channels),
         ambiguous=ambiguous,
-        training_settings=SamTraining(objects=4, clicks=clicks, repeats=1, finer=2),
+        training_settings=SamTraining(objects=4, clicks=clicks, repeats=0, finer=2, alpha=0.9),
         everything=EverythingSettings(points_per_side=16),
         normalize=Normalize(TINY_MEAN, TINY_STD),
     )

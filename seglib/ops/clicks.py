@@ -36,13 +36,13 @@ def random_points(masks: Tensor, generator: torch.Generator | None = None) -> Te
     _check(masks)
     rows = masks.view(torch.uint8).sum(2, dtype=torch.int32).cumsum(1)  # (N, H): pixels in this row and above
     count = rows[:, -1:]  # (N, 1)
-    u = torch.rand(count.shape, generator=generator, dtype=torch.float64, device=masks.device)
-    number = (u * count).long()  # (N, 1): float64, since float32 would round u·n up to n for large n
-    y = (rows <= number).sum(1, keepdim=True).clamp(max=masks.shape[1] - 1)  # (N, 1); past the end when empty
+    u = torch.rand(count.shape, generator=generator, device=masks.device)
+    number = (u * count).long().minimum(count - 1)  # (N, 1): a product may be rounded up to n; −1 when empty
+    y = (rows <= number).sum(1, keepdim=True)  # (N, 1)
     above = torch.where(y > 0, rows.gather(1, (y - 1).clamp(min=0)), 0)  # (N, 1)
     row = masks[torch.arange(len(masks), device=masks.device), y[:, 0]]  # (N, W)
     x = (row.cumsum(1) <= number - above).sum(1, keepdim=True)  # (N, 1)
-    return torch.where(count > 0, torch.cat([x, y], 1), 0).float()
+    return torch.cat([x, y], 1).float()
 
 
 def centre_points(masks: Tensor) -> Tensor:

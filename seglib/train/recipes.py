@@ -43,6 +43,7 @@ RECIPES: dict[str, TrainConfig] = {
     "solov2_tiny": TINY_OBJECTS,
     "panoptic_fpn_tiny": TINY_OBJECTS,
     "mask2former_tiny": TINY_QUERIES,
+    "sam_tiny": TINY_QUERIES,
     "unet3d_tiny": TINY_VOLUMES,
     "unet3d": VOLUMES,
     "unet3d_paper": VOLUMES,

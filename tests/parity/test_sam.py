@@ -13,7 +13,6 @@ from torch import nn
 from seglib.layers.mask_decoder import MaskDecoder
 from seglib.layers.vit import ImageEncoderViT
 from seglib.models.sam import Sam
-from seglib.ops.rle import decode_rle
 from seglib.postprocess.everything import EverythingSettings, segment_everything
 from seglib.postprocess.prompt import Predictor, restore_logits
 from seglib.types import Prompts
@@ -155,13 +154,12 @@ SIDE = 128  # pixels; 8 × 8 tokens, and masks of 32 × 32
 
 def small():
     """Windows of 3 × 3 tokens, which don't fill the map, and one global block."""
-    encoder = ImageEncoderViT(SIDE, width=24, depth=3, heads=2, global_blocks=(1,), window=3, channels=16)
-    return Sam(encoder, 16, image_size=SIDE, decoder=MaskDecoder(16, heads=2, hidden=24))
+    encoder = ImageEncoderViT(SIDE, width=24, depth=3, heads=2, global_blocks=(1,), window=3, channels=32)
+    return Sam(encoder, 32, image_size=SIDE, decoder=MaskDecoder(32, heads=2, hidden=24))
 
 
 def random_weights(model):
     """Give every parameter a value that matters; the relative positions and some others would start at about 0."""
-    torch.manual_seed(0)
     with torch.no_grad():
         for name, value in model.named_parameters():
             if value.ndim == 1:
@@ -230,14 +228,15 @@ def official():
     """A small model of segment_anything, and ours with its weights."""
     library = pytest.importorskip("segment_anything")
     parts = library.modeling
+    torch.manual_seed(0)
     reference = parts.Sam(
         parts.ImageEncoderViT(
-            img_size=SIDE, embed_dim=24, depth=3, num_heads=2, out_chans=16, use_rel_pos=True, window_size=3,
+            img_size=SIDE, embed_dim=24, depth=3, num_heads=2, out_chans=32, use_rel_pos=True, window_size=3,
             global_attn_indexes=(1,), norm_layer=functools.partial(nn.LayerNorm, eps=1e-6),
         ),
-        parts.PromptEncoder(16, (SIDE // 16, SIDE // 16), (SIDE, SIDE), 16),
+        parts.PromptEncoder(32, (SIDE // 16, SIDE // 16), (SIDE, SIDE), 16),
         parts.MaskDecoder(
-            transformer_dim=16, transformer=parts.TwoWayTransformer(2, 16, 2, 24), iou_head_hidden_dim=16
+            transformer_dim=32, transformer=parts.TwoWayTransformer(2, 32, 2, 24), iou_head_hidden_dim=32
         ),
     ).eval()  # fmt: skip
     random_weights(reference)
@@ -267,24 +266,25 @@ def test_answers_are_those_of_segment_anything(prompt, several):
         else:
             torch.testing.assert_close(mine, wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
     share = float(answer.masks.float().mean())
-    assert 0.05 < share < 0.95  # not masks of nothing or everything, which are easily equal
+    assert 0.01 < share < 0.99  # masks of nothing or everything would be equal easily
 
 
 @functools.cache
 def transformers():
     """A small SamModel of Transformers, and ours with its weights."""
     library = pytest.importorskip("transformers")
-    sizes = {"image_size": SIDE, "hidden_size": 16}
+    sizes = {"image_size": SIDE, "hidden_size": 32}
     config = library.SamConfig(
         vision_config=library.SamVisionConfig(
-            hidden_size=24, output_channels=16, num_hidden_layers=3, num_attention_heads=2, image_size=SIDE,
-            window_size=3, global_attn_indexes=[1], num_pos_feats=8, mlp_dim=96,
+            hidden_size=24, output_channels=32, num_hidden_layers=3, num_attention_heads=2, image_size=SIDE,
+            window_size=3, global_attn_indexes=[1], num_pos_feats=16, mlp_dim=96,
         ),
         prompt_encoder_config=library.SamPromptEncoderConfig(**sizes),
         mask_decoder_config=library.SamMaskDecoderConfig(
-            hidden_size=16, mlp_dim=24, num_attention_heads=2, iou_head_hidden_dim=16
-        ),
+            hidden_size=32, mlp_dim=24, num_attention_heads=2, iou_head_hidden_dim=32, layer_norm_eps=1e-5
+        ),  # the norms of the official decoder have 1e-5, too; Transformers' have 1e-6 when nothing is said
     )  # fmt: skip
+    torch.manual_seed(0)
     reference = library.SamModel(config).eval()
     random_weights(reference)
     return library, reference, loaded(reference.state_dict(), convert_transformers)
@@ -337,5 +337,5 @@ def test_weights_of_something_else_are_refused():
     state = {k: v for k, v in setup()[0].state.items() if "point_embeddings.2" not in k}
     with pytest.raises(ValueError, match=r"lack prompt_encoder\.meaning\.2; convert a whole checkpoint"):
         convert_sam(state)
-    with pytest.raises(ValueError, match="'image_encoder.trunk.0.weight' is unknown: these aren't the weights of SAM"):
-        convert_sam({"image_encoder.trunk.0.weight": torch.zeros(1)} | {"backbone.x": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"'backbone\.conv1\.weight' is unknown: these aren't the weights of SAM"):
+        convert_sam({"backbone.conv1.weight": torch.zeros(1)})

@@ -20,6 +20,7 @@ from seglib.book.exercises import (
     ch16,
     ch17,
     ch18,
+    ch19,
 )
 
 CHECKS: dict[str, Exercise] = {
@@ -41,5 +42,6 @@ CHECKS: dict[str, Exercise] = {
     **ch16.EXERCISES,
     **ch17.EXERCISES,
     **ch18.EXERCISES,
+    **ch19.EXERCISES,
 }
 """Name of an exercise, such as ``"ch02.dice"``, → the exercise."""

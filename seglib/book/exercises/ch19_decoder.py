@@ -213,7 +213,9 @@ def _trained_through(attempt: Callable[..., Any]) -> None:
             )
 
         def probes(first: bool = first) -> Mapping[str, tuple[Any, ...]]:
-            layer, *tensors, _ = _blocks_to_run()["the first block" if first else "a later block, codes of cells for each prompt"]
+            layer, *tensors, _ = _blocks_to_run()[
+                "the first block" if first else "a later block, codes of cells for each prompt"
+            ]
             return {"": (*tensors, layer)}
 
         trains_all(tensors_first(two_way), probes, [_CUT.format(p) for p in _PARTS])(tensors_first(attempt))

@@ -152,8 +152,9 @@ STABILITY = Exercise(
             "That is the Dice of the two masks. The score is their IoU.",
         ),
         "one_number": (
-            lambda logits, threshold, offset: (logits > threshold + offset).sum()
-            / (logits > threshold - offset).sum().clamp(min=1),
+            lambda logits, threshold, offset: (
+                (logits > threshold + offset).sum() / (logits > threshold - offset).sum().clamp(min=1)
+            ),
             "You count the pixels of all masks together. Each mask has a score of its own.",
         ),
         "mean": (
@@ -165,8 +166,9 @@ STABILITY = Exercise(
             "Those are percentages. A score lies between 0 and 1.",
         ),
         "of_rows": (
-            lambda logits, threshold, offset: (logits > threshold + offset).sum(1)
-            / (logits > threshold - offset).sum(1).clamp(min=1),
+            lambda logits, threshold, offset: (
+                (logits > threshold + offset).sum(1) / (logits > threshold - offset).sum(1).clamp(min=1)
+            ),
             "You count along one axis. Count over height and width.",
         ),
     },
@@ -243,7 +245,9 @@ def _raises_without_masks(masks: Tensor) -> Tensor:
 
 
 def _by_argmin(masks: Tensor) -> Tensor:
-    area = torch.cat([masks.new_full((1, *masks.shape[1:]), False, dtype=torch.int64) + 10**9, 10**9 - 0 * masks.long()])
+    area = torch.cat(
+        [masks.new_full((1, *masks.shape[1:]), False, dtype=torch.int64) + 10**9, 10**9 - 0 * masks.long()]
+    )
     area[1:][masks] = _areas(masks)[:, None, None].expand(masks.shape)[masks]
     return area.argmin(0) - 1  # plane 0 stands for no mask
 
@@ -295,7 +299,9 @@ def _masks() -> Mapping[str, tuple[Tensor]]:
         "masks of one area": (boxes((0, 0, 4, 3), (2, 1, 6, 4), (3, 2, 7, 5)),),
         "a ring and a box across it": (torch.cat([boxes((1, 1, 6, 6)), ring]),),
         "an empty mask": (torch.cat([empty, boxes((1, 1, 4, 4)), empty, boxes((3, 3, 5, 4))]),),
-        "a small mask that is hidden by a smaller one": (boxes((2, 2, 5, 4), (1, 1, 5, 4), (2, 2, 4, 4), (4, 2, 8, 6)),),
+        "a small mask that is hidden by a smaller one": (
+            boxes((2, 2, 5, 4), (1, 1, 5, 4), (2, 2, 4, 4), (4, 2, 8, 6)),
+        ),
         "five random masks": (F.max_pool2d(torch.rand(5, 7, 9, generator=draw), 3, 1, 1) > 0.9,),
         "one mask": (boxes((0, 0, 9, 7)),),
         "no mask": (empty[:0],),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from operator import truediv
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 
 from seglib.book.exercise import Exercise
 from seglib.book.exercises.verify import trains_all
+from seglib.ops.geometry import Geometry
+from seglib.postprocess.prompt import restore_logits
 
 # Piece 1: positions --------------------------------------------------------------------------------------------------
 
@@ -448,9 +451,11 @@ TOKENS = Exercise(
 # There and back ------------------------------------------------------------------------------------------------------
 
 
-def frame(points: Tensor, logits: Tensor, size: Sequence[int], side: int) -> tuple[Tensor, Tensor]:
+def frame(points: Tensor, logits: Tensor, size: tuple[int, int], side: int) -> tuple[Tensor, Tensor]:
     """Points ``(P, 2)`` in pixels of an image in the model's frame, and low logits ``(h, w)`` as the image's mask."""
-    return _frame(points, logits, size, side)
+    height, width = Geometry("letterbox", side).model_size(size)
+    mask = restore_logits(logits[None, None], (height, width), size, side)[0, 0] > 0
+    return points * torch.tensor([width / size[1], height / size[0]]), mask
 
 
 def _resized(size: Sequence[int], side: int, whole: Callable[[float], int] = lambda x: int(x + 0.5)) -> list[int]:
@@ -468,9 +473,9 @@ def _frame(
     side: int,
     *,
     whole: Callable[[float], int] = lambda x: int(x + 0.5),
-    scale: Callable[[Sequence[int], Sequence[int], int], list[float]] = lambda size, new, side: [
-        n / old for n, old in zip(new, size, strict=True)
-    ],
+    scale: Callable[[Sequence[int], Sequence[int], int], list[float]] = lambda size, new, side: list(
+        map(truediv, new, size)
+    ),
     moved: Callable[[Tensor, Tensor], Tensor] = lambda points, scale: points * scale,
     before: Callable[[Tensor], Tensor] = lambda z: z,
     between: Callable[[Tensor], Tensor] = lambda z: z,
@@ -494,20 +499,20 @@ _UNCROPPED: dict[str, Any] = {"crop": lambda z, new: z}
 _EARLY: dict[str, Any] = {"before": lambda z: (z > 0).float()}
 
 
-def _by_ones(points: Tensor, logits: Tensor, size: Sequence[int], side: int) -> tuple[Tensor, Tensor]:
+def _by_ones(points: Tensor, logits: Tensor, size: tuple[int, int], side: int) -> tuple[Tensor, Tensor]:
     """Resized from the crop of the low logits, without going through the frame."""
     h, w = (-(-n * m // side) for n, m in zip(_resized(size, side), logits.shape, strict=True))
     return frame(points, logits, size, side)[0], _bilinear(logits[:h, :w], size) > 0
 
 
-def _padded_all_round(points: Tensor, logits: Tensor, size: Sequence[int], side: int) -> tuple[Tensor, Tensor]:
+def _padded_all_round(points: Tensor, logits: Tensor, size: tuple[int, int], side: int) -> tuple[Tensor, Tensor]:
     new = _resized(size, side)
     top, left = ((side - n) // 2 for n in new)
     cropped = _bilinear(logits, (side, side))[top : top + new[0], left : left + new[1]]
     return frame(points, logits, size, side)[0] + torch.tensor([left, top]), _bilinear(cropped, size) > 0
 
 
-def _frame_numpy(points: Tensor, logits: Tensor, size: Sequence[int], side: int) -> tuple[np.ndarray, np.ndarray]:
+def _frame_numpy(points: Tensor, logits: Tensor, size: tuple[int, int], side: int) -> tuple[np.ndarray, np.ndarray]:
     def resize(z: np.ndarray, size: Sequence[int]) -> np.ndarray:
         for axis, m in enumerate(size):
             n = z.shape[axis]
@@ -532,7 +537,7 @@ def _frame_in_place(points: Tensor, logits: Tensor, size: Sequence[int], side: i
     return [points, z[0, 0].sign().clamp(min=0).bool()]
 
 
-def _frame_by_points(points: Tensor, logits: Tensor, size: Sequence[int], side: int) -> tuple[Tensor, Tensor]:
+def _frame_by_points(points: Tensor, logits: Tensor, size: tuple[int, int], side: int) -> tuple[Tensor, Tensor]:
     longest = max(size)
     new = [(2 * n * side + longest) // (2 * longest) for n in size]
     moved = torch.tensor([[x * new[1] / size[1], y * new[0] / size[0]] for x, y in points.tolist()]).view(-1, 2)
@@ -607,7 +612,7 @@ FRAME = Exercise(
             "Your points are still in pixels of the original. Scale them.",
         ),
         "inverted": (
-            _frames(scale=lambda size, new, side: [old / n for n, old in zip(new, size, strict=True)]),
+            _frames(scale=lambda size, new, side: list(map(truediv, size, new))),
             "Your factor is upside down: new size / old size.",
         ),
         "axes_swapped": (

@@ -16,8 +16,7 @@ from seglib.metrics.clicks import number_of_clicks
 
 # Six numbers ---------------------------------------------------------------------------------------------------------
 
-_TOKENS_OF_BOX, _TOKENS_OF_POINT, _PIXELS, _PADDING, _POINTS, _ENCODINGS = 5 + 2 + 2, 5 + 1 + 1, 160.5, 16.408, 2048, 1
-_NUMBERS = (_TOKENS_OF_BOX, _TOKENS_OF_POINT, _PIXELS, _PADDING, _POINTS, _ENCODINGS)
+_NUMBERS = (5 + 2 + 2, 5 + 1 + 1, 100 * 1024 / 640 + 0.5, 100 * (1 - 64**2 / 70**2), 32**2 + 4 * 16**2, 1)
 
 
 def _but(place: int, value: float) -> tuple[float, ...]:
@@ -28,17 +27,16 @@ def _but(place: int, value: float) -> tuple[float, ...]:
 PREDICT = Exercise(
     solution=_NUMBERS,
     wrong={
-        "box_is_one_token": (_but(0, 8), "Question 1: a box is two tokens, or one of the five output tokens is missing."),
+        "box_is_one_token": (
+            _but(0, 8),
+            "Question 1: a box is two tokens, or one of the five output tokens is missing.",
+        ),
         "prompt_alone": (_but(0, 4), "Question 1: the decoder has five tokens of its own beside those of the prompt."),
         "masks_alone": (_but(0, 3), "Question 1: the prompt has two points and a box of two corners, beside the five."),
         "padding_with_a_box": (_but(0, 10), 'Question 1: with a box there is no "no point" token.'),
         "no_padding": (_but(1, 6), 'Question 2: without a box there is one more token: "no point".'),
         "point_alone": (_but(1, 2), "Question 2: the decoder has five tokens of its own beside those of the prompt."),
         "one_token": (_but(1, 1), 'Question 2: five output tokens and "no point" are missing.'),
-        "four_masks": (
-            _but(0, 7.5),
-            "Question 1 asks for a number of tokens.",
-        ),
         "no_half": (_but(2, 160), "Question 3: the ½ is missing. It is added in the frame, after scaling."),
         "half_before": (_but(2, 160.8), "Question 3: you add ½ before scaling. It is added in the frame."),
         "not_scaled": (_but(2, 100.5), "Question 3: the click is in pixels of the photo. Scale it to the frame first."),
@@ -60,13 +58,18 @@ PREDICT = Exercise(
         "number_of_cells": (_but(3, 804), "Question 4 asks for percent of all cells in the windows, not for a number."),
         "full_grids": (_but(4, 5 * 1024), "Question 5: in the crops half as many points lie on each side: 16 · 16."),
         "one_crop": (_but(4, 1024 + 256), "Question 5: there are four crops."),
-        "no_crops": (_but(4, 1024), "Question 5: the points of the four crops are missing."),
-        "crops_alone": (_but(4, 1024.0 * 2 - 1), "Question 5: count the points of the grids, image and crops."),
+        "no_crops": (
+            _but(4, 1024),
+            "Question 5: a part is missing. The grid of the image and those of the four crops count.",
+        ),
         "half_the_points": (
             _but(4, 1024 + 4 * 512),
             "Question 5: half as many points on *each side* are a quarter of the points.",
         ),
-        "for_each_user": (_but(5, 30), "Question 6: the embedding does not depend on who asks. One photo, one encoding."),
+        "for_each_user": (
+            _but(5, 30),
+            "Question 6: the embedding does not depend on who asks. One photo, one encoding.",
+        ),
         "for_each_click": (
             _but(5, 120),
             "Question 6: the clicks enter after the encoder. Only the decoder runs 120 times.",
@@ -212,7 +215,7 @@ SCORES = Exercise(
         ),
         "one_for_never": (
             _counts(number=lambda r: r.int().argmax(1) + 1),
-            "`argmax` of a row without True is 0, so an object that never reaches the goal counts as 1. It counts as K.",
+            "`argmax` of a row without True is 0: an object that never reaches the goal counts as 1. It counts as K.",
         ),
         "zero_for_never": (
             _counts(number=lambda r: torch.where(r.any(1), r.int().argmax(1) + 1, 0)),
@@ -257,7 +260,7 @@ SCORES = Exercise(
         "each": (_counts(total=lambda c: c), "You return the clicks of each object. Return their mean."),
         "best_so_far": (
             _counts(curve=lambda ious: ious.cummax(1).values.mean(0)),
-            "You take the best IoU so far. After k clicks the mask of click k counts, even if an earlier one was better.",
+            "You take the best IoU so far. After k clicks the mask of click k counts, even if one before was better.",
         ),
         "of_objects": (
             _counts(curve=lambda ious: ious.mean(1)),
@@ -299,7 +302,7 @@ SCORES = Exercise(
     },
     right={"NumPy": _scores_numpy, "loops": _scores_by_loops, "in place": _scores_in_place},
     probes=_curves,
-    hint="The mean over objects for each click; and the first click with IoU ≥ goal, K if there is none, then the mean.",
+    hint="Mean over objects for each click; and the first click with IoU ≥ goal, K if there is none, then the mean.",
     sketch="""
         reached = ious >= ...                                # (N, K)
         reached[:, ...] = True                               # never: K clicks

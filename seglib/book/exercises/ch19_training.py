@@ -423,7 +423,7 @@ def _click_in_torch(predicted: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros(2), torch.tensor(-1)
     height, width = wanted.shape
     n = height * width
-    # the first pixel of a component in reading order has the largest number; missed pixels come before false ones
+    # the first pixel of a component in reading order has the largest number; missed pixels come before extra ones
     numbers = torch.arange(2 * n, 0, -1.0).view(2, 1, height, width)
     inside = torch.stack([wrong & wanted, wrong & ~wanted])[:, None]  # (2, 1, H, W)
     ids = numbers * inside
@@ -494,7 +494,7 @@ def _errors() -> Mapping[str, tuple[Tensor, Tensor]]:
                 oooo.....
                 ........x
             """,
-            "missed and false pixels that touch": """
+            "missed and extra pixels that touch": """
                 ............
                 ..oooxxxx...
                 ..oooxxxx...
@@ -503,7 +503,7 @@ def _errors() -> Mapping[str, tuple[Tensor, Tensor]]:
                 ..oooxxxx...
                 ............
             """,
-            "many small misses, one large false region": """
+            "many small misses, one large extra region": """
                 oo.oo.oo.oo
                 oo.oo.oo.oo
                 .........oo
@@ -532,7 +532,7 @@ def _errors() -> Mapping[str, tuple[Tensor, Tensor]]:
                 ..oo....xx..
                 ..oo....xx..
             """,
-            "a missed and a false region of one size": """
+            "a missed and a extra region of one size": """
                 .oo...xx.
                 .oo...xx.
                 .........
@@ -623,7 +623,7 @@ CLICK = Exercise(
         ),
         "one_error": (
             _nexts(regions=lambda p, w: [p ^ w]),
-            "You join missed and false pixels to one component. Each sort has components of its own.",
+            "You join missed and extra pixels to one component. Each sort has components of its own.",
         ),
         "no_components": (
             _nexts(
@@ -634,7 +634,7 @@ CLICK = Exercise(
         ),
         "whole_sort": (
             _nexts(regions=_larger_sort, components=lambda r: [r] if r.any() else []),
-            "You take all missed pixels, or all false ones, as one region. Take the largest connected component.",
+            "You take all missed pixels, or all extra ones, as one region. Take the largest connected component.",
         ),
         "components_of_the_larger_sort": (
             _nexts(regions=_larger_sort),
@@ -642,15 +642,15 @@ CLICK = Exercise(
         ),
         "missed_first": (
             _nexts(regions=_missed_if_any),
-            "You look at false pixels only when none is missed. The largest component of both sorts wins.",
+            "You look at extra pixels only when none is missed. The largest component of both sorts wins.",
         ),
         "false_first": (
             _nexts(regions=_false_if_any),
-            "You look at missed pixels only when none is false. The largest component of both sorts wins.",
+            "You look at missed pixels only when none is extra. The largest component of both sorts wins.",
         ),
         "missed_alone": (
             _nexts(regions=lambda p, w: [w & ~p]),
-            "You never click on false pixels. They are errors, too, with the label 0.",
+            "You never click on extra pixels. They are errors, too, with the label 0.",
         ),
         "false_alone": (
             _nexts(regions=lambda p, w: [p & ~w]),
@@ -671,11 +671,11 @@ CLICK = Exercise(
         ),
         "reading_order": (
             _nexts(choose=_in_reading_order),
-            "Of components of one size you take the first in reading order. Missed ones come before false ones.",
+            "Of components of one size you take the first in reading order. Missed ones come before extra ones.",
         ),
         "false_of_equals": (
             _nexts(regions=lambda p, w: [p & ~w, w & ~p]),
-            "Of components of one size you take a false one. Missed ones come first.",
+            "Of components of one size you take an extra one. Missed ones come first.",
         ),
         "centre_of_mass": (
             _nexts(centre=_mean_of),
@@ -691,7 +691,7 @@ CLICK = Exercise(
         ),
         "middle_in_order": (
             _nexts(centre=_middle_in_order),
-            "You take the middle one of the component's pixels in reading order. Take the one furthest from its border.",
+            "You take the middle pixel of the component in reading order. Take the one furthest from the border.",
         ),
         "chessboard": (
             _nexts(centre=lambda m: _deepest(m, _chessboard)),
@@ -711,7 +711,7 @@ CLICK = Exercise(
         ),
         "joint_border": (
             _joint_border,
-            "You measure the distance inside all wrong pixels. Where missed and false pixels touch, there is a border.",
+            "You measure the distance inside all wrong pixels. Where missed and extra pixels touch, there is a border.",
         ),
         "last_deepest": (
             _nexts(centre=_last_deepest),
@@ -783,7 +783,7 @@ CLICK = Exercise(
     },
     probes=_errors,
     run=_flat,
-    hint="Components of missed and of false pixels apart, the largest one; in it the pixel furthest from the border.",
+    hint="Components of missed and of extra pixels apart, the largest one; in it the pixel furthest from the border.",
     sketch="""
         best, label = None, -1
         for region, its_label in [(wanted & ~predicted, ...), (predicted & ~wanted, ...)]:

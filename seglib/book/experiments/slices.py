@@ -40,7 +40,8 @@ class Slices(Dataset[Sample]):
         if volumes < 1:
             raise ValueError(f"the number of volumes must be positive, got {volumes}")
         cases = Volumes(volumes, split=split)
-        slices = [_slice(cases[i], z) for i in range(volumes) for z in range(1, cases.size[0], 4)]
+        drawn = (cases[i] for i in range(volumes))
+        slices = [_slice(case, z) for case in drawn for z in range(1, cases.size[0], 4)]
         self._samples = [s for s in slices if len(objects_of(s))]
         self._resize = ResizeToGeometry(geometry) if geometry is not None else None
 

@@ -1,8 +1,8 @@
 """SAM, the Segment Anything Model (Kirillov et al., "Segment Anything", ICCV 2023).
 
-A prompt asks for one mask: by clicks, by a box, by a mask to go on from. A large encoder looks at the image once, without
-knowing the prompt; a small decoder answers each prompt from what the encoder saw. A click can mean several things, so
-the decoder gives three masks and says which it believes in. There are no classes.
+A prompt asks for one mask: by clicks, by a box, by a mask to go on from. A large encoder looks at the image once,
+without knowing the prompt; a small decoder answers each prompt from what the encoder saw. A click can mean several
+things, so the decoder gives three masks and says which it believes in. There are no classes.
 
 ::
 
@@ -12,14 +12,13 @@ the decoder gives three masks and says which it believes in. There are no classe
                                       └─ map (N, C, h, w) ──────────────────────►      │
                                                                      masks (N, 4, 4h, 4w), expected IoU (N, 4)
 
-The paper's training is a conversation (section 3 and appendix A): the first prompt is a click or a box, each later one a
-click where the last mask was wrong, with that mask as a prompt beside it. Of the three masks for an ambiguous prompt
+The paper's training is a conversation (section 3 and appendix A): the first prompt is a click or a box, each later one
+a click where the last mask was wrong, with that mask as a prompt beside it. Of the three masks for an ambiguous prompt
 only the best one is trained, so that they may differ; the IoU head learns from all.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -87,8 +86,8 @@ class SamOutput:
     """What SAM answers to the prompts of a batch.
 
     Attributes:
-        first: the answers to the first prompt about each of N objects, ``(N, 3, …)``; ``(N, 1, …)`` of a model that takes
-            no prompt for ambiguous.
+        first: the answers to the first prompt about each of N objects, ``(N, 3, …)``; ``(N, 1, …)`` of a model that
+            takes no prompt for ambiguous.
         later: the one answer of each of R later rounds, ``(N, R, …)``; R = 0 without targets.
         image: index of each prompt's image in the batch, ``(N,)`` int64.
         instance: index of the object that each prompt asks for within its image, ``(N,)`` int64; −1 for none.
@@ -412,8 +411,8 @@ def sam_tiny(*, image_size: int = 256, channels: int = 64, clicks: int = 2, ambi
     """SAM on the tiny encoder, for two CPU cores: 256 × 256 pixels, 0.8 million weights.
 
     Its embedding has a stride of 8, so that its masks have one of 2, because the scenes' things are small; for the same
-    reason its losses compare masks at the resolution of the image, and the focal loss counts an object's few pixels nine
-    times as much as the others. Its conversations of training are shorter than the paper's.
+    reason its losses compare masks at the resolution of the image, and the focal loss counts an object's few pixels
+    nine times as much as the others. Its conversations of training are shorter than the paper's.
 
     Args:
         image_size: side of the square image in pixels.

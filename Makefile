@@ -58,9 +58,9 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 			--encoder chapters/weights/fcn_tiny.safetensors --out runs/$$model && $(STORE) || exit 1; \
 	done
 	model=sam_tiny; $(BIN)/python -m seglib.book.experiments.sam_weights --small-steps 2500 --steps 1000 \
-		--encoder chapters/weights/condinst_tiny.safetensors --out runs/$$model && $(STORE) --images 40
+		--encoder chapters/weights/condinst_tiny.safetensors --out runs/$$model && $(STORE) --images 30
 	model=sam_tiny_levels; $(BIN)/python -m seglib.book.experiments.sam_weights --small-steps 1200 --steps 300 \
-		--levels object group class --weights chapters/weights/sam_tiny.safetensors --out runs/$$model && $(STORE) --images 40
+		--levels object group class --weights chapters/weights/sam_tiny.safetensors --out runs/$$model && $(STORE) --images 30
 	for model in unet3d_tiny nnunet_tiny; do \
 		$(BIN)/seglib train $$model --data volumes --steps 2000 --eval-every 500 --out runs/$$model && $(STORE) || exit 1; \
 	done
@@ -99,8 +99,8 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 	$(EXPERIMENT) sam_ambiguity --seeds 3 --steps 250 --scenes 1000 --out chapters/results/sam_ambiguity.json
 	$(EXPERIMENT) sam_unseen --seeds 3 --steps 250 --scenes 1000 --out chapters/results/sam_unseen.json
 	$(EXPERIMENT) sam_decoder --seeds 3 --steps 80 --scenes 8 --out chapters/results/sam_decoder.json
-	$(EXPERIMENT) sam_clicks --seeds 1 --steps 1000 --scenes 200 --out chapters/results/sam_clicks.json
-	$(EXPERIMENT) sam_limits --seeds 1 --steps 1000 --scenes 200 --out chapters/results/sam_limits.json
+	$(EXPERIMENT) sam_clicks --seeds 1 --steps 1000 --scenes 80 --out chapters/results/sam_clicks.json
+	$(EXPERIMENT) sam_limits --seeds 1 --steps 1000 --scenes 100 --out chapters/results/sam_limits.json
 ifdef HIPPOCAMPUS
 	$(BIN)/seglib train unet3d_tiny --data msd --root $(HIPPOCAMPUS) --steps 1000 --out runs/msd_hippocampus && \
 		$(BIN)/python -m seglib.book.experiments.from_run runs/msd_hippocampus --root $(HIPPOCAMPUS) \

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -175,23 +174,23 @@ def test_everything_in_a_folder_of_photos(folder, sam, tmp_path, capsys, monkeyp
         "stability_score": 1, "point_coords": [[32, 12]], "crop_box": [0, 0, 96, 72],
     }  # fmt: skip
     assert second["crop_box"] == [48, 36, 48, 36] and second["stability_score"] == pytest.approx(0.96)
-    ((image, settings),) = asked
+    image, settings = asked[0]
     assert torch.equal(image, torch.from_numpy(np.array(Image.open(photos / "a.png"))).permute(2, 0, 1))
     assert settings == EverythingSettings(7, iou_threshold=0.5, stability_threshold=0.6, crop_layers=1, min_area=9)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.png"]
     overlay = np.asarray(Image.open(tmp_path / "out" / "a.png"))
     changed = torch.from_numpy((overlay != np.asarray(Image.open(photos / "a.png"))).any(-1))
     assert torch.equal(changed, found.instances.masks.any(0))
+    assert seglib("masks", photos / "a.png", "--weights", sam, "--json")[0] == 0
+    assert asked[1][1] == load_model(sam).everything == EverythingSettings(16)  # the model's own
 
 
-def test_everything_is_what_the_library_finds_with_the_settings_of_the_model(photo, sam, tmp_path, capsys):
-    lenient = ["--iou", -1000, "--stability", 0]  # an untrained model has no good masks
+def test_everything_is_what_the_library_finds(photo, sam, capsys):
+    lenient = ["--iou", -1000, "--stability", 0, "--points-per-side", 3]  # an untrained model has no good masks
     code, printed = seglib("masks", photo, "--weights", sam, *lenient, "--json", capsys=capsys)
     assert code == 0, printed.err
-    net = load_model(sam)
-    assert net.everything.points_per_side == 16  # not the 32 of a large SAM
-    rules = replace(net.everything, iou_threshold=-1000, stability_threshold=0)
-    found = segment_everything(net, (read_image(photo) * 255).round().to(torch.uint8), rules)
+    rules = EverythingSettings(3, iou_threshold=-1000, stability_threshold=0)
+    found = segment_everything(load_model(sam), (read_image(photo) * 255).round().to(torch.uint8), rules)
     assert len(found) > 0 and torch.equal(masks_of(json.loads(printed.out)), found.instances.masks)
 
 
@@ -262,7 +261,7 @@ def test_weights_without_a_class_table_are_scored_on_any_dataset(sam, capsys, mo
     code, printed = seglib("eval", "--weights", sam, "--data", "scenes", "--split", "val", "--json", capsys=capsys)
     assert code == 0, printed.err
     scores = json.loads(printed.out)
-    assert 0 <= scores["miou_at_1"] < 1 and scores["images"] == 2
+    assert 0 <= scores["miou_at_1"] < 1 and scores["images"] == 1
     assert "object" not in scores["class_miou_at_1"] and scores["objects"]  # by the classes of scenes
 
 
@@ -281,7 +280,7 @@ def test_training_keeps_the_frame_of_the_model_and_draws_scenes_that_fill_it(tmp
 @pytest.mark.slow
 def test_a_trained_model_is_scored_as_its_training_scored_it(tmp_path, capsys, monkeypatch):
     short(monkeypatch)
-    how = ["--steps", 2, "--batch-size", 1, "--out", tmp_path / "r", "--json"]
+    how = ["--steps", 1, "--batch-size", 1, "--out", tmp_path / "r", "--json"]
     code, printed = seglib("train", "sam_tiny", "--data", "scenes", *how, capsys=capsys)
     assert code == 0, printed.err
     scores = json.loads(printed.out)
@@ -293,7 +292,7 @@ def test_a_trained_model_is_scored_as_its_training_scored_it(tmp_path, capsys, m
 
 def short(monkeypatch):
     """Make the splits of scenes short."""
-    monkeypatch.setattr("seglib.data.catalog.SCENES_LENGTH", {"train": 4, "val": 2, "test": 2})
+    monkeypatch.setattr("seglib.data.catalog.SCENES_LENGTH", {"train": 2, "val": 1, "test": 1})
 
 
 def test_class_tables_of_files_are_read_back(sam, photo, tmp_path, capsys):

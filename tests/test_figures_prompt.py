@@ -353,7 +353,7 @@ def test_the_figure_fits_a_phone_follows_the_mode_and_has_no_serious_finding(sho
 def test_a_click_follows_mouse_and_keys(show):
     visit = show(width=800)
     page, model = visit.page, discs().params["models"][0]
-    assert stage(page).get_attribute("aria-valuetext") == "Click in column 1, row 1 of 4: car"
+    assert stage(page).get_attribute("aria-valuetext") == "Click: column 1, row 1: car"
 
     def said(i):
         return [
@@ -370,7 +370,7 @@ def test_a_click_follows_mouse_and_keys(show):
     stage(page).focus()
     page.keyboard.press("ArrowRight")  # no further
     page.keyboard.press("ArrowUp")
-    assert stage(page).get_attribute("aria-valuetext") == "Click in column 4, row 3 of 4: no object"
+    assert stage(page).get_attribute("aria-valuetext") == "Click: column 4, row 3: no object"
     assert notes(page) == ["predicted 0.60, no true IoU", "predicted 0.70, no true IoU", "predicted 0.75, no true IoU"]
     assert page.locator(".status").inner_text().startswith("No object lies under the click")
     for key in ("ArrowLeft", "ArrowLeft", "ArrowUp"):

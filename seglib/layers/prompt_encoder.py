@@ -23,7 +23,7 @@ class FourierPosition(nn.Module):
 
     .. math:: \sin(2\pi\, (2p - 1)\, W), \quad \cos(2\pi\, (2p - 1)\, W)
 
-    with the point p = (x, y) in shares of the image and W ``(2, C/2)`` drawn once from a normal distribution, then kept.
+    with the point p = (x, y) in shares of the image, and W ``(2, C/2)`` drawn once from a normal distribution.
 
     Args:
         channels: channels C, an even number.

@@ -7,8 +7,8 @@ With :math:`\text{IoU}_{ik}` the IoU of the mask of object i after k clicks and 
     \text{mIoU@}k = \frac{1}{N} \sum_i \text{IoU}_{ik} \qquad
     \text{NoC@}t = \frac{1}{N} \sum_i \min \{k : \text{IoU}_{ik} \ge t, \text{ or } k = K\}
 
-NoC, the number of clicks, counts an object that K clicks don't bring to t as K. Its value depends on K, and the share of
-objects that come to t stands beside it. Every object counts alike, whatever its size, image or class.
+NoC, the number of clicks, counts an object that K clicks don't bring to t as K. Its value depends on K, and the share
+of objects that come to t stands beside it. Every object counts alike, whatever its size, image or class.
 
 Source: Kirillov et al., "Segment Anything", ICCV 2023, section 7.1; Sofiiuk et al., "f-BRS", CVPR 2020, section 4.
 """

@@ -240,8 +240,7 @@ class Sam(Model):
         s = self.training_settings
         wanted = self._wanted(out, targets)  # (N, h, w)
         first, later = (
-            PromptOutput(F.interpolate(a.logits, wanted.shape[1:], mode="bilinear"), a.iou)  # (N, M, h, w)
-            for a in (out.first, out.later)
+            PromptOutput(_resized(a.logits, wanted.shape[1:]), a.iou) for a in (out.first, out.later)  # (N, M, h, w)
         )
         focal, dice = mask_losses(first.logits, wanted, alpha=s.alpha)  # (N, 3) each
         best = best_of(s.focal_weight * focal + s.dice_weight * dice, focal, dice)  # (N,) each
@@ -350,11 +349,10 @@ class Sam(Model):
 
     def _at_image_size(self, logits: Tensor, size: Size) -> Tensor:
         """Logits ``(N, h, w)`` at the resolution of the batch, ``(N, H, W)``."""
-        square = F.interpolate(logits[:, None], (self.image_size, self.image_size), mode="bilinear")[:, 0]
-        return square[:, : size[0], : size[1]]
+        return _resized(logits[:, None], (self.image_size, self.image_size))[:, 0, : size[0], : size[1]]
 
     def _wanted(self, out: SamOutput, targets: Targets) -> Tensor:
-        """How much of each cell of the losses' grid its object covers, ``(N, h, w)`` float."""
+        """Whether its object covers more than half of each cell of the losses' grid, ``(N, h, w)`` bool."""
         if targets.instances is None:
             raise ValueError("the targets have no `instances`; train on a dataset whose samples carry them")
         cell = max(1, self.image_size // (self.mask_size * self.training_settings.finer))
@@ -363,7 +361,7 @@ class Sam(Model):
             masks = found.masks[out.instance[out.image == i]]
             height, width = masks.shape[-2:]
             square = F.pad(masks, (0, self.image_size - width, 0, self.image_size - height))
-            parts.append(F.avg_pool2d(square.float()[:, None], cell)[:, 0])
+            parts.append(F.avg_pool2d(square.float()[:, None], cell)[:, 0] > 0.5)
         order = torch.cat([(out.image == i).nonzero()[:, 0] for i in range(len(targets.instances))])
         return torch.cat(parts)[order.argsort()]
 
@@ -374,6 +372,12 @@ def _with_click(prompts: Prompts, points: Tensor, labels: Tensor) -> Prompts:
     if prompts.points is not None and prompts.labels is not None:
         points, labels = torch.cat([prompts.points, points], 1), torch.cat([prompts.labels, labels], 1)
     return replace(prompts, points=points, labels=labels)
+
+
+def _resized(logits: Tensor, size: Size) -> Tensor:
+    """Logits ``(N, M, h, w)`` at another size, N or M may be 0."""
+    each = F.interpolate(logits.flatten(0, 1)[:, None], size, mode="bilinear")  # (N·M, 1, h', w')
+    return each.view(*logits.shape[:2], *size)
 
 
 def _cat(answers: Sequence[PromptOutput]) -> PromptOutput:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from golden import FOLDER, converted
+from PIL import Image
 from torch import nn
 
 from seglib.layers.mask_decoder import MaskDecoder
@@ -163,7 +164,7 @@ def random_weights(model):
     with torch.no_grad():
         for name, value in model.named_parameters():
             if value.ndim == 1:
-                value.copy_(torch.randn_like(value) * 0.1 + float("norm" in name and name.endswith("weight")))
+                value.copy_(0.1 * torch.randn_like(value) + name.endswith("weight"))  # a norm, or a bias
             else:
                 table = any(part in name for part in ("embed", "token", "pos"))
                 value.copy_(torch.randn_like(value) * (1 if table else value[0].numel() ** -0.5))
@@ -228,7 +229,7 @@ def official():
     """A small model of segment_anything, and ours with its weights."""
     library = pytest.importorskip("segment_anything")
     parts = library.modeling
-    torch.manual_seed(0)
+    torch.manual_seed(4)
     reference = parts.Sam(
         parts.ImageEncoderViT(
             img_size=SIDE, embed_dim=24, depth=3, num_heads=2, out_chans=32, use_rel_pos=True, window_size=3,
@@ -265,8 +266,7 @@ def test_answers_are_those_of_segment_anything(prompt, several):
             assert torch.equal(mine, wanted)
         else:
             torch.testing.assert_close(mine, wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
-    share = float(answer.masks.float().mean())
-    assert 0.01 < share < 0.99  # masks of nothing or everything would be equal easily
+    assert 0.2 < answer.masks.float().mean() < 0.8  # masks of nothing or everything would be equal easily
 
 
 @functools.cache
@@ -284,7 +284,7 @@ def transformers():
             hidden_size=32, mlp_dim=24, num_attention_heads=2, iou_head_hidden_dim=32, layer_norm_eps=1e-5
         ),  # the norms of the official decoder have 1e-5, too; Transformers' have 1e-6 when nothing is said
     )  # fmt: skip
-    torch.manual_seed(0)
+    torch.manual_seed(9)
     reference = library.SamModel(config).eval()
     random_weights(reference)
     return library, reference, loaded(reference.state_dict(), convert_transformers)
@@ -299,8 +299,8 @@ def test_answers_are_those_of_transformers(prompt, several):
     embedding = predictor.embedding
     height, width = seen = predictor.model_size
     pixels = torch.zeros(1, 3, SIDE, SIDE)  # as its processor pads: behind the normalisation
-    resized = sys.modules["seglib.postprocess.prompt"]._resized(photo(), model.geometry)
-    pixels[..., :height, :width] = model.normalize(resized[None])
+    resized = Image.fromarray(photo().permute(1, 2, 0).numpy()).resize((width, height), Image.Resampling.BILINEAR)
+    pixels[..., :height, :width] = model.normalize(torch.tensor(np.asarray(resized)).permute(2, 0, 1)[None] / 255)
     scale = torch.tensor([width / 150, height / 100])
     points, labels, boxes, masks = parts_of(prompt)
     with torch.no_grad():
@@ -317,7 +317,7 @@ def test_answers_are_those_of_transformers(prompt, several):
         torch.testing.assert_close(mine, wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
     processor = library.SamImageProcessor(pad_size={"height": SIDE, "width": SIDE})
     restored = processor.post_process_masks(found.pred_masks, [(100, 150)], [seen])[0]
-    assert torch.equal(answer.masks, restored)
+    assert torch.equal(answer.masks, restored) and 0.2 < restored.float().mean() < 0.8
 
 
 @pytest.mark.slow

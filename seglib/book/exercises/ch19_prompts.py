@@ -559,6 +559,7 @@ def _photos() -> Mapping[str, tuple[Tensor, Tensor, tuple[int, int], int]]:
 
     def case(size: tuple[int, int], side: int, low: int, n: int = 3) -> tuple[Tensor, Tensor, tuple[int, int], int]:
         points = torch.rand(n, 2, generator=draw) * torch.tensor([size[1] - 1, size[0] - 1])
+        points[2:] = torch.tensor([size[1] - 1.0, size[0] - 1])  # the last pixel
         return points, torch.randn(low, low, generator=draw), size, side
 
     zero = torch.zeros(2, 2), torch.zeros(4, 4)
@@ -638,6 +639,13 @@ FRAME = Exercise(
         "rounded_points": (
             _frames(moved=lambda p, s: (p * s).round()),
             "You round the points. A point may lie between pixels.",
+        ),
+        "clamped": (
+            lambda points, logits, size, side: (
+                frame(points, logits, size, side)[0].clamp(max=side - 1),
+                frame(points, logits, size, side)[1],
+            ),
+            "You clamp the points. The last pixel of a large image lies beyond side − 1 in the frame, and stays there.",
         ),
         "points_as_shares": (
             lambda points, logits, size, side: (

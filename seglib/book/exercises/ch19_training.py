@@ -125,6 +125,7 @@ def _of_three_masks() -> Mapping[str, tuple[Tensor, Tensor]]:
     return {
         "four prompts of three masks": case(4, 3),
         "as many prompts as masks": case(3, 3),
+        "two masks that are nearly as good": (torch.tensor([[0.05, 0.04]]), torch.tensor([[0.25, 0.4503]])),
         "one mask": case(5, 1),
         "one prompt": case(1, 3),
         "no prompt": case(0, 3),

@@ -4,8 +4,8 @@ A click on a tree may ask for the tree, for the trees and houses that it touches
 of the three meanings for each object; nothing in the click says which one. One network answers with one mask. The
 other gives three and is trained on the best of them, as Kirillov et al. ("Segment Anything", section 3) do.
 
-Both start from the encoder of ``fcn_tiny`` and see the same scenes. They are compared on the objects whose three
-meanings differ.
+Both start from the stored weights of ``sam_tiny``, which know objects alone, and see the same scenes. They are compared
+on the objects whose three meanings differ.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from seglib.book.experiments.compare import every_run
-from seglib.book.experiments.instances import on_trained_encoder
 from seglib.book.experiments.prompts import TRAINED, objects_of, scenes_to_train_and_score, train_prompts
 from seglib.book.experiments.queries import differences
 from seglib.book.experiments.training import rounded
@@ -114,8 +113,8 @@ def _train_and_score(
     ambiguous: bool, seed: int, *, train: Scenes, samples: Sequence[Ambiguous], steps: int, batch_size: int
 ) -> dict[str, Any]:
     model, facts = train_prompts(
-        on_trained_encoder(partial(sam_tiny, image_size=TRAINED, ambiguous=ambiguous)),
-        OnlyObjects(train, levels=LEVELS), steps=steps, seed=seed, batch_size=batch_size,
+        partial(_started, start, ambiguous), OnlyObjects(train, levels=LEVELS), steps=steps, seed=seed,
+        batch_size=batch_size, lr=LR,
     )  # fmt: skip
     means = torch.cat([score_answers(model, *sample) for sample in samples]).mean(0).tolist()
     return {"seed": seed, **facts, **rounded(dict(zip(SCORES, means, strict=True)))}

@@ -50,7 +50,7 @@ function start(root, p, truth, masks) {
     const name = el("div", {class: "name"}), note = el("p", {class: "note num"}), stage = el("div", {class: "stage"}, canvas, over);
     return {canvas, over, name, note, stage, root: el("div", {class: "pane"}, name, stage, note, ...more)};
   };
-  const scale = el("span", {class: "scale", "aria-hidden": "true"});
+  const scale = el("span", {class: "scale"}, "0", el("i"), "1.");
   const scene = pane(), answers = [pane(), pane(), pane()], status = el("p", {class: "status num"}), mean = el("p", {class: "note mean"});
   const buttons = (names, press) => names.map((name, i) => el("button", {type: "button", onclick: () => { press(i); draw(); }}, name));
   const models = buttons(p.models.map(m => m.name), i => { who = i; }), prompts = buttons(PROMPTS, i => { prompt = i; });
@@ -63,7 +63,7 @@ function start(root, p, truth, masks) {
     .scene { grid-row: 1 / 3; } .scene .stage { cursor: crosshair; touch-action: pan-y; } .says { grid-column: 2 / 5; } .status { margin: 0; min-height: 5.8em; }
     .controls { margin: 6px 0 0; gap: 6px 8px; } .controls b { min-width: 3.6em; } .name { font-size: 13.5px; line-height: 1.3; min-height: 1.3em; }
     .chosen .stage { outline: 3px solid var(--accent); } .chosen .name { color: var(--accent); } .answer .note { white-space: pre-line; min-height: 2.6em; }
-    .scale { display: inline-block; width: 74px; height: 9px; margin: 0 5px; background: linear-gradient(90deg, ${[0, 1, 2, 3, 4].map(i => `rgb(${viridis(i / 4)})`)}); }
+    .scale { white-space: nowrap; } .scale i { display: inline-block; width: 74px; height: 9px; margin: 0 5px; background: linear-gradient(90deg, ${[0, 1, 2, 3, 4].map(i => `rgb(${viridis(i / 4)})`)}); }
     .mean { margin: 8px 0 0; min-height: 2.6em; } .frame { fill: none; } :host { container-type: inline-size; }
     @container (max-width: 560px) { .board { grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px; } .scene { grid-row: auto; } .scene, .says { grid-column: 1 / 4; } }`,
     el("p", {class: "lead"}, "Move over the scene, or use the arrow keys. Orange: the mask that the model answers. Dashes: the true one that it fits best."),
@@ -113,8 +113,8 @@ function start(root, p, truth, masks) {
       over.replaceChildren(...marks(a, 1.1 * unit));
       canvas.setAttribute("aria-label", `${a.name}${a.chosen ? ", chosen" : ""}: ${note.textContent.replace("\n", ", ")}`);
     });
-    scene.name.textContent = prompt ? `Object ${object + 1} of ${p.names.length}: ${p.names[object]}` : `Click in column ${cx + 1}, row ${cy + 1} of ${g}`;
-    scene.note.replaceChildren(...prompt ? ["Dots: centres of the objects"] : ["Chosen answer's IoU: 0", scale, "1. White dots: no object"]);
+    scene.name.textContent = prompt ? `Object ${object + 1} of ${p.names.length}: ${p.names[object]}` : `Click: column ${cx + 1}, row ${cy + 1}`;
+    scene.note.replaceChildren(...prompt ? ["Dots: centres of the objects"] : ["Chosen answer's IoU: ", scale, " White dots: no object."]);
     scene.canvas.setAttribute("aria-label", "The scene");
     status.textContent = !prompt ? tellClick(p.names[at], p.levels, m.said[i], true_[0] && true_)
       : (prompt === 1 ? tellBox : tellMore)(p.names[at], true_.map(v => v[0]), last.clicks.slice(1).map(c => c[2]));

@@ -377,7 +377,7 @@ class PromptOutput:
 
     Attributes:
         logits: M masks for each prompt, ``(N, M, h, w)`` float logits; they cover the model's square image.
-        iou: the IoU that the model expects of each mask, ``(N, M)`` float; nothing keeps it within [0, 1].
+        iou: the IoU that the model predicts for each mask, ``(N, M)`` float; nothing keeps it within [0, 1].
     """
 
     logits: Tensor
@@ -395,7 +395,7 @@ class PromptOutput:
 
     @property
     def best(self) -> PromptOutput:
-        """Of each prompt the answer whose expected IoU is largest, ``(N, 1, …)``."""
+        """Of each prompt the answer whose predicted IoU is largest, ``(N, 1, …)``."""
         best = self.iou.argmax(1, keepdim=True)  # (N, 1)
         return PromptOutput(self.logits.take_along_dim(best[..., None, None], 1), self.iou.take_along_dim(best, 1))
 

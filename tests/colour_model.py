@@ -14,7 +14,7 @@ SIDE = 128
 class ColourModel(nn.Module):
     """A promptable model without weights worth the name: a mask is what has the colour under the click, nearby.
 
-    Its three answers differ in how far they reach; the expected IoU changes from click to click. Of a box it takes the
+    Its three answers differ in how far they reach; the predicted IoU changes from click to click. Of a box it takes the
     middle. It keeps what it was asked.
     """
 

@@ -58,7 +58,7 @@ def fcn(tmp_path_factory):
 
 
 def answers(sam, photo, **prompts):
-    """What the library says to the same prompt, masks (M, H, W) and expected IoU (M,), the best first."""
+    """What the library says to the same prompt, masks (M, H, W) and predicted IoU (M,), the best first."""
     predictor = Predictor(load_model(sam))
     predictor.set_image((read_image(photo) * 255).round().to(torch.uint8))
     found = predictor.predict(**prompts)

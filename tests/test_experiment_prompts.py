@@ -1,20 +1,23 @@
 """Chapter 19's experiments: what they train, whom they ask, and what they tell."""
 
+import json
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
+from PIL import Image
 
 from seglib.book.experiments import (
     experiment,
     from_run,
+    prompts,
     sam_ambiguity,
     sam_clicks,
     sam_decoder,
-    sam_levels,
     sam_photo,
     sam_unseen,
+    sam_weights,
 )
 from seglib.book.experiments.prompts import (
     ask,
@@ -27,15 +30,16 @@ from seglib.book.experiments.prompts import (
 )
 from seglib.book.experiments.slices import Slices, thickness
 from seglib.data.collate import collate
-from seglib.data.scenes import CATEGORIES
+from seglib.data.scenes import CATEGORIES, Scenes
 from seglib.data.volumes import Volumes
+from seglib.models.fcn import fcn_tiny
 from seglib.models.sam import sam_tiny
 from seglib.ops.geometry import Geometry
 from seglib.ops.masks import masks_to_boxes
 from seglib.postprocess.everything import Everything
-from seglib.train import PromptTask
+from seglib.train import PromptTask, SemanticTask, TrainConfig, evaluate, fit
 from seglib.types import Instances, Sample
-from seglib.weights import save_weights
+from seglib.weights import read_metadata
 
 
 def small(**arguments):
@@ -159,7 +163,7 @@ def test_one_mask_is_its_own_oracle_and_of_three_the_best_counts():
 def test_networks_of_one_and_of_three_masks_are_compared_at_each_seed(monkeypatch):
     monkeypatch.setattr(sam_ambiguity, "TRAINED", 64)
     data = scenes(2, "train", augment=True), scenes(1)
-    found = sam_ambiguity.run(seeds=[0, 0, 1], steps=1, batch_size=2, data=data)
+    found = sam_ambiguity.run(seeds=[0, 0, 1], steps=1, batch_size=2, model=sam_tiny(), data=data)
     one, three, again, _, other, _ = found["runs"]
     assert (one["variant"], three["variant"]) == ("one mask", "three masks")
     assert again["curve"] == one["curve"] != other["curve"] and again["oracle"] == one["oracle"]
@@ -228,11 +232,10 @@ def test_limits_are_told_by_thickness_thinness_and_class():
 
 
 @pytest.mark.slow
-def test_a_fixed_encoder_stays_as_it_is_while_the_decoder_trains(monkeypatch):
-    monkeypatch.setattr(sam_decoder, "sam_tiny", small)
-    start, way = small(), sam_decoder.VARIANTS[sam_decoder.DECODER]
-    slices = Slices(1, "train", geometry=start.geometry)
-    net, _ = train_prompts(partial(sam_decoder._started, way, start), slices, steps=1, seed=0, batch_size=2, lr=1e-3)
+def test_a_fixed_encoder_stays_as_it_is_while_the_decoder_trains():
+    start, slices = small(), Slices(1, "train", geometry=small().geometry)
+    build = partial(sam_decoder.with_fixed_encoder, small())
+    net, _ = train_prompts(build, slices, steps=1, seed=0, batch_size=2, lr=1e-3)
     image = slices[0].image[None]
     assert torch.equal(net.encode(image), start.encode(image))
     assert not torch.equal(net.mask_decoder.mask_tokens, start.mask_decoder.mask_tokens)
@@ -242,17 +245,17 @@ def test_a_fixed_encoder_stays_as_it_is_while_the_decoder_trains(monkeypatch):
 @pytest.mark.slow
 def test_ways_of_fine_tuning_are_compared_with_the_stored_weights(monkeypatch):
     start = small()
-    monkeypatch.setattr(sam_decoder, "sam_tiny", small)
+    monkeypatch.setattr(prompts, "sam_tiny", small)
     data = Slices(1, "train", geometry=start.geometry), Slices(1, "val"), scenes(1)
     found = sam_decoder.run(seeds=[0], steps=1, batch_size=2, model=start, data=data)
-    decoder, whole, nothing = found["runs"]
-    assert decoder["trained"] < whole["trained"] == nothing["trained"]
+    decoder, whole = found["runs"]
+    assert decoder["trained"] < whole["trained"]
     assert found["before"]["scenes_at_1"] == pytest.approx(float(few_prompts(start, data[2])[0][:, 0].mean()), abs=1e-5)
     by_pair = {(d["a"], d["b"]): d for d in found["differences"]}
     assert by_pair["decoder alone", "as it is"]["at_5"] == [
         pytest.approx(decoder["at_5"] - found["before"]["at_5"], abs=1e-5)
     ]
-    assert by_pair["all weights", "decoder alone"]["box"] == [pytest.approx(whole["box"] - decoder["box"], abs=1e-5)]
+    assert by_pair["decoder alone", "all weights"]["box"] == [pytest.approx(decoder["box"] - whole["box"], abs=1e-5)]
 
 
 def test_everything_is_compared_with_every_object(monkeypatch):
@@ -285,27 +288,66 @@ def test_photos_and_scenes_are_scored_alike():
     assert found["photos"]["objects"] > 0 and found["photos"]["images"] == 2
 
 
+@pytest.mark.slow
+def test_photos_are_read_from_a_folder_of_coco_without_its_crowds(tmp_path):
+    square = {"image_id": 1, "category_id": 1, "iscrowd": 0, "segmentation": [[8, 8, 40, 8, 40, 40, 8, 40]]}
+    crowd = square | {"iscrowd": 1, "segmentation": {"size": [48, 64], "counts": [0, 48 * 64]}}
+    image = {"id": 1, "file_name": "a.png", "height": 48, "width": 64}
+    rows = [row | {"id": i} for i, row in enumerate((square, crowd))]
+    content = {"images": [image], "categories": [{"id": 1, "name": "cup"}], "annotations": rows}
+    for folder in ("annotations", "val2017"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    Image.new("RGB", (64, 48), (90, 120, 30)).save(tmp_path / "val2017" / "a.png")
+    found = experiment("sam_photo")(seeds=[0], steps=5, scenes=1, root=tmp_path, model=sam_tiny().eval())
+    assert found["photos"]["images"] == found["photos"]["objects"] == 1
+
+
 def test_photos_are_asked_for():
     with pytest.raises(ValueError, match="there are no photos; pass --root FOLDER"):
         experiment("sam_photo")(seeds=[0], steps=1)
 
 
 @pytest.mark.slow
-def test_weights_that_know_objects_go_on_with_three_meanings(tmp_path, monkeypatch):
-    facts = {
-        "model": "sam_tiny", "arguments": {"image_size": 64, "channels": 16, "clicks": 1}, "task": "prompt",
-        "task_arguments": {"clicks": 2}, "data": "scenes", "data_size": [64, 64], "file_ids": list(range(7)),
-        "void_id": 255, "seed": 0,
-    }  # fmt: skip
-    start, out = small(), tmp_path / "run"
-    save_weights(start, tmp_path / "start.safetensors", facts)
-    monkeypatch.setattr(sam_levels, "build_dataset", lambda *a, augment, **k: scenes(2, augment=augment))
-    given = ["--weights", str(tmp_path / "start.safetensors"), "--steps", "1", "--out", str(out)]
-    assert sam_levels.main(given) == 0
-    data, seed = from_run.collect(out, None, images=2)
-    assert data["test_images"] == 2 and data["steps"] == 1 and seed == 0
-    assert data["train_command"] == " ".join(["python -m seglib.book.experiments.sam_levels", *given])
-    assert "miou_at_5" in data["scores"] and data["model"] == "sam_tiny"
+def test_the_stored_weights_are_trained_on_small_scenes_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(sam_weights, "sam_tiny", lambda image_size=256: small())
+    sizes, asked = [], []
+
+    def built(*_, size, augment, **__):
+        sizes.append(size)
+        return scenes(2, augment=augment)
+
+    def fit_two(model, train, *given, task, config, **more):
+        asked.append((config.steps, config.lr, train[0].instances.boxes.tolist()))
+        return fit(model, train, *given, task=task, config=replace(config, batch_size=2), **more)
+
+    monkeypatch.setattr(sam_weights, "build_dataset", built)
+    monkeypatch.setattr(sam_weights, "fit", fit_two)
+    given = ["--small-steps", "2", "--steps", "1", "--levels", "class", "--out", str(tmp_path / "run")]
+    assert sam_weights.main(given) == 0
+    assert sizes == [(128, 128)] * 2 + [(256, 256)] * 2
+    (first, lr, boxes), (second, half, _) = asked
+    assert (first, second) == (2, 1) and half == lr / 2
+    assert len({tuple(box) for box in boxes}) < len(boxes)  # things of one class share a mask
+    result, facts = tmp_path / "run" / "result.json", read_metadata(tmp_path / "run" / "weights.safetensors")
+    told = json.loads(result.read_text())
+    assert told["command"] == " ".join(["python -m seglib.book.experiments.sam_weights", *given])
+    assert facts["levels"] == ["class"] and facts["scores"]["miou_at_5"] == pytest.approx(told["miou_at_5"])
+    assert told["small_final_loss"] > 0 and (tmp_path / "run" / "small" / "weights.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_weights_are_scored_on_the_first_images_where_all_take_long(tmp_path):
+    torch.manual_seed(0)
+    model, folder = fcn_tiny(len(CATEGORIES)), tmp_path / "run"
+    config, data, task = TrainConfig(steps=1, batch_size=2), Scenes(2, size=64), SemanticTask(CATEGORIES)
+    facts = {"model": "fcn_tiny", "arguments": {"num_classes": 12}, "data": "scenes", "data_size": [64, 64]}
+    fit(model, data, data, task=task, config=config, out=folder, metadata=facts)
+    (folder / "result.json").write_text(json.dumps({"command": "train", "seconds": 1, "cpu_seconds": 1}))
+    found, _ = from_run.collect(folder, None, images=3)
+    assert found["test_images"] == 3
+    few = evaluate(model, Scenes(3, split="test", size=64), task)
+    assert found["scores"]["miou"] == pytest.approx(few["miou"], abs=1e-4)  # rounded
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,10 @@ def masks_of(key, model=0):
     return unpack_masks(discs().params["models"][model][key], (32, 32))
 
 
+def click_masks():
+    return masks_of("clicks").flatten(0, 1).unflatten(0, (-1, 3))  # (clicks, 3, 32, 32)
+
+
 # The HTML
 
 
@@ -155,7 +159,7 @@ def test_masks_travel_as_a_table():
 
 def test_each_click_has_the_masks_and_predicted_ious_of_the_predictor():
     found = answers(points=clicks()[:, None])
-    assert torch.equal(masks_of("clicks"), found.masks)
+    assert torch.equal(click_masks(), found.masks)
     said = torch.tensor(discs().params["models"][0]["said"])
     assert torch.equal(said, (100 * found.iou).round().long())
     assert said[0].tolist() == [60, 80, 75] and said[3].tolist() == [60, 70, 75]
@@ -166,7 +170,7 @@ def test_true_ious_are_those_with_the_object_under_the_click_its_group_and_its_c
     objects = scene().instances
     # rows and columns 4 and 12 hit the large car; column 12 of row 20 the tree; the last click the small car
     assert params["under"] == [0, 0, -1, -1, 0, 0, -1, -1, -1, 1, -1, -1, -1, -1, -1, 2]
-    masks, true = masks_of("clicks"), params["models"][0]["true"]
+    masks, true = click_masks(), params["models"][0]["true"]
     assert [t is None for t in true] == [i < 0 for i in params["under"]]
     for i, who in enumerate(params["under"]):
         if who >= 0:
@@ -226,14 +230,14 @@ def test_the_first_click_is_on_the_largest_object_or_where_it_is_asked():
 
 def test_a_scene_larger_than_the_page_shrinks_and_objects_without_pixels_are_left_out():
     torch.manual_seed(0)
-    masks = torch.zeros(2, 96, 192, dtype=torch.bool)
+    masks = torch.zeros(2, 112, 224, dtype=torch.bool)
     masks[0, 30:70, 40:90] = True
     objects = Instances(masks, torch.tensor([0, 1]), torch.tensor([[40.0, 30, 90, 70], [0, 0, 0, 0]]))
-    sample = Sample(torch.rand(3, 96, 192), "wide", instances=objects)
+    sample = Sample(torch.rand(3, 112, 224), "wide", instances=objects)
     params = figures.prompt_explorer({"sam": sam_tiny()}, sample, CATEGORIES, grid=3).params
-    assert params["view"] == (80, 160) and params["cells"] == (32, 64) and params["size"] == (96, 192)
+    assert params["view"] == (96, 192) and params["cells"] == (48, 96) and params["size"] == (112, 224)
     assert params["names"] == ["car"]
-    assert torch.equal(unpack_masks(params["truth"], (32, 64))[0, 0].nonzero()[0], torch.tensor([10, 13]))
+    assert torch.equal(unpack_masks(params["truth"], (48, 96))[0, 0].nonzero()[0], torch.tensor([13, 17]))
     assert len(params["models"][0]["said"]) == 9
 
 
@@ -386,7 +390,7 @@ def test_the_masks_of_the_click_are_painted(show):
     stage(page).focus()
     for key in ("ArrowDown", "ArrowDown", "ArrowRight", "ArrowRight", "ArrowRight"):
         page.keyboard.press(key)  # column 4, row 3, where there is no object
-    for k, mask in enumerate(masks_of("clicks")[11]):
+    for k, mask in enumerate(click_masks()[11]):
         inner = mask.clone()
         inner[1:-1, 1:-1] &= mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
         inner[:, -1] = False  # the border of the image is one of the mask

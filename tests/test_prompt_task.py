@@ -26,7 +26,7 @@ CATEGORIES = (
 class ByBrightness(nn.Module):
     """Answers a click, or the middle of a box, with all pixels as bright as there; it keeps all it was asked.
 
-    The model sees images at twice their size. Of three answers the middle one has the highest expected IoU; it lacks
+    The model sees images at twice their size. Of three answers the middle one has the highest predicted IoU; it lacks
     the left half of the image, and the last one is right. From the second prompt on the answer is right.
     """
 

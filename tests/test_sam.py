@@ -147,7 +147,7 @@ def test_a_first_prompt_is_a_click_on_the_object_or_a_box_around_it(model):
 def test_objects_that_cannot_be_clicked_and_crowds_are_not_asked_for(model):
     objects = two_objects()
     masks = torch.cat([objects.masks, torch.zeros(1, 64, 80, dtype=torch.bool), objects.masks[:1]])
-    boxes = torch.cat([objects.boxes, torch.zeros(1, 4), objects.boxes[:1]])
+    boxes = torch.cat([objects.boxes, torch.tensor([[1.0, 1, 5, 5]]), objects.boxes[:1]])
     crowd = torch.tensor([False, False, False, True])
     targets = Targets(instances=[Instances(masks, torch.zeros(4).long(), boxes, iscrowd=crowd), two_objects()[:0]])
     out = model(torch.rand(2, 3, 64, 80), targets)

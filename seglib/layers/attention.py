@@ -63,7 +63,7 @@ class MultiHeadAttention(nn.Module):
         q, k, v = self.query(query), self.key(key), self.value(value)  # (B, N, h·d), (B, M, h·d), (B, M, h·d)
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, h, N or M, d)
         if len(q) != len(k):
-            batch = max(len(q), len(k))
+            batch = len(k) if len(q) == 1 else len(q)
             q, k, v = (x.expand(batch, -1, -1, -1) for x in (q, k, v))  # copies nothing
         mixed = attention(q, k, v, mask=None if mask is None else mask[:, None])  # (B, h, N, d)
         return self.out(mixed.transpose(1, 2).flatten(2))

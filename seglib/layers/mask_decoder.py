@@ -86,7 +86,7 @@ class MLP(nn.Sequential):
 
 
 class MaskDecoder(nn.Module):
-    """Prompts and an image embedding become four masks each, and the IoU that each is expected to have.
+    """Prompts and an image embedding become four masks each, and the IoU that each is predicted to have.
 
     ::
 
@@ -140,7 +140,7 @@ class MaskDecoder(nn.Module):
             dense: map of the prompts, ``(1, C, h, w)`` or ``(N, C, h, w)``.
 
         Returns:
-            Mask logits ``(N, 4, 4h, 4w)``, and the expected IoU of each, ``(N, 4)``.
+            Mask logits ``(N, 4, 4h, 4w)``, and the predicted IoU of each, ``(N, 4)``.
         """
         n, (height, width) = len(prompts), embedding.shape[-2:]
         own = torch.cat([self.iou_token, self.mask_tokens])  # (5, C)

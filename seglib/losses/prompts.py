@@ -37,7 +37,7 @@ def mask_losses(logits: Tensor, wanted: Tensor, *, alpha: float = 0.25, gamma: f
     Raises:
         ValueError: when shapes don't fit, or α or γ is out of range.
     """
-    if logits.ndim != 4 or wanted.shape != logits[:, 0].shape:
+    if logits.ndim != 4 or wanted.shape != (len(logits), *logits.shape[2:]):
         raise ValueError(
             f"logits (N, M, h, w) need wanted masks (N, h, w), got {tuple(logits.shape)} and {tuple(wanted.shape)}; "
             "bring the masks to the logits' size first"

@@ -10,7 +10,7 @@ things, so the decoder gives three masks and says which it believes in. There ar
                                                                                             ▼
     prompts (N, …) ── prompt encoder ─┬─ tokens (N, T, C) ──────────────────────► mask decoder   as often as asked
                                       └─ map (N, C, h, w) ──────────────────────►      │
-                                                                     masks (N, 4, 4h, 4w), expected IoU (N, 4)
+                                                                     masks (N, 4, 4h, 4w), predicted IoU (N, 4)
 
 The paper's training is a conversation (section 3 and appendix A): the first prompt is a click or a box, each later one
 a click where the last mask was wrong, with that mask as a prompt beside it. Of the three masks for an ambiguous prompt
@@ -57,7 +57,7 @@ class SamTraining:
         alpha: weight of an object's pixels in the focal loss, in [0, 1]; 1 − alpha is that of all others.
         focal_weight: factor on the focal loss.
         dice_weight: factor on the Dice loss.
-        iou_weight: factor on the squared error of the expected IoU.
+        iou_weight: factor on the squared error of the predicted IoU.
 
     Raises:
         ValueError: when a number is negative, there are no objects, or the share lies outside [0, 1].
@@ -223,7 +223,7 @@ class Sam(Model):
         return self._converse(embedding, *self._objects(targets), sizes=images.shape[-2:])
 
     def loss(self, out: SamOutput, targets: Targets) -> dict[str, Tensor]:
-        """Three losses, weighted: focal and Dice of the masks, and the squared error of the expected IoU.
+        """Three losses, weighted: focal and Dice of the masks, and the squared error of the predicted IoU.
 
         Each is a mean over the prompts and over the rounds. In the first round only the mask with the least loss is
         trained. They are 0 without objects.
@@ -259,7 +259,7 @@ class Sam(Model):
     def postprocess(
         self, out: SamOutput, sizes: Sequence[Size], output_sizes: Sequence[Size] | None = None
     ) -> list[Instances]:
-        """What the clicks of a grid found in each image, without duplicates: class 0, by falling expected IoU.
+        """What the clicks of a grid found in each image, without duplicates: class 0, by falling predicted IoU.
 
         Args:
             out: an output made without targets.

@@ -168,7 +168,7 @@ def answer_iou(answers: Tensor, wanted: Tensor) -> Tensor:
         ValueError: when masks aren't bool or shapes don't fit.
     """
     _check(wanted)
-    if answers.dtype != torch.bool or answers.ndim != 4 or answers[:, 0].shape != wanted.shape:
+    if answers.dtype != torch.bool or answers.ndim != 4 or wanted.shape != (len(answers), *answers.shape[2:]):
         raise ValueError(
             f"answers must be bool (N, M, H, W) to wanted masks {tuple(wanted.shape)}, got {answers.dtype} "
             f"{tuple(answers.shape)}; threshold logits, and bring them to this size, first"

@@ -4,11 +4,11 @@
 
     image ─► crops ── each: embed once, a click at every point of a grid ─► three masks for each click
                                                                                  │
-          expected IoU high? ─► stable under another threshold? ─► away from the crop's edges? ─► run-length code
+          predicted IoU high? ─► stable under another threshold? ─► away from the crop's edges? ─► run-length code
                                                                                                        │
     masks ◄── small holes and islands removed ◄── NMS of all crops, small crops first ◄── NMS of each crop
 
-Most clicks hit the same things, and most masks are dropped. The expected IoU is known before a mask is resized, so it
+Most clicks hit the same things, and most masks are dropped. The predicted IoU is known before a mask is resized, so it
 comes first; what remains is resized a few masks at a time and kept as run-length codes.
 
 Source: Kirillov et al., "Segment Anything", ICCV 2023, appendix B, and its published code, which gives the same masks.
@@ -47,10 +47,10 @@ class EverythingSettings:
     Attributes:
         points_per_side: number of clicks along each side of the image, at least 1.
         points_per_batch: number of clicks that are answered at once, at least 1.
-        iou_threshold: lowest expected IoU of a mask that is kept, itself excluded; 0 or less keeps all.
+        iou_threshold: lowest predicted IoU of a mask that is kept, itself excluded; 0 or less keeps all.
         stability_threshold: lowest stability of a mask that is kept (:func:`stability_score`); 0 or less keeps all.
         stability_offset: how far the logits' threshold is moved to both sides to measure the stability, at least 0.
-        box_nms: IoU of the boxes of two masks from one crop above which the one with the lower expected IoU is dropped,
+        box_nms: IoU of the boxes of two masks from one crop above which the one with the lower predicted IoU is dropped,
             in [0, 1].
         crop_layers: number of times that the image is looked at again in smaller crops: layer i has 2ⁱ × 2ⁱ of them.
         crop_nms: IoU of the boxes of two masks from different crops above which that of the larger crop is dropped,
@@ -107,7 +107,7 @@ class Everything:
 
     Attributes:
         instances: N masks, kept as run-length codes (:class:`~seglib.ops.rle_masks.RLEMasks`), with their boxes, the
-            label 0 and as scores the expected IoU, which nothing keeps within [0, 1].
+            label 0 and as scores the predicted IoU, which nothing keeps within [0, 1].
         points: click that each mask answers, ``(N, 2)`` as (x, y) in pixels of the image.
         stability: stability score of each mask, ``(N,)`` in [0, 1].
         crops: crop that each mask was found in, ``(N, 4)`` xyxy.
@@ -135,7 +135,7 @@ def segment_everything(model: PromptableModel, image: Tensor, settings: Everythi
         settings: how to click and what to keep; the defaults when ``None``.
 
     Returns:
-        The masks by falling expected IoU. With crops those of smaller crops come first, with ``min_area`` those that
+        The masks by falling predicted IoU. With crops those of smaller crops come first, with ``min_area`` those that
         had nothing removed.
 
     Raises:
@@ -177,7 +177,7 @@ def select_masks(
         settings: what to keep; what it says about clicks and crops has no meaning here.
 
     Returns:
-        Masks as run-length codes, with boxes, the label 0 and as scores the expected IoU, by falling score.
+        Masks as run-length codes, with boxes, the label 0 and as scores the predicted IoU, by falling score.
     """
     height, width = output_size
     box = torch.tensor([0, 0, width, height])

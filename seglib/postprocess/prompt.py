@@ -61,7 +61,7 @@ class PromptedMasks:
 
     Attributes:
         masks: masks at the size of the image, ``(N, M, H, W)`` bool.
-        iou: IoU that the model expects of each mask, ``(N, M)``; nothing keeps it within [0, 1].
+        iou: IoU that the model predicts for each mask, ``(N, M)``; nothing keeps it within [0, 1].
         logits: masks as the model gave them, ``(N, M, h, w)``. ``logits[:, m]`` can be the mask prompt of a next call.
     """
 

@@ -25,7 +25,7 @@ class Clicked:
     Attributes:
         ious: IoU after each of K prompts, ``(N, K)``.
         oracle: IoU of the best of the answers to the first prompt, ``(N,)``; ``ious`` has the one of the highest
-            expected IoU.
+            predicted IoU.
         index: place of each object among the instances of the image, ``(N,)`` int64.
         labels: class of each object, ``(N,)`` int64.
     """

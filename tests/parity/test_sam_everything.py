@@ -1,18 +1,22 @@
 """Everything mode gives the masks of segment_anything's SamAutomaticMaskGenerator."""
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from colour_model import SIDE, ColourModel, patches
+from PIL import Image
 from scipy import ndimage
 from torch import nn
 
 from seglib.ops.rle import decode_rle
 from seglib.postprocess.everything import EverythingSettings, segment_everything
 from seglib.types import Prompts
+
+PHOTO = Path(__file__).resolve().parents[3] / "shared" / "data" / "figures-photos" / "sam" / "dog.jpg"
 
 reference = pytest.importorskip("segment_anything", reason="the comparison runs segment_anything itself")
 
@@ -109,20 +113,31 @@ def components(monkeypatch):
         monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(connectedComponentsWithStats=with_stats))
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"iou_threshold": 0.0, "stability_threshold": 0.0, "box_nms": 1.0},
-        {"crop_layers": 1, "crop_points_downscale": 2},
-        {"crop_layers": 2, "crop_overlap": 0.2, "crop_nms": 0.4, "iou_threshold": 0.7, "stability_threshold": 0.6},
-        {"min_area": 60, "iou_threshold": 0.7, "stability_threshold": 0.3},
-        {"min_area": 60, "crop_layers": 1, "stability_offset": 0.3},
-    ],
-    ids=lambda s: ", ".join(f"{k}={v}" for k, v in s.items()) or "defaults",
+SETTINGS = [
+    {},
+    {"iou_threshold": 0.0, "stability_threshold": 0.0, "box_nms": 1.0},
+    {"crop_layers": 1, "crop_points_downscale": 2},
+    {"crop_layers": 2, "crop_overlap": 0.2, "crop_nms": 0.4, "iou_threshold": 0.7, "stability_threshold": 0.6},
+    {"min_area": 60, "iou_threshold": 0.7, "stability_threshold": 0.3},
+    {"min_area": 60, "crop_layers": 1, "stability_offset": 0.3},
+]
+each_settings = pytest.mark.parametrize(
+    "settings", SETTINGS, ids=lambda s: ", ".join(f"{k}={v}" for k, v in s.items()) or "defaults"
 )
-@pytest.mark.parametrize("size", [(150, 210), (90, 61)], ids=str)
-def test_everything_mode_gives_the_masks_of_segment_anything(components, settings, size):
-    found, wanted = both(patches(*size), points_per_side=8, points_per_batch=24, **settings)
-    assert len(wanted) > 3
+
+
+@each_settings
+def test_the_masks_are_those_of_segment_anything(components, settings):
+    found, wanted = both(patches(150, 210), points_per_side=8, points_per_batch=24, **settings)
+    assert len(wanted) > 30
+    check_same(found, wanted)
+
+
+@each_settings
+def test_the_masks_of_a_photo_are_those_of_segment_anything(components, settings):
+    if not PHOTO.exists():
+        pytest.skip("the photos (../shared/data/figures-photos) are not here")
+    image = torch.from_numpy(np.array(Image.open(PHOTO).convert("RGB").crop((300, 100, 400, 260)))).permute(2, 0, 1)
+    found, wanted = both(image, points_per_side=6, **settings)
+    assert len(wanted) > 5
     check_same(found, wanted)

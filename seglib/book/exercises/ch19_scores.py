@@ -181,7 +181,10 @@ def _curves() -> Mapping[str, tuple[Tensor, float]]:
     return {
         "six objects": (torch.rand(6, 5, generator=draw).cummax(1).values, 0.75),
         "curves that go up and down": (torch.rand(5, 6, generator=draw), 0.625),
-        "a mask that is exactly good enough": (torch.tensor([[0.25, 0.5, 0.75, 0.875], [0.5, 0.5, 0.625, 0.75]]), 0.75),
+        "masks that are exactly, or nearly, good enough": (
+            torch.tensor([[0.25, 0.5, 0.75, 0.875], [0.5, 0.5, 0.625, 0.75], [0.7495, 0.7499, 0.875, 1.0]]),
+            0.75,
+        ),
         "an object that never gets there": (
             torch.tensor([[0.125, 0.25, 0.25], [0.5, 0.875, 0.875], [0.75, 0.75, 1.0]]),
             0.875,

@@ -359,6 +359,17 @@ def _joint_border(predicted: Tensor, wanted: Tensor) -> Click:
     return (x, y), int(w[y, x])
 
 
+def _inside_the_object(predicted: Tensor, wanted: Tensor) -> Click:
+    """Depth is measured in the whole wanted or predicted mask."""
+    p, w = predicted.numpy(), wanted.numpy()
+    if not (p ^ w).any():
+        return next_click(predicted, wanted)
+    chosen = _first_largest([c for r in _by_type(p, w) for c in _components(r)])
+    missed = bool(w[chosen][0])
+    y, x = divmod(int((_EDGE(np.pad(w if missed else p, 1))[1:-1, 1:-1] * chosen).argmax()), w.shape[1])
+    return (x, y), int(missed)
+
+
 def _last_largest(parts: list[np.ndarray]) -> np.ndarray:
     return max(parts[::-1], key=np.count_nonzero)
 
@@ -567,10 +578,23 @@ def _errors() -> Mapping[str, tuple[Tensor, Tensor]]:
                 ..ooo.....
                 ..ooo.....
             """,
-            "no error": """
-                .........
-                .####....
-                .####..#.
+            "a missed part beside one that is right, many small extra ones": """
+                xx.xx.xx.xx
+                xx.xx.xx.xx
+                ...........
+                .####ooo...
+                .####ooo...
+                .####ooo...
+            """,
+            "one wrong pixel": """
+                ........
+                .####...
+                .####.x.
+                .####...
+            """,
+            "no error, two parts of one size": """
+                .##...##.
+                ...#..#..
                 .........
             """,
             "no error, a thin part": """
@@ -713,6 +737,11 @@ CLICK = Exercise(
         "joint_border": (
             _joint_border,
             "You measure the distance inside all wrong pixels. Where missed and extra pixels touch, there is a border.",
+        ),
+        "inside_the_object": (
+            _inside_the_object,
+            "You measure to the border of the whole mask. Measure inside the component: where it meets pixels that are "
+            "right, there is a border.",
         ),
         "last_deepest": (
             _nexts(centre=_last_deepest),

@@ -44,7 +44,7 @@ EXPERIMENTS: dict[str, str] = {
     "sam_ambiguity": "One answer to a click, or three? Clicks that mean an object, its group or its class.",
     "sam_unseen": "Does a click find what training never asked for? With and without two classes of things.",
     "sam_limits": "What does a promptable model do badly? Thin things of scenes, slices of CTs.",
-    "sam_decoder": "Is it enough to fine-tune the decoder? From scenes to slices of CTs, in four ways.",
+    "sam_decoder": "Is it enough to fine-tune the decoder? From scenes to slices of CTs.",
     "sam_photo": "What does a model of synthetic scenes make of real photos? Clicks, boxes, everything mode.",
     "volume_sparse": "How many slices must an expert annotate? 1, 2, 4 and all 32 of each volume.",
 }

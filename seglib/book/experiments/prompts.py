@@ -12,7 +12,7 @@ from torch import Tensor
 from seglib.book.experiments.training import rounded, timed
 from seglib.data.scenes import CATEGORIES, Scenes
 from seglib.data.transforms import Keep, train_transform
-from seglib.models.sam import Sam
+from seglib.models.sam import Sam, sam_tiny
 from seglib.ops.clicks import noisy_boxes
 from seglib.train import PromptTask, fit
 from seglib.train.prompt_task import click_through
@@ -82,6 +82,22 @@ def train_prompts(
     facts = timed(train)
     parts = torch.tensor(history).tensor_split(min(20, steps))
     return model, {**facts, "curve": [round(float(p.mean()), 4) for p in parts]}
+
+
+def starting_from(start: Sam, **arguments: Any) -> Callable[[], Sam]:
+    """A builder of ``sam_tiny`` whose models start from the weights of ``start``.
+
+    Args:
+        start: a ``sam_tiny``, for images of any size.
+        arguments: arguments of the builder.
+    """
+
+    def built() -> Sam:
+        model = sam_tiny(**arguments)
+        model.load_state_dict(start.state_dict())
+        return model
+
+    return built
 
 
 def objects_of(sample: Sample) -> Instances:

@@ -11,7 +11,6 @@ on the objects whose three meanings differ.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,13 @@ import torch
 from torch import Tensor
 
 from seglib.book.experiments.compare import every_run
-from seglib.book.experiments.prompts import TRAINED, objects_of, scenes_to_train_and_score, train_prompts
+from seglib.book.experiments.prompts import TRAINED, objects_of, scenes_to_train_and_score, starting_from, train_prompts
 from seglib.book.experiments.queries import differences
 from seglib.book.experiments.training import rounded
+from seglib.book.pretrained import stored_model
 from seglib.data.prompts import LEVELS, OnlyObjects, at_level
 from seglib.data.scenes import Scenes
-from seglib.models.sam import Sam, sam_tiny
+from seglib.models.sam import Sam
 from seglib.ops.clicks import answer_iou, centre_points
 from seglib.postprocess.prompt import Predictor
 from seglib.types import Sample
@@ -32,6 +32,9 @@ from seglib.types import Sample
 VARIANTS = {"one mask": False, "three masks": True}
 PAIR = ("three masks", "one mask")
 SCORES: Sequence[str] = ("oracle", *(f"oracle_{level}" for level in LEVELS), "chosen", *LEVELS, "nearest", "unsure")
+
+LR = 1e-3
+"""Half the learning rate of the recipe: both go on from weights that are trained."""
 
 PAPER = {"one mask": [54.9, 42.8, 76.7, 74.4], "three masks": [59.3, 45.5, 81.6, 86.9]}
 """Mask AR@1000 on LVIS of all, small, medium and large objects, with one and with three outputs (Kirillov et al. 2023,
@@ -45,6 +48,7 @@ def run(
     scenes: int = 1000,
     val_scenes: int = 60,
     batch_size: int = 8,
+    model: Sam | None = None,
     data: tuple[Scenes, Scenes] | None = None,
     keep: Path | None = None,
     report: Callable[[str], None] | None = None,
@@ -52,12 +56,12 @@ def run(
     """Train both networks once for every seed, and compare their answers to one click with all three meanings.
 
     Args:
-        seeds: one run per seed; a seed sets the initialisation of what isn't the encoder, the order of the scenes, and
-            the prompts of training.
+        seeds: one run per seed; a seed sets the order of the scenes and the prompts of training.
         steps: optimiser steps of each network.
         scenes: number of scenes to train on, when ``data`` is not given.
         val_scenes: number of held-out scenes to score on, when ``data`` is not given.
         batch_size: scenes per step.
+        model: where both start; the stored weights of ``sam_tiny`` when not given.
         data: training and held-out scenes with instances.
         keep: a file of finished runs; those that are in it are not made again.
         report: function that is called with a line of text after every run.
@@ -77,20 +81,30 @@ def run(
         95% t-interval (left out for a single seed).
 
     Raises:
-        ValueError: without steps or scenes.
+        ValueError: without steps or scenes, or when no weights are stored.
     """
     if steps < 1:
         raise ValueError(f"steps must be positive, got {steps}")
     train, val = data or scenes_to_train_and_score(scenes, val_scenes)
     settings = {"scenes": len(train), "val_scenes": len(val), "steps": steps, "batch_size": batch_size}
     samples = [ambiguous_objects(val[i]) for i in range(len(val))]
+    start = model or stored_model("sam_tiny")
+    assert isinstance(start, Sam)
+
+    def train_and_score(ambiguous: bool, seed: int) -> dict[str, Any]:
+        net, facts = train_prompts(
+            starting_from(start, image_size=TRAINED, ambiguous=ambiguous), OnlyObjects(train, levels=LEVELS),
+            steps=steps, seed=seed, batch_size=batch_size, lr=LR,
+        )  # fmt: skip
+        means = torch.cat([score_answers(net, *sample) for sample in samples]).mean(0).tolist()
+        return {"seed": seed, **facts, **rounded(dict(zip(SCORES, means, strict=True)))}
+
     runs = every_run(
-        VARIANTS, partial(_train_and_score, train=train, samples=samples, steps=steps, batch_size=batch_size),
-        key="variant", seeds=seeds, shown=("loss", "oracle", "chosen", "nearest", "unsure"), report=report, keep=keep,
-        settings=settings,
+        VARIANTS, train_and_score, key="variant", seeds=seeds, shown=("loss", "oracle", "chosen", "nearest", "unsure"),
+        report=report, keep=keep, settings=settings,
     )  # fmt: skip
     return {
-        "model": "sam_tiny", "data": "scenes", "size": TRAINED, **settings, "levels": list(LEVELS),
+        "model": "sam_tiny", "data": "scenes", "size": TRAINED, "lr": LR, **settings, "levels": list(LEVELS),
         "objects": sum(len(masks[0]) for _, masks in samples), "paper": PAPER, "runs": runs,
         "differences": differences(runs, PAIR, SCORES),
     }  # fmt: skip
@@ -107,17 +121,6 @@ def ambiguous_objects(sample: Sample) -> Ambiguous:
     areas = masks.flatten(2).sum(2)  # (3, n); an object lies in its group and in its class
     differ = (areas[0] < areas[1]) & (areas[0] < areas[2]) & (masks[1] != masks[2]).flatten(1).any(1)
     return sample, masks[:, differ]
-
-
-def _train_and_score(
-    ambiguous: bool, seed: int, *, train: Scenes, samples: Sequence[Ambiguous], steps: int, batch_size: int
-) -> dict[str, Any]:
-    model, facts = train_prompts(
-        partial(_started, start, ambiguous), OnlyObjects(train, levels=LEVELS), steps=steps, seed=seed,
-        batch_size=batch_size, lr=LR,
-    )  # fmt: skip
-    means = torch.cat([score_answers(model, *sample) for sample in samples]).mean(0).tolist()
-    return {"seed": seed, **facts, **rounded(dict(zip(SCORES, means, strict=True)))}
 
 
 def score_answers(model: Sam, sample: Sample, masks: Tensor) -> Tensor:

@@ -1,12 +1,10 @@
-"""Is it enough to fine-tune the decoder? ``sam_tiny`` brought from scenes to slices of CTs in four ways.
+"""Is it enough to fine-tune the decoder? ``sam_tiny`` brought from scenes to slices of CTs.
 
 The encoder, which takes nearly all the time at full size, sees each image once if it stays as it is. A few volumes are
-there to train on, as in medicine. All ways but the first train on the same slices for the same steps:
+there to train on, as in medicine. Two networks go on from the stored weights, on the same slices for the same steps:
 
-- as it is: the stored weights, not trained on slices;
-- decoder alone: the encoder stays as it is;
-- all weights;
-- from nothing: the same network without the stored weights.
+- decoder alone: the image encoder stays as it is;
+- all weights.
 
 What is forgotten of scenes is measured, too.
 """
@@ -14,8 +12,6 @@ What is forgotten of scenes is measured, too.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,35 +25,23 @@ from seglib.book.experiments.prompts import (
     mean_scores,
     objects_of,
     scenes_to_prompt,
+    starting_from,
     train_prompts,
 )
 from seglib.book.experiments.queries import differences
 from seglib.book.experiments.slices import STRUCTURES, Slices
 from seglib.book.pretrained import stored_model
 from seglib.layers.frozen import freeze
-from seglib.models.sam import Sam, sam_tiny
+from seglib.models.sam import Sam
 from seglib.train.sampling import Samples
 
 LR = 5e-4
-"""Learning rate of what starts from stored weights, a part of the recipe's."""
+"""A fourth of the learning rate of the recipe."""
 
-
-@dataclass(frozen=True)
-class Way:
-    """A way to a network for slices.
-
-    Attributes:
-        stored: whether it starts from the stored weights.
-        encoder: whether the image encoder is trained, and not prompt encoder and mask decoder alone.
-    """
-
-    stored: bool = True
-    encoder: bool = True
-
-
-BEFORE, DECODER, WHOLE, NOTHING = "as it is", "decoder alone", "all weights", "from nothing"
-VARIANTS = {DECODER: Way(encoder=False), WHOLE: Way(), NOTHING: Way(stored=False)}
-PAIRS = ((DECODER, BEFORE), (WHOLE, DECODER), (WHOLE, NOTHING), (DECODER, NOTHING))
+BEFORE, DECODER, WHOLE = "as it is", "decoder alone", "all weights"
+VARIANTS = {DECODER: True, WHOLE: False}
+"""Name of a variant → whether its encoder stays as it is."""
+PAIRS = ((DECODER, BEFORE), (WHOLE, BEFORE), (DECODER, WHOLE))
 
 
 class Fixed(nn.Module):
@@ -95,17 +79,16 @@ def run(
     keep: Path | None = None,
     report: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Make every network once for every seed, and score it on held-out slices and scenes.
+    """Fine-tune both networks once for every seed, and score them on held-out slices and scenes.
 
     Args:
-        seeds: one run per seed; a seed sets the order of the slices, the prompts of training, and the initialisation of
-            the network that starts from nothing.
+        seeds: one run per seed; a seed sets the order of the slices and the prompts of training.
         steps: optimiser steps of each network that is trained.
         scenes: number of volumes to train on, when ``data`` is not given.
         val_volumes: number of held-out volumes to score on, when ``data`` is not given.
         val_scenes: number of held-out scenes to score on, when ``data`` is not given.
         batch_size: slices per step.
-        model: where the first three start; the stored weights of ``sam_tiny`` when not given.
+        model: where both start; the stored weights of ``sam_tiny`` when not given.
         data: slices to train on at the size that the model sees, held-out slices, and held-out scenes.
         keep: a file of finished runs; those that are in it are not made again.
         report: function that is called with a line of text after every run.
@@ -141,10 +124,11 @@ def run(
         found = mean_scores(ious) | mean_scores(torch.cat(few_prompts(net, other)), "scenes_")
         return found | {"structures": {c.name: mean_scores(ious[labels == c.id]) for c in STRUCTURES}}
 
-    def train_and_score(way: Way, seed: int) -> dict[str, Any]:
+    def train_and_score(fixed: bool, seed: int) -> dict[str, Any]:
+        build = starting_from(start)
         net, facts = train_prompts(
-            partial(_started, way, start), train, steps=steps, seed=seed, batch_size=batch_size,
-            lr=LR if way.stored else None,
+            (lambda: with_fixed_encoder(build())) if fixed else build, train, steps=steps, seed=seed,
+            batch_size=batch_size, lr=LR,
         )  # fmt: skip
         trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
         return {"seed": seed, "trained": trained, **facts, **scored(net)}
@@ -163,11 +147,7 @@ def run(
     }  # fmt: skip
 
 
-def _started(way: Way, start: Sam) -> Sam:
-    """A network as it is before training."""
-    model = sam_tiny()
-    if way.stored:
-        model.load_state_dict(start.state_dict())
-    if not way.encoder:
-        model.encoder, model.neck = Fixed(model.encoder), Fixed(model.neck)
+def with_fixed_encoder(model: Sam) -> Sam:
+    """The model, of whose image encoder nothing is trained."""
+    model.encoder, model.neck = Fixed(model.encoder), Fixed(model.neck)
     return model

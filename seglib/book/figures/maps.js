@@ -71,13 +71,15 @@ export function ground(address, W, H, done) {
 
 // Paints a mask orange over the ground, and, in dashes of black and white, the outline of another one.
 export function overlay(canvas, pixels, mask, other) {
-  const W = canvas.width, painted = new ImageData(W, canvas.height);
+  const W = canvas.width, painted = new ImageData(new Uint8ClampedArray(pixels), W), data = painted.data;
   const border = (m, i) => m[i] && (i < W || i + W >= m.length || i % W === 0 || (i + 1) % W === 0 || !m[i - 1] || !m[i + 1] || !m[i - W] || !m[i + W]);
+  const put = (i, r, g, b) => { data[i] = r; data[i + 1] = g; data[i + 2] = b; };
   mask.forEach((inside, i) => {
-    const base = [0, 1, 2].map(k => pixels[4 * i + k]), x = i % W, y = Math.floor(i / W);
-    const c = other && border(other, i) ? Array(3).fill((x + y) % 6 < 3 ? 255 : 0)
-      : border(mask, i) ? [255, 120, 0] : inside ? base.map((v, k) => 0.45 * v + 0.55 * [255, 120, 0][k]) : base;
-    painted.data.set([...c, 255], 4 * i);
+    const at = 4 * i, mix = (k, v) => 0.45 * data[at + k] + 0.55 * v;
+    data[at + 3] = 255;
+    if (other && border(other, i)) { const v = (i % W + Math.floor(i / W)) % 6 < 3 ? 255 : 0; put(at, v, v, v); }
+    else if (border(mask, i)) put(at, 255, 120, 0);
+    else if (inside) put(at, mix(0, 255), mix(1, 120), mix(2, 0));
   });
   canvas.getContext("2d").putImageData(painted, 0, 0);
 }

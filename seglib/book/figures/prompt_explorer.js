@@ -36,7 +36,7 @@ export function pick(truth, centres, x, y, [H, W], [h, w]) {
 
 export function render(root, p) {
   const sheet = (address, rows, columns) => new Promise(done => unpackMasks(address, rows, columns, p.cells, done)), n = p.names.length;
-  const each = p.models.map(m => Promise.all([sheet(m.clicks, p.grid ** 2, 3), sheet(m.stages, n, 5)]));
+  const each = p.models.map(m => Promise.all([sheet(m.clicks, p.grid, 3 * p.grid).then(rows => rows.flat()), sheet(m.stages, n, 5)]));
   Promise.all([sheet(p.truth, p.levels.length, n), ...each]).then(([truth, ...masks]) => start(root, p, truth, masks));
 }
 
@@ -44,7 +44,12 @@ function start(root, p, truth, masks) {
   const [VH, VW] = p.view, [H, W] = p.size, [h, w] = p.cells, g = p.grid, rows = halves(h, VH), columns = halves(w, VW), unit = Math.max(W, H) / 36;
   const PROMPTS = ["One click", "A box", "More clicks"];
   let who = 0, prompt = 0, [cx, cy] = p.start, object = Math.max(0, p.under[cy * g + cx]), pixels = null;
-  const fine = mask => Uint8Array.from(resample(mask, h, w, rows, columns), v => v >= 0.5), none = new Uint8Array(VH * VW);
+  const none = new Uint8Array(VH * VW), seen = new WeakMap();
+  // A mask at the resolution of the image that is shown.
+  const fine = mask => {
+    if (!seen.has(mask)) seen.set(mask, Uint8Array.from(resample(mask, h, w, rows, columns), v => v >= 0.5));
+    return seen.get(mask);
+  };
   const pane = (...more) => {
     const canvas = el("canvas", {width: VW, height: VH, role: "img"}), over = el("svg", {viewBox: `0 0 ${W} ${H}`, "aria-hidden": "true"});
     const name = el("div", {class: "name"}), note = el("p", {class: "note num"}), stage = el("div", {class: "stage"}, canvas, over);
@@ -87,7 +92,7 @@ function start(root, p, truth, masks) {
     const m = p.models[who], [grid, stages] = masks[who];
     if (!prompt) {
       const i = cy * g + cx, k = highest(m.said[i]);
-      return m.said[i].map((said, a) => ({name: `Answer ${a + 1}`, chosen: a === k, mask: grid[i][a], said, ious: m.true[i] && m.true[i][a], object: p.under[i], clicks: [spot(i)]}));
+      return m.said[i].map((said, a) => ({name: `Answer ${a + 1}`, chosen: a === k, mask: grid[3 * i + a], said, ious: m.true[i] && m.true[i][a], object: p.under[i], clicks: [spot(i)]}));
     }
     const clicks = m.steps[object].clicks.map(([x, y, label]) => [x + 0.5, y + 0.5, label]), box = p.boxes[object];
     const list = prompt === 1 ? [["Its centre", 0, 1, null], ["Its box", 3, 0, box], ["Box and centre", 4, 1, box]] : ["One click", "Two clicks", "Three clicks"].map((name, i) => [name, i, i + 1, null]);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from seglib.ops.masks import mask_iou, masks_to_boxes
 from seglib.postprocess.prompt import Predictor
 from seglib.types import Category, Sample
 
-PIXELS, CELLS = 160, 64
+PIXELS, CELLS = 192, 96
 """Most pixels of the image, and most cells of a mask, along a side of what the page holds."""
 MODELS, GRID, OBJECTS = 3, 20, 32
 """Most models, clicks along a side and objects: more makes the page heavy."""
@@ -46,7 +47,7 @@ def prompt_explorer(
     Three prompts can be chosen. *One click*: the reader moves over a grid of clicks and sees the three masks of each,
     with their predicted IoU; the mask with the highest one is the answer. *A box*: for an object its centre, its box,
     and both. *More clicks*: for an object the answers after one, two and three clicks, each new one in the largest
-    error of the mask before it. All of it is computed here and stored in the page, masks at 64 cells a side.
+    error of the mask before it. All of it is computed here and stored in the page, masks at 96 cells a side.
 
     Args:
         models: promptable models by the names that the reader chooses from, 1 to 3.
@@ -128,14 +129,14 @@ def _answers(name: str, model: Sam, image: Tensor, truth: Tensor, points: Tensor
         ious = mask_iou(found.masks.flatten(0, 1), truth.flatten(0, 1))  # (n·3, L·N)
         ious = ious.view(len(chunk), 3, *truth.shape[:2])
         true += [_percent(iou[..., i]) if i >= 0 else None for iou, i in zip(ious, who.tolist(), strict=True)]
-    grid = torch.cat(masks).unflatten(0, (len(points), 3))  # (grid², 3, h, w)
+    rows = math.isqrt(len(points))  # of the grid: a long narrow sheet of masks would be too high for a browser
     known = [(p, [levels[0] for levels in t]) for p, t in zip(said, true, strict=True) if t]
     chosen = [ious[p.index(max(p))] for p, ious in known]
     best = [max(ious) for _, ious in known]
     steps, stages = _objects(predictor, truth[0])
     return {
         "name": name,
-        "clicks": pack_masks(grid),
+        "clicks": pack_masks(torch.cat(masks).unflatten(0, (rows, -1))),  # (grid, grid·3, h, w)
         "said": said,
         "true": true,
         "mean": [round(sum(v) / len(v)) if v else None for v in (chosen, best)],

@@ -117,7 +117,7 @@ SETTINGS = [
     {},
     {"iou_threshold": 0.0, "stability_threshold": 0.0, "box_nms": 1.0},
     {"crop_layers": 1, "crop_points_downscale": 2},
-    {"crop_layers": 2, "crop_overlap": 0.2, "crop_nms": 0.4, "iou_threshold": 0.7, "stability_threshold": 0.6},
+    {"crop_layers": 2, "crop_points_downscale": 2, "crop_overlap": 0.2, "crop_nms": 0.4, "stability_threshold": 0.6},
     {"min_area": 60, "iou_threshold": 0.7, "stability_threshold": 0.3},
     {"min_area": 60, "crop_layers": 1, "stability_offset": 0.3},
 ]
@@ -139,5 +139,5 @@ def test_the_masks_of_a_photo_are_those_of_segment_anything(components, settings
         pytest.skip("the photos (../shared/data/figures-photos) are not here")
     image = torch.from_numpy(np.array(Image.open(PHOTO).convert("RGB").crop((300, 100, 400, 260)))).permute(2, 0, 1)
     found, wanted = both(image, points_per_side=6, **settings)
-    assert len(wanted) > 5
+    assert len(wanted) > 2
     check_same(found, wanted)

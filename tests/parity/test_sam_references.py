@@ -232,7 +232,7 @@ def official():
     """A small model of segment_anything, and ours with its weights."""
     library = pytest.importorskip("segment_anything")
     parts = library.modeling
-    torch.manual_seed(4)
+    torch.manual_seed(6)
     reference = parts.Sam(
         parts.ImageEncoderViT(
             img_size=SIDE, embed_dim=24, depth=3, num_heads=2, out_chans=32, use_rel_pos=True, window_size=3,
@@ -268,7 +268,7 @@ def test_answers_are_those_of_segment_anything(prompt, several):
         if mine.dtype == torch.bool:
             assert torch.equal(mine, wanted)
         else:
-            torch.testing.assert_close(mine, wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
+            torch.testing.assert_close(mine, wanted, rtol=0, atol=2e-5 * float(wanted.abs().max()))  # measured: 1e-6
     assert 0.2 < answer.masks.float().mean() < 0.8  # masks of nothing or everything would be equal easily
 
 
@@ -287,7 +287,7 @@ def transformers():
             hidden_size=32, mlp_dim=24, num_attention_heads=2, iou_head_hidden_dim=32, layer_norm_eps=1e-5
         ),  # the norms of the official decoder have 1e-5, too; Transformers' have 1e-6 when nothing is said
     )  # fmt: skip
-    torch.manual_seed(9)
+    torch.manual_seed(4)
     reference = library.SamModel(config).eval()
     random_weights(reference)
     return library, reference, loaded(reference.state_dict(), convert_transformers)
@@ -317,7 +317,7 @@ def test_answers_are_those_of_transformers(prompt, several):
             multimask_output=several,
         )
     for mine, wanted in ((answer.logits, found.pred_masks[0]), (answer.iou, found.iou_scores[0])):
-        torch.testing.assert_close(mine, wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
+        torch.testing.assert_close(mine, wanted, rtol=0, atol=2e-5 * float(wanted.abs().max()))  # measured: 1e-6
     processor = library.SamImageProcessor(pad_size={"height": SIDE, "width": SIDE})
     restored = processor.post_process_masks(found.pred_masks, [(100, 150)], [seen])[0]
     assert torch.equal(answer.masks, restored) and 0.2 < restored.float().mean() < 0.8

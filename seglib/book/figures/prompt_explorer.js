@@ -43,7 +43,7 @@ export function render(root, p) {
 function start(root, p, truth, masks) {
   const [VH, VW] = p.view, [H, W] = p.size, [h, w] = p.cells, g = p.grid, rows = halves(h, VH), columns = halves(w, VW), unit = Math.max(W, H) / 36;
   const PROMPTS = ["One click", "A box", "More clicks"];
-  let who = 0, prompt = 0, [cx, cy] = p.start, object = Math.max(0, p.under[cy * g + cx]), pixels = null;
+  let who = 0, prompt = 0, [cx, cy] = p.start, object = Math.max(0, p.under[cy * g + cx]), pixels = null, dotted = null;
   const none = new Uint8Array(VH * VW), seen = new WeakMap();
   // A mask at the resolution of the image that is shown.
   const fine = mask => {
@@ -60,6 +60,8 @@ function start(root, p, truth, masks) {
   const buttons = (names, press) => names.map((name, i) => el("button", {type: "button", onclick: () => { press(i); draw(); }}, name));
   const models = buttons(p.models.map(m => m.name), i => { who = i; }), prompts = buttons(PROMPTS, i => { prompt = i; });
   const group = (label, list) => el("div", {class: "controls", role: "group", "aria-label": label}, el("b", {}, label), ...list);
+  const dots = el("g"), asked = el("g");
+  scene.over.append(dots, asked);
   scene.root.classList.add("scene");
   scene.stage.tabIndex = 0;
   scene.stage.setAttribute("role", "slider");
@@ -106,10 +108,13 @@ function start(root, p, truth, masks) {
       list.forEach((a, k) => overlay(answers[k].canvas, pixels, fine(a.mask), at >= 0 ? fine(truth[highest(a.ious)][at]) : null));
     }
     const last = list[2], marks = (a, r) => [...a.box ? frame(a.box) : [], ...a.clicks.flatMap(c => click(c, r))];
-    const own = k => m.true[k] && m.true[k][highest(m.said[k])][0], r = Math.min(W, H) / g / 5;
-    const dots = prompt ? p.centres.map(([x, y]) => dot([x + 0.5, y + 0.5], 0.5 * unit, "#fff", 1))
-      : p.under.map((o, k) => o < 0 ? dot(spot(k), 0.6 * r, "#fff", 0.45) : dot(spot(k), r, `rgb(${viridis(own(k) / 100)})`, 1));
-    scene.over.replaceChildren(...dots, ...marks(last, 0.75 * unit));
+    if (dotted !== [who, !prompt].join()) {
+      const own = k => m.true[k][highest(m.said[k])][0] / 100, r = Math.min(W, H) / g / 5;
+      dots.replaceChildren(...prompt ? p.centres.map(([x, y]) => dot([x + 0.5, y + 0.5], 0.5 * unit, "#fff", 1))
+        : p.under.map((o, k) => o < 0 ? dot(spot(k), 0.6 * r, "#fff", 0.45) : dot(spot(k), r, `rgb(${viridis(own(k))})`, 1)));
+      dotted = [who, !prompt].join();
+    }
+    asked.replaceChildren(...marks(last, 0.75 * unit));
     list.forEach((a, k) => {
       const {root: tile, name, note, over, canvas} = answers[k], level = a.ious ? highest(a.ious) : 0;
       tile.classList.toggle("chosen", !!a.chosen);

@@ -567,7 +567,7 @@ def predict(
         typer.Option(
             "--json",
             help="Print JSON: shares of classes, COCO results, or COCO's panoptic format; millilitres of a volume's "
-            "classes; of a promptable model its masks as COCO's run-length codes, with the IoU that it expects.",
+            "classes; of a promptable model its masks as COCO's run-length codes, with their predicted IoU.",
         ),
     ] = False,
 ) -> None:
@@ -683,14 +683,11 @@ def masks_command(
     points_per_side: Annotated[
         int | None, typer.Option(help="Clicks along each side of the photo, on a regular grid; 32 of SAM.")
     ] = None,
-    iou: Annotated[
-        float | None, typer.Option(help="Masks of which the model expects a lower IoU are left out; 0.88 of SAM.")
-    ] = None,
+    iou: Annotated[float | None, typer.Option(help="Lowest predicted IoU of a mask that is kept; 0.88 of SAM.")] = None,
     stability: Annotated[
         float | None,
         typer.Option(
-            help="Masks are left out that change more as the threshold moves: the IoU of the masks at logits of 1 and "
-            "-1 must reach it; 0.95 of SAM."
+            help="Lowest stability of a mask that is kept: the IoU of the masks at thresholds of -1 and 1; 0.95 of SAM."
         ),
     ] = None,
     crops: Annotated[
@@ -706,8 +703,8 @@ def masks_command(
         bool,
         typer.Option(
             "--json",
-            help="Print the masks as JSON: COCO's run-length code, area, box, the IoU that the model expects, "
-            "stability, the click and the crop.",
+            help="Print the masks as JSON: COCO's run-length code, area, box, predicted IoU, stability, the click and "
+            "the crop.",
         ),
     ] = False,
 ) -> None:

@@ -302,6 +302,11 @@ def test_masks_of_an_output_are_those_of_the_image():
     assert torch.equal(instances.masks, wanted.instances.masks) and torch.equal(instances.boxes, wanted.instances.boxes)
 
 
+def test_what_is_no_image_is_refused():
+    with pytest.raises(ValueError, match=r"an image is \(3, H, W\), or grey \(1, H, W\), got shape \(40, 50\)"):
+        segment_everything(ColourModel(), torch.zeros(40, 50))
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (3, 400)])
 def test_images_smaller_than_the_grid_work(size):
     found = segment_everything(ColourModel(), torch.rand(3, *size), EverythingSettings(8, **ALL))

@@ -14,9 +14,10 @@ from torch import Tensor
 from seglib.commands import options
 from seglib.commands.console import counted, note, one_line, say, say_what_was_done, shown
 from seglib.commands.stored import load
-from seglib.data.coco import coco_results
 from seglib.data.images import read_image, write_png
 from seglib.ops.masks import masks_to_boxes
+from seglib.ops.rle import encode_rle, rle_areas
+from seglib.ops.rle_masks import RLEMasks
 from seglib.postprocess.everything import Everything, segment_everything
 from seglib.postprocess.prompt import Predictor
 from seglib.types import Instances
@@ -32,21 +33,21 @@ class Question:
     """What is asked about a photo: for one object by points and perhaps a box, or for one object in each box.
 
     Attributes:
-        points: clicks ``(P, 2)`` as (x, y) in pixels of the photo, or ``None``.
-        labels: 1 for a click on the object, 0 for one on the background, ``(P,)``; ``None`` without clicks.
-        boxes: boxes ``(N, 4)`` xyxy, or ``None``.
+        points: clicks (x, y) in pixels of the photo.
+        labels: for each click 1 on the object, 0 on the background.
+        boxes: boxes (x0, y0, x1, y1) in pixels of the photo.
         several: whether the three answers to an ambiguous prompt are wanted, not only the best.
     """
 
-    points: Tensor | None
-    labels: Tensor | None
-    boxes: Tensor | None
+    points: list[tuple[float, ...]]
+    labels: list[int]
+    boxes: list[tuple[float, ...]]
     several: bool
 
     @property
     def ambiguous(self) -> bool:
         """Whether it leaves open what is meant: a single click can be a part, an object or a group."""
-        return self.boxes is None and self.points is not None and len(self.points) == 1
+        return not self.boxes and len(self.points) == 1
 
 
 def read_question(
@@ -57,26 +58,20 @@ def read_question(
     Raises:
         ValueError: when nothing is asked for, a text is not made of numbers, or it is unclear whose points these are.
     """
-    on, off = point or [], background or []
-    if not on and not box:
+    on, off, around = point or [], background or [], box or []
+    if not on and not around:
         alone = "--background only says what is not meant" if off else "say what to segment"
         raise ValueError(
             f"{alone}: pass --point x,y or --box x0,y0,x1,y1; `seglib masks` segments everything, without a prompt"
         )
-    if len(box or []) > 1 and (on or off):
+    if len(around) > 1 and (on or off):
         raise ValueError(
-            f"it is unclear which of {len(box or [])} boxes the points belong to; pass points with one box, or boxes "
-            "alone"
+            f"it is unclear which of {len(around)} boxes the points belong to; pass points with one box, or boxes alone"
         )
     clicks = [options.numbers(text, "--point", "x,y") for text in on]
     clicks += [options.numbers(text, "--background", "x,y") for text in off]
-    corners = [options.numbers(text, "--box", "x0,y0,x1,y1") for text in box or []]
-    return Question(
-        torch.tensor(clicks) if clicks else None,
-        torch.tensor([1] * len(on) + [0] * len(off)) if clicks else None,
-        torch.tensor(corners) if corners else None,
-        several,
-    )
+    corners = [options.numbers(text, "--box", "x0,y0,x1,y1") for text in around]
+    return Question(clicks, [1] * len(on) + [0] * len(off), corners, several)
 
 
 def answer(
@@ -96,10 +91,11 @@ def answer(
     predictor = Predictor(net)
     predictor.set_image(_as_8_bit(image))
     three = net.ambiguous and (question.several or question.ambiguous)
-    objects = [None] if question.boxes is None else list(question.boxes)
+    clicks = {"points": question.points, "labels": question.labels} if question.points else {}
+    objects = question.boxes or [None]
     found: list[Instances] = []  # of each object its answers, the best first
     for box in objects:
-        answers = predictor.predict(points=question.points, labels=question.labels, boxes=box, several=three)
+        answers = predictor.predict(**clicks, boxes=box, several=three)
         order = answers.iou[0].argsort(descending=True)[: 3 if question.several else 1]
         found.append(_instances(answers.masks[0, order].cpu(), answers.iou[0, order].cpu()))
     if out is not None:
@@ -108,12 +104,12 @@ def answer(
         write_png(labels, _label_map(found))
     entries = []
     for i, (box, masks) in enumerate(zip(objects, found, strict=True), start=1):
-        prompt: dict[str, Any] = {}
-        if question.points is not None and question.labels is not None:
-            prompt = {"point_coords": question.points.tolist(), "point_labels": question.labels.tolist()}
+        asked: dict[str, Any] = {}
+        if clicks:
+            asked = {"point_coords": question.points, "point_labels": question.labels}
         if box is not None:
-            prompt["box"] = box.tolist()
-        entries += _entries(photo, masks, [prompt] * len(masks))
+            asked["box"] = box
+        entries += _entries(photo, masks, [asked] * len(masks))
         if not as_json:
             name = f"object {i}" if len(found) > 1 else "the object"
             say(f"{name}: " + "; ".join(_in_words(mask) for mask in masks))
@@ -160,26 +156,20 @@ def _as_8_bit(image: Tensor) -> Tensor:
 
 
 def _instances(masks: Tensor, iou: Tensor) -> Instances:
-    """Masks ``(n, H, W)`` with the IoU that the model expects of them, ``(n,)``."""
+    """Masks ``(n, H, W)`` with their predicted IoU, ``(n,)``."""
     return Instances(masks, torch.zeros(len(masks), dtype=torch.int64), masks_to_boxes(masks), iou)
 
 
 def _entries(photo: Path, found: Instances, more: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The masks of a photo as JSON, each with what else is known of it; unpacked one at a time."""
-    entries = []
-    for one, facts in zip(found, more, strict=True):
-        (result,) = coco_results([one], [photo.name], [0])
-        entries.append(
-            {
-                "file_name": photo.name,
-                "area": int(one.masks.sum()),
-                "bbox": result["bbox"],
-                "predicted_iou": result["score"],
-                **facts,
-                "segmentation": result["segmentation"],
-            }
-        )
-    return entries
+    """The masks of a photo as JSON, each with what else is known of it."""
+    assert found.scores is not None  # predictions have scores
+    rles = found.packed.rles if isinstance(found.packed, RLEMasks) else encode_rle(found.masks)
+    boxes = torch.cat([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], 1)  # (N, 4) xywh
+    rows = zip(rles, rle_areas(rles).tolist(), boxes.tolist(), found.scores.tolist(), more, strict=True)
+    return [
+        {"file_name": photo.name, "area": area, "bbox": box, "predicted_iou": iou, **facts, "segmentation": rle}
+        for rle, area, box, iou, facts in rows
+    ]
 
 
 def _sources(found: Everything) -> list[dict[str, Any]]:
@@ -194,18 +184,12 @@ def _sources(found: Everything) -> list[dict[str, Any]]:
 def _overlay(image: Tensor, found: Sequence[Instances], question: Question) -> np.ndarray:
     """The masks and the prompts on the photo; several answers side by side, the best on the left."""
     colors = instance_colors(len(found))
-    clicks = () if question.points is None else question.points
-    signs = () if question.labels is None else question.labels
-    boxes = () if question.boxes is None else question.boxes
-    panels: list[np.ndarray] = []
+    panels = []
     for rank in range(len(found[0])):
-        shown_here = Instances.cat([answers[rank] for answers in found])
-        panel = draw_prompts(overlay_instances(image, shown_here, colors=colors), clicks, signs, boxes)
-        if panels:
-            height, width = panel.shape[:2]
-            panels.append(np.full((height, max(1, round(GAP * width)), 3), 255, np.uint8))
-        panels.append(panel)
-    return np.concatenate(panels, axis=1)
+        painted = overlay_instances(image, Instances.cat([answers[rank] for answers in found]), colors=colors)
+        panels.append(draw_prompts(painted, question.points, question.labels, question.boxes))
+    gap = max(1, round(GAP * image.shape[2]))
+    return np.hstack([np.pad(p, ((0, 0), (0, gap), (0, 0)), constant_values=255) for p in panels])[:, :-gap]
 
 
 def _label_map(found: Sequence[Instances]) -> np.ndarray:

@@ -220,7 +220,7 @@ def relative_attention(
         return part(everything, everything, impl)
     if impl != "fast":
         raise ValueError(f'impl is "fast" or "reference", got {impl!r}')
-    most = MOST_BIAS.get(q.device.type, MOST_BIAS["cuda"]) // len(q)
+    most = MOST_BIAS.get(q.device.type, MOST_BIAS["cuda"]) // max(len(q), 1)
     heads, lines = max(most // side**4, 1), max(most // side**3, 1)
     return torch.cat(
         [

@@ -240,7 +240,8 @@ class Sam(Model):
         s = self.training_settings
         wanted = self._wanted(out, targets)  # (N, h, w)
         first, later = (
-            PromptOutput(_resized(a.logits, wanted.shape[1:]), a.iou) for a in (out.first, out.later)  # (N, M, h, w)
+            PromptOutput(_resized(a.logits, wanted.shape[1:]), a.iou)
+            for a in (out.first, out.later)  # (N, M, h, w)
         )
         focal, dice = mask_losses(first.logits, wanted, alpha=s.alpha)  # (N, 3) each
         best = best_of(s.focal_weight * focal + s.dice_weight * dice, focal, dice)  # (N,) each
@@ -416,7 +417,7 @@ def sam_tiny(*, image_size: int = 256, channels: int = 64, clicks: int = 2, ambi
 
     Its embedding has a stride of 8, so that its masks have one of 2, because the scenes' things are small; for the same
     reason its losses compare masks at the resolution of the image, and the focal loss counts an object's few pixels
-    nine times as much as the others. Its conversations of training are shorter than the paper's.
+    as much as the others, where the paper's counts them a third. Its conversations of training are shorter than the paper's.
 
     Args:
         image_size: side of the square image in pixels.
@@ -433,7 +434,7 @@ def sam_tiny(*, image_size: int = 256, channels: int = 64, clicks: int = 2, ambi
         neck=TinyNeck(encoder, channels),
         decoder=MaskDecoder(channels, heads=4, hidden=4 * channels),
         ambiguous=ambiguous,
-        training_settings=SamTraining(objects=4, clicks=clicks, repeats=0, finer=2, alpha=0.9),
+        training_settings=SamTraining(objects=4, clicks=clicks, repeats=0, finer=2, alpha=0.5),
         everything=EverythingSettings(points_per_side=16),
         normalize=Normalize(TINY_MEAN, TINY_STD),
     )

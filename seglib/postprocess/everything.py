@@ -50,13 +50,13 @@ class EverythingSettings:
         iou_threshold: lowest predicted IoU of a mask that is kept, itself excluded; 0 or less keeps all.
         stability_threshold: lowest stability of a mask that is kept (:func:`stability_score`); 0 or less keeps all.
         stability_offset: how far the logits' threshold is moved to both sides to measure the stability, at least 0.
-        box_nms: IoU of the boxes of two masks from one crop above which the one with the lower predicted IoU is dropped,
-            in [0, 1].
-        crop_layers: number of times that the image is looked at again in smaller crops: layer i has 2ⁱ × 2ⁱ of them.
+        box_nms: IoU of the boxes of two masks from one crop above which the one with the lower predicted IoU is
+            dropped, in [0, 1].
+        crop_layers: number of layers of smaller crops, which are treated like images: layer i has 2ⁱ × 2ⁱ crops.
         crop_nms: IoU of the boxes of two masks from different crops above which that of the larger crop is dropped,
             in [0, 1].
         crop_overlap: overlap of neighbouring crops in shares of the image's shorter side; it halves from layer to
-            layer. In [0, 1).
+            layer. In [0, 1].
         crop_points_downscale: factor by which the clicks along each side become fewer from layer to layer, at least 1.
         min_area: holes and islands of fewer pixels are removed; 0 leaves masks as they are.
 
@@ -143,17 +143,19 @@ def segment_everything(model: PromptableModel, image: Tensor, settings: Everythi
     """
     settings = settings or EverythingSettings()
     predictor = Predictor(model)
-    size = (image.shape[-2], image.shape[-1])
+    predictor.set_image(image)
+    size = (image.shape[1], image.shape[2])
     boxes, layers = crop_boxes(size, settings.crop_layers, settings.crop_overlap)
     crops = []
     for box, layer in zip(boxes, layers.tolist(), strict=True):
         x0, y0, x1, y1 = box.tolist()
-        predictor.set_image(image[:, y0:y1, x0:x1])
+        if layer > 0:
+            predictor.set_image(image[:, y0:y1, x0:x1])
         grid = point_grid(settings.points_in_layer(layer)) * torch.tensor([x1 - x0, y1 - y0])  # (P, 2) in the crop
         parts = []
         for points in grid.split(settings.points_per_batch):
             answers = predictor.decode(points=points[:, None]).several
-            parts.append(_good(answers, points, box, size, predictor.model_size, model.image_size, settings))
+            parts.append(_good_masks(answers, points, box, size, predictor.model_size, model.image_size, settings))
         crops.append(_without_duplicates(_join(parts), settings.box_nms))
     found = _join(crops)
     if len(boxes) > 1:
@@ -181,7 +183,7 @@ def select_masks(
     """
     height, width = output_size
     box = torch.tensor([0, 0, width, height])
-    found = _good(answers, points, box, (height, width), size, image_size, settings)
+    found = _good_masks(answers, points, box, (height, width), size, image_size, settings)
     found = _without_duplicates(found, settings.box_nms)
     return _instances(_without_small_regions(found, (height, width), settings), (height, width))
 
@@ -247,10 +249,10 @@ def near_crop_edge(boxes: Tensor, crop: Tensor, size: Size, *, tolerance: float 
     """Whether a mask was probably cut off by its crop: its box ends at an edge of the crop that isn't the image's.
 
     Args:
-        boxes: boxes of masks ``(N, 4)`` xyxy, in pixels of the image.
-        crop: box ``(4,)`` of the crop.
+        boxes: boxes of masks in the image, ``(N, 4)`` xyxy, from the index of the first pixel to that of the last.
+        crop: box of the crop in the image, ``(4,)`` xyxy.
         size: size ``(H, W)`` of the image.
-        tolerance: pixels within which edges count as the same.
+        tolerance: distance in pixels up to which two edges count as the same.
 
     Returns:
         ``(N,)`` bool.
@@ -263,9 +265,8 @@ def near_crop_edge(boxes: Tensor, crop: Tensor, size: Size, *, tolerance: float 
 def remove_small_regions(mask: Tensor, min_area: int, *, holes: bool) -> tuple[Tensor, bool]:
     """The mask without its small holes, or without its small islands.
 
-    Pixels belong to one hole or island when they share an edge or a corner. An image's border does not close a hole
-    and needs no closing: background that touches it is a hole like any other. Where all islands are small, the largest
-    one stays; of equally large ones the first, in reading order.
+    A hole is a connected region outside the mask, also at the border of the image; an island is one of the mask. Pixels
+    are connected when they share an edge or a corner. Where all islands are small, the largest one stays.
 
     Args:
         mask: one mask ``(H, W)`` bool.
@@ -273,7 +274,7 @@ def remove_small_regions(mask: Tensor, min_area: int, *, holes: bool) -> tuple[T
         holes: whether holes are filled; else islands are removed.
 
     Returns:
-        The mask, and whether any region was small. Where a lone island is small that is true though nothing changes.
+        The mask, and whether any region was small. That is true of a lone small island, too, which stays.
     """
     pixels = mask.cpu().numpy()
     regions, count = ndimage.label(pixels != holes, np.ones((3, 3)))
@@ -311,7 +312,7 @@ def _instances(found: _Found, size: tuple[int, int]) -> Instances:
     return Instances(masks, torch.zeros(len(found.rles), dtype=torch.int64, device=found.boxes.device), *found[1:3])
 
 
-def _good(
+def _good_masks(
     answers: PromptOutput,
     points: Tensor,
     crop: Tensor,
@@ -369,7 +370,7 @@ def _without_small_regions(found: _Found, size: tuple[int, int], settings: Every
 def _index_boxes(boxes: Tensor) -> Tensor:
     """Boxes from the first to the last pixel's index, as the published code compares them.
 
-    A mask of one pixel has a box of no area there, so it overlaps with nothing and no NMS drops it.
+    A mask of one pixel, row or column has a box of no area there. It overlaps with nothing, so no NMS drops it.
     """
     return (boxes - boxes.new_tensor([0, 0, 1, 1])).clamp(min=0)
 

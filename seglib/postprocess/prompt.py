@@ -229,19 +229,19 @@ class Predictor:
 
 
 def restore_logits(logits: Tensor, size: Size, output_size: Size, image_size: int) -> Tensor:
-    """Logits of masks at the size of an image: to the model's frame, padding cut off, to the image's size.
+    """Logits of masks at the size of an image: to the model's square frame, padding cut off, to the image's size.
 
-    Both steps are bilinear with pixel centres at half integers. One step from the masks to the image would sample
-    other places: the frame's size is a multiple of the masks' size, the image's is not.
+    Both steps are bilinear, with pixel centres at half integers, as in the published code. A single step would give
+    other values: the padding often begins within a cell of the masks.
 
     Args:
         logits: masks as the model gave them, ``(N, M, h, w)``; they cover its square frame.
         size: size ``(H', W')`` of the image as the model saw it, without padding.
         output_size: size ``(H, W)`` that is wanted.
-        image_size: side of the model's frame in pixels.
+        image_size: side of the model's square frame in pixels.
 
     Returns:
-        ``(N, M, H, W)`` float; above 0 is inside.
+        ``(N, M, H, W)`` float32; above 0 is inside.
     """
     logits = at_least_float32(logits)
     side = logits.shape[-1]

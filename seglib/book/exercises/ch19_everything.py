@@ -77,7 +77,7 @@ def _logits() -> Mapping[str, tuple[Tensor, float, float]]:
         "whole numbers": (steps, 0.0, 1.0),
         "whole numbers, another threshold": (steps, 1.0, 2.0),
         "no offset": (torch.randn(2, 4, 4, generator=draw), 0.0, 0.0),
-        "a single pixel": (torch.eye(3).mul(9)[:1, None] - 8, 0.0, 1.5),
+        "a single pixel": (torch.tensor([[[2.0, -8.0, -8.0]]]), 0.0, 1.5),
         "an empty mask": (torch.stack([torch.full((4, 4), -9.0), torch.full((4, 4), 9.0)]), 0.0, 1.0),
         "a mask that is never sure": (torch.zeros(1, 4, 4), 0.0, 1.0),
         "no mask": (torch.zeros(0, 4, 4), 0.0, 1.0),

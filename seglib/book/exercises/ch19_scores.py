@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from seglib.book.exercise import Exercise
+from seglib.book.exercise import Exercise, expect
 from seglib.metrics.clicks import number_of_clicks
+from seglib.postprocess.prompt import Predictor
 
 # Six numbers ---------------------------------------------------------------------------------------------------------
 
@@ -313,3 +314,59 @@ SCORES = Exercise(
         return ious.mean(...), clicks.float().mean()
     """,
 )
+
+
+# Three clicks --------------------------------------------------------------------------------------------------------
+
+SCENE, OBJECT = 5, 15
+"""The thing to click on: its scene of ``Scenes(20, split="val", size=256)``, and its number there."""
+GOAL = 0.8
+"""The IoU to reach."""
+
+
+@functools.cache
+def _seen() -> tuple[Predictor, Tensor]:
+    """The stored network, which has seen the scene, and the mask ``(H, W)`` of the thing."""
+    from seglib.book.pretrained import stored_model
+    from seglib.data.scenes import Scenes
+
+    model: Any = stored_model("sam_tiny")
+    sample = Scenes(20, split="val", size=256)[SCENE]
+    predictor = Predictor(model)
+    predictor.set_image(sample.image)
+    return predictor, sample.instances.masks[OBJECT]
+
+
+def answer(clicks: Sequence[Sequence[float]]) -> Tensor:
+    """The mask ``(H, W)`` that answers clicks (x, y, label): of three the best by predicted IoU for a lone click."""
+    predictor, _ = _seen()
+    x, y, labels = torch.tensor(clicks, dtype=torch.float64).unbind(1)
+    masks = predictor.predict(points=torch.stack([x, y], 1), labels=labels, several=len(clicks) == 1)
+    return masks.masks[0, int(masks.iou[0].argmax())]
+
+
+_LIST = "Give a list of clicks, each with three numbers: [(x, y, label), …]."
+_MISSED = "Not there yet. Most wrong pixels are missed: click into the largest missed part, with label 1."
+_EXTRA = "Not there yet. Most wrong pixels are extra: click into the largest extra part, with label 0."
+
+
+def _reaches(attempt: Any) -> None:
+    clicks = attempt.tolist() if isinstance(attempt, Tensor | np.ndarray) else attempt
+    expect(isinstance(clicks, tuple | list) and len(clicks) > 0, _LIST)
+    clicks = [c.tolist() if isinstance(c, Tensor | np.ndarray) else c for c in clicks]
+    expect(all(isinstance(c, tuple | list) and len(c) == 3 for c in clicks), _LIST)
+    clicks = [[v.item() if isinstance(v, Tensor | np.generic) else v for v in c] for c in clicks]
+    expect(all(isinstance(v, int | float) for c in clicks for v in c), _LIST)
+    expect(len(clicks) <= 3, "Those are more than three clicks.")
+    expect(all(label in (0, 1) for *_, label in clicks), "A label is 1, on the thing, or 0, beside it.")
+    _, wanted = _seen()
+    height, width = wanted.shape
+    expect(all(0 <= x < width and 0 <= y < height for x, y, _ in clicks), "A click lies outside the image.")
+    found = answer(clicks)
+    if int((found & wanted).sum()) >= GOAL * int((found | wanted).sum()):
+        return
+    for i, (x, y, label) in enumerate(clicks, 1):
+        on = bool(wanted[int(y + 0.5) if y < height - 1 else int(y), int(x + 0.5) if x < width - 1 else int(x)])
+        expect(on or not label, f"Click {i} has the label 1, but lies beside the thing. Points are (x, y).")
+        expect(label or not on, f"Click {i} has the label 0, but lies on the thing. Points are (x, y).")
+    expect(False, _MISSED if int((wanted & ~found).sum()) >= int((found & ~wanted).sum()) else _EXTRA)

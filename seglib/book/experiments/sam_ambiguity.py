@@ -5,7 +5,8 @@ of the three meanings for each object; nothing in the click says which one. One 
 other gives three and is trained on the best of them, as Kirillov et al. ("Segment Anything", section 3) do.
 
 Both start from the stored weights of ``sam_tiny``, which know objects alone, and see the same scenes. They are compared
-on the objects whose three meanings differ.
+on the objects whose three meanings differ. The start is not quite the same: in the stored weights the three masks have
+learned to answer first prompts, the single mask later ones.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Train the stored ``sam_tiny`` in two stages, small scenes first: ``… sam_weights --out RUN``.
 
 Nothing in the network has the size of the image, so what it learned from scenes of 128 × 128 pixels, a fourth of the
-cost, is where it starts on scenes of 256 × 256. The run is a folder as ``seglib train`` writes it, for
+cost, is where it starts on scenes of 256 × 256. In the first stage the focal loss counts an object's pixels nine times as
+much as the others, since otherwise all masks stay empty for long; in the second it counts all alike, since otherwise
+masks stay too large. A run that was stopped goes on with the same command. The run is a folder as ``seglib train`` writes it, for
 ``python -m seglib.book.experiments.from_run``. Whatever clicks mean in training, it is scored on objects alone.
 """
 
@@ -58,6 +60,7 @@ def train_weights(
     torch.manual_seed(seed)
     started, losses = time.perf_counter(), {}
     small = sam_tiny(image_size=TRAINED)
+    small.training_settings = replace(small.training_settings, alpha=0.9)
     if encoder is not None:
         load_encoder(small, encoder)
     if weights is not None:
@@ -71,6 +74,7 @@ def train_weights(
             task=PromptTask(train.categories),
             config=replace(config, steps=small_steps),
             out=out / "small",
+            resume=True,
         )
         losses = first.losses
     model: Sam = sam_tiny()
@@ -85,6 +89,7 @@ def train_weights(
         task=PromptTask(train.categories),
         config=replace(config, steps=steps, lr=config.lr / 2),
         out=out,
+        resume=True,
         metadata=metadata,
     )
     told = {"command": command, **history.scores[steps], "final_loss": history.losses[steps]}

@@ -323,17 +323,20 @@ def test_the_stored_weights_are_trained_on_small_scenes_first(tmp_path, monkeypa
 
     monkeypatch.setattr(sam_weights, "build_dataset", built)
     monkeypatch.setattr(sam_weights, "fit", fit_two)
-    given = ["--small-steps", "2", "--steps", "1", "--levels", "class", "--out", str(tmp_path / "run")]
+    given = ["--steps", "2", "1", "1", "--levels", "class", "--out", str(tmp_path / "run")]
     assert sam_weights.main(given) == 0
-    assert sizes == [(128, 128)] * 2 + [(256, 256)] * 2
-    (first, lr, boxes), (second, half, _) = asked
-    assert (first, second) == (2, 1) and half == lr / 2
+    assert sizes == [(128, 128)] * 4 + [(256, 256)] * 2
+    (first, lr, boxes), (second, same, _), (third, half, _) = asked
+    assert (first, second, third) == (2, 1, 1) and half == lr / 2 == same / 2
     assert len({tuple(box) for box in boxes}) < len(boxes)  # things of one class share a mask
     result, facts = tmp_path / "run" / "result.json", read_metadata(tmp_path / "run" / "weights.safetensors")
     told = json.loads(result.read_text())
     assert told["command"] == " ".join(["python -m seglib.book.experiments.sam_weights", *given])
     assert facts["levels"] == ["class"] and facts["scores"]["miou_at_5"] == pytest.approx(told["miou_at_5"])
-    assert told["small_final_loss"] > 0 and (tmp_path / "run" / "small" / "weights.safetensors").exists()
+    assert told["loss_of_stage1"] > 0 and (tmp_path / "run" / "stage2" / "state.safetensors").exists()
+    made = result.read_text()
+    assert sam_weights.main(given) == 0  # finished stages aren't repeated
+    assert json.loads(result.read_text())["final_loss"] == json.loads(made)["final_loss"]
 
 
 @pytest.mark.slow

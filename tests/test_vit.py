@@ -155,6 +155,10 @@ def test_images_of_a_batch_are_apart():
     torch.testing.assert_close(together, apart)
 
 
+def test_no_images_have_no_embeddings():
+    assert small()(torch.randn(0, 3, 16, 16)).shape == (0, 6, 4, 4)
+
+
 def test_grey_images_and_other_sizes():
     model = small(in_channels=1, image_size=24)
     assert model(torch.randn(1, 1, 24, 24)).shape == (1, 6, 6, 6)

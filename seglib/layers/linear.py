@@ -23,7 +23,7 @@ class Linear(nn.Linear):
         tokens = x.shape[:-1].numel()
         if x.device.type != "cpu" or tokens < FEWEST_TOKENS:
             return super().forward(x)
-        # as a batch of rows: PyTorch gives convolutions of fewer than 16 images to MKL again
+        # as a batch of rows: on one thread PyTorch gives convolutions of fewer than 16 images to MKL again
         rows = next(n for n in range(MOST_ROWS, 0, -1) if tokens % n == 0)
         maps = x.reshape(rows, 1, tokens // rows, -1).permute(0, 3, 1, 2)  # (rows, C, 1, columns), channels last
         maps = F.conv2d(maps, self.weight[:, :, None, None], self.bias)  # (rows, D, 1, columns)

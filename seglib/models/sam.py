@@ -417,7 +417,7 @@ def sam_tiny(*, image_size: int = 256, channels: int = 64, clicks: int = 2, ambi
 
     Its embedding has a stride of 8, so that its masks have one of 2, because the scenes' things are small; for the same
     reason its losses compare masks at the resolution of the image, and the focal loss counts an object's few pixels
-    as much as the others, where the paper's counts them a third. Its conversations of training are shorter than the paper's.
+    as much as the others, where the usual one counts them a third. Its conversations of training are shorter, too.
 
     Args:
         image_size: side of the square image in pixels.

@@ -246,11 +246,9 @@ def _raises_without_masks(masks: Tensor) -> Tensor:
 
 
 def _by_argmin(masks: Tensor) -> Tensor:
-    area = torch.cat(
-        [masks.new_full((1, *masks.shape[1:]), False, dtype=torch.int64) + 10**9, 10**9 - 0 * masks.long()]
-    )
-    area[1:][masks] = _areas(masks)[:, None, None].expand(masks.shape)[masks]
-    return area.argmin(0) - 1  # plane 0 stands for no mask
+    areas = torch.where(masks, _areas(masks)[:, None, None], 10**9)  # (N, H, W)
+    nothing = torch.full((1, *masks.shape[1:]), 10**9 - 1)
+    return torch.cat([nothing, areas]).argmin(0) - 1
 
 
 def _paint_numpy(masks: Tensor) -> np.ndarray:

@@ -366,7 +366,7 @@ def _reaches(attempt: Any) -> None:
     if int((found & wanted).sum()) >= GOAL * int((found | wanted).sum()):
         return
     for i, (x, y, label) in enumerate(clicks, 1):
-        on = bool(wanted[int(y + 0.5) if y < height - 1 else int(y), int(x + 0.5) if x < width - 1 else int(x)])
+        on = bool(wanted[min(int(y + 0.5), height - 1), min(int(x + 0.5), width - 1)])
         expect(on or not label, f"Click {i} has the label 1, but lies beside the thing. Points are (x, y).")
         expect(label or not on, f"Click {i} has the label 0, but lies on the thing. Points are (x, y).")
     expect(False, _MISSED if int((wanted & ~found).sum()) >= int((found & ~wanted).sum()) else _EXTRA)

@@ -1,10 +1,12 @@
-"""Train the stored ``sam_tiny`` in two stages, small scenes first: ``… sam_weights --out RUN``.
+"""Train the stored ``sam_tiny`` in three stages: ``… sam_weights --steps 2500 3500 500 --out RUN``.
 
 Nothing in the network has the size of the image, so what it learned from scenes of 128 × 128 pixels, a fourth of the
-cost, is where it starts on scenes of 256 × 256. In the first stage the focal loss counts an object's pixels nine times as
-much as the others, since otherwise all masks stay empty for long; in the second it counts all alike, since otherwise
-masks stay too large. A run that was stopped goes on with the same command. The run is a folder as ``seglib train`` writes it, for
-``python -m seglib.book.experiments.from_run``. Whatever clicks mean in training, it is scored on objects alone.
+cost, is where it starts on scenes of 256 × 256. In the first stage the focal loss counts an object's pixels nine times
+as much as the others, since otherwise all masks stay empty for long; after that it counts all alike, since otherwise
+masks stay too large. A run that was stopped goes on with the same command.
+
+The run is a folder as ``seglib train`` writes it, for ``python -m seglib.book.experiments.from_run``. Whatever clicks
+mean in training, it is scored on objects alone.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +26,34 @@ from seglib.book.experiments.prompts import SIZE, TRAINED
 from seglib.data.catalog import build_dataset
 from seglib.data.prompts import LEVELS, OnlyObjects
 from seglib.files import atomic_path
-from seglib.models.sam import Sam, sam_tiny
+from seglib.models.sam import sam_tiny
 from seglib.train import PromptTask, fit
 from seglib.train.recipes import recipe
 from seglib.weights import load_encoder, load_weights
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training.
+
+    Attributes:
+        size: side of the scenes in pixels.
+        alpha: weight of an object's pixels in the focal loss.
+        lr: learning rate as a share of the recipe's.
+    """
+
+    size: int
+    alpha: float
+    lr: float
+
+
+STAGES = (Stage(TRAINED, 0.9, 1.0), Stage(TRAINED, 0.5, 1.0), Stage(SIZE, 0.5, 0.5))
+
+
 def train_weights(
     out: Path,
     *,
-    small_steps: int,
-    steps: int,
+    steps: Sequence[int],
     encoder: Path | None,
     weights: Path | None,
     levels: Sequence[str],
@@ -45,8 +64,7 @@ def train_weights(
 
     Args:
         out: the run's folder.
-        small_steps: optimiser steps on scenes of 128 × 128 pixels, which may be none.
-        steps: optimiser steps on scenes of 256 × 256 pixels, with half the learning rate.
+        steps: optimiser steps of each of the :data:`STAGES`; a stage may have none, but for the last one.
         encoder: weights whose encoder the network starts from.
         weights: weights of ``sam_tiny`` that it starts from.
         levels: what clicks mean in training, see :class:`~seglib.data.prompts.OnlyObjects`.
@@ -57,44 +75,41 @@ def train_weights(
         FileNotFoundError: when there are no such weights.
         ValueError: for weights of another model, or a number out of its range.
     """
+    if len(steps) != len(STAGES) or steps[-1] < 1:
+        raise ValueError(f"training has {len(STAGES)} stages, of which the last is needed, got the steps {list(steps)}")
     torch.manual_seed(seed)
-    started, losses = time.perf_counter(), {}
-    small = sam_tiny(image_size=TRAINED)
-    small.training_settings = replace(small.training_settings, alpha=0.9)
-    if encoder is not None:
-        load_encoder(small, encoder)
-    if weights is not None:
-        load_weights(small, weights)
-    config = replace(recipe("sam_tiny"), seed=seed)
-    if small_steps:
-        train, _ = _scenes(TRAINED)
-        first = fit(
-            small,
+    state = None
+    config, seconds = replace(recipe("sam_tiny"), seed=seed), 0.0
+    told: dict[str, Any] = {"command": command}
+    for number, (stage, its_steps) in enumerate(zip(STAGES, steps, strict=True), start=1):
+        if not its_steps:
+            continue
+        model = sam_tiny(image_size=stage.size)
+        model.training_settings = replace(model.training_settings, alpha=stage.alpha)
+        if state is not None:
+            model.load_state_dict(state)
+        elif weights is not None:
+            load_weights(model, weights)
+        elif encoder is not None:
+            load_encoder(model, encoder)
+        train, val = _scenes(stage.size)
+        last = stage is STAGES[-1]
+        metadata: dict[str, Any] = {"model": "sam_tiny", "data": "scenes", "data_size": [SIZE, SIZE], "arguments": {}}
+        metadata |= {"file_ids": list(train.file_ids), "void_id": train.void_id, "levels": list(levels)}
+        history = fit(
+            model,
             OnlyObjects(train, levels=levels),
+            val if last else None,
             task=PromptTask(train.categories),
-            config=replace(config, steps=small_steps),
-            out=out / "small",
+            config=replace(config, steps=its_steps, lr=stage.lr * config.lr),
+            out=out if last else out / f"stage{number}",
             resume=True,
+            metadata=metadata if last else None,
         )
-        losses = first.losses
-    model: Sam = sam_tiny()
-    model.load_state_dict(small.state_dict())
-    train, val = _scenes(SIZE)
-    metadata: dict[str, Any] = {"model": "sam_tiny", "data": "scenes", "data_size": [SIZE, SIZE], "arguments": {}}
-    metadata |= {"file_ids": list(train.file_ids), "void_id": train.void_id, "levels": list(levels)}
-    history = fit(
-        model,
-        OnlyObjects(train, levels=levels),
-        val,
-        task=PromptTask(train.categories),
-        config=replace(config, steps=steps, lr=config.lr / 2),
-        out=out,
-        resume=True,
-        metadata=metadata,
-    )
-    told = {"command": command, **history.scores[steps], "final_loss": history.losses[steps]}
-    told |= {"small_steps": small_steps, "small_final_loss": losses.get(small_steps)}
-    told |= {"seconds": round(time.perf_counter() - started, 1), "cpu_seconds": round(time.process_time(), 1)}
+        state, seconds = model.state_dict(), seconds + history.seconds
+        told[f"loss_of_stage{number}"] = history.losses[its_steps]
+    told |= {**history.scores[steps[-1]], "final_loss": history.losses[steps[-1]]}
+    told |= {"seconds": round(seconds, 1), "cpu_seconds": round(time.process_time(), 1)}
     with atomic_path(out / "result.json") as beside:
         beside.write_text(json.dumps(told, indent=1) + "\n")
 
@@ -113,8 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m seglib.book.experiments.sam_weights", description=__doc__)
     parser.add_argument("--encoder", type=Path, help="weights whose encoder the network starts from")
     parser.add_argument("--weights", type=Path, help="weights of sam_tiny that it starts from")
-    parser.add_argument("--small-steps", type=int, default=0, help="steps on scenes of 128 pixels (default: none)")
-    parser.add_argument("--steps", type=int, required=True, help="steps on scenes of 256 pixels")
+    parser.add_argument("--steps", type=int, nargs=3, required=True, help="optimiser steps of the three stages")
     parser.add_argument(
         "--levels", nargs="+", default=["object"], help=f"what clicks mean: some of {', '.join(LEVELS)}"
     )

@@ -20,6 +20,7 @@ model already; on a GPU what torch allocates during one call.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -93,14 +94,16 @@ def pair(name: str, device: str, checkpoint: str | None = None) -> tuple[Sam, An
     return ours.eval().to(device), reference.eval().to(device)
 
 
+TABLE = re.compile(r".*(pos_embed|rel_pos_[hw]|embed\w*(\.\d)?\.weight|tokens?\.weight)")
+
+
 def randomise(model: nn.Module) -> None:
     """Give every parameter a value that matters; the relative positions and some others would start at about 0."""
     for name, value in model.named_parameters():
         if value.ndim == 1:
             value.copy_(0.1 * torch.randn_like(value) + name.endswith("weight"))  # a norm, or a bias
         else:
-            table = any(part in name for part in ("embed", "token", "pos"))
-            value.copy_(torch.randn_like(value) * (1 if table else value[0].numel() ** -0.5))
+            value.copy_(torch.randn_like(value) * (1 if TABLE.fullmatch(name) else value[0].numel() ** -0.5))
 
 
 def agree(name: str, ours: Tensor, reference: Tensor) -> None:

@@ -145,7 +145,7 @@ def test_attention_is_that_of_the_mask_tokens():
     ]
     weights = [(q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)[0, 1:5] for q, k in zip(*heads, strict=True)]
     mean = torch.stack(weights).mean(0)  # (4, h·w)
-    maps = (mean / mean.amax(1, keepdim=True)).view(4, 8, 8).detach()
+    maps = (mean / mean.amax(1, keepdim=True)).sqrt().view(4, 8, 8).detach()  # small weights can be seen
     assert block("attention")["m"] == paint.rgb(painters.on_scale(paint.sheet(maps, 2, 2), paint.IMAGE), 48)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from seglib.postprocess import prompt
-from seglib.postprocess.prompt import Predictor, restore_logits
+from seglib.postprocess.prompt import Predictor, check_prompts, restore_logits
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "sam_vit_b.json"
 SIZE = (96, 150)  # the model sees 82 x 128
@@ -199,7 +199,7 @@ def test_nothing_is_answered_before_an_image_is_set_or_after_a_reset(predictor):
         ({"points": torch.zeros(0, 1, 2)}, "an empty list of points"),
         ({"points": torch.zeros(2, 0, 2)}, "an empty list of points"),
         ({"boxes": torch.zeros(0, 4)}, "an empty list of boxes"),
-        ({"masks": torch.zeros(0, 32, 32)}, r"got torch.float32 \(0, 32, 32\)"),
+        ({"masks": torch.zeros(0, 32, 32)}, "an empty list of masks"),
         ({"points": [[150.0, 3.0]]}, r"a point lies outside the image of 150 x 96 pixels .*: \[150.0, 3.0\]"),
         ({"points": [[3.0, 96.0]]}, r"\[3.0, 96.0\]"),
         ({"points": [[5.0, 5.0], [-1.0, 3.0]]}, r"\[-1.0, 3.0\]"),
@@ -217,8 +217,8 @@ def test_nothing_is_answered_before_an_image_is_set_or_after_a_reset(predictor):
         ({"boxes": [10.0, 2.0, 151.0, 40.0]}, r"a corner of a box lies outside .*: \[151.0, 40.0\]"),
         ({"boxes": [[1.0, 2.0, 3.0]]}, r"boxes are \(N, 4\) or \(4,\), got shape \(1, 3\)"),
         ({"boxes": torch.zeros(1, 2, 4)}, r"boxes are .*, got shape \(1, 2, 4\)"),
-        ({"masks": torch.zeros(1, *SIZE)}, r"float logits \(N, 32, 32\), got torch.float32 \(1, 96, 150\)"),
-        ({"masks": torch.zeros(32, 32, dtype=torch.bool)}, "got torch.bool"),
+        ({"masks": torch.zeros(1, *SIZE)}, r"mask prompts of this model are \(N, 32, 32\), got \(1, 96, 150\)"),
+        ({"masks": torch.zeros(32, 32, dtype=torch.bool)}, "masks of prompts are floats, got torch.bool"),
         ({"points": torch.zeros(2, 1, 2), "boxes": [0, 0, 5, 5]}, "2 of points, 2 of labels, 1 of boxes"),
     ],
     ids=lambda value: ", ".join(value) or "nothing" if isinstance(value, dict) else "",
@@ -226,6 +226,13 @@ def test_nothing_is_answered_before_an_image_is_set_or_after_a_reset(predictor):
 def test_a_prompt_that_makes_no_sense_is_refused(predictor, prompts, message):
     with pytest.raises(ValueError, match=message):
         predictor.predict(**prompts)
+
+
+def test_prompts_are_checked_without_a_model():
+    found = check_prompts(SIZE, points=[[149.5, 95]], boxes=[0, 0, 150, 96])
+    assert found.points.tolist() == [[[149.5, 95]]] and found.labels.tolist() == [[1]] and len(found) == 1
+    with pytest.raises(ValueError, match="a point lies outside the image of 96 x 150"):
+        check_prompts((150, 96), points=[[149.5, 95]])
 
 
 def test_a_box_may_end_where_the_image_ends(predictor):

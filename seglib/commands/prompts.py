@@ -91,8 +91,8 @@ def answer(
     predictor = Predictor(net)
     predictor.set_image(_as_8_bit(image))
     three = net.ambiguous and (question.several or question.ambiguous)
-    clicks = {"points": question.points, "labels": question.labels} if question.points else {}
-    objects = question.boxes or [None]
+    clicks: dict[str, Any] = {"points": question.points, "labels": question.labels} if question.points else {}
+    objects: list[Any] = question.boxes or [None]
     found: list[Instances] = []  # of each object its answers, the best first
     for box in objects:
         answers = predictor.predict(**clicks, boxes=box, several=three)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -182,50 +182,76 @@ class Predictor:
     ) -> PromptOutput:
         """All four answers to each prompt, at the model's resolution. Arguments and errors are those of ``predict``."""
         embedding = self.embedding
-        prompts = self._prompts(points, labels, boxes, masks).to(embedding.device)
+        asked = check_prompts(self._size, points=points, labels=labels, boxes=boxes, masks=masks)
+        side = self.model.mask_size
+        if asked.masks is not None and asked.masks.shape[1:] != (side, side):
+            raise ValueError(
+                f"mask prompts of this model are (N, {side}, {side}), got {tuple(asked.masks.shape)}; pass "
+                "`logits[:, m]` of an earlier answer"
+            )
+        (height, width), (h, w) = self._size, self._model_size
+        scale = torch.tensor([w / width, h / height], dtype=torch.float64)  # (2,)
+        prompts = replace(
+            asked,
+            points=None if asked.points is None else (asked.points * scale).float(),
+            boxes=None if asked.boxes is None else (asked.boxes * scale.repeat(2)).float(),
+        )
         with evaluating(_module(self.model)):
-            return self.model.decode(embedding, prompts)
+            return self.model.decode(embedding, prompts.to(embedding.device))
 
-    def _prompts(
-        self, points: Numbers | None, labels: Numbers | None, boxes: Numbers | None, masks: Tensor | None
-    ) -> Prompts:
-        """The prompts in pixels of the image as the model sees it."""
-        if points is None and boxes is None and masks is None:
-            raise ValueError("got no prompt; pass points, boxes or masks")
-        if labels is not None and points is None:
-            raise ValueError("labels tell what points lie on; pass points, too")
-        height, width = self._size
-        scale = torch.tensor([self._model_size[1] / width, self._model_size[0] / height], dtype=torch.float64)  # (2,)
-        clicks = corners = on = None
-        if points is not None:
-            clicks = _numbers(points, "points", "(N, P, 2) or (P, 2)", 3)
-            _check_inside(clicks, "point", (height, width), ends=False)
-            on = torch.ones(clicks.shape[:2]) if labels is None else _numbers(labels, "labels", "(N, P) or (P,)", 2)
-            if not torch.isin(on, on.new_tensor([0, 1])).all():
-                raise ValueError(f"labels are 1 (on the object) or 0 (on the background), got {on.unique().tolist()}")
-            clicks, on = (clicks * scale).float(), on.long()
-        if boxes is not None:
-            corners = _numbers(boxes, "boxes", "(N, 4) or (4,)", 2)
-            if corners.shape[-1] != 4:
-                raise ValueError(f"boxes are (N, 4) or (4,), got shape {tuple(corners.shape)}; one box for each prompt")
-            pairs = corners.unflatten(1, (2, 2))  # (N, 2, 2): corners as (x, y)
-            _check_inside(pairs, "corner of a box", (height, width), ends=True)
-            swapped = (pairs[:, 0] > pairs[:, 1]).any(1)  # (N,)
-            if swapped.any():
-                raise ValueError(
-                    f"a box is (x0, y0, x1, y1) with x0 ≤ x1 and y0 ≤ y1, got {corners[swapped][0].tolist()}; swap its "
-                    "corners"
-                )
-            corners = (pairs * scale).flatten(1).float()
-        if masks is not None:
-            masks = masks[None] if masks.ndim == 2 else masks
-            side = self.model.mask_size
-            if masks.ndim != 3 or len(masks) == 0 or masks.shape[1:] != (side, side) or not masks.is_floating_point():
-                raise ValueError(
-                    f"mask prompts are float logits (N, {side}, {side}), got {masks.dtype} {tuple(masks.shape)}; pass "
-                    "`logits[:, m]` of an earlier answer"
-                )
-        return Prompts(clicks, on, corners, masks)
+
+def check_prompts(
+    size: Size,
+    *,
+    points: Numbers | None = None,
+    labels: Numbers | None = None,
+    boxes: Numbers | None = None,
+    masks: Tensor | None = None,
+) -> Prompts:
+    """Prompts about an image, as tensors with the axis of prompts, after a check that they make sense.
+
+    Args:
+        size: size ``(H, W)`` of the image.
+        points: clicks in pixels of the image, as :meth:`Predictor.predict` takes them.
+        labels: labels of the clicks, as :meth:`Predictor.predict` takes them.
+        boxes: boxes in pixels of the image, as :meth:`Predictor.predict` takes them.
+        masks: logits, as :meth:`Predictor.predict` takes them.
+
+    Returns:
+        The prompts, in pixels of the image.
+
+    Raises:
+        ValueError: as :meth:`Predictor.predict`; the size of masks is not checked.
+    """
+    if points is None and boxes is None and masks is None:
+        raise ValueError("got no prompt; pass points, boxes or masks")
+    if labels is not None and points is None:
+        raise ValueError("labels tell what points lie on; pass points, too")
+    clicks = corners = on = None
+    if points is not None:
+        clicks = _numbers(points, "points", "(N, P, 2) or (P, 2)", 3)
+        _check_inside(clicks, "point", size, ends=False)
+        on = torch.ones(clicks.shape[:2]) if labels is None else _numbers(labels, "labels", "(N, P) or (P,)", 2)
+        if not torch.isin(on, on.new_tensor([0, 1])).all():
+            raise ValueError(f"labels are 1 (on the object) or 0 (on the background), got {on.unique().tolist()}")
+        on = on.long()
+    if boxes is not None:
+        corners = _numbers(boxes, "boxes", "(N, 4) or (4,)", 2)
+        if corners.shape[-1] != 4:
+            raise ValueError(f"boxes are (N, 4) or (4,), got shape {tuple(corners.shape)}; one box for each prompt")
+        pairs = corners.unflatten(1, (2, 2))  # (N, 2, 2): corners as (x, y)
+        _check_inside(pairs, "corner of a box", size, ends=True)
+        swapped = (pairs[:, 0] > pairs[:, 1]).any(1)  # (N,)
+        if swapped.any():
+            raise ValueError(
+                f"a box is (x0, y0, x1, y1) with x0 ≤ x1 and y0 ≤ y1, got {corners[swapped][0].tolist()}; swap its "
+                "corners"
+            )
+    if masks is not None:
+        masks = masks[None] if masks.ndim == 2 else masks
+        if len(masks) == 0:
+            raise ValueError("got an empty list of masks; leave out masks=… or pass at least one")
+    return Prompts(clicks, on, corners, masks)
 
 
 def restore_logits(logits: Tensor, size: Size, output_size: Size, image_size: int) -> Tensor:

@@ -89,19 +89,19 @@ STABILITY = Exercise(
     wrong={
         "inverted": (
             _stable(ratio=lambda a, b: b / a.clamp(min=1)),
-            "Your fraction is upside down: the pixels that stay, of those of the larger mask.",
+            "Your fraction is upside down: the cells that stay, of those of the larger mask.",
         ),
         "at_least": (
             _stable(above=torch.ge),
-            "A pixel whose logit equals a threshold is outside: >, not ≥.",
+            "A cell whose logit equals a threshold is outside: >, not ≥.",
         ),
         "not_a_number": (
             _stable(ratio=torch.div),
-            "0 / 0 is NaN. A mask without a pixel above the lower threshold scores 0.",
+            "0 / 0 is NaN. A mask without a cell above the lower threshold scores 0.",
         ),
         "empty_is_stable": (
             _stable(ratio=lambda a, b: torch.where(b > 0, a / b, 1.0)),
-            "A mask without a pixel above the lower threshold scores 1 in your code. It scores 0.",
+            "A mask without a cell above the lower threshold scores 1 in your code. It scores 0.",
         ),
         "smoothed": (
             _stable(ratio=lambda a, b: (a + 1) / (b + 1)),
@@ -139,13 +139,13 @@ STABILITY = Exercise(
             lambda logits, threshold, offset: _stability(logits.sigmoid(), threshold, offset),
             "You compare probabilities. Threshold and offset are in logits.",
         ),
-        "of_sure_pixels": (
+        "of_sure_cells": (
             lambda logits, threshold, offset: ((logits - threshold).abs() > offset).flatten(1).float().mean(1),
-            "You give the share of pixels that are far from the threshold. Background doesn't count: IoU of two masks.",
+            "You give the share of cells that are far from the threshold. Background doesn't count: IoU of two masks.",
         ),
         "of_the_image": (
             _stable(ratio=lambda a, b: a / 20 if len(a) else a),
-            "Divide by the number of pixels in the larger mask.",
+            "Divide by the number of cells in the larger mask.",
         ),
         "difference": (_stable(ratio=lambda a, b: b - a), "You subtract. The score is a fraction: an IoU."),
         "dice": (
@@ -156,7 +156,7 @@ STABILITY = Exercise(
             lambda logits, threshold, offset: (
                 (logits > threshold + offset).sum() / (logits > threshold - offset).sum().clamp(min=1)
             ),
-            "You count the pixels of all masks together. Each mask has a score of its own.",
+            "You count the cells of all masks together. Each mask has a score of its own.",
         ),
         "mean": (
             lambda logits, threshold, offset: stability(logits, threshold, offset).mean(),
@@ -175,7 +175,7 @@ STABILITY = Exercise(
     },
     right={"NumPy": _stability_numpy, "loops": _stability_by_loops, "in place": _stability_in_place},
     probes=_logits,
-    hint="Pixels above threshold + offset, divided by those above threshold − offset; 0 / 0 is 0.",
+    hint="Cells above threshold + offset, divided by those above threshold − offset; 0 / 0 is 0.",
     sketch="""
         inner = (logits > ...).sum((1, 2))                   # (N,)
         outer = (logits > ...).sum((1, 2))

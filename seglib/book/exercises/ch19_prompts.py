@@ -340,11 +340,11 @@ TOKENS = Exercise(
         ),
         "labels_swapped": (
             _makes(points=lambda c, labels, m: torch.where((labels < 0)[..., None], m[4], c + m[1 - labels.clamp(0)])),
-            "You swapped foreground and background: row 0 is background, row 1 foreground.",
+            "You swapped the labels: row 0 is background, row 1 the object.",
         ),
         "one_meaning": (
             _makes(points=lambda c, labels, m: torch.where((labels < 0)[..., None], m[4], c + m[1])),
-            "All your points are foreground. The label says which row of `meanings` is added.",
+            "All your points are clicks on the object. The label says which row of `meanings` is added.",
         ),
         "no_meaning": (
             _makes(points=lambda c, labels, m: torch.where((labels < 0)[..., None], m[4], c)),

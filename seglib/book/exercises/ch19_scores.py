@@ -180,13 +180,13 @@ def _scores_in_place(ious: Tensor, goal: float) -> Scores:
 def _curves() -> Mapping[str, tuple[Tensor, float]]:
     draw = torch.Generator().manual_seed(27)
     return {
-        "six objects": (torch.rand(6, 5, generator=draw).cummax(1).values, 0.75),
+        "six things": (torch.rand(6, 5, generator=draw).cummax(1).values, 0.75),
         "curves that go up and down": (torch.rand(5, 6, generator=draw), 0.625),
         "masks that are exactly, or nearly, good enough": (
             torch.tensor([[0.25, 0.5, 0.75, 0.875], [0.5, 0.5, 0.625, 0.75], [0.7495, 0.7499, 0.875, 1.0]]),
             0.75,
         ),
-        "an object that never gets there": (
+        "a thing that never gets there": (
             torch.tensor([[0.125, 0.25, 0.25], [0.5, 0.875, 0.875], [0.75, 0.75, 1.0]]),
             0.875,
         ),
@@ -194,7 +194,7 @@ def _curves() -> Mapping[str, tuple[Tensor, float]]:
         "a goal that all reach at once": (torch.rand(4, 3, generator=draw) / 2 + 0.5, 0.25),
         "a goal that none reaches": (torch.rand(3, 4, generator=draw) / 2, 0.875),
         "one click": (torch.tensor([[0.25], [0.5], [0.875]]), 0.5),
-        "no object": (torch.zeros(0, 3), 0.75),
+        "no thing": (torch.zeros(0, 3), 0.75),
     }
 
 
@@ -215,23 +215,23 @@ SCORES = Exercise(
         ),
         "one_more_for_never": (
             _counts(number=lambda r: _first(r) + 1),
-            "An object that never reaches the goal counts as K + 1 in your mean. It counts as K.",
+            "A thing that never reaches the goal counts as K + 1 in your mean. It counts as K.",
         ),
         "one_for_never": (
             _counts(number=lambda r: r.int().argmax(1) + 1),
-            "`argmax` of a row without True is 0: an object that never reaches the goal counts as 1. It counts as K.",
+            "`argmax` of a row without True is 0: a thing that never reaches the goal counts as 1. It counts as K.",
         ),
         "zero_for_never": (
             _counts(number=lambda r: torch.where(r.any(1), r.int().argmax(1) + 1, 0)),
-            "An object that never reaches the goal counts as 0 in your mean. It counts as K.",
+            "A thing that never reaches the goal counts as 0 in your mean. It counts as K.",
         ),
         "without_never": (
             lambda ious, goal: (ious.mean(0), scores(ious[(ious >= goal).any(1)], goal)[1]),
-            "You leave out objects that never reach the goal. They count as K.",
+            "You leave out things that never reach the goal. They count as K.",
         ),
         "infinite": (
             lambda ious, goal: (ious.mean(0), scores(ious, goal)[1] if (ious >= goal).any(1).all() else math.inf),
-            "One object that never reaches the goal makes your mean infinite. It counts as K.",
+            "One thing that never reaches the goal makes your mean infinite. It counts as K.",
         ),
         "last_below": (
             _counts(number=_last_below),
@@ -247,7 +247,7 @@ SCORES = Exercise(
         ),
         "of_the_mean": (
             _of_mean_curve,
-            "You ask when the *mean* IoU reaches the goal. Each object has its own number; then take the mean.",
+            "You ask when the *mean* IoU reaches the goal. Each thing has its own number; then take the mean.",
         ),
         "median": (
             _counts(total=lambda c: c.float().quantile(0.5) if len(c) else c.float().mean()),
@@ -255,20 +255,20 @@ SCORES = Exercise(
         ),
         "sum": (
             lambda ious, goal: (ious.mean(0), scores(ious, goal)[1] * len(ious)),
-            "You add up the clicks. Take the mean over the objects.",
+            "You add up the clicks. Take the mean over the things.",
         ),
         "share": (
             _counts(number=lambda r: r.any(1)),
-            "You give the share of objects that reach the goal. Count clicks.",
+            "You give the share of things that reach the goal. Count clicks.",
         ),
-        "each": (_counts(total=lambda c: c), "You return the clicks of each object. Return their mean."),
+        "each": (_counts(total=lambda c: c), "You return the clicks of each thing. Return their mean."),
         "best_so_far": (
             _counts(curve=lambda ious: ious.cummax(1).values.mean(0)),
             "You take the best IoU so far. After k clicks the mask of click k counts, even if one before was better.",
         ),
         "of_objects": (
             _counts(curve=lambda ious: ious.mean(1)),
-            "You average over the clicks of each object. Average over the objects: K numbers.",
+            "You average over the clicks of each thing. Average over the things: K numbers.",
         ),
         "of_all": (
             _counts(curve=torch.mean),
@@ -280,7 +280,7 @@ SCORES = Exercise(
         ),
         "shares": (
             lambda ious, goal: (ious.ge(goal).float().mean(0), scores(ious, goal)[1]),
-            "You give shares of objects that reach the goal. The mean IoU is wanted.",
+            "You give shares of things that reach the goal. The mean IoU is wanted.",
         ),
         "percent": (_counts(curve=lambda ious: 100 * ious.mean(0)), "Your IoUs are percentages. They lie from 0 to 1."),
         "clicks_first": (
@@ -289,24 +289,24 @@ SCORES = Exercise(
         ),
         "no_objects_are_0": (
             _zero_without_objects,
-            "Without objects your scores are 0. Nothing was measured: NaN.",
+            "Without things your scores are 0. Nothing was measured: NaN.",
         ),
         "no_objects_take_all": (
             _all_clicks_without_objects,
-            "Without objects your number of clicks is K. Nothing was measured: NaN.",
+            "Without things your number of clicks is K. Nothing was measured: NaN.",
         ),
         "no_objects_one_nan": (
             _one_nan_without_objects,
-            "Without objects there are still K mean IoUs, all NaN.",
+            "Without things there are still K mean IoUs, all NaN.",
         ),
         "divides_by_0": (
             lambda ious, goal: scores(ious, goal) if len(ious) else 1 / 0,
-            "There may be no objects. Then both answers are NaN; nothing is divided by 0.",
+            "There may be nothing to click on. Then both answers are NaN; nothing is divided by 0.",
         ),
     },
     right={"NumPy": _scores_numpy, "loops": _scores_by_loops, "in place": _scores_in_place},
     probes=_curves,
-    hint="Mean over objects for each click; and the first click with IoU ≥ goal, K if there is none, then the mean.",
+    hint="Mean over things for each click; and the first click with IoU ≥ goal, K if there is none, then the mean.",
     sketch="""
         reached = ious >= ...                                # (N, K)
         reached[:, ...] = True                               # never: K clicks
@@ -318,9 +318,9 @@ SCORES = Exercise(
 
 # Three clicks --------------------------------------------------------------------------------------------------------
 
-SCENE, OBJECT = 5, 15
+SCENE, OBJECT = 13, 7
 """The thing to click on: its scene of ``Scenes(20, split="val", size=256)``, and its number there."""
-GOAL = 0.8
+GOAL = 0.75
 """The IoU to reach."""
 
 
@@ -334,6 +334,7 @@ def _seen() -> tuple[Predictor, Tensor]:
     sample = Scenes(20, split="val", size=256)[SCENE]
     predictor = Predictor(model)
     predictor.set_image(sample.image)
+    assert sample.instances is not None
     return predictor, sample.instances.masks[OBJECT]
 
 
@@ -345,18 +346,20 @@ def answer(clicks: Sequence[Sequence[float]]) -> Tensor:
     return masks.masks[0, int(masks.iou[0].argmax())]
 
 
-_LIST = "Give a list of clicks, each with three numbers: [(x, y, label), …]."
+_LIST = "Give a list of clicks: [(x, y, label), …]."
+_THREE_NUMBERS = "Each click has three numbers: (x, y, label)."
 _MISSED = "Not there yet. Most wrong pixels are missed: click into the largest missed part, with label 1."
 _EXTRA = "Not there yet. Most wrong pixels are extra: click into the largest extra part, with label 0."
 
 
 def _reaches(attempt: Any) -> None:
     clicks = attempt.tolist() if isinstance(attempt, Tensor | np.ndarray) else attempt
-    expect(isinstance(clicks, tuple | list) and len(clicks) > 0, _LIST)
+    expect(isinstance(clicks, tuple | list), _LIST)
     clicks = [c.tolist() if isinstance(c, Tensor | np.ndarray) else c for c in clicks]
-    expect(all(isinstance(c, tuple | list) and len(c) == 3 for c in clicks), _LIST)
+    expect(all(isinstance(c, tuple | list) for c in clicks), _LIST)
     clicks = [[v.item() if isinstance(v, Tensor | np.generic) else v for v in c] for c in clicks]
-    expect(all(isinstance(v, int | float) for c in clicks for v in c), _LIST)
+    expect(all(len(c) == 3 and all(isinstance(v, int | float) for v in c) for c in clicks), _THREE_NUMBERS)
+    expect(len(clicks) > 0, "There is no click in your list.")
     expect(len(clicks) <= 3, "Those are more than three clicks.")
     expect(all(label in (0, 1) for *_, label in clicks), "A label is 1, on the thing, or 0, beside it.")
     _, wanted = _seen()
@@ -370,3 +373,40 @@ def _reaches(attempt: Any) -> None:
         expect(on or not label, f"Click {i} has the label 1, but lies beside the thing. Points are (x, y).")
         expect(label or not on, f"Click {i} has the label 0, but lies on the thing. Points are (x, y).")
     expect(False, _MISSED if int((wanted & ~found).sum()) >= int((found & ~wanted).sum()) else _EXTRA)
+
+
+_CLICKS = [(201, 134, 1), (8, 149, 0), (226, 116, 0)]
+_OTHER = [(198, 134, 1), (5, 149, 0), (228, 116, 0)]
+_MISSED_BY, _EXTRA_BY = [(233, 127, 1)], [(186, 143, 1)]
+_BESIDE, _ON_IT = [(69, 82, 1)], [(201, 134, 1), (202, 134, 0)]
+
+THREE = Exercise(
+    solution=_CLICKS,
+    wrong={
+        "missed": (_MISSED_BY, _MISSED),
+        "extra": (_EXTRA_BY, _EXTRA),
+        "beside": (_BESIDE, "Click 1 has the label 1, but lies beside the thing. Points are (x, y)."),
+        "label_swapped": (_ON_IT, "Click 2 has the label 0, but lies on the thing. Points are (x, y)."),
+        "four_clicks": ([*_CLICKS, *_CLICKS, *_CLICKS, *_CLICKS], "Those are more than three clicks."),
+        "no_clicks": ([], "There is no click in your list."),
+        "no_labels": ([(x, y) for x, y, _ in _CLICKS], _THREE_NUMBERS),
+        "one_click": (_CLICKS[0], _LIST),
+        "label_of_background": (
+            [(x, y, label or -1) for x, y, label in _CLICKS],
+            "A label is 1, on the thing, or 0, beside it.",
+        ),
+        "outside": ([(x + 256, y, label) for x, y, label in _CLICKS], "A click lies outside the image."),
+    },
+    right={
+        "a tensor": torch.tensor(_CLICKS),
+        "an array": np.array(_CLICKS),
+        "tuples of tensors": tuple(torch.tensor(c) for c in _CLICKS),
+        "other clicks": _OTHER,
+    },
+    verify=_reaches,
+    compared=False,
+    sketch="""
+        my_clicks_on_it = [(..., ..., 1)]                    # look at the answer first
+        my_clicks_on_it += [(..., ..., ...)]                 # then at what is wrong with it
+    """,
+)

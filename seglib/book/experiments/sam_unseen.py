@@ -7,7 +7,7 @@ balloons included; one is never asked for these two. Both are scored on the same
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from seglib.book.experiments.prompts import (
 from seglib.book.experiments.queries import differences
 from seglib.data.prompts import OnlyObjects
 from seglib.data.scenes import Scenes
-from seglib.models.sam import sam_tiny
+from seglib.models.sam import Sam, sam_tiny
 
 UNSEEN = ("car", "balloon")
 WITHOUT, ALL = f"without {' and '.join(UNSEEN)}", "all classes"
@@ -75,7 +75,11 @@ def run(
     labels = torch.cat([objects_of(val[i]).labels for i in range(len(val))])
     unseen = torch.tensor([THINGS[label].name in UNSEEN for label in labels.tolist()])
 
-    build = partial(sam_tiny, image_size=TRAINED)
+    def build() -> Sam:
+        model = sam_tiny(image_size=TRAINED)
+        # from nothing all masks would stay empty for long if an object's few pixels counted as the others do
+        model.training_settings = replace(model.training_settings, alpha=0.9)
+        return model
 
     def train_and_score(classes: Sequence[str], seed: int) -> dict[str, Any]:
         asked = OnlyObjects(train, classes=classes)

@@ -72,7 +72,8 @@ function start(root, p, truth, masks) {
     .chosen .stage { outline: 3px solid var(--accent); } .chosen .name { color: var(--accent); } .answer .note { white-space: pre-line; min-height: 2.6em; }
     .scale { white-space: nowrap; } .scale i { display: inline-block; width: 74px; height: 9px; margin: 0 5px; background: linear-gradient(90deg, ${[0, 1, 2, 3, 4].map(i => `rgb(${viridis(i / 4)})`)}); }
     .mean { margin: 8px 0 0; min-height: 2.6em; } .frame { fill: none; } :host { container-type: inline-size; }
-    @container (max-width: 560px) { .board { grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px; } .scene { grid-row: auto; } .scene, .says { grid-column: 1 / 4; } }`,
+    @container (max-width: 560px) { .board { grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px; } .scene { grid-row: auto; } .scene, .says { grid-column: 1 / 4; }
+      .answer .note { min-height: 3.9em; } }`,
     el("p", {class: "lead"}, "Move over the scene, or use the arrow keys. Orange: the mask that the model answers. Dashes: the true one that it fits best."),
     ...p.models.length > 1 ? [group("Model", models)] : [], group("Prompt", prompts),
     el("div", {class: "board"}, scene.root, ...answers.map(a => a.root), el("div", {class: "says"}, status, mean)));

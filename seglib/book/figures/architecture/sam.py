@@ -119,7 +119,7 @@ def sam(
               "x = tokens + self.last_attention(tokens + places, image + cells, image)",
               "The tokens attend to the cells once more.", _attention(model), home=decoder,
               weights=("mask_decoder.last_attention", "mask_decoder.last_norm"), shows=_sheet,
-              what="Where masks 0, 1 (above), 2 and 3 attend", parts=True, size=44, side="left"),
+              what="Of masks 0, 1 (above), 2 and 3, √ of the weights", parts=True, size=44, side="left"),
         Block("features", "features", (CELLS, last), "mask_decoder.upsample",
               "features = self.upsample(image.mT.unflatten(", "Two transposed convolutions: four times as many cells a"
               " side.", home=decoder, stride=model.image_size / model.mask_size, side="right"),
@@ -262,14 +262,14 @@ def _cells(side: int) -> Any:
 
 
 def _attention(model: Sam) -> Any:
-    """What takes the attention of the mask tokens to the cells, means over the heads, ``(4, h, w)``, each up to 1."""
+    """What takes the attention of the mask tokens, means over the heads: ``(4, h, w)`` up to 1, as square roots."""
     layer, side = model.mask_decoder.last_attention, model.prompt_encoder.grid_size
 
     def take(call: Call) -> Tensor:
         query, key, _ = call.arguments
         q, k = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (layer.query(query), layer.key(key)))
         weights = attention_weights(q, k)[0, :, 1 : 1 + MASKS].mean(0)  # (4, h·w)
-        return (weights / weights.amax(1, keepdim=True)).unflatten(1, (side, side))
+        return (weights / weights.amax(1, keepdim=True)).sqrt().unflatten(1, (side, side))
 
     return take
 

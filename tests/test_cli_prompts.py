@@ -256,6 +256,12 @@ def test_bad_input_gets_one_line_and_leaves_nothing_behind(
     assert not list(tmp_path.iterdir()) and photo.read_bytes() == before
 
 
+def test_a_point_outside_is_refused_before_the_model_works(photo, sam, capsys, monkeypatch):
+    monkeypatch.setattr("seglib.commands.prompts.load", lambda *_: pytest.fail("the model is loaded"))
+    code, printed = seglib("predict", photo, "--weights", sam, "--json", "--point", "200,5", capsys=capsys)
+    assert code == 2 and "outside the image" in printed.err
+
+
 def test_weights_without_a_class_table_are_scored_on_any_dataset(sam, capsys, monkeypatch):
     short(monkeypatch)
     code, printed = seglib("eval", "--weights", sam, "--data", "scenes", "--split", "val", "--json", capsys=capsys)

@@ -19,7 +19,7 @@ from seglib.ops.masks import masks_to_boxes
 from seglib.ops.rle import encode_rle, rle_areas
 from seglib.ops.rle_masks import RLEMasks
 from seglib.postprocess.everything import Everything, segment_everything
-from seglib.postprocess.prompt import Predictor
+from seglib.postprocess.prompt import Predictor, check_prompts
 from seglib.types import Instances
 from seglib.viz import instance_colors, overlay_instances
 from seglib.viz.prompts import draw_prompts
@@ -87,11 +87,12 @@ def answer(
 ) -> None:
     """``seglib predict`` with prompts: the masks of one photo."""
     image = read_image(photo)  # (3, H, W)
+    clicks: dict[str, Any] = {"points": question.points, "labels": question.labels} if question.points else {}
+    check_prompts(tuple(image.shape[1:]), **clicks, boxes=question.boxes or None)  # before the model works
     net, _, _ = load(weights, device, task)
     predictor = Predictor(net)
     predictor.set_image(_as_8_bit(image))
     three = net.ambiguous and (question.several or question.ambiguous)
-    clicks: dict[str, Any] = {"points": question.points, "labels": question.labels} if question.points else {}
     objects: list[Any] = question.boxes or [None]
     found: list[Instances] = []  # of each object its answers, the best first
     for box in objects:

@@ -156,7 +156,10 @@ def test_channels_that_do_not_divide_into_features_are_refused():
         ({"points": torch.zeros(1, 1, 2)}, "points and labels come together"),
         ({"labels": torch.zeros(1, 1, dtype=torch.int64)}, "points and labels come together"),
         ({"points": torch.zeros(1, 2), "labels": torch.zeros(1, 1).long()}, r"\(N, P, 2\), got \(1, 2\)"),
-        ({"points": torch.zeros(1, 1, 2), "labels": torch.zeros(1, 1)}, "labels of prompts are int64, got torch.float32"),
+        (
+            {"points": torch.zeros(1, 1, 2), "labels": torch.zeros(1, 1)},
+            "labels of prompts are int64, got torch.float32",
+        ),
         ({"points": torch.zeros(1, 2, 2), "labels": torch.zeros(1, 1).long()}, r"need labels \(1, 2\), got \(1, 1\)"),
         ({"boxes": torch.zeros(1, 3)}, r"boxes of prompts have the shape \(N, 4\), got \(1, 3\)"),
         ({"boxes": torch.zeros(1, 4).long()}, "boxes of prompts are floats, got torch.int64"),

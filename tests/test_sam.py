@@ -116,13 +116,13 @@ def test_each_click_lies_where_the_last_mask_was_wrong_and_that_mask_is_a_prompt
     assert [len(p.points[0]) for p in rounds] == [1, 2, 3, 3]  # the last round has no new click
     assert rounds[0].masks is None and not any(p.boxes is not None for p in rounds)
     masks = two_objects().masks[out.instance]
-    for previous, prompts in zip([out.first.best.logits[:, 0], *out.later.logits.unbind(1)], rounds[1:], strict=False):
+    answered = [out.first.best.logits[:, 0], *out.later.logits.unbind(1)]
+    for previous, prompts in zip(answered[:3], rounds[1:], strict=True):
         assert torch.equal(prompts.masks, previous)
-        if len(prompts.points[0]) == 3 and prompts is rounds[3]:
-            continue
-        shown = model._at_image_size(previous, (64, 80)) > 0
-        for mask, found, (x, y), label in zip(masks, shown, prompts.points[:, -1].long(), prompts.labels[:, -1]):
-            assert (mask ^ found)[y, x] and label == mask[y, x].long()
+    for previous, prompts in zip(answered[:2], rounds[1:3], strict=True):
+        wrong = (model._at_image_size(previous, (64, 80)) > 0) ^ masks  # (2, H, W)
+        x, y = prompts.points[:, -1].long().unbind(1)
+        assert wrong[[0, 1], y, x].all() and torch.equal(prompts.labels[:, -1], masks[[0, 1], y, x].long())
 
 
 def test_a_first_prompt_is_a_click_on_the_object_or_a_box_around_it(model):
@@ -200,7 +200,8 @@ def test_every_round_counts_alike(model):
     sure, unsure = answers([[5.0, 5.0, 5.0]], [[1.0, 1.0, 1.0]]), answers([[0.5, 5.0]], [[0.0, 1.0]])
     mixed = model.loss(replace(out, first=sure, later=unsure), targets)
     alone = model.loss(replace(out, first=sure, later=answers([[5.0, 5.0]], [[1.0, 1.0]])), targets)
-    worst = model.loss(replace(out, first=answers([[0.5] * 3], [[0.0] * 3]), later=answers([[0.5] * 2], [[0.0] * 2])), targets)
+    wrong = {"first": answers([[0.5] * 3], [[0.0] * 3]), "later": answers([[0.5] * 2], [[0.0] * 2])}
+    worst = model.loss(replace(out, **wrong), targets)
     for name in mixed:
         torch.testing.assert_close(mixed[name], (2 * alone[name] + worst[name]) / 3)
 

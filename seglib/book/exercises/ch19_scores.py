@@ -318,7 +318,7 @@ SCORES = Exercise(
 
 # Three clicks --------------------------------------------------------------------------------------------------------
 
-SCENE, OBJECT = 13, 7
+SCENE, OBJECT = 15, 8
 """The thing to click on: its scene of ``Scenes(20, split="val", size=256)``, and its number there."""
 GOAL = 0.75
 """The IoU to reach."""
@@ -375,23 +375,25 @@ def _reaches(attempt: Any) -> None:
     expect(False, _MISSED if int((wanted & ~found).sum()) >= int((found & ~wanted).sum()) else _EXTRA)
 
 
-_CLICKS = [(201, 134, 1), (8, 149, 0), (226, 116, 0)]
-_OTHER = [(198, 134, 1), (5, 149, 0), (228, 116, 0)]
-_MISSED_BY, _EXTRA_BY = [(233, 127, 1)], [(186, 143, 1)]
-_BESIDE, _ON_IT = [(69, 82, 1)], [(201, 134, 1), (202, 134, 0)]
+_CLICKS = [(216, 112, 1), (248, 109, 0), (202, 100, 0)]
 
 THREE = Exercise(
     solution=_CLICKS,
     wrong={
-        "missed": (_MISSED_BY, _MISSED),
-        "extra": (_EXTRA_BY, _EXTRA),
-        "beside": (_BESIDE, "Click 1 has the label 1, but lies beside the thing. Points are (x, y)."),
-        "label_swapped": (_ON_IT, "Click 2 has the label 0, but lies on the thing. Points are (x, y)."),
-        "four_clicks": ([*_CLICKS, *_CLICKS, *_CLICKS, *_CLICKS], "Those are more than three clicks."),
+        "one_click": (_CLICKS[:1], _EXTRA),
+        "beside": (
+            [(x, y, 1) for x, y, label in _CLICKS if not label],
+            "Click 1 has the label 1, but lies beside the thing. Points are (x, y).",
+        ),
+        "labels_swapped": (
+            [(x, y, 1 - label) for x, y, label in _CLICKS],
+            "Click 1 has the label 0, but lies on the thing. Points are (x, y).",
+        ),
+        "four_clicks": ([*_CLICKS, *_CLICKS[:1]], "Those are more than three clicks."),
         "no_clicks": ([], "There is no click in your list."),
         "no_labels": ([(x, y) for x, y, _ in _CLICKS], _THREE_NUMBERS),
-        "one_click": (_CLICKS[0], _LIST),
-        "label_of_background": (
+        "no_list": (_CLICKS[0], _LIST),
+        "background_is_minus_1": (
             [(x, y, label or -1) for x, y, label in _CLICKS],
             "A label is 1, on the thing, or 0, beside it.",
         ),
@@ -401,7 +403,7 @@ THREE = Exercise(
         "a tensor": torch.tensor(_CLICKS),
         "an array": np.array(_CLICKS),
         "tuples of tensors": tuple(torch.tensor(c) for c in _CLICKS),
-        "other clicks": _OTHER,
+        "two pixels further": [(x + 2.0, y, label) for x, y, label in _CLICKS],
     },
     verify=_reaches,
     compared=False,

@@ -102,7 +102,7 @@ def test_shapes_are_those_of_a_square_frame_and_of_seven_tokens():
     shapes = {b["n"]: b["shape"] for b in drawing().params["blocks"]}
     assert shapes == {
         "image": "3×48×64", "c1": "24×32×32", "c2": "48×16×16", "c3": "64×8×8", "c4": "96×4×4", "c5": "96×2×2",
-        "embedding": "16×8×8", "plus": "16×8×8", "click": "2", "tokens": "7×16", "tokens1": "7×16",
+        "embedding": "64×8×8", "plus": "16×8×8", "click": "2", "tokens": "7×16", "tokens1": "7×16",
         "cells1": "16×8×8", "tokens2": "7×16", "cells2": "16×8×8", "attention": "4×8×8", "features": "2×32×32",
         "iou": "4", "vectors": "4×2", "masks": "4×32×32", "prediction": "",
     }  # fmt: skip

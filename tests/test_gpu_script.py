@@ -144,7 +144,7 @@ def test_each_class_of_models_is_compiled_once_and_every_tiny_entry(gpu, monkeyp
     compiled = [n for n, compiled in asked if compiled]
     tiny = [n for n in MODELS if n.endswith("_tiny")]
     dense, objects = ["fcn", "unet", "deeplab"], ["mask_rcnn", "yolact", "condinst", "solov2"]
-    assert compiled == [*tiny, *dense, *objects, "panoptic_fpn", "mask2former", "unet3d", "nnunet"]
+    assert compiled == [*tiny, *dense, *objects, "panoptic_fpn", "mask2former", "unet3d", "nnunet", "sam"]
     skipped = report["steps"]["fcn_resnet50"]["compiled"]["status"]
     assert skipped == "skipped: fcn is compiled for all seglib.models.fcn"
 

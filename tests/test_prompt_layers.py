@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from seglib.layers.attention import MultiHeadAttention
 from seglib.layers.mask_decoder import MaskDecoder, TwoWayBlock
 from seglib.layers.prompt_encoder import BACKGROUND, BOTTOM_RIGHT, OBJECT, TOP_LEFT, FourierPosition, PromptEncoder
+from seglib.layers.tiny import TinyEncoder, TinyNeck
 from seglib.types import PromptOutput, Prompts
 
 
@@ -136,6 +138,34 @@ def test_a_mask_is_the_product_of_its_token_and_the_image(decoder):
     decoder.upsample.register_forward_hook(lambda module, args, out: features.append(out))
     masks, _ = decoder(torch.randn(1, 16, 3, 3), torch.randn(16, 3, 3), torch.randn(2, 2, 16), torch.zeros(1, 16, 3, 3))
     torch.testing.assert_close(masks[:, 2], features[0][:, 0])
+
+
+def test_finer_maps_are_added_where_their_cells_lie(decoder):
+    embedding, positions, tokens = torch.randn(1, 16, 3, 3), torch.randn(16, 3, 3), torch.randn(2, 2, 16)
+    twice, fourfold = torch.randn(1, 4, 6, 6), torch.randn(1, 2, 12, 12)
+    folded = torch.cat([embedding, F.pixel_unshuffle(twice, 2), F.pixel_unshuffle(fourfold, 4)], 1)
+    assert folded.shape[1] == 4 * 16
+    inputs = []
+    decoder.upsample[2].register_forward_hook(lambda module, args, out: inputs.append(args[0]))  # after the norm
+    decoder.upsample[0].register_forward_hook(lambda module, args, out: inputs.append(out))
+    decoder.upsample[3].register_forward_hook(lambda module, args, out: inputs.append(out))
+    decoder.upsample[4].register_forward_hook(lambda module, args, out: inputs.append(args[0]))
+    decoder(folded, positions, tokens, torch.zeros(1, 16, 1, 1))
+    doubled, normed, again, last = inputs
+    torch.testing.assert_close(normed, decoder.upsample[1](doubled + twice))
+    torch.testing.assert_close(last, again + fourfold)
+
+
+def test_an_embedding_of_another_model_is_refused(decoder):
+    with pytest.raises(ValueError, match="16 channels, or 64 with finer maps, got 32; pass what `encode`"):
+        decoder(torch.zeros(1, 32, 3, 3), torch.zeros(16, 3, 3), torch.zeros(1, 2, 16), torch.zeros(1, 16, 1, 1))
+
+
+def test_without_finer_maps_the_tiny_neck_gives_what_it_starts_with(decoder):
+    torch.manual_seed(0)
+    encoder = TinyEncoder()
+    embedding = TinyNeck(encoder, 16).eval()(encoder.eval()(torch.rand(1, 3, 64, 96)))
+    assert embedding.shape == (1, 4 * 16, 8, 12) and not embedding[:, 16:].any()  # finer maps are learned from nothing
 
 
 def test_no_prompts_get_no_masks(decoder):

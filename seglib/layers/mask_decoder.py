@@ -85,6 +85,41 @@ class MLP(nn.Sequential):
         super().__init__(*layers[:-1])
 
 
+class Upsampling(nn.Sequential):
+    """Two transposed convolutions: C channels become C/8, and each cell 4 × 4 cells.
+
+    Args:
+        channels: channels C of the map.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            nn.ConvTranspose2d(channels, channels // 4, 2, stride=2),
+            LayerNorm2d(channels // 4, eps=1e-6),
+            nn.GELU(),
+            nn.ConvTranspose2d(channels // 4, channels // 8, 2, stride=2),
+            nn.GELU(),
+        )
+
+    def forward(self, input: Tensor, finer: Tensor | None = None) -> Tensor:
+        """Upsample a map.
+
+        Args:
+            input: map ``(N, C, h, w)``.
+            finer: folded maps ``(1 or N, 3C, h, w)`` that are added on the way, see :class:`MaskDecoder`; none when
+                ``None`` or without channels.
+
+        Returns:
+            ``(N, C/8, 4h, 4w)``.
+        """
+        if finer is None or finer.shape[1] == 0:
+            return super().forward(input)
+        double, norm, activation, again, last = self
+        twice, fourfold = finer.split([input.shape[1], 2 * input.shape[1]], 1)
+        x = activation(norm(double(input) + F.pixel_shuffle(twice, 2)))  # (N, C/4, 2h, 2w)
+        return last(again(x) + F.pixel_shuffle(fourfold, 4))  # (N, C/8, 4h, 4w)
+
+
 class MaskDecoder(nn.Module):
     """Prompts and an image embedding become four masks each, and the IoU that each is predicted to have.
 
@@ -96,6 +131,10 @@ class MaskDecoder(nn.Module):
                                                                mask = ⟨MLP of its token, image⟩, at every pixel ◄──┘
 
     Nothing that costs much depends on the prompt but these few layers, and they are small.
+
+    An embedding may have 4C channels. Then the others are finer maps, which are added on the way up, as in SAM 2 (Ravi
+    et al., "SAM 2: Segment Anything in Images and Videos", 2024, section 4). They are folded as ``pixel_unshuffle``
+    does: of each cell first the 2 × 2 cells of a map of C/4 channels, then the 4 × 4 cells of a map of C/8.
 
     Args:
         channels: channels C of image embedding and tokens.
@@ -120,13 +159,7 @@ class MaskDecoder(nn.Module):
         )
         self.last_attention = MultiHeadAttention(channels, heads, hidden=channels // 2)
         self.last_norm = nn.LayerNorm(channels)
-        self.upsample = nn.Sequential(
-            nn.ConvTranspose2d(channels, channels // 4, 2, stride=2),
-            LayerNorm2d(channels // 4, eps=1e-6),
-            nn.GELU(),
-            nn.ConvTranspose2d(channels // 4, channels // 8, 2, stride=2),
-            nn.GELU(),
-        )
+        self.upsample = Upsampling(channels)
         self.mask_mlps = nn.ModuleList(MLP(channels, channels // 8) for _ in range(MASKS))
         self.iou_mlp = MLP(channels, MASKS)
 
@@ -134,15 +167,26 @@ class MaskDecoder(nn.Module):
         """Decode.
 
         Args:
-            embedding: image embedding ``(1, C, h, w)`` of all prompts, or one for each ``(N, C, h, w)``.
+            embedding: image embedding ``(1, C, h, w)`` of all prompts, or one for each ``(N, C, h, w)``; of 4C channels
+                with finer maps.
             positions: positions of the cells, ``(C, h, w)``.
             prompts: tokens of the prompts, ``(N, T, C)``.
             dense: map of the prompts, ``(1, C, h, w)`` or ``(N, C, h, w)``.
 
         Returns:
             Mask logits ``(N, 4, 4h, 4w)``, and the predicted IoU of each, ``(N, 4)``.
+
+        Raises:
+            ValueError: for an embedding of another number of channels.
         """
         n, (height, width) = len(prompts), embedding.shape[-2:]
+        channels = len(positions)
+        if embedding.shape[1] not in (channels, 4 * channels):
+            raise ValueError(
+                f"an embedding has {channels} channels, or {4 * channels} with finer maps, got {embedding.shape[1]}; "
+                "pass what `encode` of the same model gave"
+            )
+        embedding, finer = embedding.split([channels, embedding.shape[1] - channels], 1)
         own = torch.cat([self.iou_token, self.mask_tokens])  # (5, C)
         places = torch.cat([own.expand(n, -1, -1), prompts], 1)  # (N, 5 + T, C)
         image = (embedding + dense).flatten(2).mT  # (1 or N, M, C)
@@ -152,7 +196,7 @@ class MaskDecoder(nn.Module):
             tokens, image = block(tokens, places, image, cells)
         x = tokens + self.last_attention(tokens + places, image + cells, image)
         tokens = self.last_norm(x)  # (N, 5 + T, C)
-        features = self.upsample(image.mT.unflatten(2, (height, width)))  # (N, C/8, 4h, 4w)
+        features = self.upsample(image.mT.unflatten(2, (height, width)), finer)  # (N, C/8, 4h, 4w)
         weights = torch.stack([mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.mask_mlps)], 1)  # (N, 4, C/8)
         masks = (weights @ features.flatten(2)).unflatten(2, features.shape[2:])  # (N, 4, 4h, 4w)
         return masks, self.iou_mlp(tokens[:, 0])

@@ -121,30 +121,41 @@ class TinyEncoder(nn.Module):
 
 
 class TinyNeck(nn.Module):
-    """The maps of the tiny encoder, but the first, in one of stride 8: what a promptable model wants of an image.
+    """The maps of the tiny encoder as an image embedding of stride 8, for a promptable model.
 
-    Coarser maps are repeated. The finer one keeps its details: the 2 × 2 cells that lie in one cell become channels.
+    The map that tokens attend to is made of all but the first; coarser ones are repeated, of the finer one the 2 × 2
+    cells that lie in one cell become channels. Beside it two finer maps are folded into further channels, for
+    :class:`~seglib.layers.mask_decoder.MaskDecoder`: details that 8 × 8 pixels hardly have room for.
 
     Args:
         encoder: the encoder whose maps come in.
-        channels: channels C of the result.
+        channels: channels C of the map that tokens attend to.
+        depth: residual blocks on it.
     """
 
-    def __init__(self, encoder: TinyEncoder, channels: int) -> None:
+    def __init__(self, encoder: TinyEncoder, channels: int, depth: int = 2) -> None:
         super().__init__()
         width = encoder.channels
         self.fold = nn.Conv2d(width["c2"], channels, 2, stride=2, bias=False)
         self.lateral = nn.ModuleDict({c: nn.Conv2d(width[c], channels, 1, bias=False) for c in ("c3", "c4", "c5")})
-        self.norm = LayerNorm2d(channels, eps=1e-6)
+        self.norm = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
+        self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(depth)))
         self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.last_norm = LayerNorm2d(channels, eps=1e-6)
+        self.twice = nn.Conv2d(width["c2"], channels // 4, 1)
+        self.fourfold = nn.Conv2d(width["c1"], channels // 8, 1)
+        for finer in (self.twice, self.fourfold):  # masks start without them
+            nn.init.zeros_(finer.weight)
+            nn.init.zeros_(finer.bias)
 
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
-        """The encoder's maps → ``(B, C, H/8, W/8)``."""
+        """The encoder's maps → ``(B, 4 C, H/8, W/8)``."""
         mixed = self.fold(maps["c2"])  # (B, C, H/8, W/8)
         for name, lateral in self.lateral.items():
             mixed = mixed + F.interpolate(lateral(maps[name]), mixed.shape[2:])  # nearest: a cell's four share a value
-        return self.last_norm(self.conv(self.norm(mixed)))
+        image = self.last_norm(self.conv(self.blocks(self.norm(mixed))))
+        finer = F.pixel_unshuffle(self.twice(maps["c2"]), 2), F.pixel_unshuffle(self.fourfold(maps["c1"]), 4)
+        return torch.cat([image, *finer], 1)
 
 
 class _ConvInPlace(nn.Conv2d):

@@ -166,7 +166,8 @@ class Sam(Model):
             sizes: true size ``(H, W)`` of each image; ``None`` when every image fills the batch.
 
         Returns:
-            Embeddings ``(B, C, h, w)``.
+            Embeddings ``(B, C, h, w)``; with finer maps more channels, see
+            :class:`~seglib.layers.mask_decoder.MaskDecoder`.
 
         Raises:
             ValueError: when the images are malformed or too large.
@@ -413,9 +414,10 @@ def _on_vit(image_size: int, **arguments: Any) -> Sam:
 
 
 def sam_tiny(*, image_size: int = 256, channels: int = 64, clicks: int = 2, ambiguous: bool = True) -> Sam:
-    """SAM on the tiny encoder, for two CPU cores: 256 × 256 pixels, 0.8 million weights.
+    """SAM on the tiny encoder, for two CPU cores: 256 × 256 pixels, 0.9 million weights.
 
-    Its embedding has a stride of 8, so that its masks have one of 2, because the scenes' things are small; for the same
+    Its embedding has a stride of 8, so that its masks have one of 2, and finer maps beside it, as SAM 2 has
+    (:class:`~seglib.layers.tiny.TinyNeck`), because the scenes' things are small; for the same
     reason its losses compare masks at the resolution of the image, and the focal loss counts an object's few pixels
     as much as the others, where the usual one counts them a third. Its conversations of training are shorter, too.
 

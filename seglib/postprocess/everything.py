@@ -323,7 +323,7 @@ def _good_masks(
 ) -> _Found:
     """The good masks among M answers to each of N clicks ``(N, 2)`` in a crop of an image of ``size``."""
     device = answers.logits.device
-    logits, iou = answers.logits.flatten(0, 1), answers.iou.flatten()  # (N·M, h, w), (N·M,)
+    logits, iou = answers.logits.flatten(0, 1), answers.iou.flatten().float()  # (N·M, h, w), (N·M,)
     points = points.float().to(device).repeat_interleave(answers.logits.shape[1], 0)  # (N·M, 2)
     if settings.iou_threshold > 0:
         good = iou > settings.iou_threshold

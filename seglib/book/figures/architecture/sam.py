@@ -214,9 +214,11 @@ class _Asked(Sam):
 def _encoder(model: Sam) -> tuple[list[Block], list[Edge], list[str]]:
     """The blocks from the image to the embedding, the arrows between them, and what the embedding is made of."""
     stride = model.image_size / model.prompt_encoder.grid_size
+    says = f"All that prompts are answered from, with one cell for every {stride:g} pixels."
     if isinstance(model.encoder, TinyEncoder):
         blocks, edges, _ = encoder_row(model, ENCODER)
-        sources, module, code = ["c2", "c3", "c4", "c5"], "neck", "return self.last_norm(self.conv("
+        says += " The cells get a fourth of its channels; the others are finer maps, folded, for the masks' features."
+        sources, module, code = ["c1", "c2", "c3", "c4", "c5"], "neck", "image = self.last_norm(self.conv("
     elif isinstance(model.encoder, ImageEncoderViT):
         blocks = _vit_row(model.encoder, stride)
         edges = chain([b.name for b in blocks])
@@ -227,8 +229,7 @@ def _encoder(model: Sam) -> tuple[list[Block], list[Edge], list[str]]:
         )
     blocks.append(
         Block("embedding", "embedding", (CELLS, START), module, code,
-              f"All that prompts are answered from, with one cell for every {stride:g} pixels.",
-              home=model.get_submodule(module.removesuffix(".neck")), stride=stride, side="right")
+              says, home=model.get_submodule(module.removesuffix(".neck")), stride=stride, side="right")
     )  # fmt: skip
     return blocks, edges, sources
 

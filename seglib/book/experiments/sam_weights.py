@@ -3,7 +3,8 @@
 Nothing in the network has the size of the image, so what it learned from scenes of 128 × 128 pixels, a fourth of the
 cost, is where it starts on scenes of 256 × 256. In the first stage the focal loss counts an object's pixels nine times
 as much as the others, since otherwise all masks stay empty for long; after that it counts all alike, since otherwise
-masks stay too large. A run that was stopped goes on with the same command.
+masks stay too large. Only the last stage asks as often as the scores do. A run that was stopped goes on with the same
+command.
 
 The run is a folder as ``seglib train`` writes it, for ``python -m seglib.book.experiments.from_run``. Whatever clicks
 mean in training, it is scored on objects alone.
@@ -40,14 +41,16 @@ class Stage:
         size: side of the scenes in pixels.
         alpha: weight of an object's pixels in the focal loss.
         lr: learning rate as a share of the recipe's.
+        clicks: number of clicks after the first prompt.
     """
 
     size: int
     alpha: float
     lr: float
+    clicks: int
 
 
-STAGES = (Stage(TRAINED, 0.9, 1.0), Stage(TRAINED, 0.5, 1.0), Stage(SIZE, 0.5, 0.5))
+STAGES = (Stage(TRAINED, 0.9, 1.0, 2), Stage(TRAINED, 0.5, 1.0, 2), Stage(SIZE, 0.5, 0.5, 4))
 
 
 def train_weights(
@@ -85,7 +88,7 @@ def train_weights(
         if not its_steps:
             continue
         model = sam_tiny(image_size=stage.size)
-        model.training_settings = replace(model.training_settings, alpha=stage.alpha)
+        model.training_settings = replace(model.training_settings, alpha=stage.alpha, clicks=stage.clicks)
         if state is not None:
             model.load_state_dict(state)
         elif weights is not None:

@@ -191,8 +191,8 @@ class Sam(Model):
             prompts: N prompts in pixels of the image as the model sees it.
 
         Returns:
-            Four masks for each prompt: ``.single`` is the answer to a prompt that leaves no doubt, ``.several`` the
-            three to an ambiguous one, such as a single click.
+            Four masks for each prompt. Its ``single`` is the answer to a prompt that leaves no doubt, its ``several``
+            are the three to an ambiguous one, such as a single click.
 
         Raises:
             ValueError: when there is another number of embeddings, or masks have another size than the model's own.

@@ -112,7 +112,7 @@ class Upsampling(nn.Sequential):
         Returns:
             ``(N, C/8, 4h, 4w)``.
         """
-        if finer is None or finer.shape[1] == 0:
+        if finer is None or finer.numel() == 0:  # also of no prompts, where PyTorch can't go back through pixel_shuffle
             return super().forward(input)
         double, norm, activation, again, last = self
         twice, fourfold = finer.split([input.shape[1], 2 * input.shape[1]], 1)

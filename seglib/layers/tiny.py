@@ -144,9 +144,8 @@ class TinyNeck(nn.Module):
         self.last_norm = LayerNorm2d(channels, eps=1e-6)
         self.twice = nn.Conv2d(width["c2"], channels // 4, 1)
         self.fourfold = nn.Conv2d(width["c1"], channels // 8, 1)
-        for finer in (self.twice, self.fourfold):  # masks start without them
-            nn.init.zeros_(finer.weight)
-            nn.init.zeros_(finer.bias)
+        for parameter in (*self.twice.parameters(), *self.fourfold.parameters()):  # masks start without them
+            nn.init.zeros_(parameter)
 
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
         """The encoder's maps → ``(B, 4 C, H/8, W/8)``."""

@@ -123,9 +123,10 @@ class TinyEncoder(nn.Module):
 class TinyNeck(nn.Module):
     """The maps of the tiny encoder as an image embedding of stride 8, for a promptable model.
 
-    The map that tokens attend to is made of all but the first; coarser ones are repeated, of the finer one the 2 × 2
-    cells that lie in one cell become channels. Beside it two finer maps are folded into further channels, for
-    :class:`~seglib.layers.mask_decoder.MaskDecoder`: details that 8 × 8 pixels hardly have room for.
+    The first C channels are what tokens attend to: c2 strided to the embedding's grid, and c3, c4 and c5 repeated to
+    it. Further channels hold two finer maps, made of c2 and c1 and folded by ``pixel_unshuffle``, which
+    :class:`~seglib.layers.mask_decoder.MaskDecoder` adds when it upsamples: C channels hardly hold the details of 8 × 8
+    pixels.
 
     Args:
         encoder: the encoder whose maps come in.

@@ -240,10 +240,7 @@ class Sam(Model):
             raise ValueError("these masks answer a grid of clicks and ask for no object; pass targets to the model")
         s = self.training_settings
         wanted = self._wanted(out, targets)  # (N, h, w)
-        first, later = (
-            PromptOutput(_resized(a.logits, wanted.shape[1:]), a.iou)
-            for a in (out.first, out.later)  # (N, M, h, w)
-        )
+        first, later = (PromptOutput(_resized(a.logits, wanted.shape[1:]), a.iou) for a in (out.first, out.later))
         focal, dice = mask_losses(first.logits, wanted, alpha=s.alpha)  # (N, 3) each
         best = best_of(s.focal_weight * focal + s.dice_weight * dice, focal, dice)  # (N,) each
         error = (first.iou - iou_targets(first.logits, wanted)) ** 2  # (N, 3)
@@ -290,10 +287,8 @@ class Sam(Model):
 
     def _objects(self, targets: Targets) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The objects to ask for: their image and place in it, ``(N,)`` each, masks ``(N, H, W)`` and boxes."""
-        if targets.instances is None:
-            raise ValueError("the targets have no `instances`; train on a dataset whose samples carry them")
         image, instance, masks, boxes = [], [], [], []
-        for i, found in enumerate(targets.instances):
+        for i, found in enumerate(_annotated(targets)):
             check_boxes(found.boxes, f"boxes of image {i}")
             can_be_asked = found.masks.flatten(1).any(1)  # (n,): no click lies on an empty mask
             if found.iscrowd is not None:
@@ -355,17 +350,22 @@ class Sam(Model):
 
     def _wanted(self, out: SamOutput, targets: Targets) -> Tensor:
         """Whether its object covers more than half of each cell of the losses' grid, ``(N, h, w)`` bool."""
-        if targets.instances is None:
-            raise ValueError("the targets have no `instances`; train on a dataset whose samples carry them")
         cell = max(1, self.image_size // (self.mask_size * self.training_settings.finer))
         parts = []
-        for i, found in enumerate(targets.instances):
+        for i, found in enumerate(_annotated(targets)):
             masks = found.masks[out.instance[out.image == i]]
             height, width = masks.shape[-2:]
             square = F.pad(masks, (0, self.image_size - width, 0, self.image_size - height))
             parts.append(F.avg_pool2d(square.float()[:, None], cell)[:, 0] > 0.5)
-        order = torch.cat([(out.image == i).nonzero()[:, 0] for i in range(len(targets.instances))])
+        order = torch.cat([(out.image == i).nonzero()[:, 0] for i in range(len(parts))])
         return torch.cat(parts)[order.argsort()]
+
+
+def _annotated(targets: Targets) -> list[Instances]:
+    """The objects of each image."""
+    if targets.instances is None:
+        raise ValueError("the targets have no `instances`; train on a dataset whose samples carry them")
+    return targets.instances
 
 
 def _with_click(prompts: Prompts, points: Tensor, labels: Tensor) -> Prompts:
@@ -416,10 +416,10 @@ def _on_vit(image_size: int, **arguments: Any) -> Sam:
 def sam_tiny(*, image_size: int = 256, channels: int = 64, clicks: int = 2, ambiguous: bool = True) -> Sam:
     """SAM on the tiny encoder, for two CPU cores: 256 × 256 pixels, 0.9 million weights.
 
-    Its embedding has a stride of 8, so that its masks have one of 2, and finer maps beside it, as SAM 2 has
-    (:class:`~seglib.layers.tiny.TinyNeck`), because the scenes' things are small; for the same
-    reason its losses compare masks at the resolution of the image, and the focal loss counts an object's few pixels
-    as much as the others, where the usual one counts them a third. Its conversations of training are shorter, too.
+    The scenes' things are small. Therefore its embedding has a stride of 8 and its masks one of 2; finer maps go to the
+    decoder, too (:class:`~seglib.layers.tiny.TinyNeck`); its losses compare masks at the resolution of the image; and
+    the focal loss gives an object's pixels the same weight as the others, not a third of it. The conversations of
+    training are shorter than the paper's.
 
     Args:
         image_size: side of the square image in pixels.

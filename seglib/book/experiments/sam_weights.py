@@ -1,4 +1,4 @@
-"""Train the stored ``sam_tiny`` in three stages: ``… sam_weights --steps 2500 3500 500 --out RUN``.
+"""Train the stored ``sam_tiny`` in three stages: ``… sam_weights --steps 2500 3500 2500 --out RUN``.
 
 Nothing in the network has the size of the image, so what it learned from scenes of 128 × 128 pixels, a fourth of the
 cost, is where it starts on scenes of 256 × 256. In the first stage the focal loss counts an object's pixels nine times

@@ -149,8 +149,6 @@ def _connected(attempt: Callable[[Tensor, Tensor], Any]) -> None:
     trains_all(best_loss, _of_three_masks, _CUT)(attempt)
 
 
-_TWO_MASKS = "You take the least focal loss and the least Dice loss, perhaps of two masks. Add them first."
-
 BEST = Exercise(
     solution=best_loss,
     wrong={
@@ -163,9 +161,13 @@ BEST = Exercise(
         "first": (_losses(best=lambda each: each[:, 0]), "You take mask 0 always. Take the mask with the least loss."),
         "apart": (
             _apart,
-            _TWO_MASKS,
+            "You take the least focal loss and the least Dice loss, perhaps of two masks. Add them first.",
         ),
-        "apart_and_no_prompt": (lambda focal, dice: (20 * focal.amin(1) + dice.amin(1)).mean(), _TWO_MASKS),
+        "apart_and_no_prompt": (
+            lambda focal, dice: (20 * focal.amin(1) + dice.amin(1)).mean(),
+            "Add 20 · focal and Dice before you take the least: it must be the loss of one mask. And without a prompt the "
+            "loss is 0, not NaN.",
+        ),
         "by_focal": (
             _chosen_by((1, 0)),
             "You choose the mask by its focal loss alone. The sum of both decides.",

@@ -165,8 +165,8 @@ BEST = Exercise(
         ),
         "apart_and_no_prompt": (
             lambda focal, dice: (20 * focal.amin(1) + dice.amin(1)).mean(),
-            "Add 20 · focal and Dice before you take the least: it must be the loss of one mask. And without a prompt the "
-            "loss is 0, not NaN.",
+            "Add 20 · focal and Dice before you take the least: it must be the loss of one mask. And without a prompt "
+            "the loss is 0, not NaN.",
         ),
         "by_focal": (
             _chosen_by((1, 0)),

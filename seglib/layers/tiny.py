@@ -124,9 +124,9 @@ class TinyNeck(nn.Module):
     """The maps of the tiny encoder as an image embedding of stride 8, for a promptable model.
 
     The first C channels are what tokens attend to: c2 strided to the embedding's grid, and c3, c4 and c5 repeated to
-    it. Further channels hold two finer maps, made of c2 and c1 and folded by ``pixel_unshuffle``, which
+    it. Further channels hold two finer maps, folded by ``pixel_unshuffle``, which
     :class:`~seglib.layers.mask_decoder.MaskDecoder` adds when it upsamples: C channels hardly hold the details of 8 × 8
-    pixels.
+    pixels. They are made on the way back up, as in a feature pyramid: c2, then c1, each joined by the map below it.
 
     Args:
         encoder: the encoder whose maps come in.
@@ -143,8 +143,10 @@ class TinyNeck(nn.Module):
         self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(depth)))
         self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.last_norm = LayerNorm2d(channels, eps=1e-6)
-        self.twice = nn.Conv2d(width["c2"], channels // 4, 1)
-        self.fourfold = nn.Conv2d(width["c1"], channels // 8, 1)
+        self.join2 = _Join(width["c2"], channels, channels // 2)
+        self.join1 = _Join(width["c1"], channels // 2, channels // 4)
+        self.twice = nn.Conv2d(channels // 2, channels // 4, 1)
+        self.fourfold = nn.Conv2d(channels // 4, channels // 8, 1)
         for parameter in (*self.twice.parameters(), *self.fourfold.parameters()):  # masks start without them
             nn.init.zeros_(parameter)
 
@@ -153,9 +155,27 @@ class TinyNeck(nn.Module):
         mixed = self.fold(maps["c2"])  # (B, C, H/8, W/8)
         for name, lateral in self.lateral.items():
             mixed = mixed + F.interpolate(lateral(maps[name]), mixed.shape[2:])  # nearest: a cell's four share a value
-        image = self.last_norm(self.conv(self.blocks(self.norm(mixed))))
-        finer = F.pixel_unshuffle(self.twice(maps["c2"]), 2), F.pixel_unshuffle(self.fourfold(maps["c1"]), 4)
+        mixed = self.blocks(self.norm(mixed))
+        image = self.last_norm(self.conv(mixed))
+        x2 = self.join2(maps["c2"], mixed)  # (B, C/2, H/4, W/4)
+        x1 = self.join1(maps["c1"], x2)  # (B, C/4, H/2, W/2)
+        finer = F.pixel_unshuffle(self.twice(x2), 2), F.pixel_unshuffle(self.fourfold(x1), 4)
         return torch.cat([image, *finer], 1)
+
+
+class _Join(nn.Module):
+    """A map joined by a coarser one of half its size, then a residual block."""
+
+    def __init__(self, channels: int, coarser: int, out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out, 3, padding=1, bias=False)
+        self.lateral = nn.Conv2d(coarser, out, 1, bias=False)
+        self.norm = nn.BatchNorm2d(out)
+        self.block = ResidualBlock(out)
+
+    def forward(self, x: Tensor, coarser: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.block(F.relu(self.norm(x + F.interpolate(self.lateral(coarser), x.shape[2:]))))
 
 
 class _ConvInPlace(nn.Conv2d):

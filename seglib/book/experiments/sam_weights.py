@@ -4,7 +4,7 @@ Nothing in the network has the size of the image, so what it learned from scenes
 cost, is where it starts on scenes of 256 × 256. In the first stage the focal loss counts an object's pixels nine times
 as much as the others, since otherwise all masks stay empty for long; after that it counts all alike, since otherwise
 masks stay too large. Only the last stage asks as often as the scores do. A run that was stopped goes on with the same
-command.
+command. ``accelerate launch --cpu --num_processes 2 -m …`` shares a step between two CPU cores.
 
 The run is a folder as ``seglib train`` writes it, for ``python -m seglib.book.experiments.from_run``. Whatever clicks
 mean in training, it is scored on objects alone.
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from seglib.book.experiments.prompts import SIZE, TRAINED
 from seglib.data.catalog import build_dataset
@@ -50,7 +51,7 @@ class Stage:
     clicks: int
 
 
-STAGES = (Stage(TRAINED, 0.9, 1.0, 2), Stage(TRAINED, 0.5, 1.0, 2), Stage(SIZE, 0.5, 0.5, 4))
+STAGES = (Stage(TRAINED, 0.9, 1.0, 2), Stage(SIZE, 0.5, 1.0, 2), Stage(SIZE, 0.5, 0.25, 4))
 
 
 def train_weights(
@@ -61,6 +62,7 @@ def train_weights(
     weights: Path | None,
     levels: Sequence[str],
     seed: int,
+    batch: int,
     command: str,
 ) -> None:
     """Train on small scenes, then on large ones, and score on large ones.
@@ -72,6 +74,7 @@ def train_weights(
         weights: weights of ``sam_tiny`` that it starts from.
         levels: what clicks mean in training, see :class:`~seglib.data.prompts.OnlyObjects`.
         seed: random seed.
+        batch: scenes of a step, in each process.
         command: the command line, which the run's folder keeps.
 
     Raises:
@@ -82,7 +85,7 @@ def train_weights(
         raise ValueError(f"training has {len(STAGES)} stages, of which the last is needed, got the steps {list(steps)}")
     torch.manual_seed(seed)
     state = None
-    config, seconds = replace(recipe("sam_tiny"), seed=seed), 0.0
+    config, seconds = replace(recipe("sam_tiny"), seed=seed, batch_size=batch), 0.0
     told: dict[str, Any] = {"command": command}
     for number, (stage, its_steps) in enumerate(zip(STAGES, steps, strict=True), start=1):
         if not its_steps:
@@ -113,8 +116,9 @@ def train_weights(
         told[f"loss_of_stage{number}"] = history.losses[its_steps]
     told |= {**history.scores[steps[-1]], "final_loss": history.losses[steps[-1]]}
     told |= {"seconds": round(seconds, 1), "cpu_seconds": round(time.process_time(), 1)}
-    with atomic_path(out / "result.json") as beside:
-        beside.write_text(json.dumps(told, indent=1) + "\n")
+    if PartialState().is_main_process:
+        with atomic_path(out / "result.json") as beside:
+            beside.write_text(json.dumps(told, indent=1) + "\n")
 
 
 def _scenes(size: int) -> list[Any]:
@@ -136,6 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--levels", nargs="+", default=["object"], help=f"what clicks mean: some of {', '.join(LEVELS)}"
     )
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    parser.add_argument(
+        "--batch", type=int, default=recipe("sam_tiny").batch_size, help="scenes of a step, in each process"
+    )
     parser.add_argument("--out", type=Path, required=True, help="the folder of the run")
     options = parser.parse_args(given)
     try:

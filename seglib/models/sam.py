@@ -414,7 +414,7 @@ def _on_vit(image_size: int, **arguments: Any) -> Sam:
 
 
 def sam_tiny(*, image_size: int = 256, channels: int = 64, clicks: int = 2, ambiguous: bool = True) -> Sam:
-    """SAM on the tiny encoder, for two CPU cores: 256 × 256 pixels, 0.9 million weights.
+    """SAM on the tiny encoder, for two CPU cores: 256 × 256 pixels, 1.0 million weights.
 
     The scenes' things are small. Therefore its embedding has a stride of 8 and its masks one of 2; finer maps go to the
     decoder, too (:class:`~seglib.layers.tiny.TinyNeck`); its losses compare masks at the resolution of the image; and

@@ -38,6 +38,7 @@ from seglib.ops.geometry import Geometry
 from seglib.ops.masks import masks_to_boxes
 from seglib.postprocess.everything import Everything
 from seglib.train import PromptTask, SemanticTask, TrainConfig, evaluate, fit
+from seglib.train.recipes import recipe
 from seglib.types import Instances, Sample
 from seglib.weights import read_metadata
 
@@ -309,31 +310,30 @@ def test_photos_are_asked_for():
 
 
 @pytest.mark.slow
-def test_the_stored_weights_are_trained_on_small_scenes_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(sam_weights, "sam_tiny", lambda image_size=256: small())
-    sizes, asked = [], []
-
-    def built(*_, size, augment, **__):
-        sizes.append(size)
-        return scenes(2, augment=augment)
+def test_the_stored_weights_are_trained_on_windows_first(tmp_path, monkeypatch):
+    stages = (sam_weights.Stage(32, 2, 1.0, 1), sam_weights.Stage(64, 2, 0.5, 2))
+    asked = []
 
     def fit_two(model, train, *given, task, config, **more):
-        asked.append((config.steps, config.lr, train[0].instances.boxes.tolist()))
-        return fit(model, train, *given, task=task, config=replace(config, batch_size=2), **more)
+        settings, sample = model.training_settings, train[0]
+        asked.append((config.steps, config.lr, tuple(sample.image.shape), settings.windows, settings.clicks))
+        boxes.append(sample.instances.boxes.tolist())
+        return fit(model, train, *given, task=task, config=config, **more)
 
-    monkeypatch.setattr(sam_weights, "build_dataset", built)
-    monkeypatch.setattr(sam_weights, "fit", fit_two)
-    given = ["--steps", "2", "1", "1", "--levels", "class", "--out", str(tmp_path / "run")]
+    boxes = []
+    for name, value in {"STAGES": stages, "SIZE": 64, "sam_tiny": small, "fit": fit_two}.items():
+        monkeypatch.setattr(sam_weights, name, value)
+    monkeypatch.setattr(sam_weights, "SCENES_LENGTH", {"train": 2, "val": 2})
+    given = ["--steps", "2", "1", "--levels", "class", "--out", str(tmp_path / "run")]
     assert sam_weights.main(given) == 0
-    assert sizes == [(128, 128)] * 4 + [(256, 256)] * 2
-    (first, lr, boxes), (second, same, _), (third, half, _) = asked
-    assert (first, second, third) == (2, 1, 1) and half == lr / 2 == same / 2
-    assert len({tuple(box) for box in boxes}) < len(boxes)  # things of one class share a mask
+    lr = recipe("sam_tiny").lr
+    assert asked == [(2, lr, (3, 32, 32), True, 1), (1, lr / 2, (3, 64, 64), False, 2)]
+    assert len({tuple(box) for box in boxes[1]}) < len(boxes[1])  # things of one class share a mask
     result, facts = tmp_path / "run" / "result.json", read_metadata(tmp_path / "run" / "weights.safetensors")
     told = json.loads(result.read_text())
     assert told["command"] == " ".join(["python -m seglib.book.experiments.sam_weights", *given])
     assert facts["levels"] == ["class"] and facts["scores"]["miou_at_5"] == pytest.approx(told["miou_at_5"])
-    assert told["loss_of_stage1"] > 0 and (tmp_path / "run" / "stage2" / "state.safetensors").exists()
+    assert told["loss_of_stage1"] > 0 and (tmp_path / "run" / "stage1" / "state.safetensors").exists()
     made = result.read_text()
     assert sam_weights.main(given) == 0  # finished stages aren't repeated
     assert json.loads(result.read_text())["final_loss"] == json.loads(made)["final_loss"]

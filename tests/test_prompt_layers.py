@@ -81,11 +81,6 @@ def test_a_mask_becomes_a_map_and_without_one_every_cell_is_alike(encoder):
     torch.testing.assert_close(dense, encoder.no_mask[None, :, None, None].expand(1, 8, 4, 4))
 
 
-def test_a_mask_of_another_size_is_refused(encoder):
-    with pytest.raises(ValueError, match=r"logits \(16, 16\), got \(32, 32\)"):
-        encoder(Prompts(masks=torch.zeros(1, 32, 32)))
-
-
 def test_attention_projects_what_all_prompts_share_once():
     torch.manual_seed(0)
     attention = MultiHeadAttention(8, 2)

@@ -98,9 +98,9 @@ def test_the_tiny_network_takes_small_images_with_the_same_weights():
 class Recorded(Sam):
     """Keeps the prompts that the decoder was asked."""
 
-    def decode(self, embedding, prompts):
+    def decode(self, embedding, prompts, corner=(0, 0)):
         self.__dict__.setdefault("asked", []).append(prompts)
-        return super().decode(embedding, prompts)
+        return super().decode(embedding, prompts, corner)
 
 
 def recorded(model, **settings):
@@ -142,6 +142,65 @@ def test_a_first_prompt_is_a_click_on_the_object_or_a_box_around_it(model):
         seen["points"] += len(clicks)
         seen["boxes"] += len(boxes)
     assert min(seen.values()) >= 4  # of 20 coins
+
+
+@pytest.fixture
+def tiny():
+    torch.manual_seed(0)
+    return build("sam_tiny", image_size=96, channels=16).eval()
+
+
+def test_a_window_lies_anywhere_in_the_square_and_only_its_cells_are_computed(tiny):
+    image, found = torch.rand(2, 3, 32, 64), two_objects(32, 64)[[0]]
+    targets = Targets(instances=[found, found])
+    tiny.training_settings = replace(tiny.training_settings, windows=True, finer=1)
+    corners, decode = [], tiny.decode
+
+    def noted(embedding, prompts, corner=(0, 0)):
+        corners.append(corner)
+        assert embedding.shape[-2:] == (4, 8)  # a stride of 8
+        return decode(embedding, prompts, corner)
+
+    tiny.decode = noted
+    for _ in range(80):
+        out = tiny(image, targets)
+    assert out.first.logits.shape[-2:] == (16, 32)
+    rows, columns = ({c[i] for c in corners} for i in range(2))
+    assert rows == set(range(9)) and columns == set(range(5))  # the square has 12 x 12 cells
+    assert all(torch.isfinite(v) for v in tiny.loss(out, targets).values())
+    wanted = tiny._wanted(out, targets)
+    assert wanted.shape == (2, 16, 32) and torch.equal(wanted[0], found.masks[0, ::2, ::2])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "moved"),
+    [
+        (one_click((10.0, 20.0)), one_click((26.0, 28.0))),
+        (Prompts(boxes=torch.tensor([[1.0, 2.0, 9.0, 12.0]])), Prompts(boxes=torch.tensor([[17.0, 10.0, 25.0, 20.0]]))),
+    ],
+)
+def test_a_window_is_answered_as_at_its_place_in_the_square(tiny, prompts, moved):
+    embedding = torch.randn(1, 16, 4, 8)
+    tokens, dense = tiny.prompt_encoder(moved)
+    positions = tiny.prompt_encoder.positions()[:, 1:5, 2:10]
+    expected = tiny.mask_decoder(embedding, positions, tokens, dense[..., :4, :8])
+    found = tiny.decode(embedding, prompts, corner=(1, 2))
+    torch.testing.assert_close((found.logits, found.iou), expected)
+
+
+def test_a_window_of_parts_of_cells_is_refused(tiny):
+    tiny.training_settings = replace(tiny.training_settings, windows=True)
+    with pytest.raises(ValueError, match="multiples of the stride 8, got 32 x 44; crop images to another size"):
+        tiny(torch.rand(1, 3, 32, 44), Targets(instances=[two_objects(32, 44)[[0]]]))
+
+
+def test_masks_of_another_size_are_refused(model):
+    embedding = model.encode(torch.rand(1, 3, 96, 96))
+    prompts = Prompts(masks=torch.zeros(1, 96, 96))
+    with pytest.raises(
+        ValueError, match=r"go on from are logits \(24, 24\), got \(96, 96\); pass those that the model"
+    ):
+        model.decode(embedding, prompts)
 
 
 def test_objects_that_cannot_be_clicked_and_crowds_are_not_asked_for(model):

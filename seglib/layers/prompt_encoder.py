@@ -103,9 +103,6 @@ class PromptEncoder(nn.Module):
         Returns:
             Tokens ``(N, T, C)``, of a prompt that says nothing T = 0; and the map that is added to the image
             embedding, ``(N, C, h, w)`` of prompts with masks, else ``(1, C, h, w)``.
-
-        Raises:
-            ValueError: when the masks have another size than the model's own.
         """
         tokens = []
         if prompts.points is not None and prompts.labels is not None:
@@ -131,10 +128,4 @@ class PromptEncoder(nn.Module):
     def _map_of(self, masks: Tensor | None) -> Tensor:
         if masks is None:
             return self.no_mask[None, :, None, None].expand(1, -1, self.grid_size, self.grid_size)
-        side = 4 * self.grid_size
-        if masks.shape[1:] != (side, side):
-            raise ValueError(
-                f"masks to go on from are logits ({side}, {side}), got {tuple(masks.shape[1:])}; pass those that the "
-                "model gave"
-            )
         return self.mask_layers(masks[:, None])  # (N, C, h, w)

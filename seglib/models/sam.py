@@ -52,6 +52,9 @@ class SamTraining:
         repeats: number of rounds without a new click, in which the model improves its own mask: the last one, and
             others at random places among the clicks.
         boxes: share of the objects whose first prompt is a box.
+        windows: whether images that are smaller than the model's are parts of one that fills it. Each batch lies
+            somewhere in the square then, and only its own cells are computed. The sides must be multiples of the
+            stride. Else images lie in the upper left corner, and the rest is padding.
         finer: how many times finer than the model's masks the grid is on which the losses compare them with the
             objects; their logits are resized to it. An object of a few pixels would be lost on a coarse grid.
         alpha: weight of an object's pixels in the focal loss, in [0, 1]; 1 − alpha is that of all others.
@@ -67,6 +70,7 @@ class SamTraining:
     clicks: int = 8
     repeats: int = 2
     boxes: float = 0.5
+    windows: bool = False
     finer: int = 1
     alpha: float = 0.25
     focal_weight: float = 20.0
@@ -148,7 +152,7 @@ class Sam(Model):
                 f"image_size must be a multiple of the stride, and the stride of 4, got {image_size} and {stride}"
             )
         cells = image_size // stride
-        self.image_size, self.mask_size, self.ambiguous = image_size, 4 * cells, ambiguous
+        self.image_size, self.stride, self.mask_size, self.ambiguous = image_size, stride, 4 * cells, ambiguous
         self.geometry = Geometry("letterbox", image_size)
         self.normalize = normalize or Normalize()
         self.encoder = encoder
@@ -172,23 +176,19 @@ class Sam(Model):
         Raises:
             ValueError: when the images are malformed or too large.
         """
-        x = self.normalize(images, sizes)
+        x = self._normalized(images, sizes)
         height, width = x.shape[-2:]
-        if max(height, width) > self.image_size:
-            raise ValueError(
-                f"images of at most {self.image_size} x {self.image_size} pixels go in, got {height} x {width}; resize "
-                "them with `model.geometry`"
-            )
         square = F.pad(x, (0, self.image_size - width, 0, self.image_size - height))  # (B, 3, S, S)
         return self.neck(self.encoder(square))
 
-    def decode(self, embedding: Tensor, prompts: Prompts) -> PromptOutput:
+    def decode(self, embedding: Tensor, prompts: Prompts, corner: tuple[int, int] = (0, 0)) -> PromptOutput:
         """Answer prompts.
 
         Args:
             embedding: embedding ``(1, C, h, w)`` of the image that all prompts are about, or ``(N, C, h, w)``, one for
                 each prompt.
             prompts: N prompts in pixels of the image as the model sees it.
+            corner: row and column of the embedding's first cell in the model's square, of an embedding of a part.
 
         Returns:
             Four masks for each prompt. Its ``single`` is the answer to a prompt that leaves no doubt, its ``several``
@@ -202,8 +202,16 @@ class Sam(Model):
                 f"{len(prompts)} prompts need 1 embedding or {len(prompts)}, got {len(embedding)}; pick those of their "
                 "images"
             )
+        (row, column), (height, width) = corner, embedding.shape[-2:]
+        if prompts.masks is not None and prompts.masks.shape[1:] != (4 * height, 4 * width):
+            raise ValueError(
+                f"masks to go on from are logits ({4 * height}, {4 * width}), got {tuple(prompts.masks.shape[1:])}; "
+                "pass those that the model gave"
+            )
+        prompts = _moved(prompts, self.stride * column, self.stride * row)
         tokens, dense = self.prompt_encoder(prompts)
-        logits, iou = self.mask_decoder(embedding, self.prompt_encoder.positions(), tokens, dense)
+        positions = self.prompt_encoder.positions()[:, row : row + height, column : column + width]
+        logits, iou = self.mask_decoder(embedding, positions, tokens, dense[..., :height, :width])
         return PromptOutput(at_least_float32(logits), at_least_float32(iou))
 
     def forward(self, images: Tensor, targets: Targets | None = None, sizes: Sequence[Size] | None = None) -> SamOutput:
@@ -217,11 +225,13 @@ class Sam(Model):
         Raises:
             ValueError: when images or targets are malformed.
         """
+        if targets is not None and self.training_settings.windows:
+            return self._converse(*self._encode_window(images, sizes), *self._objects(targets), sizes=images.shape[-2:])
         embedding = self.encode(images, sizes)
         if targets is None:
             full = (images.shape[-2], images.shape[-1])
             return self._ask_everywhere(embedding, [full] * len(images) if sizes is None else list(sizes))
-        return self._converse(embedding, *self._objects(targets), sizes=images.shape[-2:])
+        return self._converse(embedding, (0, 0), *self._objects(targets), sizes=images.shape[-2:])
 
     def loss(self, out: SamOutput, targets: Targets) -> dict[str, Tensor]:
         """Three losses, weighted: focal and Dice of the masks, and the squared error of the predicted IoU.
@@ -273,6 +283,28 @@ class Sam(Model):
             found.append(select_masks(part, out.points[own], size, output_size, self.image_size, self.everything))
         return found
 
+    def _normalized(self, images: Tensor, sizes: Sequence[Size] | None) -> Tensor:
+        x = self.normalize(images, sizes)
+        height, width = x.shape[-2:]
+        if max(height, width) > self.image_size:
+            raise ValueError(
+                f"images of at most {self.image_size} x {self.image_size} pixels go in, got {height} x {width}; resize "
+                "them with `model.geometry`"
+            )
+        return x
+
+    def _encode_window(self, images: Tensor, sizes: Sequence[Size] | None) -> tuple[Tensor, tuple[int, int]]:
+        """Embeddings of the images alone, and the row and column of a place of theirs in the model's square."""
+        x = self._normalized(images, sizes)
+        height, width = x.shape[-2:]
+        if height % self.stride or width % self.stride:
+            raise ValueError(
+                f"sides of windows must be multiples of the stride {self.stride}, got {height} x {width}; crop images "
+                "to another size"
+            )
+        row, column = (int(torch.randint((self.image_size - n) // self.stride + 1, ())) for n in (height, width))
+        return self.neck(self.encoder(x)), (row, column)
+
     def _ask_everywhere(self, embedding: Tensor, sizes: Sequence[Size]) -> SamOutput:
         grid = point_grid(self.everything.points_per_side).to(embedding)  # (G², 2) in shares of the image
         points = [grid * grid.new_tensor([width, height]) for height, width in sizes]
@@ -302,7 +334,15 @@ class Sam(Model):
         return torch.cat(image), torch.cat(instance), torch.cat(masks), torch.cat(boxes)
 
     def _converse(
-        self, embedding: Tensor, image: Tensor, instance: Tensor, masks: Tensor, boxes: Tensor, *, sizes: Size
+        self,
+        embedding: Tensor,
+        corner: tuple[int, int],
+        image: Tensor,
+        instance: Tensor,
+        masks: Tensor,
+        boxes: Tensor,
+        *,
+        sizes: Size,
     ) -> SamOutput:
         """Ask for each object by a click or a box, then click where the answers are wrong."""
         by_box = torch.rand(len(image), device=image.device) < self.training_settings.boxes  # (N,)
@@ -316,15 +356,17 @@ class Sam(Model):
         ):  # apart, because prompts with and without a box have other tokens
             rows = chosen.nonzero()[:, 0]
             order.append(rows)
-            parts.append(self._ask_again(embedding[image[rows]], prompts[rows], masks[rows]))
+            parts.append(self._ask_again(embedding[image[rows]], corner, prompts[rows], masks[rows]))
         first, later = (_cat(answers) for answers in zip(*parts, strict=True))
         rows = torch.cat(order)
         points = torch.where(by_box[:, None], (boxes[:, :2] + boxes[:, 2:]) / 2, points)
         return SamOutput(first, later, image[rows], instance[rows], points[rows])
 
-    def _ask_again(self, embedding: Tensor, prompts: Prompts, masks: Tensor) -> tuple[PromptOutput, PromptOutput]:
+    def _ask_again(
+        self, embedding: Tensor, corner: tuple[int, int], prompts: Prompts, masks: Tensor
+    ) -> tuple[PromptOutput, PromptOutput]:
         """The answers to the first prompts, ``(N, 3, …)``, and those of all later rounds, ``(N, R, …)``."""
-        out = self.decode(embedding, prompts)
+        out = self.decode(embedding, prompts, corner)
         first = out.several if self.ambiguous else out.single
         answers = [PromptOutput(first.logits[:, :0], first.iou[:, :0])]
         last = first.best.logits[:, 0].detach()  # (N, h, w)
@@ -332,7 +374,7 @@ class Sam(Model):
             if has_click:
                 points, labels = error_clicks(self._at_image_size(last, masks.shape[-2:]) > 0, masks)
                 prompts = _with_click(prompts, points, labels)
-            answers.append(self.decode(embedding, replace(prompts, masks=last)).single)
+            answers.append(self.decode(embedding, replace(prompts, masks=last), corner).single)
             last = answers[-1].logits[:, 0].detach()
         return first, PromptOutput(torch.cat([a.logits for a in answers], 1), torch.cat([a.iou for a in answers], 1))
 
@@ -346,16 +388,22 @@ class Sam(Model):
 
     def _at_image_size(self, logits: Tensor, size: Size) -> Tensor:
         """Logits ``(N, h, w)`` at the resolution of the batch, ``(N, H, W)``."""
-        return _resized(logits[:, None], (self.image_size, self.image_size))[:, 0, : size[0], : size[1]]
+        full = self._pixels(logits)
+        return _resized(logits[:, None], full)[:, 0, : size[0], : size[1]]
+
+    def _pixels(self, logits: Tensor) -> Size:
+        """Height and width of what masks ``(…, h, w)`` cover, in pixels as the model sees them."""
+        return logits.shape[-2] * self.stride // 4, logits.shape[-1] * self.stride // 4
 
     def _wanted(self, out: SamOutput, targets: Targets) -> Tensor:
         """Whether its object covers more than half of each cell of the losses' grid, ``(N, h, w)`` bool."""
-        cell = max(1, self.image_size // (self.mask_size * self.training_settings.finer))
+        cell = max(1, self.stride // (4 * self.training_settings.finer))
+        full = self._pixels(out.first.logits)
         parts = []
         for i, found in enumerate(_annotated(targets)):
             masks = found.masks[out.instance[out.image == i]]
             height, width = masks.shape[-2:]
-            square = F.pad(masks, (0, self.image_size - width, 0, self.image_size - height))
+            square = F.pad(masks, (0, full[1] - width, 0, full[0] - height))
             parts.append(F.avg_pool2d(square.float()[:, None], cell)[:, 0] > 0.5)
         order = torch.cat([(out.image == i).nonzero()[:, 0] for i in range(len(parts))])
         return torch.cat(parts)[order.argsort()]
@@ -374,6 +422,18 @@ def _with_click(prompts: Prompts, points: Tensor, labels: Tensor) -> Prompts:
     if prompts.points is not None and prompts.labels is not None:
         points, labels = torch.cat([prompts.points, points], 1), torch.cat([prompts.labels, labels], 1)
     return replace(prompts, points=points, labels=labels)
+
+
+def _moved(prompts: Prompts, right: int, down: int) -> Prompts:
+    """The prompts, so many pixels further right and down."""
+    if right == 0 and down == 0:
+        return prompts
+    points, boxes = prompts.points, prompts.boxes
+    if points is not None:
+        points = points + points.new_tensor([right, down])
+    if boxes is not None:
+        boxes = boxes + boxes.new_tensor([right, down, right, down])
+    return replace(prompts, points=points, boxes=boxes)
 
 
 def _resized(logits: Tensor, size: Size) -> Tensor:

@@ -1,10 +1,9 @@
-"""Train the stored ``sam_tiny`` in three stages: ``… sam_weights --steps 2500 3500 2500 --out RUN``.
+"""Train the stored ``sam_tiny`` in two stages: ``… sam_weights --steps 8000 1500 --out RUN``.
 
-Nothing in the network has the size of the image, so what it learned from scenes of 128 × 128 pixels, a fourth of the
-cost, is where it starts on scenes of 256 × 256. In the first stage the focal loss counts an object's pixels nine times
-as much as the others, since otherwise all masks stay empty for long; after that it counts all alike, since otherwise
-masks stay too large. Only the last stage asks as often as the scores do. A run that was stopped goes on with the same
-command. ``accelerate launch --cpu --num_processes 2 -m …`` shares a step between two CPU cores.
+The scenes' things are small, and a mask of the whole scene is mostly nothing. Therefore the network sees windows of the
+scenes first, each somewhere in its square: a step costs a seventh for the same number of things. Whole scenes follow,
+asked about as often as the scores do. A run that was stopped goes on with the same command. ``accelerate launch --cpu
+--num_processes 2 -m …`` shares each step between two CPU cores.
 
 The run is a folder as ``seglib train`` writes it, for ``python -m seglib.book.experiments.from_run``. Whatever clicks
 mean in training, it is scored on objects alone.
@@ -24,9 +23,11 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from seglib.book.experiments.prompts import SIZE, TRAINED
-from seglib.data.catalog import build_dataset
+from seglib.book.experiments.prompts import SIZE
+from seglib.data.catalog import SCENES_LENGTH
 from seglib.data.prompts import LEVELS, OnlyObjects
+from seglib.data.scenes import Scenes
+from seglib.data.transforms import Keep, train_transform
 from seglib.files import atomic_path
 from seglib.models.sam import sam_tiny
 from seglib.train import PromptTask, fit
@@ -39,19 +40,19 @@ class Stage:
     """A part of the training.
 
     Attributes:
-        size: side of the scenes in pixels.
-        alpha: weight of an object's pixels in the focal loss.
+        window: side of the part of a scene that is seen, in pixels.
+        batch: windows of a step, over all processes.
         lr: learning rate as a share of the recipe's.
         clicks: number of clicks after the first prompt.
     """
 
-    size: int
-    alpha: float
+    window: int
+    batch: int
     lr: float
     clicks: int
 
 
-STAGES = (Stage(TRAINED, 0.9, 1.0, 2), Stage(SIZE, 0.5, 1.0, 2), Stage(SIZE, 0.5, 0.25, 4))
+STAGES = (Stage(96, 16, 1.0, 2), Stage(SIZE, 8, 0.25, 4))
 
 
 def train_weights(
@@ -62,10 +63,9 @@ def train_weights(
     weights: Path | None,
     levels: Sequence[str],
     seed: int,
-    batch: int,
     command: str,
 ) -> None:
-    """Train on small scenes, then on large ones, and score on large ones.
+    """Train on windows of scenes, then on whole ones, and score on those.
 
     Args:
         out: the run's folder.
@@ -74,7 +74,6 @@ def train_weights(
         weights: weights of ``sam_tiny`` that it starts from.
         levels: what clicks mean in training, see :class:`~seglib.data.prompts.OnlyObjects`.
         seed: random seed.
-        batch: scenes of a step, in each process.
         command: the command line, which the run's folder keeps.
 
     Raises:
@@ -85,20 +84,23 @@ def train_weights(
         raise ValueError(f"training has {len(STAGES)} stages, of which the last is needed, got the steps {list(steps)}")
     torch.manual_seed(seed)
     state = None
-    config, seconds = replace(recipe("sam_tiny"), seed=seed, batch_size=batch), 0.0
+    config, seconds = replace(recipe("sam_tiny"), seed=seed), 0.0
     told: dict[str, Any] = {"command": command}
     for number, (stage, its_steps) in enumerate(zip(STAGES, steps, strict=True), start=1):
         if not its_steps:
             continue
-        model = sam_tiny(image_size=stage.size)
-        model.training_settings = replace(model.training_settings, alpha=stage.alpha, clicks=stage.clicks)
+        model = sam_tiny()
+        windows = stage.window < SIZE
+        model.training_settings = replace(model.training_settings, clicks=stage.clicks, windows=windows)
         if state is not None:
             model.load_state_dict(state)
         elif weights is not None:
             load_weights(model, weights)
         elif encoder is not None:
             load_encoder(model, encoder)
-        train, val = _scenes(stage.size)
+        transform = train_transform(stage.window, scale=(1, 1), color=0.2, keep=("instances",))
+        train = Scenes(SCENES_LENGTH["train"], split="train", size=SIZE, transform=transform)
+        val = Scenes(SCENES_LENGTH["val"], split="val", size=SIZE, transform=Keep("instances"))
         last = stage is STAGES[-1]
         metadata: dict[str, Any] = {"model": "sam_tiny", "data": "scenes", "data_size": [SIZE, SIZE], "arguments": {}}
         metadata |= {"file_ids": list(train.file_ids), "void_id": train.void_id, "levels": list(levels)}
@@ -107,7 +109,12 @@ def train_weights(
             OnlyObjects(train, levels=levels),
             val if last else None,
             task=PromptTask(train.categories),
-            config=replace(config, steps=its_steps, lr=stage.lr * config.lr),
+            config=replace(
+                config,
+                steps=its_steps,
+                lr=stage.lr * config.lr,
+                batch_size=stage.batch // PartialState().num_processes,
+            ),
             out=out if last else out / f"stage{number}",
             resume=True,
             metadata=metadata if last else None,
@@ -121,28 +128,17 @@ def train_weights(
             beside.write_text(json.dumps(told, indent=1) + "\n")
 
 
-def _scenes(size: int) -> list[Any]:
-    """Augmented scenes to train on, and held-out ones."""
-    return [
-        build_dataset("scenes", None, split, size=(size, size), augment=split == "train", keep=("instances",))
-        for split in ("train", "val")
-    ]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="python -m seglib.book.experiments.sam_weights", description=__doc__)
     parser.add_argument("--encoder", type=Path, help="weights whose encoder the network starts from")
     parser.add_argument("--weights", type=Path, help="weights of sam_tiny that it starts from")
-    parser.add_argument("--steps", type=int, nargs=3, required=True, help="optimiser steps of the three stages")
+    parser.add_argument("--steps", type=int, nargs=2, required=True, help="optimiser steps of the two stages")
     parser.add_argument(
         "--levels", nargs="+", default=["object"], help=f"what clicks mean: some of {', '.join(LEVELS)}"
     )
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
-    parser.add_argument(
-        "--batch", type=int, default=recipe("sam_tiny").batch_size, help="scenes of a step, in each process"
-    )
     parser.add_argument("--out", type=Path, required=True, help="the folder of the run")
     options = parser.parse_args(given)
     try:

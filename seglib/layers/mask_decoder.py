@@ -86,18 +86,19 @@ class MLP(nn.Sequential):
 
 
 class Upsampling(nn.Sequential):
-    """Two transposed convolutions: C channels become C/8, and each cell 4 × 4 cells.
+    """Two transposed convolutions: C channels become F, and each cell 4 × 4 cells.
 
     Args:
         channels: channels C of the map.
+        features: channels F of the result.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, features: int) -> None:
         super().__init__(
             nn.ConvTranspose2d(channels, channels // 4, 2, stride=2),
             LayerNorm2d(channels // 4, eps=1e-6),
             nn.GELU(),
-            nn.ConvTranspose2d(channels // 4, channels // 8, 2, stride=2),
+            nn.ConvTranspose2d(channels // 4, features, 2, stride=2),
             nn.GELU(),
         )
 
@@ -106,18 +107,18 @@ class Upsampling(nn.Sequential):
 
         Args:
             input: map ``(N, C, h, w)``.
-            finer: folded maps ``(1 or N, 3C, h, w)`` that are added on the way, see :class:`MaskDecoder`; none when
-                ``None`` or without channels.
+            finer: folded maps ``(1 or N, C + 16 F, h, w)`` that are added on the way, see :class:`MaskDecoder`; none
+                when ``None`` or without channels.
 
         Returns:
-            ``(N, C/8, 4h, 4w)``.
+            ``(N, F, 4h, 4w)``.
         """
         if finer is None or finer.numel() == 0:  # also of no prompts, where PyTorch can't go back through pixel_shuffle
             return super().forward(input)
         double, norm, activation, again, last = self
-        twice, fourfold = finer.split([input.shape[1], 2 * input.shape[1]], 1)
+        twice, fourfold = finer.tensor_split([input.shape[1]], 1)
         x = activation(norm(double(input) + F.pixel_shuffle(twice, 2)))  # (N, C/4, 2h, 2w)
-        return last(again(x) + F.pixel_shuffle(fourfold, 4))  # (N, C/8, 4h, 4w)
+        return last(again(x) + F.pixel_shuffle(fourfold, 4))  # (N, F, 4h, 4w)
 
 
 class MaskDecoder(nn.Module):
@@ -127,31 +128,37 @@ class MaskDecoder(nn.Module):
 
         IoU token, 4 mask tokens, prompts (N, 5 + T, C) ─► two-way block ─► … ─► tokens ─ attend to image ─┬─ MLP ─► IoU
         image embedding + map (N, C, h, w) ──────────────► two-way block ─► … ─► image ────────▲           │
-                                                                                   └─ ×2 ── ×2 ─► (N, C/8, 4h, 4w)
+                                                                                   └─ ×2 ── ×2 ─► (N, F, 4h, 4w)
                                                                mask = ⟨MLP of its token, image⟩, at every pixel ◄──┘
 
     Nothing that costs much depends on the prompt but these few layers, and they are small.
 
-    An embedding may have 4C channels. Then the others are finer maps, which are added on the way up, as in SAM 2 (Ravi
-    et al., "SAM 2: Segment Anything in Images and Videos", 2024, section 4). They are folded as ``pixel_unshuffle``
-    does: of each cell first the 2 × 2 cells of a map of C/4 channels, then the 4 × 4 cells of a map of C/8.
+    An embedding may have 2C + 16F channels. Then those after the first C are finer maps, which are added on the way up,
+    as in SAM 2 (Ravi et al., "SAM 2: Segment Anything in Images and Videos", 2024, section 4). They are folded as
+    ``pixel_unshuffle`` does: of each cell first the 2 × 2 cells of a map of C/4 channels, then the 4 × 4 cells of a map
+    of F.
 
     Args:
         channels: channels C of image embedding and tokens.
         depth: number of two-way blocks.
         heads: number of heads.
         hidden: channels between the two linear layers of a block's MLP.
+        features: channels F of the map whose dot products with a token's vector are its mask; C/8 when not given.
 
     Raises:
         ValueError: when C isn't a multiple of 8.
     """
 
-    def __init__(self, channels: int, *, depth: int = 2, heads: int = 8, hidden: int = 2048) -> None:
+    def __init__(
+        self, channels: int, *, depth: int = 2, heads: int = 8, hidden: int = 2048, features: int | None = None
+    ) -> None:
         super().__init__()
         if channels % 8:
             raise ValueError(
                 f"channels must be a multiple of 8, which the masks' features have of them, got {channels}"
             )
+        features = features or channels // 8
+        self.embedding_channels = (channels, 2 * channels + 16 * features)
         self.iou_token = nn.Parameter(torch.randn(1, channels))
         self.mask_tokens = nn.Parameter(torch.randn(MASKS, channels))
         self.blocks = nn.ModuleList(
@@ -159,16 +166,16 @@ class MaskDecoder(nn.Module):
         )
         self.last_attention = MultiHeadAttention(channels, heads, hidden=channels // 2)
         self.last_norm = nn.LayerNorm(channels)
-        self.upsample = Upsampling(channels)
-        self.mask_mlps = nn.ModuleList(MLP(channels, channels // 8) for _ in range(MASKS))
+        self.upsample = Upsampling(channels, features)
+        self.mask_mlps = nn.ModuleList(MLP(channels, features) for _ in range(MASKS))
         self.iou_mlp = MLP(channels, MASKS)
 
     def forward(self, embedding: Tensor, positions: Tensor, prompts: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
         """Decode.
 
         Args:
-            embedding: image embedding ``(1, C, h, w)`` of all prompts, or one for each ``(N, C, h, w)``; of 4C channels
-                with finer maps.
+            embedding: image embedding ``(1, C, h, w)`` of all prompts, or one for each ``(N, C, h, w)``; of
+                2C + 16F channels with finer maps.
             positions: positions of the cells, ``(C, h, w)``.
             prompts: tokens of the prompts, ``(N, T, C)``.
             dense: map of the prompts, ``(1, C, h, w)`` or ``(N, C, h, w)``.
@@ -181,10 +188,10 @@ class MaskDecoder(nn.Module):
         """
         n, (height, width) = len(prompts), embedding.shape[-2:]
         channels = len(positions)
-        if embedding.shape[1] not in (channels, 4 * channels):
+        if embedding.shape[1] not in self.embedding_channels:
             raise ValueError(
-                f"an embedding has {channels} channels, or {4 * channels} with finer maps, got {embedding.shape[1]}; "
-                "pass what `encode` of the same model gave"
+                f"an embedding has {channels} channels, or {self.embedding_channels[1]} with finer maps, got "
+                f"{embedding.shape[1]}; pass what `encode` of the same model gave"
             )
         embedding, finer = embedding.split([channels, embedding.shape[1] - channels], 1)
         own = torch.cat([self.iou_token, self.mask_tokens])  # (5, C)
@@ -196,7 +203,7 @@ class MaskDecoder(nn.Module):
             tokens, image = block(tokens, places, image, cells)
         x = tokens + self.last_attention(tokens + places, image + cells, image)
         tokens = self.last_norm(x)  # (N, 5 + T, C)
-        features = self.upsample(image.mT.unflatten(2, (height, width)), finer)  # (N, C/8, 4h, 4w)
-        weights = torch.stack([mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.mask_mlps)], 1)  # (N, 4, C/8)
+        features = self.upsample(image.mT.unflatten(2, (height, width)), finer)  # (N, F, 4h, 4w)
+        weights = torch.stack([mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.mask_mlps)], 1)  # (N, 4, F)
         masks = (weights @ features.flatten(2)).unflatten(2, features.shape[2:])  # (N, 4, 4h, 4w)
         return masks, self.iou_mlp(tokens[:, 0])

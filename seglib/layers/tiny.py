@@ -131,10 +131,11 @@ class TinyNeck(nn.Module):
     Args:
         encoder: the encoder whose maps come in.
         channels: channels C of the map that tokens attend to.
-        depth: residual blocks on it.
+        features: channels F of the finest map.
+        depth: residual blocks on the map that tokens attend to.
     """
 
-    def __init__(self, encoder: TinyEncoder, channels: int, depth: int = 2) -> None:
+    def __init__(self, encoder: TinyEncoder, channels: int, features: int, depth: int = 2) -> None:
         super().__init__()
         width = encoder.channels
         self.fold = nn.Conv2d(width["c2"], channels, 2, stride=2, bias=False)
@@ -144,21 +145,21 @@ class TinyNeck(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.last_norm = LayerNorm2d(channels, eps=1e-6)
         self.join2 = _Join(width["c2"], channels, channels // 2)
-        self.join1 = _Join(width["c1"], channels // 2, channels // 4)
+        self.join1 = _Join(width["c1"], channels // 2, features)
         self.twice = nn.Conv2d(channels // 2, channels // 4, 1)
-        self.fourfold = nn.Conv2d(channels // 4, channels // 8, 1)
+        self.fourfold = nn.Conv2d(features, features, 1)
         for parameter in (*self.twice.parameters(), *self.fourfold.parameters()):  # masks start without them
             nn.init.zeros_(parameter)
 
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
-        """The encoder's maps → ``(B, 4 C, H/8, W/8)``."""
+        """The encoder's maps → ``(B, 2 C + 16 F, H/8, W/8)``."""
         mixed = self.fold(maps["c2"])  # (B, C, H/8, W/8)
         for name, lateral in self.lateral.items():
             mixed = mixed + F.interpolate(lateral(maps[name]), mixed.shape[2:])  # nearest: a cell's four share a value
         mixed = self.blocks(self.norm(mixed))
         image = self.last_norm(self.conv(mixed))
         x2 = self.join2(maps["c2"], mixed)  # (B, C/2, H/4, W/4)
-        x1 = self.join1(maps["c1"], x2)  # (B, C/4, H/2, W/2)
+        x1 = self.join1(maps["c1"], x2)  # (B, F, H/2, W/2)
         finer = F.pixel_unshuffle(self.twice(x2), 2), F.pixel_unshuffle(self.fourfold(x1), 4)
         return torch.cat([image, *finer], 1)
 

@@ -476,10 +476,10 @@ def _on_vit(image_size: int, **arguments: Any) -> Sam:
 def sam_tiny(*, image_size: int = 256, channels: int = 64, clicks: int = 2, ambiguous: bool = True) -> Sam:
     """SAM on the tiny encoder, for two CPU cores: 256 × 256 pixels, 1.0 million weights.
 
-    The scenes' things are small. Therefore its embedding has a stride of 8 and its masks one of 2; finer maps go to the
-    decoder, too (:class:`~seglib.layers.tiny.TinyNeck`); its losses compare masks at the resolution of the image; and
-    the focal loss gives an object's pixels the same weight as the others, not a third of it. The conversations of
-    training are shorter than the paper's.
+    The scenes' things are small. Therefore its embedding has a stride of 8 and its masks one of 2, finer maps go to the
+    decoder, too (:class:`~seglib.layers.tiny.TinyNeck`), and a mask is made of twice as many features for its channels.
+    Its losses compare masks at the resolution of the image, and the focal loss gives an object's pixels the same weight
+    as the others, not a third of it. The conversations of training are shorter than the paper's.
 
     Args:
         image_size: side of the square image in pixels.
@@ -487,14 +487,14 @@ def sam_tiny(*, image_size: int = 256, channels: int = 64, clicks: int = 2, ambi
         clicks: number of clicks after the first prompt in training.
         ambiguous: whether a first prompt in training is answered with three masks.
     """
-    encoder = TinyEncoder()
+    encoder, features = TinyEncoder(), channels // 4
     return Sam(
         encoder,
         channels,
         image_size=image_size,
         stride=8,
-        neck=TinyNeck(encoder, channels),
-        decoder=MaskDecoder(channels, heads=4, hidden=4 * channels),
+        neck=TinyNeck(encoder, channels, features),
+        decoder=MaskDecoder(channels, heads=4, hidden=4 * channels, features=features),
         ambiguous=ambiguous,
         training_settings=SamTraining(objects=4, clicks=clicks, repeats=0, finer=2, alpha=0.5),
         everything=EverythingSettings(points_per_side=16),

@@ -57,10 +57,10 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 		$(BIN)/seglib train $$model --data scenes --steps 4000 --eval-every 1000 \
 			--encoder chapters/weights/fcn_tiny.safetensors --out runs/$$model && $(STORE) || exit 1; \
 	done
-	model=sam_tiny; $(BIN)/python -m seglib.book.experiments.sam_weights --steps 2500 3500 2500 \
+	model=sam_tiny; $(BIN)/python -m seglib.book.experiments.sam_weights --steps 6000 1200 \
 		--encoder chapters/weights/condinst_tiny.safetensors --out runs/$$model && $(STORE) --images 30
-	model=sam_tiny_levels; $(BIN)/python -m seglib.book.experiments.sam_weights --steps 2500 1500 500 \
-		--levels object group class --encoder chapters/weights/condinst_tiny.safetensors --out runs/$$model && $(STORE) --images 30
+	model=sam_tiny_levels; $(BIN)/python -m seglib.book.experiments.sam_weights --steps 2000 400 \
+		--levels object group class --weights chapters/weights/sam_tiny.safetensors --out runs/$$model && $(STORE) --images 30
 	for model in unet3d_tiny nnunet_tiny; do \
 		$(BIN)/seglib train $$model --data volumes --steps 2000 --eval-every 500 --out runs/$$model && $(STORE) || exit 1; \
 	done

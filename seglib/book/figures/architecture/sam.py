@@ -217,7 +217,8 @@ def _encoder(model: Sam) -> tuple[list[Block], list[Edge], list[str]]:
     says = f"All that prompts are answered from, with one cell for every {stride:g} pixels."
     if isinstance(model.encoder, TinyEncoder):
         blocks, edges, _ = encoder_row(model, ENCODER)
-        says += " The cells get a fourth of its channels; the others are finer maps, folded, for the masks' features."
+        channels = model.mask_decoder.iou_token.shape[1]
+        says += f" The cells get its first {channels} channels; the others are finer maps, folded, for the features."
         sources, module, code = ["c1", "c2", "c3", "c4", "c5"], "neck", "image = self.last_norm(self.conv("
     elif isinstance(model.encoder, ImageEncoderViT):
         blocks = _vit_row(model.encoder, stride)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seglib.book.experiments.training import rounded, timed
 from seglib.data.scenes import CATEGORIES, Scenes
-from seglib.data.transforms import Keep, train_transform
+from seglib.data.transforms import Keep, Transform, train_transform
 from seglib.models.sam import Sam, sam_tiny
 from seglib.ops.clicks import noisy_boxes
 from seglib.train import PromptTask, fit
@@ -21,33 +21,34 @@ from seglib.train.sampling import Samples
 from seglib.types import Instances, Sample
 
 SIZE = 256
-"""Side of the scenes for ``sam_tiny`` with its stored weights, in pixels: what it was trained on."""
+"""Side of the scenes that ``sam_tiny`` is asked about, in pixels."""
 
-TRAINED = 128
-"""Side of the scenes for what the experiments train: a step costs a fourth."""
+WINDOW = 96
+"""Side of the windows of scenes that it is trained on first, in pixels: of a whole scene most is no object."""
 
 SCORES = ("at_1", "at_5", "box")
 """Mean IoU after one click and after five, and with a box alone."""
 
 
-def scenes_to_prompt(length: int, split: str, *, augment: bool = False, size: int = SIZE) -> Scenes:
-    """The first ``length`` scenes of a split with their objects alone; flipped and recoloured at random to train on.
+def scenes_to_prompt(length: int, split: str, *, window: int | None = None, size: int = SIZE) -> Scenes:
+    """The first ``length`` scenes of a split with their objects alone.
+
+    Args:
+        length: number of scenes.
+        split: "train", "val" or "test".
+        window: side of what is cut out at random to train on, in pixels, flipped and recoloured at random; the whole
+            scenes as they are when not given.
+        size: side of the scenes in pixels.
 
     Raises:
         ValueError: when ``length`` is not positive.
     """
     if length < 1:
         raise ValueError(f"length must be positive, got {length}; pass the number of scenes")
-    keep = train_transform(size, scale=(1, 1), color=0.2, keep=("instances",)) if augment else Keep("instances")
+    keep: Transform = Keep("instances")
+    if window is not None:
+        keep = train_transform(window, scale=(1, 1), color=0.2, keep=("instances",))
     return Scenes(length, split=split, size=size, transform=keep)
-
-
-def scenes_to_train_and_score(length: int, val_length: int) -> tuple[Scenes, Scenes]:
-    """Scenes for what the experiments train: augmented ones to train on, and held-out ones."""
-    return (
-        scenes_to_prompt(length, "train", augment=True, size=TRAINED),
-        scenes_to_prompt(val_length, "val", size=TRAINED),
-    )
 
 
 def train_prompts(

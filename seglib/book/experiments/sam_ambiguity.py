@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from seglib.book.experiments.compare import every_run
-from seglib.book.experiments.prompts import TRAINED, objects_of, scenes_to_train_and_score, starting_from, train_prompts
+from seglib.book.experiments.prompts import SIZE, objects_of, scenes_to_prompt, starting_from, train_prompts
 from seglib.book.experiments.queries import differences
 from seglib.book.experiments.training import rounded
 from seglib.book.pretrained import stored_model
@@ -48,7 +48,7 @@ def run(
     steps: int,
     scenes: int = 1000,
     val_scenes: int = 60,
-    batch_size: int = 8,
+    batch_size: int = 4,
     model: Sam | None = None,
     data: tuple[Scenes, Scenes] | None = None,
     keep: Path | None = None,
@@ -86,7 +86,7 @@ def run(
     """
     if steps < 1:
         raise ValueError(f"steps must be positive, got {steps}")
-    train, val = data or scenes_to_train_and_score(scenes, val_scenes)
+    train, val = data or (scenes_to_prompt(scenes, "train", window=SIZE), scenes_to_prompt(val_scenes, "val"))
     settings = {"scenes": len(train), "val_scenes": len(val), "steps": steps, "batch_size": batch_size}
     samples = [ambiguous_objects(val[i]) for i in range(len(val))]
     start = model or stored_model("sam_tiny")
@@ -94,7 +94,7 @@ def run(
 
     def train_and_score(ambiguous: bool, seed: int) -> dict[str, Any]:
         net, facts = train_prompts(
-            starting_from(start, image_size=TRAINED, ambiguous=ambiguous), OnlyObjects(train, levels=LEVELS),
+            starting_from(start, image_size=start.image_size, ambiguous=ambiguous), OnlyObjects(train, levels=LEVELS),
             steps=steps, seed=seed, batch_size=batch_size, lr=LR,
         )  # fmt: skip
         means = torch.cat([score_answers(net, *sample) for sample in samples]).mean(0).tolist()
@@ -105,7 +105,7 @@ def run(
         report=report, keep=keep, settings=settings,
     )  # fmt: skip
     return {
-        "model": "sam_tiny", "data": "scenes", "size": TRAINED, "lr": LR, **settings, "levels": list(LEVELS),
+        "model": "sam_tiny", "data": "scenes", "size": start.image_size, "lr": LR, **settings, "levels": list(LEVELS),
         "objects": sum(len(masks[0]) for _, masks in samples), "paper": PAPER, "runs": runs,
         "differences": differences(runs, PAIR, SCORES),
     }  # fmt: skip

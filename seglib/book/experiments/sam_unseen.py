@@ -1,7 +1,8 @@
 """Does a click find what training never asked for? ``sam_tiny`` trained on all things, and without two classes.
 
-Both networks start from nothing: the encoder of ``fcn_tiny`` has seen all classes. They see the same scenes, cars and
-balloons included; one is never asked for these two. Both are scored on the same objects.
+Both networks start from nothing: the encoder of ``fcn_tiny`` has seen all classes. They see windows of the same
+scenes, cars and balloons included; one is never asked for these two. Both are scored on the same objects of whole
+scenes.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from seglib.book.experiments.compare import every_run
 from seglib.book.experiments.instances import THINGS
 from seglib.book.experiments.prompts import (
     SCORES,
-    TRAINED,
+    SIZE,
+    WINDOW,
     few_prompts,
     mean_scores,
     objects_of,
-    scenes_to_train_and_score,
+    scenes_to_prompt,
     train_prompts,
 )
 from seglib.book.experiments.queries import differences
@@ -40,7 +42,7 @@ def run(
     steps: int,
     scenes: int = 1000,
     val_scenes: int = 60,
-    batch_size: int = 8,
+    batch_size: int = 16,
     data: tuple[Scenes, Scenes] | None = None,
     keep: Path | None = None,
     report: Callable[[str], None] | None = None,
@@ -52,7 +54,7 @@ def run(
         steps: optimiser steps of each network.
         scenes: number of scenes to train on, when ``data`` is not given.
         val_scenes: number of held-out scenes to score on, when ``data`` is not given.
-        batch_size: scenes per step.
+        batch_size: windows of scenes per step.
         data: training and held-out scenes with instances.
         keep: a file of finished runs; those that are in it are not made again.
         report: function that is called with a line of text after every run.
@@ -70,15 +72,14 @@ def run(
     """
     if steps < 1:
         raise ValueError(f"steps must be positive, got {steps}")
-    train, val = data or scenes_to_train_and_score(scenes, val_scenes)
+    train, val = data or (scenes_to_prompt(scenes, "train", window=WINDOW), scenes_to_prompt(val_scenes, "val"))
     settings = {"scenes": len(train), "val_scenes": len(val), "steps": steps, "batch_size": batch_size}
     labels = torch.cat([objects_of(val[i]).labels for i in range(len(val))])
     unseen = torch.tensor([THINGS[label].name in UNSEEN for label in labels.tolist()])
 
     def build() -> Sam:
-        model = sam_tiny(image_size=TRAINED)
-        # from nothing all masks would stay empty for long if an object's few pixels counted as the others do
-        model.training_settings = replace(model.training_settings, alpha=0.9)
+        model = sam_tiny()
+        model.training_settings = replace(model.training_settings, windows=True)
         return model
 
     def train_and_score(classes: Sequence[str], seed: int) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def run(
     )
     scores = [f"{group}_{score}" for group in ("seen", "unseen", "extra") for score in SCORES]
     return {
-        "model": "sam_tiny", "data": "scenes", "size": TRAINED, **settings, "unseen": list(UNSEEN),
+        "model": "sam_tiny", "data": "scenes", "size": SIZE, "window": WINDOW, **settings, "unseen": list(UNSEEN),
         "objects": {"seen": int((~unseen).sum()), "unseen": int(unseen.sum())},
         "runs": runs, "differences": differences(runs, (WITHOUT, ALL), scores),
     }  # fmt: skip

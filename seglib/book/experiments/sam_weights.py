@@ -23,11 +23,9 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from seglib.book.experiments.prompts import SIZE
+from seglib.book.experiments.prompts import SIZE, WINDOW, scenes_to_prompt
 from seglib.data.catalog import SCENES_LENGTH
 from seglib.data.prompts import LEVELS, OnlyObjects
-from seglib.data.scenes import Scenes
-from seglib.data.transforms import Keep, train_transform
 from seglib.files import atomic_path
 from seglib.models.sam import sam_tiny
 from seglib.train import PromptTask, fit
@@ -52,7 +50,7 @@ class Stage:
     clicks: int
 
 
-STAGES = (Stage(96, 16, 1.0, 2), Stage(SIZE, 8, 0.25, 4))
+STAGES = (Stage(WINDOW, 16, 1.0, 2), Stage(SIZE, 8, 0.25, 4))
 
 
 def train_weights(
@@ -98,9 +96,8 @@ def train_weights(
             load_weights(model, weights)
         elif encoder is not None:
             load_encoder(model, encoder)
-        transform = train_transform(stage.window, scale=(1, 1), color=0.2, keep=("instances",))
-        train = Scenes(SCENES_LENGTH["train"], split="train", size=SIZE, transform=transform)
-        val = Scenes(SCENES_LENGTH["val"], split="val", size=SIZE, transform=Keep("instances"))
+        train = scenes_to_prompt(SCENES_LENGTH["train"], "train", window=stage.window)
+        val = scenes_to_prompt(SCENES_LENGTH["val"], "val")
         last = stage is STAGES[-1]
         metadata: dict[str, Any] = {"model": "sam_tiny", "data": "scenes", "data_size": [SIZE, SIZE], "arguments": {}}
         metadata |= {"file_ids": list(train.file_ids), "void_id": train.void_id, "levels": list(levels)}

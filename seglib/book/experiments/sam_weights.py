@@ -2,8 +2,8 @@
 
 The scenes' things are small, and a mask of the whole scene is mostly nothing. Therefore the network sees windows of the
 scenes first, each somewhere in its square: a step costs a seventh for the same number of things. Whole scenes follow,
-asked about as often as the scores do. A run that was stopped goes on with the same command. ``accelerate launch --cpu
---num_processes 2 -m …`` shares each step between two CPU cores.
+asked about as often as the scores do. A run that was stopped goes on with the same command. ``ACCELERATE_USE_CPU=true
+torchrun --nproc_per_node 2 -m …`` shares each step between two CPU cores.
 
 The run is a folder as ``seglib train`` writes it, for ``python -m seglib.book.experiments.from_run``. Whatever clicks
 mean in training, it is scored on objects alone.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from seglib.book.experiments.prompts import SIZE, WINDOW, scenes_to_prompt
 from seglib.data.catalog import SCENES_LENGTH
@@ -110,7 +110,7 @@ def train_weights(
                 config,
                 steps=its_steps,
                 lr=stage.lr * config.lr,
-                batch_size=stage.batch // PartialState().num_processes,
+                batch_size=stage.batch // int(os.environ.get("WORLD_SIZE", "1")),
             ),
             out=out if last else out / f"stage{number}",
             resume=True,
@@ -120,7 +120,7 @@ def train_weights(
         told[f"loss_of_stage{number}"] = history.losses[its_steps]
     told |= {**history.scores[steps[-1]], "final_loss": history.losses[steps[-1]]}
     told |= {"seconds": round(seconds, 1), "cpu_seconds": round(time.process_time(), 1)}
-    if PartialState().is_main_process:
+    if os.environ.get("RANK", "0") == "0":  # of several processes one writes
         with atomic_path(out / "result.json") as beside:
             beside.write_text(json.dumps(told, indent=1) + "\n")
 

@@ -1,7 +1,7 @@
 """Train the stored ``sam_tiny`` in two stages: ``… sam_weights --steps 8000 1500 --out RUN``.
 
 The scenes' things are small, and a mask of the whole scene is mostly nothing. Therefore the network sees windows of the
-scenes first, each somewhere in its square: a step costs a seventh for the same number of things. Whole scenes follow,
+scenes first, each somewhere in its square; the same number of things costs about a fourth. Whole scenes follow,
 asked about as often as the scores do. A run that was stopped goes on with the same command. ``ACCELERATE_USE_CPU=true
 torchrun --nproc_per_node 2 -m …`` shares each step between two CPU cores.
 

@@ -391,7 +391,7 @@ def test_panoptic_fpn_tiny_is_mask_rcnn_tiny_with_a_semantic_branch():
 def test_sam_tiny_is_sam_with_the_tiny_encoder_and_fewer_channels():
     own, full = zoo("sam_tiny"), zoo("sam_vit_b")
     assert encoder_of("sam_tiny") == encoder_of("fcn_tiny", num_classes=5)
-    channels = {256: 64, 128: 32, 64: 16, 32: 8, 2048: 256}
+    channels = {256: 64, 128: 32, 64: 16, 32: 16, 2048: 256}  # 32 features of a mask, not 8 but 16
     heads = {
         name: tuple(channels.get(n, n) for n in shape)
         for name, shape in full.items()

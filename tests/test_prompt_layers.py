@@ -160,9 +160,8 @@ def test_without_finer_maps_the_tiny_neck_gives_what_it_starts_with(decoder):
     torch.manual_seed(0)
     encoder = TinyEncoder()
     embedding = TinyNeck(encoder, 16, 4).eval()(encoder.eval()(torch.rand(1, 3, 64, 96)))
-    assert (
-        embedding.shape == (1, 2 * 16 + 16 * 4, 8, 12) and not embedding[:, 16:].any()
-    )  # finer maps are learned from nothing
+    assert embedding.shape == (1, 2 * 16 + 16 * 4, 8, 12)
+    assert not embedding[:, 16:].any()  # finer maps are learned from nothing
 
 
 def test_no_prompts_get_no_masks(decoder):

@@ -188,10 +188,10 @@ def test_a_window_is_answered_as_at_its_place_in_the_square(tiny, prompts, moved
     torch.testing.assert_close((found.logits, found.iou), expected)
 
 
-def test_a_window_of_parts_of_cells_is_refused(tiny):
+def test_a_window_of_parts_of_cells_of_the_coarsest_map_is_refused(tiny):
     tiny.training_settings = replace(tiny.training_settings, windows=True)
-    with pytest.raises(ValueError, match="multiples of the stride 8, got 32 x 44; crop images to another size"):
-        tiny(torch.rand(1, 3, 32, 44), Targets(instances=[two_objects(32, 44)[[0]]]))
+    with pytest.raises(ValueError, match="must be multiples of 32, got 32 x 40; crop images to another size"):
+        tiny(torch.rand(1, 3, 32, 40), Targets(instances=[two_objects(32, 40)[[0]]]))
 
 
 def test_masks_of_another_size_are_refused(model):

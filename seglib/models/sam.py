@@ -19,6 +19,7 @@ only the best one is trained, so that they may differ; the IoU head learns from 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -54,7 +55,7 @@ class SamTraining:
         boxes: share of the objects whose first prompt is a box.
         windows: whether images that are smaller than the model's are parts of one that fills it. Each batch lies
             somewhere in the square then, and only its own cells are computed. The sides must be multiples of the
-            stride. Else images lie in the upper left corner, and the rest is padding.
+            stride, and of what the encoder needs. Else images lie in the upper left corner, and the rest is padding.
         finer: how many times finer than the model's masks the grid is on which the losses compare them with the
             objects; their logits are resized to it. An object of a few pixels would be lost on a coarse grid.
         alpha: weight of an object's pixels in the focal loss, in [0, 1]; 1 − alpha is that of all others.
@@ -297,10 +298,10 @@ class Sam(Model):
         """Embeddings of the images alone, and the row and column of a place of theirs in the model's square."""
         x = self._normalized(images, sizes)
         height, width = x.shape[-2:]
-        if height % self.stride or width % self.stride:
+        unit = math.lcm(self.stride, getattr(self.encoder, "size_divisibility", 1))  # else coarse maps lie aside
+        if height % unit or width % unit:
             raise ValueError(
-                f"sides of windows must be multiples of the stride {self.stride}, got {height} x {width}; crop images "
-                "to another size"
+                f"sides of windows must be multiples of {unit}, got {height} x {width}; crop images to another size"
             )
         row, column = (int(torch.randint((self.image_size - n) // self.stride + 1, ())) for n in (height, width))
         return self.neck(self.encoder(x)), (row, column)

@@ -57,9 +57,10 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 		$(BIN)/seglib train $$model --data scenes --steps 4000 --eval-every 1000 \
 			--encoder chapters/weights/fcn_tiny.safetensors --out runs/$$model && $(STORE) || exit 1; \
 	done
-	model=sam_tiny; $(BIN)/python -m seglib.book.experiments.sam_weights --steps 6000 1200 \
+	model=sam_tiny; ACCELERATE_USE_CPU=true $(BIN)/torchrun --nproc_per_node 2 \
+		-m seglib.book.experiments.sam_weights --steps 7000 900 \
 		--encoder chapters/weights/condinst_tiny.safetensors --out runs/$$model && $(STORE) --images 30
-	model=sam_tiny_levels; $(BIN)/python -m seglib.book.experiments.sam_weights --steps 2000 400 \
+	model=sam_tiny_levels; $(BIN)/python -m seglib.book.experiments.sam_weights --steps 800 150 \
 		--levels object group class --weights chapters/weights/sam_tiny.safetensors --out runs/$$model && $(STORE) --images 30
 	for model in unet3d_tiny nnunet_tiny; do \
 		$(BIN)/seglib train $$model --data volumes --steps 2000 --eval-every 500 --out runs/$$model && $(STORE) || exit 1; \
@@ -96,7 +97,7 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 	$(EXPERIMENT) volume_sparse --seeds 3 --steps 500 --scenes 100 --out chapters/results/volume_sparse.json
 	$(EXPERIMENT) nnunet_ingredients --seeds 3 --steps 350 --scenes 16 --out chapters/results/nnunet_ingredients.json
 	$(EXPERIMENT) nnunet_folds --seeds 1 --steps 400 --scenes 40 --out chapters/results/nnunet_folds.json
-	$(EXPERIMENT) sam_ambiguity --seeds 3 --steps 300 --scenes 1000 --out chapters/results/sam_ambiguity.json
+	$(EXPERIMENT) sam_ambiguity --seeds 3 --steps 200 --scenes 1000 --out chapters/results/sam_ambiguity.json
 	$(EXPERIMENT) sam_unseen --seeds 3 --steps 700 --scenes 1000 --out chapters/results/sam_unseen.json
 	$(EXPERIMENT) sam_decoder --seeds 3 --steps 80 --scenes 8 --out chapters/results/sam_decoder.json
 	$(EXPERIMENT) sam_clicks --seeds 1 --steps 1000 --scenes 80 --out chapters/results/sam_clicks.json

@@ -98,7 +98,7 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 	$(EXPERIMENT) nnunet_ingredients --seeds 3 --steps 350 --scenes 16 --out chapters/results/nnunet_ingredients.json
 	$(EXPERIMENT) nnunet_folds --seeds 1 --steps 400 --scenes 40 --out chapters/results/nnunet_folds.json
 	$(EXPERIMENT) sam_ambiguity --seeds 3 --steps 200 --scenes 1000 --out chapters/results/sam_ambiguity.json
-	$(EXPERIMENT) sam_unseen --seeds 3 --steps 700 --scenes 1000 --out chapters/results/sam_unseen.json
+	$(EXPERIMENT) sam_unseen --seeds 1 --steps 2000 --scenes 1000 --out chapters/results/sam_unseen.json
 	$(EXPERIMENT) sam_decoder --seeds 3 --steps 80 --scenes 8 --out chapters/results/sam_decoder.json
 	$(EXPERIMENT) sam_clicks --seeds 1 --steps 1000 --scenes 80 --out chapters/results/sam_clicks.json
 	$(EXPERIMENT) sam_limits --seeds 1 --steps 1000 --scenes 100 --out chapters/results/sam_limits.json

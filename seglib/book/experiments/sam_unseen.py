@@ -21,12 +21,12 @@ from seglib.book.experiments.prompts import (
     SIZE,
     WINDOW,
     few_prompts,
+    intervals,
     mean_scores,
     objects_of,
     scenes_to_prompt,
     train_prompts,
 )
-from seglib.book.experiments.queries import differences
 from seglib.data.prompts import OnlyObjects
 from seglib.data.scenes import Scenes
 from seglib.models.sam import Sam, sam_tiny
@@ -63,9 +63,9 @@ def run(
         The settings, ``unseen`` (names of the two classes), the number of ``objects`` of seen and of unseen classes
         that are scored; ``runs``: one dict per seed and ``variant`` with what training tells, the mean IoU after one
         and after five clicks and with a box (``seen_at_1``, …, ``unseen_box``), and the same of each class in
-        ``classes``; and ``differences``: for each score the mean over the seeds of the network that was not asked for
-        them minus the other with the ends of its 95% t-interval (left out for a single seed). ``extra_at_1`` and so on
-        are the differences on unseen classes minus those on seen ones.
+        ``classes``; and ``differences``: for each score the network that was not asked for them minus the other, a mean
+        over the objects and the seeds, with the ends of its 95% interval, a bootstrap over scenes. It says how far the
+        score depends on the scenes, not on the seeds.
 
     Raises:
         ValueError: without steps or scenes.
@@ -74,7 +74,8 @@ def run(
         raise ValueError(f"steps must be positive, got {steps}")
     train, val = data or (scenes_to_prompt(scenes, "train", window=WINDOW), scenes_to_prompt(val_scenes, "val"))
     settings = {"scenes": len(train), "val_scenes": len(val), "steps": steps, "batch_size": batch_size}
-    labels = torch.cat([objects_of(val[i]).labels for i in range(len(val))])
+    each = [objects_of(val[i]).labels for i in range(len(val))]
+    counts, labels = [len(own) for own in each], torch.cat(each)
     unseen = torch.tensor([THINGS[label].name in UNSEEN for label in labels.tolist()])
 
     def build() -> Sam:
@@ -85,19 +86,25 @@ def run(
     def train_and_score(classes: Sequence[str], seed: int) -> dict[str, Any]:
         asked = OnlyObjects(train, classes=classes)
         model, facts = train_prompts(build, asked, steps=steps, seed=seed, batch_size=batch_size)
-        ious = torch.cat(few_prompts(model, val))
+        ious = torch.cat(few_prompts(model, val))  # (N, 3)
         groups = mean_scores(ious[~unseen], "seen_") | mean_scores(ious[unseen], "unseen_")
-        extra = {f"extra_{s}": groups[f"unseen_{s}"] - groups[f"seen_{s}"] for s in SCORES}
         of_class = {c.name: mean_scores(ious[labels == c.id]) for c in THINGS if (labels == c.id).any()}
-        return {"seed": seed, **facts, **groups, **extra, "classes": of_class}
+        every = [[round(v, 4) for v in row] for row in ious.tolist()]
+        return {"seed": seed, **facts, **groups, "classes": of_class, "ious": every}
 
     shown = ("loss", "seen_at_1", "seen_at_5", "unseen_at_1", "unseen_at_5", "unseen_box")
     runs = every_run(
         VARIANTS, train_and_score, key="variant", seeds=seeds, shown=shown, report=report, keep=keep, settings=settings
     )
-    scores = [f"{group}_{score}" for group in ("seen", "unseen", "extra") for score in SCORES]
+    ious = {v: torch.tensor([r["ious"] for r in runs if r["variant"] == v]).mean(0) for v in VARIANTS}  # (N, 3) each
+    gains = (ious[WITHOUT] - ious[ALL]).split(counts)  # (n, 3) for each scene
+    rows = {
+        group: intervals([g[c] for g, c in zip(gains, chosen.split(counts), strict=True)], resamples=1000, seed=0)
+        for group, chosen in (("seen", ~unseen), ("unseen", unseen))
+    }
     return {
         "model": "sam_tiny", "data": "scenes", "size": SIZE, "window": WINDOW, **settings, "unseen": list(UNSEEN),
         "objects": {"seen": int((~unseen).sum()), "unseen": int(unseen.sum())},
-        "runs": runs, "differences": differences(runs, (WITHOUT, ALL), scores),
+        "runs": [{k: v for k, v in r.items() if k != "ious"} for r in runs],
+        "differences": {f"{g}_{s}": row for g, found in rows.items() for s, row in zip(SCORES, found, strict=True)},
     }  # fmt: skip

@@ -480,7 +480,8 @@ def sam_tiny(*, image_size: int = 256, channels: int = 64, clicks: int = 2, ambi
     The scenes' things are small. Therefore its embedding has a stride of 8 and its masks one of 2, finer maps go to the
     decoder, too (:class:`~seglib.layers.tiny.TinyNeck`), and a mask is made of twice as many features for its channels.
     Its losses compare masks at the resolution of the image, and the focal loss gives an object's pixels the same weight
-    as the others, not a third of it. The conversations of training are shorter than the paper's.
+    as the others, not a third of it. The conversations of training are shorter than the paper's. It believes less in
+    its masks than SAM, so everything mode keeps those with a predicted IoU above 0.5 and a stability of at least 0.8.
 
     Args:
         image_size: side of the square image in pixels.
@@ -498,6 +499,6 @@ def sam_tiny(*, image_size: int = 256, channels: int = 64, clicks: int = 2, ambi
         decoder=MaskDecoder(channels, heads=4, hidden=4 * channels, features=features),
         ambiguous=ambiguous,
         training_settings=SamTraining(objects=4, clicks=clicks, repeats=0, finer=2, alpha=0.5),
-        everything=EverythingSettings(points_per_side=16),
+        everything=EverythingSettings(points_per_side=16, iou_threshold=0.5, stability_threshold=0.8),
         normalize=Normalize(TINY_MEAN, TINY_STD),
     )

@@ -21,5 +21,6 @@ EXERCISES: dict[str, Exercise] = {
     "ch19.stability": everything.STABILITY,
     "ch19.noc": scores.SCORES,
     "ch19.frame": prompts.FRAME,
+    "ch19.three": scores.THREE,
     "ch19.paint": everything.PAINT,
 }

@@ -182,12 +182,18 @@ def test_unseen_classes_are_not_asked_for_in_training_but_scored(monkeypatch):
         asked.append({CATEGORIES[i].name for s in range(len(data)) for i in data[s].instances.labels.tolist()})
         return small(), {"loss": 0.0}
 
+    def score(model, data):  # 0.25 of everything after the first training, 0.75 and 0.5 of a box after the second
+        ious = torch.tensor([0.25] * 3 if len(asked) == 1 else [0.75, 0.75, 0.5])
+        return [ious.expand(len(objects_of(data[i])), 3) for i in range(len(data))]
+
     monkeypatch.setattr(sam_unseen, "train_prompts", train)
+    monkeypatch.setattr(sam_unseen, "few_prompts", score)
     found = sam_unseen.run(seeds=[0], steps=1, data=(scenes(6, "train"), scenes(4)))
     without, whole = asked
     assert {"car", "balloon"} <= whole and whole - without == {"car", "balloon"}
     row = found["runs"][0]
-    assert found["differences"]["unseen_at_1"] == [0, 0, 0] and "ious" not in row  # both networks are the same one
+    assert found["differences"]["unseen_at_1"] == [-0.5] * 3 and found["differences"]["seen_box"] == [-0.25] * 3
+    assert "ious" not in row
     labels = torch.cat([objects_of(s).labels for s in map(scenes(4).__getitem__, range(4))])
     assert found["objects"] == {
         "seen": int(((labels != 2) & (labels != 5)).sum()),

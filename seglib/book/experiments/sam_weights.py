@@ -1,4 +1,4 @@
-"""Train the stored ``sam_tiny`` in two stages: ``… sam_weights --steps 6000 1200 --out RUN``.
+"""Train the stored ``sam_tiny`` in two stages: ``… sam_weights --steps 7000 900 --out RUN``.
 
 The scenes' things are small, and a mask of the whole scene is mostly nothing. Therefore the network sees windows of the
 scenes first, each somewhere in its square; the same number of things costs about a fourth. Whole scenes follow,

@@ -125,9 +125,8 @@ def encoders(options: argparse.Namespace) -> None:
     for name in REFERENCES:
         ours, reference = pair(name, options.device)
         images = torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(0)).to(options.device)
-        other = partial(reference.image_encoder, images)
-        if name == "Transformers":
-            other = partial(reference.get_image_embeddings, images)
+        encode = reference.get_image_embeddings if name == "Transformers" else reference.image_encoder
+        other = partial(encode, images)
         mine = partial(ours.encoder, images)
         agree("the embedding", mine(), other())
         found = compare(mine, other, rounds=options.rounds, warmup=0, device=options.device)

@@ -1,5 +1,7 @@
 """What all encoders share: images of any number of channels, with ImageNet weights where there are some."""
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -64,6 +66,28 @@ def test_pretrained_weights_answer_grey_alike_whatever_the_number_of_channels(mo
         want, out = rgb(grey.expand(-1, 3, -1, -1)), encoder(grey.expand(-1, in_channels, -1, -1))
     for level in want:
         torch.testing.assert_close(out[level], want[level], rtol=1e-4, atol=1e-5)  # float32, sums of other numbers
+
+
+@pytest.mark.parametrize("levels", [("c5",), ("c2", "c5"), ("c1", "c2", "c3", "c4", "c5")])
+def test_a_resnet_gives_the_maps_that_are_wanted_and_keeps_no_other(levels):
+    torch.manual_seed(0)
+    whole, encoder = resnet_encoder("resnet18").eval(), resnet_encoder("resnet18", levels=levels).eval()
+    encoder.load_state_dict(whole.state_dict())
+    image, kept = torch.randn(1, 3, 64, 64), []
+    for stage in (encoder.layer1, encoder.layer2, encoder.layer3):
+        stage.register_forward_hook(lambda module, args, out: kept.append(weakref.ref(out)))
+    alive = []
+    encoder.layer4.register_forward_hook(lambda *_: alive.extend(ref() is not None for ref in kept[:2]))
+    with torch.no_grad():
+        want, maps = whole(image), encoder(image)
+    assert tuple(maps) == tuple(encoder.channels) == tuple(encoder.grids) == levels
+    assert all(torch.equal(maps[level], want[level]) for level in levels)
+    assert alive == ["c2" in levels, "c3" in levels], "a map that nobody wants is let go while later ones are made"
+
+
+def test_a_map_that_a_resnet_has_not_is_refused():
+    with pytest.raises(ValueError, match="no map 'c6'; choose some of c1, c2, c3, c4, c5"):
+        resnet_encoder("resnet18", levels=("c5", "c6"))
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ class Normalize(nn.Module):
             remedy = "divide 8-bit images by 255" if self.value_range == (0.0, 1.0) else "convert them with .float()"
             raise ValueError(f"expected float images{span}, got {images.dtype}; {remedy}")
         column = (-1, *(1,) * self.dims)
-        x = (images - self.mean.view(column)) / self.std.view(column)
+        x = (images - self.mean.view(column)).div_(self.std.view(column))  # one copy of the images, not two
         return x if sizes is None else fill_padding(x, sizes, padding)
 
     def check_range(self, images: Tensor) -> None:

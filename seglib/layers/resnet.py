@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torchvision import models as tv
@@ -20,6 +21,9 @@ RESNETS = {
 }
 """The depths in use and the published weights that each starts from."""
 
+LEVELS = ("c1", "c2", "c3", "c4", "c5")
+"""The maps of a ResNet, finest first."""
+
 
 def resnet_encoder(
     name: str,
@@ -30,6 +34,7 @@ def resnet_encoder(
     first_keeps: bool = True,
     stride_in_1x1: bool = False,
     frozen_norm: bool = False,
+    levels: Sequence[str] = LEVELS,
     pretrained: bool = False,
 ) -> ResNetEncoder:
     """A ResNet encoder by name.
@@ -43,6 +48,7 @@ def resnet_encoder(
         stride_in_1x1: whether bottlenecks stride in their first convolution, of 1×1, as in the paper (He et al. 2016)
             and in the weights of its authors, which Detectron2 starts from; torchvision strides in the 3×3 one.
         frozen_norm: whether batch norms keep their statistics and weights (:func:`~seglib.layers.frozen.freeze_norms`).
+        levels: names of the maps that are wanted. The others are let go as soon as the next is computed.
         pretrained: whether to start from torchvision's ImageNet weights. For other images than RGB the first kernel's
             mean over the three colours is repeated and rescaled, so that the response to grey stays
             (:func:`~seglib.layers.pretrained.repeat_input_channels`).
@@ -68,11 +74,11 @@ def resnet_encoder(
             block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
     if frozen_norm:
         freeze_norms(resnet)
-    return ResNetEncoder(resnet)
+    return ResNetEncoder(resnet, levels)
 
 
 def detector_encoder(name: str, *, pretrained: bool, frozen: bool | None, stride_in_1x1: bool = False) -> ResNetEncoder:
-    """A ResNet encoder of a detector, whose beginning may be frozen.
+    """A ResNet encoder of a detector, which gives c2 to c5 and whose beginning may be frozen.
 
     Args:
         name: name of the ResNet, a key of :data:`RESNETS`.
@@ -85,7 +91,9 @@ def detector_encoder(name: str, *, pretrained: bool, frozen: bool | None, stride
         ValueError: for an unknown name.
     """
     frozen = pretrained if frozen is None else frozen
-    encoder = resnet_encoder(name, stride_in_1x1=stride_in_1x1, frozen_norm=frozen, pretrained=pretrained)
+    encoder = resnet_encoder(
+        name, stride_in_1x1=stride_in_1x1, frozen_norm=frozen, levels=LEVELS[1:], pretrained=pretrained
+    )
     if frozen:
         freeze(encoder.conv1)
         freeze(encoder.layer1)
@@ -143,6 +151,10 @@ class ResNetEncoder(nn.Module):
 
     Args:
         resnet: a network of torchvision's, of any depth, with or without dilated stages.
+        levels: names of the maps that are wanted.
+
+    Raises:
+        ValueError: for a level that there isn't.
 
     Attributes:
         channels: channels of each map, by its name.
@@ -153,25 +165,35 @@ class ResNetEncoder(nn.Module):
 
     size_divisibility = 1
 
-    def __init__(self, resnet: ResNet) -> None:
+    def __init__(self, resnet: ResNet, levels: Sequence[str] = LEVELS) -> None:
         super().__init__()
+        if unknown := [level for level in levels if level not in LEVELS]:
+            raise ValueError(f"a ResNet has no map {unknown[0]!r}; choose some of {', '.join(LEVELS)}")
         self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4
 
-        self.channels: dict[str, int] = {"c1": self.conv1.out_channels}
-        self.grids: dict[str, Grid] = {"c1": Grid().through([self.conv1])}
-        grid = self.grids["c1"].through([self.maxpool])
-        for level, stage in {"c2": self.layer1, "c3": self.layer2, "c4": self.layer3, "c5": self.layer4}.items():
+        channels = {"c1": self.conv1.out_channels}
+        grids = {"c1": Grid().through([self.conv1])}
+        grid = grids["c1"].through([self.maxpool])
+        for level, stage in self._stages().items():
             block = stage[0]  # the one that strides; its 1×1 shortcut, where there is one, says by how much
             grid = grid.through(block.downsample or [])
-            self.grids[level] = grid
-            self.channels[level] = [m for m in block.modules() if isinstance(m, nn.Conv2d)][-1].out_channels
+            grids[level] = grid
+            channels[level] = [m for m in block.modules() if isinstance(m, nn.Conv2d)][-1].out_channels
+        self.channels: dict[str, int] = {level: channels[level] for level in LEVELS if level in levels}
+        self.grids: dict[str, Grid] = {level: grids[level] for level in self.channels}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """``(B, C, H, W)`` normalised images → the maps ``c1`` … ``c5``, ``(B, C, ⌈H / stride⌉, ⌈W / stride⌉)``."""
-        c1 = self.relu(self.bn1(self.conv1(images)))
-        c2 = self.layer1(self.maxpool(c1))
-        c3 = self.layer2(c2)
-        c4 = self.layer3(c3)
-        c5 = self.layer4(c4)
-        return {"c1": c1, "c2": c2, "c3": c3, "c4": c4, "c5": c5}
+        """``(B, C, H, W)`` normalised images → the wanted maps, ``(B, C, ⌈H / stride⌉, ⌈W / stride⌉)``."""
+        x = self.relu(self.bn1(self.conv1(images)))  # (B, 64, H/2, W/2)
+        maps = {"c1": x} if "c1" in self.channels else {}
+        x = self.maxpool(x)
+        for level, stage in self._stages().items():
+            x = stage(x)
+            if level in self.channels:
+                maps[level] = x
+        return maps
+
+    def _stages(self) -> dict[str, Any]:
+        """The stage that gives each map after the first."""
+        return {"c2": self.layer1, "c3": self.layer2, "c4": self.layer3, "c5": self.layer4}

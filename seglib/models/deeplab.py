@@ -256,7 +256,12 @@ def deeplabv3_resnet50(
         pretrained: start the encoder from torchvision's ImageNet weights.
     """
     encoder = resnet_encoder(
-        "resnet50", in_channels=in_channels, output_stride=output_stride, multi_grid=multi_grid, pretrained=pretrained
+        "resnet50",
+        in_channels=in_channels,
+        output_stride=output_stride,
+        multi_grid=multi_grid,
+        levels=("c4", "c5") if aux else ("c5",),
+        pretrained=pretrained,
     )
     return _v3(encoder, num_classes, in_channels, overlapping, output_stride, aux, dropout)
 
@@ -274,7 +279,12 @@ def deeplabv3_resnet101(
 ) -> DeepLabV3:
     """The ``deeplabv3_resnet101`` of torchvision. Keywords as in :func:`deeplabv3_resnet50`."""
     encoder = resnet_encoder(
-        "resnet101", in_channels=in_channels, output_stride=output_stride, multi_grid=multi_grid, pretrained=pretrained
+        "resnet101",
+        in_channels=in_channels,
+        output_stride=output_stride,
+        multi_grid=multi_grid,
+        levels=("c4", "c5") if aux else ("c5",),
+        pretrained=pretrained,
     )
     return _v3(encoder, num_classes, in_channels, overlapping, output_stride, aux, dropout)
 
@@ -371,7 +381,12 @@ def _v3plus(
         raise ValueError(f"layout is 'paper' or 'smp', got {layout!r}")
     keywords: dict[str, Any] = {"rates": _rates(stride)} | (SMP_LAYOUT if layout == "smp" else {})
     encoder = resnet_encoder(
-        name, in_channels=in_channels, output_stride=stride, first_keeps=layout == "paper", pretrained=pretrained
+        name,
+        in_channels=in_channels,
+        output_stride=stride,
+        first_keeps=layout == "paper",
+        levels=("c2", "c5"),
+        pretrained=pretrained,
     )
     return DeepLabV3Plus(
         encoder,

@@ -336,7 +336,8 @@ def fcn_resnet101(
 def _dilated(
     name: str, num_classes: int, in_channels: int, overlapping: bool, aux: bool, dropout: float, pretrained: bool
 ) -> DilatedFCN:
-    encoder = resnet_encoder(name, in_channels=in_channels, output_stride=8, pretrained=pretrained)
+    levels = ("c4", "c5") if aux else ("c5",)
+    encoder = resnet_encoder(name, in_channels=in_channels, output_stride=8, levels=levels, pretrained=pretrained)
     normalize = Normalize.for_channels(in_channels)
     return DilatedFCN(encoder, num_classes, aux=aux, dropout=dropout, overlapping=overlapping, normalize=normalize)
 

@@ -388,7 +388,7 @@ def mask2former_resnet(
         ValueError: for an unknown encoder or task, or a number of things that doesn't fit it.
     """
     frozen = pretrained if frozen is None else frozen
-    net = resnet_encoder(encoder, frozen_norm=frozen, pretrained=pretrained)
+    net = resnet_encoder(encoder, frozen_norm=frozen, levels=LEVELS, pretrained=pretrained)
     return mask2former_parts(net, num_classes, num_things=num_things, task=task, **keywords)
 
 

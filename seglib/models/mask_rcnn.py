@@ -324,7 +324,7 @@ def mask_rcnn_resnet50_fpn_v2(num_classes: int, *, pretrained: bool = False) -> 
         num_classes: number of classes K of things, without background.
         pretrained: whether to start the encoder from torchvision's ImageNet weights.
     """
-    encoder = resnet_encoder("resnet50", pretrained=pretrained)
+    encoder = resnet_encoder("resnet50", levels=("c2", "c3", "c4", "c5"), pretrained=pretrained)
     return MaskRCNN(
         encoder,
         num_classes,

@@ -506,7 +506,7 @@ class SegmentationModel(Protocol):
 
     ``sizes`` are the true sizes of images inside a padded batch; without them every image fills it. ``forward`` and
     ``loss`` return the same types in training and in evaluation mode, and ``loss`` uses no parameter of the model, so
-    that DDP and FSDP can wrap ``forward``. ``targets`` may steer which proposals a detector samples, nothing else.
+    that DDP can wrap ``forward``. ``targets`` may steer which proposals a detector samples, nothing else.
     """
 
     def __call__(self, images: Tensor, targets: Targets | None = None, sizes: Sequence[Size] | None = None) -> Any:

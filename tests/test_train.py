@@ -19,9 +19,10 @@ from torch import nn
 
 from seglib.losses.pixel import cross_entropy
 from seglib.postprocess.semantic import semantic_from_logits
-from seglib.train import Interrupted, SemanticTask, TrainConfig, evaluate, fit
+from seglib.train import Interrupted, SemanticTask, TrainConfig, checkpoint, evaluate, fit
 from seglib.train.checkpoint import read_progress
 from seglib.train.log import read_log
+from seglib.train.loop import _precision
 from seglib.train.sampling import SeededDataset, StreamBatches, mix_seed
 from seglib.types import Category, DenseOutput, Sample
 from seglib.weights import load_weights, read_metadata
@@ -200,6 +201,7 @@ def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
         {"ema": 0.9},
         {"accumulate": 2, "warmup": 3, "schedule": "cosine"},
         {"optimizer": "sgd", "eval_every": 4},
+        {"optimizer": "sgd", "momentum": 0.0},
         {"precision": "bf16"},
     ],
     ids=str,
@@ -225,6 +227,22 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_exactly(tmp_path, changes):
     assert read_log(tmp_path / "cut" / "log.csv") == read_log(tmp_path / "whole" / "log.csv")
     for a, b in zip(whole_model.state_dict().values(), model.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_state_holds_the_random_state_of_every_process_and_each_gets_that_of_its_own_process(tmp_path, monkeypatch):
+    model, path = net(), tmp_path / "state.safetensors"
+    optimizer = torch.optim.SGD([{"params": model.parameters(), "initial_lr": 0.1}], lr=0.1)
+    second = torch.Generator().manual_seed(7).get_state()
+    first = torch.get_rng_state()
+    monkeypatch.setattr(checkpoint, "gather_from_processes", lambda own: [own, second.to(own.device)])
+    checkpoint.save_state(path, model, optimizer, {}, ema=None, main=True)
+    for rank, state in enumerate((first, second)):
+        monkeypatch.setattr(checkpoint, "rank", lambda rank=rank: rank)
+        checkpoint.load_state(path, model, optimizer, ema=None)
+        assert torch.equal(torch.get_rng_state(), state)
+    monkeypatch.setattr(checkpoint, "rank", lambda: 2)
+    with pytest.raises(ValueError, match="older version"):
+        checkpoint.load_state(path, model, optimizer, ema=None)
 
 
 def test_workers_change_no_number():
@@ -302,6 +320,34 @@ def test_the_precision_of_one_run_does_not_stay_with_the_model():
     assert seen == [torch.float32, torch.float32]
     fit(model, Squares(), task=TASK, config=dataclasses.replace(CONFIG, steps=1, precision="bf16"))
     assert seen[2:] == [torch.bfloat16]
+
+
+def test_a_run_in_bf16_stores_the_score_that_its_file_has(tmp_path):
+    task = Probabilities(CATEGORIES)
+    config = dataclasses.replace(CONFIG, precision="bf16", ema=0.5)
+    history = fit(net(), Fixed(), Fixed(), task=task, config=config, out=tmp_path)
+    stored = net(seed=4)
+    assert load_weights(stored, tmp_path / "weights.safetensors")["scores"] == history.scores[12]
+    assert evaluate(stored, Fixed(), task, batch_size=4) == history.scores[12]
+
+
+class Probabilities(SemanticTask):
+    """Scored by the mean probability of the first class, which shows every rounding."""
+
+    def evaluator(self):
+        evaluator, seen = super().evaluator(), []
+        evaluator.update = lambda predictions, batch: seen.extend(float(p.probs[0].mean()) for p in predictions)
+        evaluator.compute = lambda: {"miou": -sum(seen)}
+        return evaluator
+
+
+@pytest.mark.parametrize(("emulated", "precision"), [(True, "no"), (False, "bf16")])
+def test_auto_takes_bf16_only_where_the_gpu_computes_in_it(monkeypatch, emulated, precision):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(
+        "torch.cuda.is_bf16_supported", lambda including_emulation=True: including_emulation or not emulated
+    )
+    assert _precision("auto") == precision
 
 
 def test_a_score_that_is_nan_gives_way_to_any_number(tmp_path):

@@ -1,8 +1,8 @@
 """The state of a run in one safetensors file: weights, optimiser, random states, progress. Nothing is pickled.
 
-Tensors lie in the file under ``model.…``, ``ema.…``, ``optim.…`` and ``rng.…``; everything else is JSON in its header.
-torch's distributed state-dict API names the optimiser's entries by parameter, so the same code serves one process,
-DDP and FSDP.
+Tensors lie in the file under ``model.…``, ``ema.…``, ``optim.…`` and ``rng.…`` (one of each process, by its rank);
+everything else is JSON in its header. torch's distributed state-dict API names the optimiser's entries by parameter, so
+the same code serves one process and several (DDP).
 """
 
 from __future__ import annotations
@@ -15,10 +15,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 from torch.optim import Optimizer
 
 from seglib.files import atomic_path
+from seglib.ops.processes import gather_from_processes, rank
 from seglib.weights import mismatch
 
 _SAVE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -47,9 +53,10 @@ def save_state(
         "state", {}
     )  # {parameter: {name: tensor}}; only the main process has it
     tensors |= {f"optim.{parameter}/{name}": v for parameter, s in kept.items() for name, v in s.items()}
-    tensors["rng.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    device = next(model.parameters()).device  # processes can communicate from there
+    for name, own in _random_states().items():
+        for number, of_rank in enumerate(gather_from_processes(own.to(device))):
+            tensors[f"rng.{name}.{number}"] = of_rank
     if main:
         # safetensors refuses tensors that share memory, so each becomes its own contiguous copy on the CPU
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
@@ -115,7 +122,7 @@ def load_state(path: Path, model: nn.Module, optimizer: Optimizer, *, ema: nn.Mo
     """Put the weights, the optimiser's state and the random states of ``path`` back. Every process must call it."""
     with safe_open(path, "pt") as file:
         groups = json.loads(file.metadata()["groups"])
-        if not all("initial_lr" in group for group in groups):
+        if not all("initial_lr" in group for group in groups) or f"rng.cpu.{rank()}" not in file.keys():  # noqa: SIM118
             raise ValueError(f"{path} was written by an older version of seglib; train without --resume to start again")
         tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
     part = {p: {k[len(p) :]: v for k, v in tensors.items() if k.startswith(p)} for p in ("model.", "ema.", "optim.")}
@@ -123,10 +130,21 @@ def load_state(path: Path, model: nn.Module, optimizer: Optimizer, *, ema: nn.Mo
     for key, value in part["optim."].items():
         parameter, name = key.rsplit("/", 1)
         kept.setdefault(parameter, {})[name] = value
-    optim: dict[str, Any] = {"state": kept, "param_groups": groups}
-    set_state_dict(model, optimizer, model_state_dict=part["model."], optim_state_dict=optim, options=_LOAD)
+    if kept:
+        optim: dict[str, Any] = {"state": kept, "param_groups": groups}
+        set_state_dict(model, optimizer, model_state_dict=part["model."], optim_state_dict=optim, options=_LOAD)
+    else:  # SGD without momentum remembers nothing, which set_state_dict can't say
+        set_model_state_dict(model, part["model."], options=_LOAD)
     if ema is not None:
         ema.load_state_dict(part["ema."])
-    torch.set_rng_state(tensors["rng.cpu"])
-    if torch.cuda.is_available() and "rng.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["rng.cuda"])
+    torch.set_rng_state(tensors[f"rng.cpu.{rank()}"])
+    if torch.cuda.is_available() and (own := tensors.get(f"rng.cuda.{rank()}")) is not None:
+        torch.cuda.set_rng_state(own)
+
+
+def _random_states() -> dict[str, Tensor]:
+    """The random states of this process: that of the CPU, and of its GPU if it has one."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states

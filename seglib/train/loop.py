@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
@@ -34,6 +35,7 @@ from seglib.data.class_tables import match_categories
 from seglib.data.collate import collate
 from seglib.files import atomic_path
 from seglib.ops.geometry import NATIVE, Geometry
+from seglib.ops.processes import share_buffers
 from seglib.train.checkpoint import (
     check_same_run,
     check_state,
@@ -77,7 +79,8 @@ class TrainConfig:
         warmup: steps of linear warm-up.
         accumulate: batches whose gradients are averaged into one step; each batch counts alike, whatever it holds.
         clip: the largest norm of the gradient; 0 switches clipping off.
-        precision: "no", "bf16", "fp16", or "auto": bf16 where the GPU has it, else "no".
+        precision: "no", "bf16", "fp16", or "auto": bf16 where the GPU computes in it (Ampere and later), else "no". It
+            is of training; scores are those that the stored weights have in float32.
         ema: decay of a moving average of the weights, e.g. 0.999; 0 switches it off. The average is what is scored and
             kept in the run's folder; the model in memory holds the raw weights.
         compile: whether to run the model through ``torch.compile``.
@@ -197,7 +200,8 @@ def fit(
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
     )
-    torch.manual_seed(config.seed)
+    _check_distribution(accelerator)
+    torch.manual_seed(config.seed + accelerator.process_index)  # dropout differs from process to process
     eval_batch = task.eval_batch or config.batch_size
 
     # What is there already, checked before anything changes
@@ -253,13 +257,16 @@ def fit(
             facts |= {"seconds": earlier + time.perf_counter() - started}
             facts |= {"losses": history.losses, "scores": history.scores}
             save_state(state, wrapped, optimizer.optimizer, facts, ema=ema, main=accelerator.is_main_process)
+            accelerator.wait_for_everyone()  # whoever goes on may read it
 
     def score(step: int, held_out: Samples) -> None:
         save(step)  # first: a scoring that fails must not cost the run
         scored: Any = ema.module if ema is not None else model
-        scores = evaluate(
-            scored, held_out, task, batch_size=eval_batch, workers=config.workers, accelerator=accelerator
-        )
+        share_buffers(scored)  # all processes score what is kept, which is the first one's
+        with _without_autocast(scored):  # as its file will be evaluated
+            scores = evaluate(
+                scored, held_out, task, batch_size=eval_batch, workers=config.workers, accelerator=accelerator
+            )
         history.scores[step] = scores
         log.scores(step, scores)
         # a NaN (no labelled pixel) is kept only for want of a score
@@ -404,7 +411,7 @@ def evaluate(
 
 
 class _Forward:
-    """The model with a ``forward`` that goes through the wrappers (DDP, FSDP, the compiler); all else is its own."""
+    """The model with a ``forward`` that goes through the wrappers (DDP, the compiler); all else is its own."""
 
     def __init__(self, model: SegmentationModel, forward: Any) -> None:
         self.model, self.forward = model, forward
@@ -431,7 +438,18 @@ def _geometry(model: Any) -> Geometry:
 def _precision(name: str) -> str:
     if name != "auto":
         return name
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    # GPUs before Ampere emulate bf16, which is slower than float32
+    own = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if own else "no"
+
+
+def _check_distribution(accelerator: Accelerator) -> None:
+    """Refuse launchers that split a model over processes: its state and weights would be written in pieces."""
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ValueError(
+            f"the launcher asks for {accelerator.distributed_type.value}, which splits a model over processes; seglib "
+            "copies it to each (DDP): run `accelerate launch --multi_gpu`, or choose it in `accelerate config`"
+        )
 
 
 def _loader(train: Samples, config: TrainConfig, processes: int, start: int, device: torch.device) -> DataLoader:
@@ -482,3 +500,16 @@ def _own_forward(model: nn.Module, before: Any) -> Iterator[None]:
             model.__dict__.pop(name, None)
         if before is not None:
             model.__dict__["forward"] = before
+
+
+@contextmanager
+def _without_autocast(model: nn.Module) -> Iterator[None]:
+    """Runs the model's own ``forward`` inside the block, in the precision of its weights, not Accelerate's."""
+    own, cast = model.__dict__.get("_original_forward"), model.__dict__.get("forward")
+    if own is not None:
+        model.__dict__["forward"] = own
+    try:
+        yield
+    finally:
+        if own is not None:
+            model.__dict__["forward"] = cast

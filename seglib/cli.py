@@ -31,12 +31,31 @@ from seglib.commands.console import (
 from seglib.commands.stored import load, served_task, serves_volumes
 from seglib.models.zoo import MODELS, build, check_task, find
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import seglib
+
+        print(f"seglib {seglib.__version__}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Image segmentation from scratch: train, evaluate, predict and convert.",
 )
+
+
+@app.callback()
+def main_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Image segmentation from scratch: train, evaluate, predict and convert."""
+
+
 LOSS_NAMES = ("ce", "focal", "ohem", "dice", "tversky", "lovasz", "ce+dice", "ce+lovasz")
 """The keys of ``seglib.losses.LOSSES``, which would load torch."""
 
@@ -200,9 +219,31 @@ def train(
     eval_every: Annotated[int | None, typer.Option(help="Steps between evaluations; 0 is at the end only.")] = None,
     save_every: Annotated[int | None, typer.Option(help="Steps between saved states.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, sample order and augmentation.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Start from these weights of the same model.")] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start from these weights: a file that seglib wrote, or the folder of a run. What fits is loaded, and "
+            "what does not, such as a head for other classes, is named and starts anew."
+        ),
+    ] = None,
     encoder: Annotated[
-        Path | None, typer.Option(help="Start the encoder from these weights of any model with the same encoder.")
+        Path | None,
+        typer.Option(
+            help="Start the encoder alone from this file: of seglib, of any model with the same encoder, or a ResNet, "
+            "VGG-16 or Swin of torchvision or timm, .safetensors or .pth."
+        ),
+    ] = None,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="Start the encoder from published ImageNet weights, downloaded once.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A keyword of the model's builder, e.g. encoder=timm:convnext_tiny, in_channels=4 or "
+            "output_stride=16; the option again for each. A wrong key names them all.",
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -218,6 +259,7 @@ def train(
 
     from seglib.commands.cascade import out_of_fold
     from seglib.commands.plans import PLAN, AllCases, facts_of_plan, plan_of_run
+    from seglib.commands.settings import inherited, read_settings
     from seglib.commands.volumes import check_channels, data_by_plan, data_on_its_own_grid
     from seglib.data.catalog import RESIZES, build_dataset
     from seglib.data.checks import check_labels_of_split, count_labels
@@ -231,7 +273,9 @@ def train(
     from seglib.train.checkpoint import check_same_run, read_progress
     from seglib.train.recipes import recipe
     from seglib.types import LabelVolume
-    from seglib.weights import load_encoder, load_weights, read_metadata
+    from seglib.weights import load_encoder, load_fitting, read_metadata
+    from seglib.weights.load import without_download
+    from seglib.weights.start import in_few_words
 
     if loss not in (None, *LOSSES):
         raise ValueError(f"loss {loss!r} is unknown; choose one of {', '.join(LOSSES)}")
@@ -239,6 +283,9 @@ def train(
     config = replace(recipe(model), **{k: v for k, v in given.items() if k in names})
     task_type = TASKS[check_task(model, task)]
     volumes, prompted = task_type.predicts is LabelVolume, task_type.name == "prompt"
+    own_settings = read_settings(model, settings, pretrained=pretrained)
+    if own_settings.get("pretrained"):
+        options.refuse("--pretrained starts the encoder from other weights", weights=weights, encoder=encoder)
     data = options.dataset_name(data, model, volumes)
     parts = [model, data, configuration, None if fold is None else f"fold{fold}"]
     out = out or Path("runs") / "-".join(part for part in parts if part)
@@ -255,7 +302,7 @@ def train(
     geometry = Geometry(**stored.get("geometry", {}))  # what was trained at some size goes on at that size
     if prompted and "geometry" not in stored:
         with torch.device("meta"):  # without memory
-            geometry = build(model).geometry
+            geometry = build(model, **own_settings).geometry
     intensity = Intensity(**stored.get("intensity", {}))  # and in the units in which it was trained
     metadata: dict[str, Any] = {"model": model, "data": data}
     train_set: Any
@@ -325,21 +372,26 @@ def train(
         geometry = Geometry("shorter", min(val_set.size))
     torch.manual_seed(config.seed)
     arguments = the_task.universal_arguments() if universal else the_task.model_arguments()
-    if stored.get("model") == model and "arguments" in stored:  # its own, but for the classes of this data set
-        if stored.get("task", task_type.name) != task_type.name:
-            raise ValueError(f"{weights} are for {stored['task']}; pass --task {stored['task']}, or other weights")
-        arguments = stored["arguments"] | arguments
+    if stored.get("model") == model and stored.get("task", task_type.name) != task_type.name:
+        raise ValueError(f"{weights} are for {stored['task']}; pass --task {stored['task']}, or other weights")
     if volumes:
         arguments |= {"in_channels": len(modalities)} | read.arguments
-    net = build(model, **arguments)
+    if taken := sorted(own_settings.keys() & arguments.keys()):
+        raise ValueError(f"--set {taken[0]} has no use: the data set and its plan say it")
+    arguments = inherited(model, stored) | arguments | own_settings
+    net = build(model, **(without_download(model, arguments) if goes_on else arguments))
     net.geometry, net.intensity = geometry, intensity
     if volumes:
         net.preparation = read.preparation
-    if weights is not None:
-        load_weights(net, weights)
-    if encoder is not None:
+    if weights is not None and not goes_on:
+        left = load_fitting(net, weights)
+        if left and first_process():
+            note(f"{weights} was loaded but for what does not fit, which starts anew: {in_few_words(left)}")
+    if encoder is not None and not goes_on:
         load_encoder(net, encoder)
     metadata["arguments"] = arguments
+    if started_from := {k: p.name for k, p in (("weights", weights), ("encoder", encoder)) if p is not None}:
+        metadata["started_from"] = started_from
     metadata["file_ids"] = list(train_set.file_ids[: len(the_task.categories)])
     metadata["void_id"] = train_set.void_id
     if task_type.name == "semantic" and not universal:

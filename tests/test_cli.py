@@ -271,7 +271,7 @@ def test_prediction_needs_to_be_told_what_is_wanted(photos, run, capsys):
         ),
         (["predict", "{tmp}/photos/a.png", "--weights", "{tmp}/bare.safetensors", "--json", "--tile", "10"], "64"),
         (["predict", "[/old]", "--weights", "{tmp}/bare.safetensors", "--json"], "[/old] does not exist"),
-        (["eval", "--weights", "{tmp}/photos"], "photos: Is a directory"),
+        (["eval", "--weights", "{tmp}/photos"], "photos is a folder without weights.safetensors"),
         (["eval", "--weights", "{tmp}/bare.safetensors", "--device", "tpu"], "device 'tpu' is not on this machine"),
         (["eval", "--weights", "{tmp}/bare.safetensors"], "bare.safetensors has no class table"),
         (["predict", "{tmp}/photos/a.png", "--weights", "{tmp}/bare.safetensors", "--json"], "no class table"),

@@ -27,6 +27,7 @@ from seglib.ops.masks import masks_to_boxes
 from seglib.ops.resize import aligned_bilinear
 from seglib.types import Instances, Targets
 from seglib.weights import convert
+from seglib.weights.adelaidet import convert_condinst
 
 
 def some_images(n=2, size=64):
@@ -417,10 +418,10 @@ def test_a_frozen_encoder_keeps_its_norms_and_first_stage():
     assert "encoder.conv1.norm.weight" in frozen.state_dict()
 
 
-def test_a_checkpoint_of_other_classes_or_with_unknown_keys_is_refused():
+def test_a_checkpoint_of_other_classes_has_them_by_number_and_unknown_keys_are_refused():
     state = {k: v for k, v in condinst_state().items()}
-    with pytest.raises(ValueError, match="the published weights have 80 classes, these 7; convert the published"):
-        convert("adelaidet:condinst_R_50", state | {f"{FCOS}.cls_logits.bias": torch.zeros(7)})
+    _, facts = convert_condinst(state | {f"{FCOS}.cls_logits.bias": torch.zeros(7)})
+    assert facts["arguments"]["num_classes"] == 7 and facts["categories"][6]["name"] == "class 6"
     with pytest.raises(ValueError, match="the key 'roi_heads.x' is unknown: .* a CondInst of AdelaiDet"):
         convert("adelaidet:condinst_R_50", state | {"roi_heads.x": torch.zeros(1)})
     with pytest.raises(ValueError, match="these are not the weights of adelaidet:condinst_R_50"):

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torchvision import models as tv
 
+from seglib.layers.named_encoder import detector_encoder
 from seglib.layers.pretrained import repeat_input_channels
-from seglib.layers.resnet import detector_encoder, resnet_encoder
+from seglib.layers.resnet import resnet_encoder
 from seglib.layers.tiny import TinyEncoder
 from seglib.layers.vgg import VGG16Encoder
 

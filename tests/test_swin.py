@@ -119,7 +119,7 @@ def test_values_and_gradients_are_torchvisions(monkeypatch):
     weights = {level: torch.randn_like(m) for level, m in want.items()}
     for maps in (out, want):
         sum((m * weights[level]).sum() for level, m in maps.items()).backward()
-    gradients = swin._renamed({k: p.grad for k, p in reference.named_parameters()})
+    gradients = swin.rename_torchvision_swin({k: p.grad for k, p in reference.named_parameters()})
     for name, parameter in encoder.named_parameters():
         if not name.startswith("norms."):
             # sums over up to 7,656 cells: a hundred-thousandth of a tensor's largest number

@@ -278,11 +278,45 @@ def test_every_tensor_must_have_its_place(reference):
         convert("torchvision:fcn_resnet101", reference)
 
 
-def test_weights_of_another_number_of_classes_are_not_converted_but_can_be_renamed(reference):
+def test_weights_of_another_number_of_classes_keep_their_order_and_are_called_by_number(reference):
     state = {k: v[:4] if ".4." in k and k.startswith(("cl", "aux")) else v for k, v in reference.items()}
-    with pytest.raises(ValueError, match=r"21 classes, head.4.weight has 4; .* rename_segmentation"):
-        convert("torchvision:fcn_resnet50", state)
+    name, converted, facts = convert("torchvision:fcn_resnet50", state)
+    assert name == "fcn_resnet50" and facts["arguments"] == {"num_classes": 4, "aux": True}
+    assert [c["name"] for c in facts["categories"]] == ["class 0", "class 1", "class 2", "class 3"]
+    assert torch.equal(converted["head.4.weight"], state["classifier.4.weight"])
     assert mismatch(build("fcn_resnet50", num_classes=4), rename_segmentation(state)) == ""
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "model.", "module._orig_mod."])
+def test_the_prefix_of_a_wrapper_is_taken_off(reference, wrapper):
+    _, plain, _ = convert("torchvision:fcn_resnet50", reference)
+    _, wrapped, _ = convert("torchvision:fcn_resnet50", {wrapper + k: v for k, v in reference.items()})
+    assert wrapped.keys() == plain.keys()
+
+
+def test_a_prefix_that_not_all_names_have_stays(reference):
+    with pytest.raises(ValueError, match="unknown keys"):
+        convert("torchvision:fcn_resnet50", {**{"module." + k: v for k, v in reference.items()}, "step": torch.ones(1)})
+
+
+def test_a_mask_rcnn_fine_tuned_on_one_class_converts_as_the_tutorial_trains_it():
+    reference = detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=2)
+    name, converted, facts = convert("torchvision:mask_rcnn_resnet50_fpn", reference.state_dict())
+    assert name == "mask_rcnn_resnet50_fpn" and facts["arguments"]["num_classes"] == 1
+    assert [(c["name"], c["isthing"]) for c in facts["categories"]] == [("class 1", True)] and facts["file_ids"] == [1]
+    logits = reference.roi_heads.box_predictor.cls_score.weight
+    assert torch.equal(converted["box_head.logits.weight"], logits.flip(0)), "background is last"
+
+
+def test_the_folder_of_a_run_stands_for_its_weights(tmp_path):
+    with pytest.raises(ValueError, match="is a folder without weights.safetensors"):
+        load_model(tmp_path)
+    save_weights(
+        build("fcn_tiny", num_classes=3),
+        tmp_path / "weights.safetensors",
+        {"model": "fcn_tiny", "arguments": {"num_classes": 3}},
+    )
+    assert load_model(tmp_path).num_classes == 3
 
 
 def test_every_origin_leads_to_a_model_of_the_zoo():

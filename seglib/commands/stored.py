@@ -18,7 +18,9 @@ FirstStage = Callable[["Tensor", "Sequence[float] | None"], "Tensor"]
 
 def weights_of(runs: Sequence[Path]) -> list[Path]:
     """The weights file of each run; a file stands for itself."""
-    return [run / "weights.safetensors" if run.is_dir() else run for run in runs]
+    from seglib.weights.load import weights_file
+
+    return [weights_file(run) for run in runs]
 
 
 def load(weights: Path, device: str, task: str | None) -> tuple[Any, Any, dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from seglib.layers.grid import Grid
+from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 
 
 class Encoder(Protocol):
@@ -16,6 +17,8 @@ class Encoder(Protocol):
         channels: channels of each map, by its name (``c3``, …), finest first.
         grids: where the cells of each map lie in the image, by its name.
         size_divisibility: number that height and width of the images must be multiples of.
+
+    An encoder may have ``mean`` and ``std``, one number per colour: with what its weights want images normalised.
     """
 
     channels: dict[str, int]
@@ -24,3 +27,9 @@ class Encoder(Protocol):
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised images ``(B, C, H, W)`` → the maps, by name."""
+
+
+def normalize_for(encoder: Encoder, in_channels: int) -> Normalize:
+    """The normalisation that an encoder wants, ImageNet's where it names none, for images of any number of channels."""
+    mean, std = getattr(encoder, "mean", IMAGENET_MEAN), getattr(encoder, "std", IMAGENET_STD)
+    return Normalize.for_channels(in_channels, mean, std)

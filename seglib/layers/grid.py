@@ -40,8 +40,8 @@ class Grid:
         grid = self
         for layer in layers:
             if isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
-                kernel, stride, padding = _first(layer.kernel_size), _first(layer.stride), _first(layer.padding)
-                grid = grid.conv(kernel, stride, padding, _first(getattr(layer, "dilation", 1)))
+                kernel, stride, padding = (along_rows(n) for n in (layer.kernel_size, layer.stride, layer.padding))
+                grid = grid.conv(kernel, stride, padding, along_rows(getattr(layer, "dilation", 1)))
         return grid
 
     def cells_to(self, other: Grid) -> float:
@@ -49,6 +49,6 @@ class Grid:
         return (other.offset - self.offset) / self.stride
 
 
-def _first(size: Any) -> int:
+def along_rows(size: Any) -> int:
     """A layer's size along the rows: they keep either one number or a tuple."""
     return size[0] if isinstance(size, tuple) else size

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision import models as tv
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from seglib.layers.frozen import freeze, freeze_norms
+from seglib.layers.frozen import freeze_norms
 from seglib.layers.grid import Grid
 from seglib.layers.pretrained import check_in_channels, load_pretrained, repeat_input_channels
 
@@ -75,29 +75,6 @@ def resnet_encoder(
     if frozen_norm:
         freeze_norms(resnet)
     return ResNetEncoder(resnet, levels)
-
-
-def detector_encoder(name: str, *, pretrained: bool, frozen: bool | None, stride_in_1x1: bool = False) -> ResNetEncoder:
-    """A ResNet encoder of a detector, which gives c2 to c5 and whose beginning may be frozen.
-
-    Args:
-        name: name of the ResNet, a key of :data:`RESNETS`.
-        pretrained: whether to start from torchvision's ImageNet weights.
-        frozen: whether batch norms, the first convolution and the first stage stay as they are; ``None`` freezes them
-            when the encoder is pretrained. From scratch they must learn.
-        stride_in_1x1: whether a bottleneck's stride lies in its first convolution (:func:`resnet_encoder`).
-
-    Raises:
-        ValueError: for an unknown name.
-    """
-    frozen = pretrained if frozen is None else frozen
-    encoder = resnet_encoder(
-        name, stride_in_1x1=stride_in_1x1, frozen_norm=frozen, levels=LEVELS[1:], pretrained=pretrained
-    )
-    if frozen:
-        freeze(encoder.conv1)
-        freeze(encoder.layer1)
-    return encoder
 
 
 def dilate(

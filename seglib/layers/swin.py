@@ -69,7 +69,7 @@ def swin_encoder(
         window = 7 if pretrained else default_window
     encoder = SwinEncoder(channels, depths, heads, window, in_channels=in_channels, drop_path=drop_path)
     if weights is not None and pretrained:
-        state = _renamed(load_pretrained(weights))
+        state = rename_torchvision_swin(load_pretrained(weights))
         state["embed.weight"] = repeat_input_channels(state["embed.weight"], in_channels)
         # an image classifier has no norms on its maps: they keep their initialisation
         encoder.load_state_dict({f"norms.{k}": v for k, v in encoder.norms.state_dict().items()} | state)
@@ -290,7 +290,7 @@ def from_windows(windows: Tensor, window: int, height: int, width: int) -> Tenso
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
-def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def rename_torchvision_swin(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict of one of torchvision's Swin Transformers (version 1) under our names, without its classifier."""
     renamed = {}
     for key, value in state.items():

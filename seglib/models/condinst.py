@@ -32,18 +32,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seglib.layers.encoder import Encoder
+from seglib.layers.encoder import Encoder, normalize_for
 from seglib.layers.fcos import FCOSHead, locations
 from seglib.layers.fpn import FPN, TopConvs
 from seglib.layers.mask_branch import MaskBranch
+from seglib.layers.named_encoder import detector_encoder
 from seglib.layers.normalize import Normalize, pad_to_multiple
-from seglib.layers.resnet import detector_encoder
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
 from seglib.losses.assign_fcos import assign_locations, box_distances, mask_centres
 from seglib.losses.fcos import fcos_loss
 from seglib.losses.region import mask_dice_loss
 from seglib.models.base import Model
 from seglib.models.instance import ObjectTable, objects_of
+from seglib.models.keywords import hands_keywords_to
 from seglib.ops.boxes import clip_boxes
 from seglib.ops.dynamic_conv import dynamic_conv, filter_count
 from seglib.ops.dynamic_masks import DynamicMasks
@@ -444,6 +445,54 @@ def _bounded(values: Tensor) -> Tensor:
     return at_least_float32(values).clamp(-LARGEST_FILTER, LARGEST_FILTER)
 
 
+def condinst_fpn(
+    encoder: str,
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    frozen: bool | None = None,
+    stride_in_1x1: bool = False,
+    relative_coordinates: bool = True,
+) -> CondInst:
+    """CondInst on an encoder with a pyramid of 256 channels, p3 to p7.
+
+    Args:
+        encoder: name of the encoder, a ResNet, a Swin Transformer or a network of timm
+            (:func:`~seglib.layers.named_encoder.named_encoder`).
+        num_classes: number of classes K of things, without background.
+        in_channels: number of channels of the images.
+        pretrained: whether to start the encoder from its published ImageNet weights.
+        frozen: whether a ResNet's batch norms, its first convolution and its first stage stay as they are; ``None``
+            freezes them when it is pretrained, as the paper does. From scratch they must learn.
+        stride_in_1x1: whether a bottleneck's stride lies in its first convolution, as in Detectron2's ResNets.
+        relative_coordinates: whether filters also see where a cell lies relative to their object's location.
+
+    Raises:
+        ValueError: for an unknown encoder.
+    """
+    net = detector_encoder(
+        encoder, in_channels=in_channels, pretrained=pretrained, frozen=frozen, stride_in_1x1=stride_in_1x1
+    )
+    channels = filter_channels(relative_coordinates=relative_coordinates)
+    return CondInst(
+        net,
+        num_classes,
+        fpn=FPN([net.channels[c] for c in ("c3", "c4", "c5")], top_block=TopConvs(256)),
+        head=FCOSHead(256, num_classes, parameters=filter_count(channels)),
+        mask_branch=MaskBranch(256),
+        relative_coordinates=relative_coordinates,
+        normalize=normalize_for(net, in_channels),
+    )
+
+
+@hands_keywords_to(condinst_fpn)
+def condinst(num_classes: int, *, encoder: str = "resnet50", **keywords: Any) -> CondInst:
+    """The CondInst to start with on your own data, on any encoder. Arguments and errors: :func:`condinst_fpn`."""
+    return condinst_fpn(encoder, num_classes, **keywords)
+
+
+@hands_keywords_to(condinst_fpn)
 def condinst_resnet50(num_classes: int, **keywords: Any) -> CondInst:
     """CondInst on ResNet-50, whose published weights ``seglib convert`` turns into its own.
 
@@ -454,51 +503,15 @@ def condinst_resnet50(num_classes: int, **keywords: Any) -> CondInst:
     return condinst_fpn("resnet50", num_classes, **keywords)
 
 
-condinst = condinst_resnet50
-"""The CondInst to start with on your own data."""
-
-
+@hands_keywords_to(condinst_fpn)
 def condinst_resnet101(num_classes: int, **keywords: Any) -> CondInst:
     """CondInst on ResNet-101. Keywords as in :func:`condinst_fpn`."""
     return condinst_fpn("resnet101", num_classes, **keywords)
 
 
-def condinst_fpn(
-    encoder: str,
-    num_classes: int,
-    *,
-    pretrained: bool = False,
-    frozen: bool | None = None,
-    stride_in_1x1: bool = False,
-    relative_coordinates: bool = True,
+def condinst_tiny(
+    num_classes: int, *, in_channels: int = 3, channels: int = 48, relative_coordinates: bool = True
 ) -> CondInst:
-    """CondInst on a ResNet with a pyramid of 256 channels, p3 to p7.
-
-    Args:
-        encoder: name of the encoder: "resnet18", "resnet34", "resnet50" or "resnet101".
-        num_classes: number of classes K of things, without background.
-        pretrained: whether to start the encoder from torchvision's ImageNet weights.
-        frozen: whether the encoder's batch norms, its first convolution and its first stage stay as they are; ``None``
-            freezes them when it is pretrained, as the paper does. From scratch they must learn.
-        stride_in_1x1: whether a bottleneck's stride lies in its first convolution, as in Detectron2's ResNets.
-        relative_coordinates: whether filters also see where a cell lies relative to their object's location.
-
-    Raises:
-        ValueError: for an unknown encoder.
-    """
-    net = detector_encoder(encoder, pretrained=pretrained, frozen=frozen, stride_in_1x1=stride_in_1x1)
-    channels = filter_channels(relative_coordinates=relative_coordinates)
-    return CondInst(
-        net,
-        num_classes,
-        fpn=FPN([net.channels[c] for c in ("c3", "c4", "c5")], top_block=TopConvs(256)),
-        head=FCOSHead(256, num_classes, parameters=filter_count(channels)),
-        mask_branch=MaskBranch(256),
-        relative_coordinates=relative_coordinates,
-    )
-
-
-def condinst_tiny(num_classes: int, *, channels: int = 48, relative_coordinates: bool = True) -> CondInst:
     """CondInst on the tiny encoder, for the synthetic scenes on two CPU cores.
 
     Its mask features have stride 2, because the scenes' things are a few pixels wide, and its head begins at stride 4.
@@ -506,10 +519,11 @@ def condinst_tiny(num_classes: int, *, channels: int = 48, relative_coordinates:
 
     Args:
         num_classes: number of classes K of things, without background.
+        in_channels: number of channels of the images.
         channels: channels of the pyramid's levels and of the head, a multiple of 8.
         relative_coordinates: whether filters also see where a cell lies relative to their object's location.
     """
-    encoder = TinyEncoder()
+    encoder = TinyEncoder(in_channels=in_channels)
     levels = ("c1", "c2", "c3", "c4", "c5")
     filters = filter_channels(relative_coordinates=relative_coordinates)
     return CondInst(
@@ -527,6 +541,6 @@ def condinst_tiny(num_classes: int, *, channels: int = 48, relative_coordinates:
         training_settings=CondInstTraining(max_masks=160),
         relative_coordinates=relative_coordinates,
         fine_levels=1,
-        normalize=Normalize(TINY_MEAN, TINY_STD),
+        normalize=Normalize.for_channels(in_channels, TINY_MEAN, TINY_STD),
         padding="replicate",  # it is trained on crops that fit, and would take a strip of another colour for things
     )

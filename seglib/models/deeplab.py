@@ -39,8 +39,9 @@ from torchvision.ops import Conv2dNormActivation
 
 from seglib.layers.aspp import ASPP
 from seglib.layers.conv import separable_conv_norm_activation
-from seglib.layers.encoder import Encoder
+from seglib.layers.encoder import Encoder, normalize_for
 from seglib.layers.grid import Grid
+from seglib.layers.named_encoder import named_encoder
 from seglib.layers.normalize import Normalize, pad_to_multiple
 from seglib.layers.resnet import resnet_encoder
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
@@ -360,8 +361,35 @@ def deeplabv3plus_resnet101(
     return _v3plus("resnet101", num_classes, in_channels, overlapping, output_stride, layout, dropout, pretrained)
 
 
-deeplab = deeplabv3plus_resnet50
-"""The DeepLab to start with on your own data."""
+def deeplab(
+    num_classes: int,
+    *,
+    encoder: str = "resnet50",
+    in_channels: int = 3,
+    overlapping: bool = False,
+    output_stride: int = 16,
+    layout: Layout = "paper",
+    dropout: float = 0.5,
+    pretrained: bool = False,
+) -> DeepLabV3Plus:
+    """The DeepLab to start with on your own data: v3+ on any encoder that can be dilated.
+
+    Args:
+        num_classes: number of classes K.
+        encoder: name of the encoder, a ResNet, a Swin Transformer or a network of timm
+            (:func:`~seglib.layers.named_encoder.named_encoder`).
+        in_channels: channels of the images.
+        overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
+        output_stride: 16 or 8.
+        layout: "paper" or "smp", see :func:`deeplabv3plus_resnet50`.
+        dropout: after ASPP.
+        pretrained: start the encoder from its published ImageNet weights.
+
+    Raises:
+        ValueError: for another output stride or layout.
+    """
+    return _v3plus(encoder, num_classes, in_channels, overlapping, output_stride, layout, dropout, pretrained)
+
 
 SMP_LAYOUT: dict[str, Any] = {"rates": (12, 24, 36), "before": 1, "after": 1, "align_corners": True}
 """What :class:`DeepLabV3Plus` is told to have the layout of segmentation_models.pytorch."""
@@ -380,13 +408,14 @@ def _v3plus(
     if layout not in ("paper", "smp"):
         raise ValueError(f"layout is 'paper' or 'smp', got {layout!r}")
     keywords: dict[str, Any] = {"rates": _rates(stride)} | (SMP_LAYOUT if layout == "smp" else {})
-    encoder = resnet_encoder(
+    of_resnets = {"first_keeps": False} if layout == "smp" else {}
+    encoder = named_encoder(
         name,
         in_channels=in_channels,
         output_stride=stride,
-        first_keeps=layout == "paper",
         levels=("c2", "c5"),
         pretrained=pretrained,
+        **of_resnets,
     )
     return DeepLabV3Plus(
         encoder,
@@ -394,7 +423,7 @@ def _v3plus(
         **keywords,
         dropout=dropout,
         overlapping=overlapping,
-        normalize=Normalize.for_channels(in_channels),
+        normalize=normalize_for(encoder, in_channels),
     )
 
 

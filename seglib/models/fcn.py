@@ -32,8 +32,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from seglib.layers.encoder import Encoder
+from seglib.layers.encoder import Encoder, normalize_for
 from seglib.layers.grid import Grid
+from seglib.layers.named_encoder import named_encoder
 from seglib.layers.normalize import Normalize, pad_to_multiple
 from seglib.layers.resnet import resnet_encoder
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
@@ -289,13 +290,35 @@ def fcn_resnet18(
         stride: stride of the finest map that is scored: 32, 16, 8, 4 or 2.
         pretrained: start from torchvision's ImageNet weights.
     """
-    encoder = resnet_encoder("resnet18", in_channels=in_channels, pretrained=pretrained)
-    normalize = Normalize.for_channels(in_channels)
-    return FCN(encoder, num_classes, stride=stride, overlapping=overlapping, normalize=normalize)
+    return fcn(
+        num_classes, encoder="resnet18", in_channels=in_channels, overlapping=overlapping, stride=stride,
+        pretrained=pretrained,
+    )  # fmt: skip
 
 
-fcn = fcn_resnet18
-"""The FCN to start with on your own data."""
+def fcn(
+    num_classes: int,
+    *,
+    encoder: str = "resnet18",
+    in_channels: int = 3,
+    overlapping: bool = False,
+    stride: int = 8,
+    pretrained: bool = False,
+) -> FCN:
+    """The FCN to start with on your own data: the skip form on any encoder.
+
+    Args:
+        num_classes: number of classes K.
+        encoder: name of the encoder, a ResNet, a Swin Transformer or a network of timm
+            (:func:`~seglib.layers.named_encoder.named_encoder`).
+        in_channels: channels of the images.
+        overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
+        stride: stride of the finest map that is scored: 32, 16, 8, 4 or 2.
+        pretrained: start the encoder from its published ImageNet weights.
+    """
+    net = named_encoder(encoder, in_channels=in_channels, pretrained=pretrained)
+    normalize = normalize_for(net, in_channels)
+    return FCN(net, num_classes, stride=stride, overlapping=overlapping, normalize=normalize)
 
 
 def fcn_resnet50(

@@ -33,12 +33,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seglib.layers.encoder import Encoder
-from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize, pad_to_multiple
+from seglib.layers.encoder import Encoder, normalize_for
+from seglib.layers.named_encoder import named_encoder
+from seglib.layers.normalize import Normalize, pad_to_multiple
 from seglib.layers.pixel_decoder import PixelDecoder
 from seglib.layers.query_decoder import QueryDecoder
-from seglib.layers.resnet import resnet_encoder
-from seglib.layers.swin import swin_encoder
+from seglib.layers.resnet import RESNETS
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
 from seglib.losses.queries import (
     MaskTargets,
@@ -51,6 +51,7 @@ from seglib.losses.queries import (
 )
 from seglib.models.base import Model
 from seglib.models.instance import crowds_of, objects_of
+from seglib.models.keywords import hands_keywords_to
 from seglib.ops.labels import check_labels
 from seglib.ops.panoptic import segment_index
 from seglib.postprocess.queries import (
@@ -111,8 +112,7 @@ class Mask2Former(Model):
             an object; "panoptic": an object of a thing, or all pixels of a stuff class.
         num_things: number of classes of things, the first ones of a panoptic table; ``None`` for other tasks.
         settings: weights and sizes of the loss.
-        mean: per-channel mean used for normalisation, C numbers.
-        std: per-channel standard deviation used for normalisation, C numbers.
+        normalize: what is done to images first; a mean of ½ and a standard deviation of ¼ when not given.
 
     Attributes:
         thresholds: thresholds of the panoptic result.
@@ -134,14 +134,13 @@ class Mask2Former(Model):
         task: TaskName = "panoptic",
         num_things: int | None = None,
         settings: SetLossSettings | None = None,
-        mean: Sequence[float] = TINY_MEAN,
-        std: Sequence[float] = TINY_STD,
+        normalize: Normalize | None = None,
     ) -> None:
         super().__init__()
         self.num_things = _check_classes(num_classes, num_things, task)
         self.num_classes, self.trained_for = num_classes, task
         self._task: TaskName = task
-        self.normalize = Normalize(mean, std)
+        self.normalize = normalize or Normalize(TINY_MEAN, TINY_STD)
         self.encoder, self.pixel_decoder, self.decoder = encoder, pixel_decoder, decoder
         self.settings = settings or SetLossSettings()
         self.thresholds = QuerySettings()
@@ -362,62 +361,6 @@ def _check_classes(num_classes: int, num_things: int | None, task: str) -> int |
     return num_things
 
 
-def mask2former_resnet(
-    encoder: str,
-    num_classes: int,
-    *,
-    num_things: int | None = None,
-    task: TaskName = "panoptic",
-    pretrained: bool = False,
-    frozen: bool | None = None,
-    **keywords: Any,
-) -> Mask2Former:
-    """Mask2Former on a ResNet.
-
-    Args:
-        encoder: name of the encoder: "resnet18", "resnet34", "resnet50" or "resnet101".
-        num_classes: number of classes K.
-        num_things: number of classes of things, for panoptic models.
-        task: task that the model is trained for: "semantic", "instance" or "panoptic".
-        pretrained: whether the encoder starts from torchvision's ImageNet weights.
-        frozen: whether batch norms keep their statistics and weights; ``None`` freezes them when the encoder is
-            pretrained.
-        **keywords: further keywords of :func:`mask2former_parts`.
-
-    Raises:
-        ValueError: for an unknown encoder or task, or a number of things that doesn't fit it.
-    """
-    frozen = pretrained if frozen is None else frozen
-    net = resnet_encoder(encoder, frozen_norm=frozen, levels=LEVELS, pretrained=pretrained)
-    return mask2former_parts(net, num_classes, num_things=num_things, task=task, **keywords)
-
-
-def mask2former_swin(
-    encoder: str,
-    num_classes: int,
-    *,
-    num_things: int | None = None,
-    task: TaskName = "panoptic",
-    pretrained: bool = False,
-    **keywords: Any,
-) -> Mask2Former:
-    """Mask2Former on a Swin Transformer.
-
-    Args:
-        encoder: name of the encoder: "swin_t", "swin_s", "swin_b" or "swin_l".
-        num_classes: number of classes K.
-        num_things: number of classes of things, for panoptic models.
-        task: task that the model is trained for: "semantic", "instance" or "panoptic".
-        pretrained: whether the encoder starts from torchvision's ImageNet weights.
-        **keywords: further keywords of :func:`mask2former_parts`.
-
-    Raises:
-        ValueError: for an unknown encoder or task, or a number of things that doesn't fit it.
-    """
-    net = swin_encoder(encoder, pretrained=pretrained)
-    return mask2former_parts(net, num_classes, num_things=num_things, task=task, **keywords)
-
-
 def mask2former_parts(
     encoder: Encoder,
     num_classes: int,
@@ -426,6 +369,7 @@ def mask2former_parts(
     task: TaskName,
     queries: int = 100,
     masked_attention: bool = True,
+    in_channels: int = 3,
 ) -> Mask2Former:
     """Mask2Former with the sizes of the paper on any encoder: 256 channels, 6 deformable and 9 decoder layers.
 
@@ -436,6 +380,7 @@ def mask2former_parts(
         task: task that the model is trained for: "semantic", "instance" or "panoptic".
         queries: number of queries Q; 200 in the published panoptic and instance models on Swin-L.
         masked_attention: whether queries look only where their masks are.
+        in_channels: number of channels of the images.
     """
     return Mask2Former(
         encoder,
@@ -444,43 +389,85 @@ def mask2former_parts(
         task=task,
         pixel_decoder=PixelDecoder([encoder.channels[level] for level in LEVELS]),
         decoder=QueryDecoder(num_classes, queries=queries, masked_attention=masked_attention),
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
+        normalize=normalize_for(encoder, in_channels),
     )
 
 
+@hands_keywords_to(mask2former_parts)
+def mask2former_on(
+    encoder: str,
+    num_classes: int,
+    *,
+    num_things: int | None = None,
+    task: TaskName = "panoptic",
+    in_channels: int = 3,
+    pretrained: bool = False,
+    frozen: bool | None = None,
+    **keywords: Any,
+) -> Mask2Former:
+    """Mask2Former on an encoder by name.
+
+    Args:
+        encoder: name of the encoder, a ResNet, a Swin Transformer or a network of timm
+            (:func:`~seglib.layers.named_encoder.named_encoder`).
+        num_classes: number of classes K.
+        num_things: number of classes of things, for panoptic models.
+        task: task that the model is trained for: "semantic", "instance" or "panoptic".
+        in_channels: number of channels of the images.
+        pretrained: whether the encoder starts from its published ImageNet weights.
+        frozen: whether a ResNet's batch norms keep their statistics and weights; ``None`` freezes them when the encoder
+            is pretrained.
+        **keywords: further keywords of :func:`mask2former_parts`.
+
+    Raises:
+        ValueError: for an unknown encoder or task, or a number of things that doesn't fit it.
+    """
+    if frozen is None:
+        frozen = pretrained and encoder in RESNETS
+    net = named_encoder(encoder, in_channels=in_channels, levels=LEVELS, pretrained=pretrained, frozen_norm=frozen)
+    return mask2former_parts(net, num_classes, num_things=num_things, task=task, in_channels=in_channels, **keywords)
+
+
+@hands_keywords_to(mask2former_on)
+def mask2former(num_classes: int, *, encoder: str = "resnet50", **keywords: Any) -> Mask2Former:
+    """The Mask2Former to start with on your own data, on any encoder. Keywords: :func:`mask2former_on`."""
+    return mask2former_on(encoder, num_classes, **keywords)
+
+
+@hands_keywords_to(mask2former_on)
 def mask2former_resnet50(num_classes: int, **keywords: Any) -> Mask2Former:
-    """Mask2Former on ResNet-50. Keywords as in :func:`mask2former_resnet`."""
-    return mask2former_resnet("resnet50", num_classes, **keywords)
+    """Mask2Former on ResNet-50. Keywords as in :func:`mask2former_on`."""
+    return mask2former_on("resnet50", num_classes, **keywords)
 
 
-mask2former = mask2former_resnet50
-"""The Mask2Former to start with on your own data."""
-
-
+@hands_keywords_to(mask2former_on)
 def mask2former_resnet101(num_classes: int, **keywords: Any) -> Mask2Former:
-    """Mask2Former on ResNet-101. Keywords as in :func:`mask2former_resnet`."""
-    return mask2former_resnet("resnet101", num_classes, **keywords)
+    """Mask2Former on ResNet-101. Keywords as in :func:`mask2former_on`."""
+    return mask2former_on("resnet101", num_classes, **keywords)
 
 
-def mask2former_swin_t(num_classes: int, **parts: Any) -> Mask2Former:
-    """Mask2Former on Swin-T. Keywords as in :func:`mask2former_swin`."""
-    return mask2former_swin("swin_t", num_classes, **parts)
+@hands_keywords_to(mask2former_on)
+def mask2former_swin_t(num_classes: int, **keywords: Any) -> Mask2Former:
+    """Mask2Former on Swin-T. Keywords as in :func:`mask2former_on`."""
+    return mask2former_on("swin_t", num_classes, **keywords)
 
 
-def mask2former_swin_s(num_classes: int, **parts: Any) -> Mask2Former:
-    """Mask2Former on Swin-S. Keywords as in :func:`mask2former_swin`."""
-    return mask2former_swin("swin_s", num_classes, **parts)
+@hands_keywords_to(mask2former_on)
+def mask2former_swin_s(num_classes: int, **keywords: Any) -> Mask2Former:
+    """Mask2Former on Swin-S. Keywords as in :func:`mask2former_on`."""
+    return mask2former_on("swin_s", num_classes, **keywords)
 
 
-def mask2former_swin_b(num_classes: int, **parts: Any) -> Mask2Former:
-    """Mask2Former on Swin-B with windows of 12. Keywords as in :func:`mask2former_swin`."""
-    return mask2former_swin("swin_b", num_classes, **parts)
+@hands_keywords_to(mask2former_on)
+def mask2former_swin_b(num_classes: int, **keywords: Any) -> Mask2Former:
+    """Mask2Former on Swin-B with windows of 12. Keywords as in :func:`mask2former_on`."""
+    return mask2former_on("swin_b", num_classes, **keywords)
 
 
-def mask2former_swin_l(num_classes: int, **parts: Any) -> Mask2Former:
-    """Mask2Former on Swin-L with windows of 12. Keywords as in :func:`mask2former_swin`."""
-    return mask2former_swin("swin_l", num_classes, **parts)
+@hands_keywords_to(mask2former_on)
+def mask2former_swin_l(num_classes: int, **keywords: Any) -> Mask2Former:
+    """Mask2Former on Swin-L with windows of 12. Keywords as in :func:`mask2former_on`."""
+    return mask2former_on("swin_l", num_classes, **keywords)
 
 
 def mask2former_tiny(
@@ -488,6 +475,7 @@ def mask2former_tiny(
     *,
     num_things: int | None = None,
     task: TaskName = "panoptic",
+    in_channels: int = 3,
     channels: int = 64,
     queries: int = 40,
     layers: int = 6,
@@ -499,6 +487,7 @@ def mask2former_tiny(
         num_classes: number of classes K.
         num_things: number of classes of things, for panoptic models.
         task: task that the model is trained for: "semantic", "instance" or "panoptic".
+        in_channels: number of channels of the images.
         channels: channels of scales, queries and mask features.
         queries: number of queries Q.
         layers: number of decoder layers L, which take three scales in turn.
@@ -507,7 +496,7 @@ def mask2former_tiny(
     Raises:
         ValueError: for an unknown task, or a number of things that doesn't fit it.
     """
-    encoder = TinyEncoder()
+    encoder = TinyEncoder(in_channels=in_channels)
     return Mask2Former(
         encoder,
         num_classes,
@@ -533,4 +522,5 @@ def mask2former_tiny(
             masked_attention=masked_attention,
         ),
         settings=SetLossSettings(num_points=512),
+        normalize=Normalize.for_channels(in_channels, TINY_MEAN, TINY_STD),
     )

@@ -31,10 +31,11 @@ import torch
 from torch import Tensor
 
 from seglib.layers.anchors import Anchors
-from seglib.layers.encoder import Encoder
+from seglib.layers.encoder import Encoder, normalize_for
 from seglib.layers.fpn import FPN, TopPool
+from seglib.layers.named_encoder import detector_encoder
 from seglib.layers.normalize import Normalize, pad_to_multiple
-from seglib.layers.resnet import detector_encoder, resnet_encoder
+from seglib.layers.resnet import resnet_encoder
 from seglib.layers.roi_heads import BoxHead, MaskHead
 from seglib.layers.rpn import RPNHead, propose
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
@@ -42,6 +43,7 @@ from seglib.losses.assign import BACKGROUND, IGNORE, match_boxes
 from seglib.losses.two_stage import BOX_WEIGHTS, mask_loss, mask_targets, roi_loss, rpn_loss
 from seglib.models.base import Model
 from seglib.models.instance import ObjectTable, objects_of
+from seglib.models.keywords import hands_keywords_to
 from seglib.models.two_stage import (
     DetectionSettings,
     MaskRCNNOutput,
@@ -296,58 +298,11 @@ CONVENTIONS = ("detectron2", "torchvision")
 """Whose details a ResNet model follows: they differ in half pixels and roundings, and weights expect their own."""
 
 
-def mask_rcnn_resnet50_fpn(num_classes: int, **keywords: Any) -> MaskRCNN:
-    """Mask R-CNN on ResNet-50-FPN, whose published weights ``seglib convert`` turns into its own.
-
-    Args:
-        num_classes: number of classes K of things, without background.
-        **keywords: further keywords of :func:`fpn_parts`.
-    """
-    return mask_rcnn_fpn("resnet50", num_classes, **keywords)
-
-
-mask_rcnn = mask_rcnn_resnet50_fpn
-"""The Mask R-CNN to start with on your own data."""
-
-
-def mask_rcnn_resnet101_fpn(num_classes: int, **keywords: Any) -> MaskRCNN:
-    """Mask R-CNN on ResNet-101-FPN. Keywords as in :func:`fpn_parts`."""
-    return mask_rcnn_fpn("resnet101", num_classes, **keywords)
-
-
-def mask_rcnn_resnet50_fpn_v2(num_classes: int, *, pretrained: bool = False) -> MaskRCNN:
-    """Torchvision's second version: batch norm that learns in every part, and convolutions in RPN and box head.
-
-    Source: Li et al., "Benchmarking Detection Transfer Learning with Vision Transformers", 2021, section 2.
-
-    Args:
-        num_classes: number of classes K of things, without background.
-        pretrained: whether to start the encoder from torchvision's ImageNet weights.
-    """
-    encoder = resnet_encoder("resnet50", levels=("c2", "c3", "c4", "c5"), pretrained=pretrained)
-    return MaskRCNN(
-        encoder,
-        num_classes,
-        fpn=FPN([encoder.channels[c] for c in ("c2", "c3", "c4", "c5")], top_block=TopPool(), norm=True),
-        rpn_head=RPNHead(256, depth=2),
-        box_head=BoxHead(256, num_classes, convs=4, depth=1),
-        mask_head=MaskHead(256, num_classes, norm=True),
-        anchors=Anchors(rounded=True),
-        rpn=_TORCHVISION_RPN,
-        roi=_TORCHVISION_ROI,
-        detections=_TORCHVISION_DETECTIONS,
-    )
-
-
-def mask_rcnn_fpn(encoder: str, num_classes: int, **keywords: Any) -> MaskRCNN:
-    """Mask R-CNN on a ResNet with a pyramid of 256 channels. Arguments and errors are those of :func:`fpn_parts`."""
-    return MaskRCNN(**fpn_parts(encoder, num_classes, **keywords))
-
-
 def fpn_parts(
     encoder: str,
     num_classes: int,
     *,
+    in_channels: int = 3,
     pretrained: bool = False,
     frozen: bool | None = None,
     class_agnostic: bool = False,
@@ -356,13 +311,15 @@ def fpn_parts(
     stride_in_1x1: bool = False,
     sampling_ratio: int = 2,
 ) -> dict[str, Any]:
-    """The arguments of :class:`MaskRCNN` on a ResNet with a pyramid of 256 channels.
+    """The arguments of :class:`MaskRCNN` on an encoder with a pyramid of 256 channels.
 
     Args:
-        encoder: name of the encoder: "resnet18", "resnet34", "resnet50" or "resnet101".
+        encoder: name of the encoder, a ResNet, a Swin Transformer or a network of timm
+            (:func:`~seglib.layers.named_encoder.named_encoder`).
         num_classes: number of classes K of things, without background.
-        pretrained: whether to start the encoder from torchvision's ImageNet weights.
-        frozen: whether the encoder's batch norms, its first convolution and its first stage stay as they are; ``None``
+        in_channels: number of channels of the images.
+        pretrained: whether to start the encoder from its published ImageNet weights.
+        frozen: whether a ResNet's batch norms, its first convolution and its first stage stay as they are; ``None``
             freezes them when it is pretrained, as the paper does. From scratch they must learn.
         class_agnostic: whether one box is predicted for all classes of an RoI instead of one for each.
         box_loss: the box loss of the second stage, "smooth_l1" or "giou".
@@ -376,7 +333,9 @@ def fpn_parts(
     """
     if conventions not in CONVENTIONS:
         raise ValueError(f"conventions {conventions!r} are unknown; choose one of {', '.join(CONVENTIONS)}")
-    net = detector_encoder(encoder, pretrained=pretrained, frozen=frozen, stride_in_1x1=stride_in_1x1)
+    net = detector_encoder(
+        encoder, in_channels=in_channels, pretrained=pretrained, frozen=frozen, stride_in_1x1=stride_in_1x1
+    )
     if conventions == "torchvision":
         rpn, roi, detections = _TORCHVISION_RPN, _TORCHVISION_ROI, _TORCHVISION_DETECTIONS
     else:
@@ -392,7 +351,65 @@ def fpn_parts(
         "rpn": rpn,
         "roi": replace(roi, box_loss=box_loss, sampling_ratio=sampling_ratio),
         "detections": detections,
+        "normalize": normalize_for(net, in_channels),
     }
+
+
+@hands_keywords_to(fpn_parts)
+def mask_rcnn_fpn(encoder: str, num_classes: int, **keywords: Any) -> MaskRCNN:
+    """Mask R-CNN with a pyramid of 256 channels. Arguments and errors are those of :func:`fpn_parts`."""
+    return MaskRCNN(**fpn_parts(encoder, num_classes, **keywords))
+
+
+@hands_keywords_to(fpn_parts)
+def mask_rcnn(num_classes: int, *, encoder: str = "resnet50", **keywords: Any) -> MaskRCNN:
+    """The Mask R-CNN to start with on your own data, on any encoder. Arguments and errors: :func:`fpn_parts`."""
+    return mask_rcnn_fpn(encoder, num_classes, **keywords)
+
+
+@hands_keywords_to(fpn_parts)
+def mask_rcnn_resnet50_fpn(num_classes: int, **keywords: Any) -> MaskRCNN:
+    """Mask R-CNN on ResNet-50-FPN, whose published weights ``seglib convert`` turns into its own.
+
+    Args:
+        num_classes: number of classes K of things, without background.
+        **keywords: further keywords of :func:`fpn_parts`.
+    """
+    return mask_rcnn_fpn("resnet50", num_classes, **keywords)
+
+
+@hands_keywords_to(fpn_parts)
+def mask_rcnn_resnet101_fpn(num_classes: int, **keywords: Any) -> MaskRCNN:
+    """Mask R-CNN on ResNet-101-FPN. Keywords as in :func:`fpn_parts`."""
+    return mask_rcnn_fpn("resnet101", num_classes, **keywords)
+
+
+def mask_rcnn_resnet50_fpn_v2(num_classes: int, *, in_channels: int = 3, pretrained: bool = False) -> MaskRCNN:
+    """Torchvision's second version: batch norm that learns in every part, and convolutions in RPN and box head.
+
+    Source: Li et al., "Benchmarking Detection Transfer Learning with Vision Transformers", 2021, section 2.
+
+    Args:
+        num_classes: number of classes K of things, without background.
+        in_channels: number of channels of the images.
+        pretrained: whether to start the encoder from torchvision's ImageNet weights.
+    """
+    encoder = resnet_encoder(
+        "resnet50", in_channels=in_channels, levels=("c2", "c3", "c4", "c5"), pretrained=pretrained
+    )
+    return MaskRCNN(
+        encoder,
+        num_classes,
+        fpn=FPN([encoder.channels[c] for c in ("c2", "c3", "c4", "c5")], top_block=TopPool(), norm=True),
+        rpn_head=RPNHead(256, depth=2),
+        box_head=BoxHead(256, num_classes, convs=4, depth=1),
+        mask_head=MaskHead(256, num_classes, norm=True),
+        anchors=Anchors(rounded=True),
+        rpn=_TORCHVISION_RPN,
+        roi=_TORCHVISION_ROI,
+        detections=_TORCHVISION_DETECTIONS,
+        normalize=normalize_for(encoder, in_channels),
+    )
 
 
 _TORCHVISION_RPN = RPNSettings(min_size=1e-3, post_nms_top_k_train=2000, beta=1 / 9)
@@ -400,22 +417,23 @@ _TORCHVISION_ROI = RoISettings(aligned=False, beta=1 / 9, binary_masks=False)
 _TORCHVISION_DETECTIONS = DetectionSettings(min_size=1e-2, rounded_paste=True)
 
 
-def mask_rcnn_tiny(num_classes: int, *, channels: int = 48, pooling: str = "align") -> MaskRCNN:
+def mask_rcnn_tiny(num_classes: int, *, in_channels: int = 3, channels: int = 48, pooling: str = "align") -> MaskRCNN:
     """Mask R-CNN on the tiny encoder, for the synthetic scenes on two CPU cores.
 
     Its pyramid begins at stride 2, because the scenes' things are a few pixels wide; samples and heads are smaller.
 
     Args:
         num_classes: number of classes K of things, without background.
+        in_channels: number of channels of the images.
         channels: channels of the pyramid's levels and of the mask head.
         pooling: how a patch is cut out, "align" (RoIAlign) or "pool" (RoI Pooling).
     """
-    return MaskRCNN(**tiny_parts(num_classes, channels=channels, pooling=pooling))
+    return MaskRCNN(**tiny_parts(num_classes, in_channels=in_channels, channels=channels, pooling=pooling))
 
 
-def tiny_parts(num_classes: int, *, channels: int = 48, pooling: str = "align") -> dict[str, Any]:
+def tiny_parts(num_classes: int, *, in_channels: int = 3, channels: int = 48, pooling: str = "align") -> dict[str, Any]:
     """The arguments of :class:`MaskRCNN` that :func:`mask_rcnn_tiny` builds it from; keywords are those of that one."""
-    encoder = TinyEncoder()
+    encoder = TinyEncoder(in_channels=in_channels)
     levels = ("c1", "c2", "c3", "c4", "c5")
     return {
         "encoder": encoder,
@@ -435,6 +453,6 @@ def tiny_parts(num_classes: int, *, channels: int = 48, pooling: str = "align") 
         ),
         "roi": RoISettings(batch_size_per_image=64, canonical_size=112, pooling=pooling),
         "detections": DetectionSettings(),
-        "normalize": Normalize(TINY_MEAN, TINY_STD),
+        "normalize": Normalize.for_channels(in_channels, TINY_MEAN, TINY_STD),
         "padding": "replicate",  # trained on crops that fit, it would take a strip of another colour for things
     }

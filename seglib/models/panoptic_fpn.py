@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from seglib.layers.semantic_fpn import SemanticFPNHead
 from seglib.losses.pixel import cross_entropy
 from seglib.models.instance import objects_of
+from seglib.models.keywords import hands_keywords_to
 from seglib.models.mask_rcnn import MaskRCNN, fpn_parts, tiny_parts
 from seglib.models.two_stage import MaskRCNNOutput, true_sizes
 from seglib.ops.precision import at_least_float32
@@ -197,27 +198,8 @@ def semantic_to_stuff(semantic: Tensor, num_things: int) -> Tensor:
     return labels.masked_fill(semantic == VOID, VOID)
 
 
-def panoptic_fpn_resnet50(num_things: int, num_stuff: int, **keywords: Any) -> PanopticFPN:
-    """Panoptic FPN on ResNet-50, whose published weights ``seglib convert`` turns into its own.
-
-    Args:
-        num_things: number of classes of things.
-        num_stuff: number of classes of stuff.
-        **keywords: further keywords of :func:`panoptic_fpn_resnet`.
-    """
-    return panoptic_fpn_resnet("resnet50", num_things, num_stuff, **keywords)
-
-
-panoptic_fpn = panoptic_fpn_resnet50
-"""The Panoptic FPN to start with on your own data."""
-
-
-def panoptic_fpn_resnet101(num_things: int, num_stuff: int, **keywords: Any) -> PanopticFPN:
-    """Panoptic FPN on ResNet-101. Keywords as in :func:`panoptic_fpn_resnet`."""
-    return panoptic_fpn_resnet("resnet101", num_things, num_stuff, **keywords)
-
-
-def panoptic_fpn_resnet(
+@hands_keywords_to(fpn_parts)
+def panoptic_fpn_on(
     encoder: str,
     num_things: int,
     num_stuff: int,
@@ -227,10 +209,11 @@ def panoptic_fpn_resnet(
     stuff_area_limit: int = 4096,
     **keywords: Any,
 ) -> PanopticFPN:
-    """Panoptic FPN on a ResNet with a pyramid of 256 channels.
+    """Panoptic FPN on an encoder with a pyramid of 256 channels.
 
     Args:
-        encoder: name of the encoder: "resnet18", "resnet34", "resnet50" or "resnet101".
+        encoder: name of the encoder, a ResNet, a Swin Transformer or a network of timm
+            (:func:`~seglib.layers.named_encoder.named_encoder`).
         num_things: number of classes of things.
         num_stuff: number of classes of stuff.
         instance_weight: weight λ_i of Mask R-CNN's losses.
@@ -252,8 +235,38 @@ def panoptic_fpn_resnet(
     )
 
 
+@hands_keywords_to(panoptic_fpn_on)
+def panoptic_fpn(num_things: int, num_stuff: int, *, encoder: str = "resnet50", **keywords: Any) -> PanopticFPN:
+    """The Panoptic FPN to start with on your own data, on any encoder. Arguments: :func:`panoptic_fpn_on`."""
+    return panoptic_fpn_on(encoder, num_things, num_stuff, **keywords)
+
+
+@hands_keywords_to(panoptic_fpn_on)
+def panoptic_fpn_resnet50(num_things: int, num_stuff: int, **keywords: Any) -> PanopticFPN:
+    """Panoptic FPN on ResNet-50, whose published weights ``seglib convert`` turns into its own.
+
+    Args:
+        num_things: number of classes of things.
+        num_stuff: number of classes of stuff.
+        **keywords: further keywords of :func:`panoptic_fpn_on`.
+    """
+    return panoptic_fpn_on("resnet50", num_things, num_stuff, **keywords)
+
+
+@hands_keywords_to(panoptic_fpn_on)
+def panoptic_fpn_resnet101(num_things: int, num_stuff: int, **keywords: Any) -> PanopticFPN:
+    """Panoptic FPN on ResNet-101. Keywords as in :func:`panoptic_fpn_on`."""
+    return panoptic_fpn_on("resnet101", num_things, num_stuff, **keywords)
+
+
 def panoptic_fpn_tiny(
-    num_things: int, num_stuff: int, *, channels: int = 48, instance_weight: float = 1.0, semantic_weight: float = 0.5
+    num_things: int,
+    num_stuff: int,
+    *,
+    in_channels: int = 3,
+    channels: int = 48,
+    instance_weight: float = 1.0,
+    semantic_weight: float = 0.5,
 ) -> PanopticFPN:
     """Panoptic FPN on the tiny encoder, for the synthetic scenes on two CPU cores.
 
@@ -263,6 +276,7 @@ def panoptic_fpn_tiny(
     Args:
         num_things: number of classes of things.
         num_stuff: number of classes of stuff.
+        in_channels: number of channels of the images.
         channels: channels of the pyramid's levels and of the mask head.
         instance_weight: weight λ_i of Mask R-CNN's losses.
         semantic_weight: weight λ_s of the semantic loss.
@@ -277,7 +291,7 @@ def panoptic_fpn_tiny(
         merge=MergeSettings(stuff_area_limit=64),
         instance_weight=instance_weight,
         semantic_weight=semantic_weight,
-        **tiny_parts(num_things, channels=channels),
+        **tiny_parts(num_things, in_channels=in_channels, channels=channels),
     )
 
 

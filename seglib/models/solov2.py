@@ -31,16 +31,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seglib.layers.encoder import Encoder
+from seglib.layers.encoder import Encoder, normalize_for
 from seglib.layers.fpn import FPN, TopPool
+from seglib.layers.named_encoder import detector_encoder
 from seglib.layers.normalize import Normalize, pad_to_multiple
-from seglib.layers.resnet import detector_encoder
 from seglib.layers.solo_heads import MaskFeatureHead, SOLOHead
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
 from seglib.losses.assign_grid import GridTargets, assign_grid
 from seglib.losses.solo import category_loss, mask_loss
 from seglib.models.base import Model
 from seglib.models.instance import objects_of
+from seglib.models.keywords import hands_keywords_to
 from seglib.ops.dynamic_conv import dynamic_conv
 from seglib.ops.dynamic_masks import DynamicMasks, upsample_logits
 from seglib.ops.masks import mask_iou, masks_to_boxes, resize_masks
@@ -400,6 +401,54 @@ def point_nms(scores: Tensor) -> Tensor:
     return scores * (highest == scores)
 
 
+def solov2_fpn(
+    encoder: str,
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    frozen: bool | None = None,
+    stride_in_1x1: bool = False,
+    coordinates: Sequence[str] = COORDINATES,
+) -> SOLOv2:
+    """SOLOv2 on an encoder with a pyramid of 256 channels.
+
+    Args:
+        encoder: name of the encoder, a ResNet, a Swin Transformer or a network of timm
+            (:func:`~seglib.layers.named_encoder.named_encoder`).
+        num_classes: number of classes K of things, without background.
+        in_channels: number of channels of the images.
+        pretrained: whether to start the encoder from its published ImageNet weights.
+        frozen: whether a ResNet's batch norms, its first convolution and its first stage stay as they are; ``None``
+            freezes them when it is pretrained. From scratch they must learn.
+        stride_in_1x1: whether a bottleneck's stride lies in its first convolution, as in Detectron2's ResNets.
+        coordinates: where explicit coordinates enter: "kernel", "feature", both or none.
+
+    Raises:
+        ValueError: for an unknown encoder or an unknown place of coordinates.
+    """
+    _check_coordinates(coordinates)
+    net = detector_encoder(
+        encoder, in_channels=in_channels, pretrained=pretrained, frozen=frozen, stride_in_1x1=stride_in_1x1
+    )
+    return SOLOv2(
+        net,
+        fpn=FPN([net.channels[c] for c in ("c2", "c3", "c4", "c5")], top_block=TopPool()),
+        head=SOLOHead(256, num_classes, coordinates="kernel" in coordinates),
+        mask_features=MaskFeatureHead(256, coordinates="feature" in coordinates),
+        training_settings=SOLOTraining(),
+        detections=SOLODetections(),
+        normalize=normalize_for(net, in_channels),
+    )
+
+
+@hands_keywords_to(solov2_fpn)
+def solov2(num_classes: int, *, encoder: str = "resnet50", **keywords: Any) -> SOLOv2:
+    """The SOLOv2 to start with on your own data, on any encoder. Arguments and errors: :func:`solov2_fpn`."""
+    return solov2_fpn(encoder, num_classes, **keywords)
+
+
+@hands_keywords_to(solov2_fpn)
 def solov2_resnet50(num_classes: int, **keywords: Any) -> SOLOv2:
     """SOLOv2 on ResNet-50-FPN, whose published weights ``seglib convert`` turns into its own.
 
@@ -410,51 +459,15 @@ def solov2_resnet50(num_classes: int, **keywords: Any) -> SOLOv2:
     return solov2_fpn("resnet50", num_classes, **keywords)
 
 
-solov2 = solov2_resnet50
-"""The SOLOv2 to start with on your own data."""
-
-
+@hands_keywords_to(solov2_fpn)
 def solov2_resnet101(num_classes: int, **keywords: Any) -> SOLOv2:
     """SOLOv2 on ResNet-101-FPN. Keywords as in :func:`solov2_fpn`."""
     return solov2_fpn("resnet101", num_classes, **keywords)
 
 
-def solov2_fpn(
-    encoder: str,
-    num_classes: int,
-    *,
-    pretrained: bool = False,
-    frozen: bool | None = None,
-    stride_in_1x1: bool = False,
-    coordinates: Sequence[str] = COORDINATES,
+def solov2_tiny(
+    num_classes: int, *, in_channels: int = 3, channels: int = 48, coordinates: Sequence[str] = COORDINATES
 ) -> SOLOv2:
-    """SOLOv2 on a ResNet with a pyramid of 256 channels.
-
-    Args:
-        encoder: name of the encoder: "resnet18", "resnet34", "resnet50" or "resnet101".
-        num_classes: number of classes K of things, without background.
-        pretrained: whether to start the encoder from torchvision's ImageNet weights.
-        frozen: whether the encoder's batch norms, its first convolution and its first stage stay as they are; ``None``
-            freezes them when it is pretrained. From scratch they must learn.
-        stride_in_1x1: whether a bottleneck's stride lies in its first convolution, as in Detectron2's ResNets.
-        coordinates: where explicit coordinates enter: "kernel", "feature", both or none.
-
-    Raises:
-        ValueError: for an unknown encoder or an unknown place of coordinates.
-    """
-    _check_coordinates(coordinates)
-    net = detector_encoder(encoder, pretrained=pretrained, frozen=frozen, stride_in_1x1=stride_in_1x1)
-    return SOLOv2(
-        net,
-        fpn=FPN([net.channels[c] for c in ("c2", "c3", "c4", "c5")], top_block=TopPool()),
-        head=SOLOHead(256, num_classes, coordinates="kernel" in coordinates),
-        mask_features=MaskFeatureHead(256, coordinates="feature" in coordinates),
-        training_settings=SOLOTraining(),
-        detections=SOLODetections(),
-    )
-
-
-def solov2_tiny(num_classes: int, *, channels: int = 48, coordinates: Sequence[str] = COORDINATES) -> SOLOv2:
     """SOLOv2 on the tiny encoder, for the synthetic scenes on two CPU cores.
 
     Its pyramid and its mask features begin at stride 2 and its masks have stride 1, because the scenes' things are a
@@ -462,6 +475,7 @@ def solov2_tiny(num_classes: int, *, channels: int = 48, coordinates: Sequence[s
 
     Args:
         num_classes: number of classes K of things, without background.
+        in_channels: number of channels of the images.
         channels: channels of the pyramid's levels and of the heads.
         coordinates: where explicit coordinates enter: "kernel", "feature", both or none.
 
@@ -469,7 +483,7 @@ def solov2_tiny(num_classes: int, *, channels: int = 48, coordinates: Sequence[s
         ValueError: for an unknown place of coordinates.
     """
     _check_coordinates(coordinates)
-    encoder = TinyEncoder()
+    encoder = TinyEncoder(in_channels=in_channels)
     levels = ("c1", "c2", "c3", "c4", "c5")
     return SOLOv2(
         encoder,
@@ -487,7 +501,7 @@ def solov2_tiny(num_classes: int, *, channels: int = 48, coordinates: Sequence[s
         ),
         detections=SOLODetections(min_areas=(2, 2, 4, 8, 8)),
         mask_factor=2,
-        normalize=Normalize(TINY_MEAN, TINY_STD),
+        normalize=Normalize.for_channels(in_channels, TINY_MEAN, TINY_STD),
         padding="replicate",  # it is trained on crops that fit, and would take a strip of another colour for things
     )  # fmt: skip
 

@@ -33,9 +33,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation
 
-from seglib.layers.encoder import Encoder
+from seglib.layers.encoder import Encoder, normalize_for
+from seglib.layers.named_encoder import named_encoder
 from seglib.layers.normalize import Normalize, pad_to_multiple
-from seglib.layers.resnet import resnet_encoder
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
 from seglib.layers.valid import crop_middle, reflect_pad, valid_sizes
 from seglib.models.semantic import SemanticModel, upsample
@@ -52,8 +52,8 @@ class UNet(SemanticModel):
     """The form in use: an encoder's maps c1 … c5, joined by concatenation on the way up.
 
     Args:
-        encoder: gives ``c1`` … ``c5`` with strides 2 … 32. A ``size_divisibility`` above 32 is not needed: images are
-            padded.
+        encoder: gives ``c1`` … ``c5`` with strides 2 … 32; without a ``c1`` the last doublings have no skip. A
+            ``size_divisibility`` above 32 is not needed: images are padded.
         num_classes: number of classes K.
         widths: channels behind each doubling: to strides 16, 8, 4, 2, and 1. With four widths the scores are made at
             stride 2 and upsampled, which saves most of the decoder's time.
@@ -84,7 +84,8 @@ class UNet(SemanticModel):
             raise ValueError(f"expected 4 or 5 widths, for strides 16, 8, 4, 2 (and 1), got {tuple(widths)}")
         self.normalize = normalize or Normalize()
         self.encoder = encoder
-        self.levels = [*(("c4", "c3", "c2", "c1") if skips else (None,) * 4), None][: len(widths)]
+        names = [c if skips and c in encoder.channels else None for c in ("c4", "c3", "c2", "c1")]
+        self.levels = [*names, None][: len(widths)]
         below = [encoder.channels["c5"], *widths]
         beside = [encoder.channels[level] if level else 0 for level in self.levels]
         self.decoder = nn.ModuleList(_Up(*channels) for channels in zip(below[:-1], beside, widths, strict=True))
@@ -307,23 +308,40 @@ def unet_resnet34(
         overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
         pretrained: start the encoder from torchvision's ImageNet weights.
     """
-    return _on_resnet("resnet34", num_classes, in_channels, overlapping, pretrained)
+    return unet(
+        num_classes, encoder="resnet34", in_channels=in_channels, overlapping=overlapping, pretrained=pretrained
+    )
 
 
 def unet_resnet50(
     num_classes: int, *, in_channels: int = 3, overlapping: bool = False, pretrained: bool = False
 ) -> UNet:
     """The U-Net of segmentation_models.pytorch on ResNet-50. Keywords as in :func:`unet_resnet34`."""
-    return _on_resnet("resnet50", num_classes, in_channels, overlapping, pretrained)
+    return unet(
+        num_classes, encoder="resnet50", in_channels=in_channels, overlapping=overlapping, pretrained=pretrained
+    )
 
 
-def _on_resnet(name: str, num_classes: int, in_channels: int, overlapping: bool, pretrained: bool) -> UNet:
-    encoder = resnet_encoder(name, in_channels=in_channels, pretrained=pretrained)
-    return UNet(encoder, num_classes, overlapping=overlapping, normalize=Normalize.for_channels(in_channels))
+def unet(
+    num_classes: int,
+    *,
+    encoder: str = "resnet34",
+    in_channels: int = 3,
+    overlapping: bool = False,
+    pretrained: bool = False,
+) -> UNet:
+    """The U-Net to start with on your own data, on any encoder.
 
-
-unet = unet_resnet34
-"""The U-Net to start with on your own data."""
+    Args:
+        num_classes: number of classes K.
+        encoder: name of the encoder, a ResNet, a Swin Transformer or a network of timm
+            (:func:`~seglib.layers.named_encoder.named_encoder`).
+        in_channels: channels of the images.
+        overlapping: the classes are regions that may overlap, see :class:`~seglib.models.semantic.SemanticModel`.
+        pretrained: start the encoder from its published ImageNet weights.
+    """
+    net = named_encoder(encoder, in_channels=in_channels, pretrained=pretrained)
+    return UNet(net, num_classes, overlapping=overlapping, normalize=normalize_for(net, in_channels))
 
 
 def unet_paper(

@@ -29,10 +29,10 @@ import torch
 from torch import Tensor, nn
 
 from seglib.layers.anchors import Anchors
-from seglib.layers.encoder import Encoder
+from seglib.layers.encoder import Encoder, normalize_for
 from seglib.layers.fpn import FPN, TopConvs
+from seglib.layers.named_encoder import detector_encoder
 from seglib.layers.normalize import Normalize, pad_to_multiple
-from seglib.layers.resnet import detector_encoder
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
 from seglib.layers.yolact_heads import PredictionHead, ProtoNet, RelativeAnchors
 from seglib.losses.assign import BACKGROUND, IGNORE, ignore_crowds, match_anchors
@@ -429,34 +429,51 @@ def to_cells(boxes: Tensor, prototypes: Tensor, canvas: Tensor) -> Tensor:
     return boxes * (cells / canvas.flip(0).repeat(2).to(boxes.dtype))
 
 
-def yolact_resnet50(num_classes: int, *, pretrained: bool = False, frozen: bool = False) -> YOLACT:
+def yolact_resnet50(
+    num_classes: int, *, in_channels: int = 3, pretrained: bool = False, frozen: bool = False
+) -> YOLACT:
     """YOLACT on ResNet-50-FPN, whose published weights ``seglib convert`` turns into its own; made for 550×550 pixels.
+
+    Keywords as in :func:`yolact`.
+    """
+    return yolact(num_classes, encoder="resnet50", in_channels=in_channels, pretrained=pretrained, frozen=frozen)
+
+
+def yolact_resnet101(
+    num_classes: int, *, in_channels: int = 3, pretrained: bool = False, frozen: bool = False
+) -> YOLACT:
+    """YOLACT on ResNet-101-FPN, the paper's base model. Keywords as in :func:`yolact`."""
+    return yolact(num_classes, encoder="resnet101", in_channels=in_channels, pretrained=pretrained, frozen=frozen)
+
+
+def yolact(
+    num_classes: int,
+    *,
+    encoder: str = "resnet50",
+    in_channels: int = 3,
+    pretrained: bool = False,
+    frozen: bool = False,
+) -> YOLACT:
+    """The YOLACT to start with on your own data, on any encoder.
 
     Args:
         num_classes: number of classes K of things, without background.
-        pretrained: whether to start the encoder from torchvision's ImageNet weights.
-        frozen: whether the encoder's batch norms, its first convolution and its first stage stay as they are. The paper
+        encoder: name of the encoder, a ResNet, a Swin Transformer or a network of timm
+            (:func:`~seglib.layers.named_encoder.named_encoder`).
+        in_channels: number of channels of the images.
+        pretrained: whether to start the encoder from its published ImageNet weights.
+        frozen: whether a ResNet's batch norms, its first convolution and its first stage stay as they are. The paper
             lets them learn, with 8 images a batch (section 6); with fewer they had better not.
+
+    Raises:
+        ValueError: for an unknown encoder, or when another encoder than a ResNet is to be frozen.
     """
-    return _on_resnet("resnet50", num_classes, pretrained=pretrained, frozen=frozen)
-
-
-yolact = yolact_resnet50
-"""The YOLACT to start with on your own data."""
-
-
-def yolact_resnet101(num_classes: int, *, pretrained: bool = False, frozen: bool = False) -> YOLACT:
-    """YOLACT on ResNet-101-FPN, the paper's base model. Arguments as in :func:`yolact_resnet50`."""
-    return _on_resnet("resnet101", num_classes, pretrained=pretrained, frozen=frozen)
-
-
-def _on_resnet(name: str, num_classes: int, *, pretrained: bool, frozen: bool) -> YOLACT:
-    encoder = detector_encoder(name, pretrained=pretrained, frozen=frozen)
+    net = detector_encoder(encoder, in_channels=in_channels, pretrained=pretrained, frozen=frozen)
     return YOLACT(
-        encoder,
+        net,
         num_classes,
         fpn=FPN(
-            [encoder.channels[c] for c in ("c3", "c4", "c5")],
+            [net.channels[c] for c in ("c3", "c4", "c5")],
             top_block=TopConvs(256, relu=False),
             upsample="bilinear",
             relu=True,
@@ -464,10 +481,11 @@ def _on_resnet(name: str, num_classes: int, *, pretrained: bool, frozen: bool) -
         protonet=ProtoNet(256),
         head=PredictionHead(256, num_classes),
         anchors=RelativeAnchors(),
+        normalize=normalize_for(net, in_channels),
     )
 
 
-def yolact_tiny(num_classes: int, *, channels: int = 48, prototypes: int = 16) -> YOLACT:
+def yolact_tiny(num_classes: int, *, in_channels: int = 3, channels: int = 48, prototypes: int = 16) -> YOLACT:
     """YOLACT on the tiny encoder, for the synthetic scenes on two CPU cores.
 
     Its prototypes are drawn from a level of stride 2, at the image's own resolution, because the scenes' things are a
@@ -476,10 +494,11 @@ def yolact_tiny(num_classes: int, *, channels: int = 48, prototypes: int = 16) -
 
     Args:
         num_classes: number of classes K of things, without background.
+        in_channels: number of channels of the images.
         channels: channels of the pyramid's levels.
         prototypes: number k of prototypes.
     """
-    encoder = TinyEncoder()
+    encoder = TinyEncoder(in_channels=in_channels)
     levels = ("c1", "c2", "c3", "c4", "c5")
     anchors = Anchors(sizes=((6, 10), (14, 20), (28, 40), (56, 80)), strides=(4, 8, 16, 32), offset=0.5)
     return YOLACT(
@@ -492,6 +511,6 @@ def yolact_tiny(num_classes: int, *, channels: int = 48, prototypes: int = 16) -
         channels=channels,
         anchors=anchors,
         fine_levels=1,
-        normalize=Normalize(TINY_MEAN, TINY_STD),
+        normalize=Normalize.for_channels(in_channels, TINY_MEAN, TINY_STD),
         padding="replicate",  # it is trained on crops that fit, and would take a strip of another colour for things
     )

@@ -171,10 +171,12 @@ def build(name: str, **arguments: Any) -> Model:
         ValueError: when the name is unknown or the builder refuses its arguments.
     """
     builder = find(name).builder()
+    signature = inspect.signature(builder)
     try:
-        inspect.signature(builder).bind(**arguments)
+        signature.bind(**arguments)
     except TypeError as error:
-        raise ValueError(f"{name} can't be built from {sorted(arguments)}: {error}") from error
+        takes = ", ".join(signature.parameters)
+        raise ValueError(f"{name} can't be built from {sorted(arguments)}: {error}; it takes {takes}") from error
     return builder(**arguments)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seglib.weights.detectron2 import GEOMETRY, PIXEL_MEAN, RESNET_FPN
-from seglib.weights.renaming import Rule, coco_ids, coco_things, rename
+from seglib.weights.renaming import Rule, rename, things
 
 CONDINST: list[Rule] = [
     (r"backbone\.fpn_(lateral|output)(\d)\.", lambda m: f"fpn.{m[1]}.{int(m[2]) - 3}."),
@@ -34,14 +34,14 @@ SEMANTIC = re.compile(r"mask_branch\.(seg_head|logits)\.")
 
 
 def convert_condinst(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A checkpoint of ``CondInst_MS_R_*`` (80 things of COCO) → state dict and metadata of seglib.
+    """A checkpoint of ``CondInst_MS_R_*``, of COCO's 80 things or of others → state dict and metadata of seglib.
 
     Its first convolution takes blue, green, red; ours takes red, green, blue, so its kernels change their order. Its
     scales are one tensor a level, ours one tensor. What models called ``_sem`` have for their auxiliary semantic loss
     is left out: it takes no part in a prediction.
 
     Raises:
-        ValueError: when a key is unknown or the classes are others.
+        ValueError: when a key is unknown.
     """
     weights = {k: v for k, v in state.items() if not COMPUTED.fullmatch(k) and not SEMANTIC.match(k)}
     same = {k: v for k, v in weights.items() if k.startswith("mask_branch.")}  # called so in both
@@ -53,12 +53,6 @@ def convert_condinst(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], di
     renamed["encoder.conv1.weight"] = renamed["encoder.conv1.weight"].flip(1)  # (64, 3, 7, 7)
     renamed["normalize.mean"] = torch.tensor(PIXEL_MEAN[::-1]) / 255
     renamed["normalize.std"] = torch.full((3,), 1 / 255)
-    categories = coco_things()
-    if len(renamed["head.class_logits.bias"]) != len(categories):
-        raise ValueError(
-            f"the published weights have 80 classes, these {len(renamed['head.class_logits.bias'])}; "
-            "convert the published checkpoint"
-        )
-    arguments = {"frozen": True, "stride_in_1x1": True}
-    facts = {"arguments": {"num_classes": 80, **arguments}, "task": "instance", "categories": categories}
-    return renamed, facts | {"file_ids": coco_ids(), "geometry": GEOMETRY.to_json()}
+    count = len(renamed["head.class_logits.bias"])
+    arguments = {"num_classes": count, "frozen": True, "stride_in_1x1": True}
+    return renamed, {"arguments": arguments, "task": "instance", "geometry": GEOMETRY.to_json()} | things(count)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seglib.weights.detectron2 import GEOMETRY, PIXEL_MEAN, RESNET_FPN
-from seglib.weights.renaming import Rule, coco_ids, coco_things, rename
+from seglib.weights.renaming import Rule, rename, things
 
 
 def _tower(source: str, target: str) -> Rule:
@@ -32,26 +32,20 @@ COMPUTED = re.compile(r"pixel_(mean|std)")
 
 
 def convert_solov2(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A checkpoint of AdelaiDet's ``SOLOv2_R50_3x`` or ``SOLOv2_R101_3x`` (80 things of COCO) → state dict, metadata.
+    """A checkpoint of AdelaiDet's ``SOLOv2_R50_3x`` or ``SOLOv2_R101_3x`` → state dict and metadata of seglib.
+
+    Its classes are COCO's 80 things, or others.
 
     Its first convolution takes blue, green, red; ours takes red, green, blue, so its kernels change their order.
 
     Raises:
-        ValueError: when a key is unknown or the classes are others.
+        ValueError: when a key is unknown.
     """
     weights = {k: v for k, v in state.items() if not COMPUTED.fullmatch(k)}
     renamed = rename(weights, [*RESNET_FPN, *SOLOV2], "a SOLOv2 of AdelaiDet")
     renamed["encoder.conv1.weight"] = renamed["encoder.conv1.weight"].flip(1)  # (64, 3, 7, 7)
     renamed["normalize.mean"] = torch.tensor(PIXEL_MEAN[::-1]) / 255
     renamed["normalize.std"] = torch.full((3,), 1 / 255)
-    categories = coco_things()
-    if (classes := len(renamed["head.category.weight"])) != len(categories):
-        raise ValueError(
-            f"the published weights have 80 classes, these {classes}; convert the checkpoint of the model zoo"
-        )
-    facts = {
-        "arguments": {"num_classes": 80, "frozen": True, "stride_in_1x1": True},
-        "task": "instance",
-        "categories": categories,
-    }
-    return renamed, facts | {"file_ids": coco_ids(), "geometry": GEOMETRY.to_json()}
+    count = len(renamed["head.category.weight"])
+    arguments = {"num_classes": count, "frozen": True, "stride_in_1x1": True}
+    return renamed, {"arguments": arguments, "task": "instance", "geometry": GEOMETRY.to_json()} | things(count)

@@ -32,6 +32,7 @@ from seglib.weights import (
     yolact,
 )
 from seglib.weights.load import mismatch, read_checkpoint
+from seglib.weights.renaming import unwrap
 
 Convert = Callable[[Mapping[str, Any]], tuple[dict[str, Tensor], dict[str, Any]]]
 
@@ -151,7 +152,8 @@ def convert(origin: str, state: Mapping[str, Any]) -> tuple[str, dict[str, Tenso
 
     Args:
         origin: name of the origin, a key of :data:`ORIGINS`.
-        state: state dict under the origin's names, as :func:`read_origin` returns it.
+        state: state dict under the origin's names, as :func:`read_origin` returns it, of any number of classes. The
+            prefix of a wrapper ("module." of ``DataParallel``) is taken off.
 
     Returns:
         The name of the model in the zoo, its state dict, and the metadata for :func:`save_weights` (``model``,
@@ -161,7 +163,7 @@ def convert(origin: str, state: Mapping[str, Any]) -> tuple[str, dict[str, Tenso
         ValueError: when the origin is unknown, or a tensor is missing, left over or of another shape.
     """
     known = _find(origin)
-    converted, metadata = known.convert(state)
+    converted, metadata = known.convert(unwrap(state))
     with torch.device("meta"):  # names and shapes without memory
         model = build(known.builder, **metadata["arguments"])
     problem = mismatch(model, converted)

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from seglib.ops.geometry import Geometry
-from seglib.weights.renaming import COCO_STUFF, Rule, coco_ids, coco_panoptic_classes, coco_things, rename
+from seglib.weights.renaming import (
+    COCO_STUFF,
+    Rule,
+    coco_ids,
+    coco_panoptic_classes,
+    numbered_classes,
+    rename,
+    things,
+)
 
 RESNET_FPN: list[Rule] = [
     (r"backbone\.bottom_up\.stem\.conv1\.", r"encoder.conv1."),
@@ -56,50 +64,43 @@ They divide by no standard deviation."""
 
 
 def convert_mask_rcnn(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A checkpoint of ``mask_rcnn_R_*_FPN_*`` (80 things of COCO) → state dict and metadata of seglib.
+    """A checkpoint of ``mask_rcnn_R_*_FPN_*``, of COCO's 80 things or of others → state dict and metadata of seglib.
 
     Its first convolution takes blue, green, red; ours takes red, green, blue, so its kernels change their order.
 
     Raises:
-        ValueError: when a key is unknown or the classes are others.
+        ValueError: when a key is unknown.
     """
     renamed = _renamed(state, [*RESNET_FPN, *MASK_RCNN], "a Mask R-CNN of Detectron2's zoo")
-    arguments = {"num_classes": 80, **_ARGUMENTS}
-    facts = {"arguments": arguments, "task": "instance", "categories": coco_things()}
-    return renamed, facts | {"file_ids": coco_ids(), "geometry": GEOMETRY.to_json()}
+    count = len(renamed["box_head.logits.weight"]) - 1
+    facts = {"arguments": {"num_classes": count, **_ARGUMENTS}, "task": "instance", "geometry": GEOMETRY.to_json()}
+    return renamed, facts | things(count)
 
 
 def convert_panoptic_fpn(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A checkpoint of ``panoptic_fpn_R_*`` (80 things and 53 classes of stuff of COCO) → state dict and metadata of
-    seglib. Colours change their order as in :func:`convert_mask_rcnn`.
+    """A checkpoint of ``panoptic_fpn_R_*``, of COCO's 80 things and 53 classes of stuff or of others → state dict and
+    metadata of seglib. Colours change their order as in :func:`convert_mask_rcnn`.
 
     Raises:
-        ValueError: when a key is unknown or the classes are others.
+        ValueError: when a key is unknown.
     """
     renamed = _renamed(state, [*RESNET_FPN, *MASK_RCNN, *SEMANTIC_FPN], "a Panoptic FPN of Detectron2's zoo")
-    stuff = len(renamed["semantic_head.predict.weight"]) - 1
-    if stuff != len(COCO_STUFF):
-        raise ValueError(
-            f"the published weights have {len(COCO_STUFF)} classes of stuff, these {stuff}; convert the checkpoint of "
-            "the model zoo"
-        )
-    arguments = {"num_things": 80, "num_stuff": stuff, **_ARGUMENTS}
-    facts = {"arguments": arguments, "task": "panoptic", "categories": coco_panoptic_classes()}
-    return renamed, facts | {"file_ids": [*coco_ids(), *COCO_STUFF], "geometry": GEOMETRY.to_json()}
+    count, stuff = (len(renamed[f"{head}.weight"]) - 1 for head in ("box_head.logits", "semantic_head.predict"))
+    arguments = {"num_things": count, "num_stuff": stuff, **_ARGUMENTS}
+    facts = {"arguments": arguments, "task": "panoptic", "geometry": GEOMETRY.to_json()}
+    if (count, stuff) == (len(coco_ids()), len(COCO_STUFF)):
+        return renamed, facts | {"categories": coco_panoptic_classes(), "file_ids": [*coco_ids(), *COCO_STUFF]}
+    table = [row | {"isthing": row["id"] < count} for row in numbered_classes(count + stuff)]
+    return renamed, facts | {"categories": table}
 
 
 _ARGUMENTS = {"frozen": True, "stride_in_1x1": True, "sampling_ratio": 0}
 
 
 def _renamed(state: Mapping[str, Tensor], rules: Sequence[Rule], what: str) -> dict[str, Tensor]:
-    """The state dict under our names, with the colours of the first convolution in our order, of COCO's 80 things."""
+    """The state dict under our names, with the colours of the first convolution in our order."""
     renamed = rename({k: v for k, v in state.items() if not COMPUTED.fullmatch(k)}, rules, what)
     renamed["encoder.conv1.weight"] = renamed["encoder.conv1.weight"].flip(1)  # (64, 3, 7, 7)
     renamed["normalize.mean"] = torch.tensor(PIXEL_MEAN[::-1]) / 255
     renamed["normalize.std"] = torch.full((3,), 1 / 255)
-    if len(renamed["box_head.logits.weight"]) != 80 + 1:
-        raise ValueError(
-            f"the published weights have 80 classes, these {len(renamed['box_head.logits.weight']) - 1}; "
-            "convert the checkpoint of the model zoo"
-        )
     return renamed

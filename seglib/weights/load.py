@@ -65,7 +65,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
     """The model that a weights file is for, with these weights, in evaluation mode.
 
     Args:
-        path: a safetensors file that ``seglib train``, ``seglib convert`` or :func:`save_weights` wrote.
+        path: a safetensors file that ``seglib train``, ``seglib convert`` or :func:`save_weights` wrote, or the folder
+            of a run.
         device: the device that the model is put on.
 
     Returns:
@@ -82,7 +83,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
             "model yourself and use load_weights"
         )
     try:
-        model = build(metadata["model"], **_without_download(metadata["model"], metadata["arguments"]))
+        model = build(metadata["model"], **without_download(metadata["model"], metadata["arguments"]))
         model.geometry = Geometry(**metadata.get("geometry", {}))
         model.intensity = Intensity(**metadata.get("intensity", {}))
         if metadata.get("preparation") is not None:
@@ -93,12 +94,18 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
     return model.to(device).eval()
 
 
-def _without_download(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a builder without the ImageNet weights that a file's own weights would replace."""
+def without_download(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a builder without the ImageNet weights that a file's own weights would replace.
+
+    Args:
+        name: the model in the zoo.
+        arguments: keywords of its builder.
+    """
     given = dict(arguments)
     if given.pop("pretrained", False) and given.get("frozen") is None:
         parameters = inspect.signature(find(name).builder()).parameters
-        if "frozen" in parameters or "keywords" in parameters:  # a detector that freezes what is pretrained
+        on_resnet = "swin" not in name and str(given.get("encoder", "resnet")).startswith("resnet")
+        if "frozen" in parameters and on_resnet:  # it freezes what is pretrained
             given["frozen"] = True
     return given
 
@@ -134,28 +141,6 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
     return metadata
 
 
-def load_encoder(model: nn.Module, path: str | Path) -> None:
-    """Start a model's ``encoder`` from that of another model's weights file, whatever is built on top of it.
-
-    Args:
-        model: a module with an ``encoder``. It is left as it was when the file's encoder does not fit.
-        path: the safetensors file to read.
-
-    Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it is a pickle or damaged, or holds no such encoder.
-    """
-    with _open(path) as file:
-        keys = [key for key in file.keys() if key.startswith("encoder.")]  # noqa: SIM118 (safe_open is no mapping)
-        state = {key.removeprefix("encoder."): file.get_tensor(key) for key in keys}
-    encoder = getattr(model, "encoder", None)
-    if not isinstance(encoder, nn.Module) or not state:
-        raise ValueError(f"{path} or {type(model).__name__} has no encoder; pass weights of a model that has one")
-    if problem := mismatch(encoder, state):
-        raise ValueError(f"the encoder in {path} is another one: {problem}; pass weights with the same encoder")
-    encoder.load_state_dict(state)
-
-
 def mismatch(model: nn.Module, state: Mapping[str, Tensor]) -> str:
     """What keeps a state dict from fitting a model, in words; empty when it fits."""
     own = model.state_dict()
@@ -181,7 +166,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: when there is no such file.
         ValueError: when the file is damaged, holds more than tensors, or no state dict.
     """
-    arrays = Path(path).suffix == ".pkl"
+    path = weights_file(path)
+    arrays = path.suffix == ".pkl"
     if not arrays and not _is_pickle(path):
         with _open(path) as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
@@ -207,8 +193,25 @@ def _is_pickle(path: str | Path) -> bool:
     return start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[8:] != b"{")
 
 
+def weights_file(path: str | Path) -> Path:
+    """The weights file at a path: the file itself, or of the folder of a run its ``weights.safetensors``.
+
+    Raises:
+        ValueError: when a folder holds none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    if not (path / "weights.safetensors").is_file():
+        raise ValueError(
+            f"{path} is a folder without weights.safetensors; pass the folder of a finished run, or a file"
+        )
+    return path / "weights.safetensors"
+
+
 def _open(path: str | Path) -> Any:
-    """The open safetensors file."""
+    """The open safetensors file, or that in the folder of a run."""
+    path = weights_file(path)
     if _is_pickle(path):
         raise ValueError(
             f"{path} is a pickle (.pth, .pt, .ckpt), which seglib does not load; "

@@ -11,11 +11,18 @@ import torch
 from torch import Tensor
 
 from seglib.data import cityscapes
-from seglib.data.voc import voc_color
 from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD
 from seglib.weights.detectron2 import GEOMETRY, RESNET_FPN
 from seglib.weights.mask2former_swin import SWIN_RULES
-from seglib.weights.renaming import COCO_STUFF, Rule, coco_ids, coco_panoptic_classes, coco_things, rename
+from seglib.weights.renaming import (
+    COCO_STUFF,
+    Rule,
+    coco_ids,
+    coco_panoptic_classes,
+    numbered_classes,
+    rename,
+    things,
+)
 
 BACKBONE: list[Rule] = [(r"backbone\.(?=stem|res\d)", "backbone.bottom_up."), *RESNET_FPN, *SWIN_RULES]
 """A ResNet of Detectron2 without a pyramid, or a Swin."""
@@ -116,7 +123,7 @@ def _classes(task: str, count: int) -> dict[str, Any]:
         ids = [*coco_ids(), *COCO_STUFF]
         return {"categories": coco_panoptic_classes(), "file_ids": ids, "geometry": GEOMETRY.to_json()}
     if (task, count) == ("instance", 80):
-        return {"categories": coco_things(), "file_ids": coco_ids(), "geometry": GEOMETRY.to_json()}
+        return things(count) | {"geometry": GEOMETRY.to_json()}
     if (task, count) in {("panoptic", 19), ("semantic", 19), ("instance", 8)}:
         categories = [asdict(c) | {"color": list(c.color)} for c in cityscapes.CATEGORIES[:count]]
         label_ids = {i: label for label, i in cityscapes.LABEL_IDS.items()}
@@ -126,5 +133,4 @@ def _classes(task: str, count: int) -> dict[str, Any]:
             f"unknown which of {count} classes are things: the tables here are COCO's (133) and Cityscapes' (19); "
             "convert the checkpoint as one of a semantic model"
         )
-    rows = [{"id": i, "name": f"class {i}", "color": list(voc_color(i + 1))} for i in range(count)]
-    return {"categories": [row | {"isthing": task == "instance"} for row in rows]}
+    return {"categories": numbered_classes(count, isthing=task == "instance")}

@@ -39,6 +39,36 @@ def rename(state: Mapping[str, Tensor], rules: Sequence[Rule], what: str) -> dic
     return renamed
 
 
+WRAPPERS = ("module.", "_orig_mod.", "model.")
+"""What stands before every name of a model that was saved inside another module: of ``DataParallel``, of
+``torch.compile``, of a training class."""
+
+
+def unwrap(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict of a model that was saved inside a wrapper, under the model's own names.
+
+    A prefix of :data:`WRAPPERS` goes when all names have it, and again where wrappers were nested.
+    """
+    found = dict(state)
+    while prefix := next((w for w in WRAPPERS if found and all(key.startswith(w) for key in found)), None):
+        found = {key.removeprefix(prefix): value for key, value in found.items()}
+    return found
+
+
+def numbered_classes(count: int, *, first: int = 0, isthing: bool = False) -> list[dict[str, Any]]:
+    """The class table as JSON of weights that tell how many classes there are and not what they are called.
+
+    Args:
+        count: number of classes.
+        first: what the weights themselves call the first class: 0, or 1 where 0 is background.
+        isthing: whether the classes are things.
+    """
+    return [
+        {"id": i, "name": f"class {first + i}", "isthing": isthing, "color": list(voc_color(i + 1))}
+        for i in range(count)
+    ]
+
+
 def coco_names() -> list[str]:
     """What the ids 1 to 90 of COCO's annotations mean, in order; "N/A" where an id isn't used."""
     return list(MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:])
@@ -123,3 +153,10 @@ def coco_things(*, with_gaps: bool = False) -> list[dict[str, Any]]:
     else:
         names = [name for name in names if name != "N/A"]
     return [{"id": i, "name": n, "isthing": True, "color": list(voc_color(i + 1))} for i, n in enumerate(names)]
+
+
+def things(count: int) -> dict[str, Any]:
+    """What metadata say of ``count`` classes of things: COCO's 80 with their ids, others by number."""
+    if count == len(coco_ids()):
+        return {"categories": coco_things(), "file_ids": coco_ids()}
+    return {"categories": numbered_classes(count, isthing=True)}

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seglib.data.voc import voc_color
 from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD
+from seglib.weights.renaming import numbered_classes
 
 UNET = {"encoder.": "encoder.", "decoder.blocks.": "decoder.", "segmentation_head.0.": "score."}
 """Prefixes of ``Unet``, and ours."""
@@ -63,16 +63,13 @@ def _convert(
         renamed[prefixes[prefix] + key.removeprefix(prefix)] = value
     if "score.weight" not in renamed or "score.bias" not in renamed:
         raise ValueError("the state dict has no segmentation_head.0.weight and bias; save the whole model's")
-    names = [f"class {i}" for i in range(len(renamed["score.weight"]))]
-    if len(names) == 1:
-        names = ["object", "rest"]
+    categories = numbered_classes(len(renamed["score.weight"]))
+    if len(categories) == 1:
+        object_, rest = numbered_classes(2)
+        categories = [object_ | {"name": "object", "isthing": True}, rest | {"name": "rest"}]
         for key in ("score.weight", "score.bias"):
             renamed[key] = torch.cat([renamed[key], torch.zeros_like(renamed[key])])  # (2, …)
     renamed["normalize.mean"] = torch.tensor(IMAGENET_MEAN)
     renamed["normalize.std"] = torch.tensor(IMAGENET_STD)
-    categories = [
-        {"id": i, "name": name, "isthing": name == "object", "color": list(voc_color(i + 1))}
-        for i, name in enumerate(names)
-    ]
-    arguments = {"num_classes": len(names), **arguments}
+    arguments = {"num_classes": len(categories), **arguments}
     return renamed, {"arguments": arguments, "task": "semantic", "categories": categories}

@@ -12,6 +12,7 @@ from torch import Tensor
 from seglib.data.voc import CATEGORIES, VOC_ORDER
 from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD
 from seglib.types import VOID
+from seglib.weights.renaming import numbered_classes
 
 PREFIXES = {"backbone.": "encoder.", "classifier.": "head.", "aux_classifier.": "aux_head."}
 """Below these prefixes both codebases use the same names. ``aux_classifier.`` may be absent."""
@@ -47,24 +48,26 @@ def rename_segmentation(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def convert_segmentation(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Published weights (21 classes of Pascal VOC) → state dict and metadata of seglib.
+    """Weights of a segmentation model, as published or trained on other classes → state dict and metadata of seglib.
 
-    The rows of both heads' last layers are put into seglib's order of classes: things first, background last.
+    The published ones have the 21 classes of Pascal VOC: the rows of both heads' last layers are put into seglib's
+    order of classes, things first, background last. Others keep their order, and their classes are called by number.
 
     Raises:
-        ValueError: when the keys or the number of classes are others.
+        ValueError: when the keys are others, or the main head has no last layer.
     """
     renamed = rename_segmentation(state)
-    for key in ("head.4.weight", "head.4.bias", "aux_head.4.weight", "aux_head.4.bias"):
-        if key not in renamed:
-            continue
-        if len(renamed[key]) != len(VOC_ORDER):
-            raise ValueError(
-                f"the published weights have 21 classes, {key} has {len(renamed[key])}; for weights that you trained "
-                f"yourself use rename_segmentation, which keeps the order of classes"
-            )
-        renamed[key] = renamed[key][VOC_ORDER]  # (21, …)
-    categories = [asdict(c) | {"color": list(c.color)} for c in CATEGORIES]
+    if "head.4.weight" not in renamed:
+        raise ValueError(
+            "the state dict has no classifier.4.weight, the layer that scores classes; save the whole model's"
+        )
+    count = len(renamed["head.4.weight"])
     aux = any(key.startswith("aux_head.") for key in renamed)
-    facts = {"arguments": {"num_classes": 21, "aux": aux}, "task": "semantic", "categories": categories}
-    return renamed, facts | {"file_ids": list(VOC_ORDER), "void_id": VOID}
+    facts: dict[str, Any] = {"arguments": {"num_classes": count, "aux": aux}, "task": "semantic"}
+    if count != len(VOC_ORDER):
+        return renamed, facts | {"categories": numbered_classes(count)}
+    for key in ("head.4.weight", "head.4.bias", "aux_head.4.weight", "aux_head.4.bias"):
+        if key in renamed:
+            renamed[key] = renamed[key][VOC_ORDER]  # (21, …)
+    categories = [asdict(c) | {"color": list(c.color)} for c in CATEGORIES]
+    return renamed, facts | {"categories": categories, "file_ids": list(VOC_ORDER), "void_id": VOID}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD
 from seglib.ops.geometry import Geometry
-from seglib.weights.renaming import Rule, coco_things, rename
+from seglib.weights.renaming import Rule, coco_things, numbered_classes, rename
 
 MASK_RCNN: list[Rule] = [
     (r"backbone\.body\.", r"encoder."),
@@ -62,8 +62,10 @@ variances."""
 def convert_mask_rcnn(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights of ``maskrcnn_resnet50_fpn``, as published or as trained from these → state dict and metadata of seglib.
 
+    Of other classes than COCO's 90, label 1 is called "class 1", and so on: label 0 is background.
+
     Raises:
-        ValueError: when a key is unknown or the classes are others.
+        ValueError: when a key is unknown.
     """
     plain = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     renamed = rename(plain, V1, "torchvision's maskrcnn_resnet50_fpn")
@@ -71,24 +73,20 @@ def convert_mask_rcnn(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], d
         for key in renamed:
             if key.endswith("running_var"):
                 renamed[key] = renamed[key] - NORM_EPS
-    arguments = {"frozen": True, "conventions": "torchvision"}
-    return _finish(renamed), _metadata(arguments)
+    return _finish(renamed, {"frozen": True, "conventions": "torchvision"})
 
 
 def convert_mask_rcnn_v2(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights of ``maskrcnn_resnet50_fpn_v2`` → state dict and metadata of seglib.
 
     Raises:
-        ValueError: when a key is unknown or the classes are others.
+        ValueError: when a key is unknown.
     """
-    return _finish(rename(state, V2, "torchvision's maskrcnn_resnet50_fpn_v2")), _metadata({})
+    return _finish(rename(state, V2, "torchvision's maskrcnn_resnet50_fpn_v2"), {})
 
 
-def _finish(renamed: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Background moves from the first class to the last; it has no box and no mask in ours."""
-    classes = len(renamed["box_head.logits.bias"]) - 1
-    if classes != 90:
-        raise ValueError(f"the published weights have 90 classes and background, these {classes}; check the file")
+def _finish(renamed: dict[str, Tensor], arguments: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Background moves from the first class to the last; it has no box and no mask in ours. And the metadata."""
     for name in ("weight", "bias"):
         logits, deltas, masks = (f"{k}.{name}" for k in ("box_head.logits", "box_head.deltas", "mask_head.predict"))
         renamed[logits] = renamed[logits].roll(-1, 0)  # (91, …)
@@ -96,10 +94,7 @@ def _finish(renamed: dict[str, Tensor]) -> dict[str, Tensor]:
         renamed[masks] = renamed[masks][1:]  # (90, …)
     renamed["normalize.mean"] = torch.tensor(IMAGENET_MEAN)
     renamed["normalize.std"] = torch.tensor(IMAGENET_STD)
-    return renamed
-
-
-def _metadata(arguments: dict[str, Any]) -> dict[str, Any]:
-    categories = coco_things(with_gaps=True)
-    facts = {"arguments": {"num_classes": 90, **arguments}, "task": "instance", "categories": categories}
-    return facts | {"file_ids": list(range(1, 91)), "geometry": GEOMETRY.to_json()}
+    count = len(renamed["box_head.logits.bias"]) - 1
+    categories = coco_things(with_gaps=True) if count == 90 else numbered_classes(count, first=1, isthing=True)
+    facts = {"arguments": {"num_classes": count, **arguments}, "task": "instance", "categories": categories}
+    return renamed, facts | {"file_ids": list(range(1, count + 1)), "geometry": GEOMETRY.to_json()}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seglib.ops.geometry import Geometry
-from seglib.weights.renaming import Rule, coco_ids, coco_things, rename
+from seglib.weights.renaming import Rule, rename, things
 
 YOLACT: list[Rule] = [
     (r"backbone\.(conv1|bn1)\.", r"encoder.\1."),
@@ -45,25 +45,20 @@ ANCHORS_PER_CELL = 3
 
 
 def convert_yolact(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A checkpoint of ``yolact_resnet50`` or ``yolact_base`` (80 things of COCO) → state dict and metadata of seglib.
+    """A checkpoint of ``yolact_resnet50`` or ``yolact_base``, of COCO's 80 things or others → state dict and metadata.
 
     Its class 0 is background; here background is last.
 
     Raises:
-        ValueError: when a key is unknown or the classes are others.
+        ValueError: when a key is unknown.
     """
     weights = {k: v for k, v in state.items() if not LEFTOVER.fullmatch(k)}
     renamed = rename(weights, YOLACT, "a YOLACT of its authors")
-    categories = coco_things()
+    count = len(renamed["head.logits.bias"]) // ANCHORS_PER_CELL - 1
     for name in ("head.logits.weight", "head.logits.bias"):
-        if len(renamed[name]) != ANCHORS_PER_CELL * (len(categories) + 1):
-            raise ValueError(
-                f"the published weights have 80 classes, these {len(renamed[name]) // ANCHORS_PER_CELL - 1}; convert "
-                "a checkpoint of the authors that was trained on COCO"
-            )
-        of_each = renamed[name].unflatten(0, (ANCHORS_PER_CELL, -1))  # (3, 81, …)
+        of_each = renamed[name].unflatten(0, (ANCHORS_PER_CELL, -1))  # (3, K + 1, …)
         renamed[name] = of_each.roll(-1, 1).flatten(0, 1)
     renamed["normalize.mean"] = torch.tensor(PIXEL_MEAN) / 255
     renamed["normalize.std"] = torch.tensor(PIXEL_STD) / 255
-    facts = {"arguments": {"num_classes": 80}, "task": "instance", "categories": categories}
-    return renamed, facts | {"file_ids": coco_ids(), "geometry": GEOMETRY.to_json()}
+    facts = {"arguments": {"num_classes": count}, "task": "instance", "geometry": GEOMETRY.to_json()}
+    return renamed, facts | things(count)

@@ -233,11 +233,16 @@ def test_what_old_checkpoints_hold_in_addition_is_left_out():
     assert convert("yolact:yolact_resnet50", golden.state | old)[1].keys() == setup()[1].state_dict().keys()
 
 
-def test_weights_of_other_classes_or_another_network_are_refused():
+def test_weights_of_other_classes_are_called_by_number():
     golden, _ = setup()
     few = {k: v[: 3 * 21] if "conf_layer" in k else v for k, v in golden.state.items()}
-    with pytest.raises(ValueError, match="the published weights have 80 classes, these 20"):
-        convert("yolact:yolact_resnet50", few)
+    few = {k: v[:20] if "semantic_seg_conv" in k else v for k, v in few.items()}
+    _, _, facts = convert("yolact:yolact_resnet50", few)
+    assert facts["arguments"]["num_classes"] == 20 and facts["categories"][19]["name"] == "class 19"
+
+
+def test_weights_of_another_network_are_refused():
+    golden, _ = setup()
     with pytest.raises(ValueError, match="the key 'backbone.stages.0.weight' is unknown"):
         convert("yolact:yolact_resnet50", golden.state | {"backbone.stages.0.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="these are not the weights of yolact:yolact_base"):

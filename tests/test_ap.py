@@ -637,6 +637,19 @@ def test_a_bad_region_is_named(iou_type, change, says):
         evaluate_coco(truth, results, iou_type)
 
 
+def test_masks_of_images_of_different_sizes_are_drawn_and_checked_at_their_own():
+    truth, results = files()
+    truth["images"][0] |= {"height": 12, "width": 10}  # image 7, whose object reaches to row and column 10
+    results[1]["segmentation"] = encode_rle(rectangles((0, 0, 10, 10), size=(12, 10)).masks)[0]
+    results[1]["category_id"] = 9
+    assert evaluate_coco(truth, results).ap == pytest.approx(1)
+    truth["annotations"].reverse()  # image 7 is drawn first
+    assert evaluate_coco(truth, results).ap == pytest.approx(1)
+    results[1]["segmentation"] = results[0]["segmentation"]
+    with pytest.raises(ValueError, match=r"results\[1\] .*size \[20, 30\], expected \[12, 10\]"):
+        evaluate_coco(truth, results)
+
+
 def test_a_bad_ground_truth_is_named():
     truth, results = files()
     with pytest.raises(ValueError, match="has the lists images, categories and annotations"):

@@ -40,13 +40,14 @@ class AllCases:
     def __init__(self, data: str, root: Path | None) -> None:
         from seglib.data.catalog import build_dataset
         from seglib.data.volume_files import find_dataset_json
+        from seglib.files import read_json
 
         self._parts: list[Any] = [build_dataset(data, root, "train")]
         self._bar: Iterator[int] = iter(())
         self.names: tuple[str, ...] = (data,)
         if root is not None:
             path = find_dataset_json(root)
-            stored = json.loads(path.read_text(encoding="utf-8-sig")).get("name")
+            stored = read_json(path).get("name")
             folder = path.absolute().parent.name
             self.names = (stored, folder) if isinstance(stored, str) and stored else (folder,)
             self._parts.append(build_dataset(data, root, "val"))

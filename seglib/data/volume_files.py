@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from seglib.data.checks import LabelCounts, count_samples
 from seglib.data.nifti import ENDINGS, VoxelFrame, check_grid, read_channels, read_frame, read_label_volume
-from seglib.files import atomic_path
+from seglib.files import atomic_path, read_json
 from seglib.ops.labels import check_labels
 from seglib.types import VOID, Category, Sample, check_categories
 
@@ -199,10 +199,7 @@ def read_dataset_json(path: Path, required: Mapping[str, type], layout: str) -> 
     Raises:
         ValueError: when the file is no JSON object, or a key is missing or of another type.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:  # no JSON, or not even text
-        raise ValueError(f"{path} is no JSON file ({error}); copy it again") from error
+    content = read_json(path)
     for key, wanted in required.items():
         if not isinstance(content, dict) or type(content.get(key)) is not wanted:
             value = content.get(key) if isinstance(content, dict) else content

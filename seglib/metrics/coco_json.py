@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from os import PathLike
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+from torch import Tensor
+
+from seglib.files import collecting_nothing, read_json
 from seglib.metrics.ap import AveragePrecision
 from seglib.metrics.ap_scores import APScores
 from seglib.metrics.coco_objects import CocoObjects, IoUType
-from seglib.ops.rle import compress_rles, polygons_to_rle
+from seglib.ops.rle import RLE, check_rles, draw_polygons
 
 Source = str | PathLike[str]
 Entry = dict[str, Any]
 
+T = TypeVar("T")
 
+MANY = 1000
+"""Segmentations that are drawn and checked at once."""
+
+
+@collecting_nothing()  # many small objects, no cycles
 def evaluate_coco(
     ground_truth: Source | dict[str, Any], results: Source | list[dict[str, Any]], iou_type: IoUType = "masks"
 ) -> APScores:
@@ -54,20 +62,30 @@ def evaluate_coco(
     annotations = _by_image(truth["annotations"], "annotations", images, classes)
     detections = _by_image(found, "results", images, classes)
 
-    def target(entries: list[Entry], size: tuple[int, int]) -> CocoObjects:
+    if iou_type == "masks":
+        sizes = {image_id: _size(images[image_id]) for image_id in images}
+        shapes, own = _codes(found, "results", sizes)
+        true_shapes, _ = _codes(truth["annotations"], "annotations", sizes)
+
+    def target(numbers: list[int]) -> CocoObjects:
+        entries = [truth["annotations"][i] for i in numbers]
         labels, areas = [classes[e["category_id"]] for e in entries], [e["area"] for e in entries]
         crowd = [bool(e.get("iscrowd")) for e in entries]
-        return CocoObjects(_masks_or_boxes(entries, iou_type, size), labels, iscrowd=crowd, areas=areas)
+        if iou_type == "boxes":
+            return CocoObjects([e["bbox"] for e in entries], labels, iscrowd=crowd, areas=areas)
+        return CocoObjects([true_shapes[i] for i in numbers], labels, iscrowd=crowd, areas=areas, checked=True)
 
-    def prediction(entries: list[Entry], size: tuple[int, int]) -> CocoObjects:
+    def prediction(numbers: list[int]) -> CocoObjects:
+        entries = [found[i] for i in numbers]
         labels, scores = [classes[e["category_id"]] for e in entries], [e["score"] for e in entries]
-        return CocoObjects(_masks_or_boxes(entries, iou_type, size), labels, scores)
+        if iou_type == "boxes":
+            return CocoObjects([e["bbox"] for e in entries], labels, scores)
+        return CocoObjects([shapes[i] for i in numbers], labels, scores, areas=own[numbers], checked=True)
 
     for image_id in sorted(images):
-        size = _size(images[image_id]) if iou_type == "masks" else (0, 0)
         sides = (
-            _build(prediction, "results", found, detections[image_id], size),
-            _build(target, "annotations", truth["annotations"], annotations[image_id], size),
+            _build(prediction, "results", found, detections[image_id]),
+            _build(target, "annotations", truth["annotations"], annotations[image_id]),
         )
         metric.update_coco(*sides, image_id=image_id)
     return metric.compute()
@@ -75,7 +93,7 @@ def evaluate_coco(
 
 def _read(source: Source | Any) -> Any:
     if isinstance(source, str | PathLike):
-        return json.loads(Path(source).read_text(encoding="utf-8"))
+        return read_json(source)
     return source
 
 
@@ -118,28 +136,49 @@ def _size(image: Entry) -> tuple[int, int]:
     return height, width
 
 
-def _masks_or_boxes(entries: list[Entry], iou_type: IoUType, size: tuple[int, int]) -> list[Any]:
-    if iou_type == "boxes":
-        return [entry["bbox"] for entry in entries]
-    segmentations = [entry["segmentation"] for entry in entries]
-    return compress_rles([polygons_to_rle(s, *size) if isinstance(s, list) else s for s in segmentations], size)
+def _codes(entries: list[Entry], name: str, sizes: dict[int, tuple[int, int]]) -> tuple[list[RLE], np.ndarray]:
+    """The checked run-length codes of the segmentations of all entries, and their areas ``(N,)``.
+
+    Many are drawn and checked at once: one by one would take as long as all the rest.
+    """
+    codes: list[RLE] = []
+    areas = [np.zeros(0, np.int64)]
+    for begin in range(0, len(entries), MANY):
+        part = entries[begin : begin + MANY]
+        try:
+            found, area = _drawn(part, sizes)
+        except (ValueError, KeyError):
+            for i in range(begin, begin + len(part)):
+                _build(lambda numbers: _drawn([entries[n] for n in numbers], sizes), name, entries, [i])
+            raise
+        codes += found
+        areas.append(area.numpy())
+    return codes, np.concatenate(areas)
 
 
-def _build(
-    make: Callable[[list[Entry], tuple[int, int]], CocoObjects],
-    name: str,
-    entries: list[Entry],
-    numbers: list[int],
-    size: tuple[int, int],
-) -> CocoObjects:
-    """What ``make`` makes of the entries of one image; when it can't, an error that names the first bad entry."""
+def _drawn(entries: list[Entry], sizes: dict[int, tuple[int, int]]) -> tuple[list[RLE], Tensor]:
+    """The codes of the segmentations of entries, of which those of one image's size are drawn together."""
+    shapes = [entry["segmentation"] for entry in entries]
+    wanted = [sizes[entry["image_id"]] for entry in entries]
+    polygons: dict[tuple[int, int], list[int]] = {}
+    for i, (shape, size) in enumerate(zip(shapes, wanted, strict=True)):
+        if isinstance(shape, list):
+            polygons.setdefault(size, []).append(i)
+    for size, numbers in polygons.items():
+        for i, code in zip(numbers, draw_polygons([shapes[i] for i in numbers], *size), strict=True):
+            shapes[i] = code
+    return check_rles(shapes, sizes=wanted)
+
+
+def _build(make: Callable[[list[int]], T], name: str, entries: list[Entry], numbers: list[int]) -> T:
+    """What ``make`` makes of the entries with these numbers; when it can't, an error that names the first bad one."""
     try:
-        return make([entries[i] for i in numbers], size)
+        return make(numbers)
     except (ValueError, KeyError):
         for i in numbers:
             where = f"{name}[{i}] (image_id {entries[i]['image_id']}, category_id {entries[i]['category_id']})"
             try:
-                make([entries[i]], size)
+                make([i])
             except KeyError as error:
                 raise ValueError(f"{where} has no {error}; every entry needs it") from error
             except ValueError as error:

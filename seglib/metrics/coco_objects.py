@@ -29,6 +29,7 @@ class CocoObjects:
         scores: ``(N,)`` scores of predictions, ``None`` for ground truth.
         iscrowd: ``(N,)`` bool, whether an object is a crowd; ``None`` means that none is.
         areas: ``(N,)`` areas in pixels², by which objects are small or large; ``None`` takes those of the shapes.
+        checked: codes are as :func:`~seglib.ops.rle.check_rles` gives them and are not checked again. They need areas.
 
     Attributes:
         shapes: N codes with text counts, or boxes ``(N, 4)`` float64.
@@ -49,15 +50,17 @@ class CocoObjects:
         scores: ArrayLike | Tensor | None = None,
         iscrowd: ArrayLike | Tensor | None = None,
         areas: ArrayLike | Tensor | None = None,
+        *,
+        checked: bool = False,
     ) -> None:
         self.labels = _labels(labels)
         n = len(self.labels)
         self.shapes: list[RLE] | np.ndarray
-        own: Tensor | np.ndarray
+        own: Tensor | np.ndarray | None = None
         if isinstance(shapes, list | tuple) and all(isinstance(r, dict) for r in shapes):
             if len(shapes) != n:
                 raise ValueError(f"{n} labels need as many codes, got {len(shapes)}")
-            self.shapes, own = check_rles(shapes)
+            self.shapes, own = (list(shapes), None) if checked else check_rles(shapes)
         else:
             self.shapes = _floats(shapes, "boxes", (n, 4))
             own = self.shapes[:, 2] * self.shapes[:, 3]

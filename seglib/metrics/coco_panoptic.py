@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from seglib.files import read_json
 from seglib.metrics.pq import PanopticQuality, PQScores
 from seglib.types import Category, Panoptic, Segment, check_categories
 
@@ -89,7 +89,7 @@ class _Side:
 
     @classmethod
     def read(cls, path: Source, folder: Source) -> _Side:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path)
         annotations: dict[int, Entry] = {}
         try:
             for entry in content["annotations"]:

@@ -88,29 +88,54 @@ def polygons_to_rle(polygons: Sequence[Sequence[float]], height: int, width: int
         ValueError: for fewer than three points, an odd number of coordinates, or one that isn't a finite number.
         ImportError: when pycocotools isn't installed.
     """
-    for i, polygon in enumerate(polygons):
-        try:
-            sound = len(polygon) >= 6 and len(polygon) % 2 == 0 and all(map(math.isfinite, polygon))
-        except TypeError:
-            sound = False
-        if not sound:
-            raise ValueError(
-                f"polygons[{i}] is {_short(polygon)}; a polygon is a list [x1, y1, x2, y2, …] of finite numbers with "
-                "at least three points: drop the ones with less"
-            )
-    if not polygons:
-        return encode_rle(torch.zeros(1, height, width, dtype=torch.bool))[0]
+    return draw_polygons([polygons], height, width)[0]
+
+
+def draw_polygons(objects: Sequence[Sequence[Sequence[float]]], height: int, width: int) -> list[RLE]:
+    """:func:`polygons_to_rle` of many objects in one image, drawn together: a third of the time.
+
+    Args:
+        objects: the polygons of each object.
+        height: height of the image, H.
+        width: width of the image, W.
+
+    Raises:
+        ValueError: as :func:`polygons_to_rle`; ``polygons[i]`` counts within its object.
+        ImportError: when pycocotools isn't installed.
+    """
+    for polygons in objects:
+        for i, polygon in enumerate(polygons):
+            try:  # a sum is finite when all numbers are
+                sound = len(polygon) >= 6 and len(polygon) % 2 == 0 and math.isfinite(sum(polygon))
+            except TypeError:
+                sound = False
+            if not sound:
+                raise ValueError(
+                    f"polygons[{i}] is {_short(polygon)}; a polygon is a list [x1, y1, x2, y2, …] of finite numbers "
+                    "with at least three points: drop the ones with less"
+                )
     coco = coco_mask()
-    parts = coco.frPyObjects([list(p) for p in polygons], height, width)
-    return _text(parts[0] if len(parts) == 1 else coco.merge(parts))
+    drawn = [list(polygon) for polygons in objects for polygon in polygons]
+    parts = iter(coco.frPyObjects(drawn, height, width) if drawn else [])
+    found = []
+    for polygons in objects:
+        mine = [next(parts) for _ in polygons]
+        if not mine:
+            found += encode_rle(torch.zeros(1, height, width, dtype=torch.bool))
+        else:
+            found.append(_text(mine[0] if len(mine) == 1 else coco.merge(mine)))
+    return found
 
 
-def compress_rles(rles: Sequence[RLE], size: tuple[int, int] | None = None) -> list[RLE]:
+def compress_rles(
+    rles: Sequence[RLE], size: tuple[int, int] | None = None, *, sizes: Sequence[tuple[int, int]] | None = None
+) -> list[RLE]:
     """The codes with text counts; those that have them already come back as they are.
 
     Args:
         rles: N run-length codes; their counts may be text, bytes or the list of runs.
         size: size (H, W) that the codes must have; that of the first when ``None``.
+        sizes: instead, the size (H, W) that each code must have: those of codes of several images.
 
     Raises:
         ValueError: when an entry isn't a run-length code, or has another size.
@@ -123,7 +148,9 @@ def compress_rles(rles: Sequence[RLE], size: tuple[int, int] | None = None) -> l
             sides, counts = rle["size"], rle["counts"]
         except (TypeError, KeyError, IndexError):
             raise ValueError(f'rles[{i}] is {_short(rle)}; a code is {{"size": [H, W], "counts": …}}') from None
-        if wanted is None:
+        if sizes is not None:
+            wanted = [*sizes[i]]
+        elif wanted is None:
             wanted = _size(sides, i)
         if sides != wanted:
             if _size(sides, i) != wanted:
@@ -147,12 +174,15 @@ def rle_areas(rles: Sequence[RLE], size: tuple[int, int] | None = None) -> Tenso
     return check_rles(rles, size)[1]
 
 
-def check_rles(rles: Sequence[RLE], size: tuple[int, int] | None = None) -> tuple[list[RLE], Tensor]:
+def check_rles(
+    rles: Sequence[RLE], size: tuple[int, int] | None = None, *, sizes: Sequence[tuple[int, int]] | None = None
+) -> tuple[list[RLE], Tensor]:
     """The codes with text counts and their areas, after a check that the runs of each fill its image exactly.
 
     Args:
-        rles: N run-length codes of one size; their counts may be text, bytes or the list of runs.
+        rles: N run-length codes; their counts may be text, bytes or the list of runs.
         size: size (H, W) that the codes must have; that of the first when ``None``.
+        sizes: instead, the size (H, W) that each code must have: those of codes of several images.
 
     Returns:
         N codes as from :func:`compress_rles`, and their areas in pixels, ``(N,)`` int64.
@@ -161,7 +191,7 @@ def check_rles(rles: Sequence[RLE], size: tuple[int, int] | None = None) -> tupl
         ValueError: when a code is malformed or has another size.
         ImportError: when counts are lists and pycocotools isn't installed.
     """
-    rles = compress_rles(rles, size)
+    rles = compress_rles(rles, size, sizes=sizes)
     return rles, torch.from_numpy(_checked(rles)[1])
 
 
@@ -179,14 +209,14 @@ def _checked(rles: list[RLE]) -> tuple[np.ndarray, np.ndarray]:
     if not rles:
         return np.zeros((0, 2), np.int32), np.zeros(0, np.int64)
     pairs, first = _pairs([rle["counts"] for rle in rles])  # (P, 2), (N,)
-    height, width = rles[0]["size"]
+    pixels = np.fromiter((height * width for height, width in (rle["size"] for rle in rles)), np.int64, len(rles))
     zeros, ones = np.add.reduceat(pairs, first, dtype=np.int64).T  # (N,) each
-    wrong = zeros + ones != height * width
+    wrong = zeros + ones != pixels
     if wrong.any() or pairs.min() < 0:
         i = int(np.argmax(wrong | (np.minimum.reduceat(pairs, first).min(1) < 0)))
         raise ValueError(
             f"rles[{i}] is malformed: its runs add up to {zeros[i] + ones[i]} and none may be negative, its size "
-            f"[{height}, {width}] has {height * width} pixels; encode the mask again"
+            f"{rles[i]['size']} has {pixels[i]} pixels; encode the mask again"
         )
     return pairs, ones.copy()
 

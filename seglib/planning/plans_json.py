@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from seglib.files import atomic_path
+from seglib.files import atomic_path, read_json
 from seglib.planning.fingerprint import Fingerprint, ForegroundStatistics
 from seglib.planning.memory import PLANNERS
 from seglib.planning.plan import Configuration, Plan
@@ -317,10 +317,7 @@ def _channels_and_classes(content: Mapping[str, Any], source: str) -> tuple[tupl
 
 
 def _read_object(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:  # no JSON, or not even text
-        raise ValueError(f"{path} is no JSON file ({error}); copy it again") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} has a {type(content).__name__} where an object is expected; pass nnU-Net's file")
     return content

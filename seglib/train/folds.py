@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seglib.files import atomic_path
+from seglib.files import atomic_path, read_json
 from seglib.metrics.confusion import SemanticScores, confusion
 from seglib.postprocess.components import keep_largest
 from seglib.types import VOID
@@ -200,7 +200,7 @@ def read_choice(path: Path) -> Choice:
         ValueError: when it is no choice, or damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         classes = tuple(content["classes"])
         choice = Choice(
             configurations=tuple(content["configurations"]),

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from seglib.data.nnunet_raw import label_table
 from seglib.data.voc import voc_color
+from seglib.files import read_json
 from seglib.planning.plans_json import plan_from_json
 from seglib.weights.pickles import read_torch
 from seglib.weights.renaming import Rule, rename
@@ -56,10 +56,7 @@ def read_nnunet(path: str | Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, file in {"plans": folder / "plans.json", "dataset_json": folder / "dataset.json"}.items():
         if file.is_file():
-            try:
-                found[name] = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ValueError(f"{file} is no JSON file ({error}); copy it again") from error
+            found[name] = read_json(file)
     if len(parts := folder.name.split("__")) == 3:  # trainer, plans, configuration
         found["configuration"] = parts[2]
     return {"network_weights": content.get("network_weights", content), "init_args": found | _trained(content)}

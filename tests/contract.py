@@ -384,6 +384,15 @@ def bf16_is_finite(model: nn.Module, inputs: Inputs) -> None:
         assert not p.requires_grad or torch.isfinite(p.grad).all(), f"the gradient of {name} is not finite"
 
 
+def predicts_in_bf16(model: nn.Module, inputs: Inputs) -> None:
+    if any(isinstance(m, nn.AvgPool3d) for m in model.modules()):
+        pytest.skip("torch has no 3D average pooling in bf16 on a CPU")
+    predictions = model.to(torch.bfloat16).predict(inputs.images(1, (64, 64)))
+    assert len(predictions) == 1
+    for t in tensors(predictions):
+        assert torch.isfinite(t).all() and t.dtype not in (torch.bfloat16, torch.float16)
+
+
 def batch_equals_one_by_one(model: nn.Module, inputs: Inputs) -> None:
     """In float64, so that rounding can't swap two detections or decide a pixel: other kernels for other batch sizes."""
     model.double()

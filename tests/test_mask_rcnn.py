@@ -1,9 +1,11 @@
 """Mask R-CNN: what its options do, what it refuses, and that it learns."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
+from slim import SLIM
 
 from seglib.data.collate import collate
 from seglib.data.scenes import Scenes
@@ -348,3 +350,22 @@ def test_it_learns_two_scenes_by_heart():
         optimizer.step()
         totals.append(total.item())
     assert sum(totals[-5:]) < 0.6 * sum(totals[:5])
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile asks for it where it breaks the graph
+def test_compiled_training_has_the_losses_of_eager_training():
+    """Batch norm in the heads counts no empty slot: one image has a single object, the other none."""
+    torch.manual_seed(0)
+    net = SLIM["mask_rcnn_v2"][1](3).train()
+    images = some_images()
+    targets = Targets(instances=[objects([[8, 8, 40, 40]]), objects([])])
+
+    def losses(forward):
+        torch.manual_seed(1)
+        state = copy.deepcopy(net.state_dict())
+        found = net.loss(forward(images, targets), targets)
+        net.load_state_dict(state)
+        return {name: float(value.detach()) for name, value in found.items()}
+
+    torch._dynamo.reset()
+    assert losses(torch.compile(net, backend="eager")) == pytest.approx(losses(net), rel=1e-5)

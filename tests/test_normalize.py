@@ -16,6 +16,15 @@ def test_each_channel_is_normalised_by_its_own_mean_and_std():
     assert x.flatten().tolist() == [2, 0.5]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_images_become_of_the_type_of_the_weights(dtype):
+    normalize = Normalize((0.5,), (0.25,))
+    image = torch.tensor([0.75]).view(1, 1, 1, 1)
+    assert normalize(image.to(dtype)).dtype == torch.float32
+    x = normalize.to(dtype)(image)
+    assert x.dtype == dtype and float(x) == 1.0
+
+
 def test_volumes_have_one_axis_more():
     normalize = Normalize((40.0,), (20.0,), dims=3, value_range=None)
     assert normalize(torch.full((1, 1, 2, 2, 2), 100.0)).flatten().tolist() == [3] * 8

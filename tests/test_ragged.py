@@ -9,16 +9,16 @@ VALID = torch.tensor([[True, False, True], [False, False, False], [True, True, F
 
 
 def test_packed_rows_go_back_to_their_slots():
-    image, slot = filled_slots(VALID)
+    image, slot = filled_slots(VALID, training=False)
     assert image.tolist() == [0, 0, 2, 2] and slot.tolist() == [0, 2, 0, 1]
     values = torch.arange(18.0).view(3, 3, 2)
     padded = to_slots(values[image, slot], VALID, image, slot)
     assert torch.equal(padded, values * VALID[..., None])
 
 
-def test_under_a_compiler_no_size_depends_on_data():
+def test_in_evaluation_under_a_compiler_no_size_depends_on_data():
     def there_and_back(values, valid):
-        image, slot = filled_slots(valid)
+        image, slot = filled_slots(valid, training=False)
         return to_slots(2 * values[image, slot], valid, image, slot), image
 
     values = torch.arange(18.0).view(3, 3, 2)
@@ -28,15 +28,20 @@ def test_under_a_compiler_no_size_depends_on_data():
         assert len(image) == 9 and torch.equal(padded, there_and_back(values, valid)[0])
 
 
+def test_in_training_a_compiler_leaves_empty_slots_out():
+    compiled = torch.compile(lambda valid: filled_slots(valid, training=True)[0], backend="eager")
+    assert compiled(VALID).tolist() == [0, 0, 2, 2]
+
+
 def test_gradients_reach_packed_rows():
-    image, slot = filled_slots(VALID)
+    image, slot = filled_slots(VALID, training=False)
     rows = torch.ones(4, requires_grad=True)
     (to_slots(rows, VALID, image, slot) * torch.arange(9.0).view(3, 3)).sum().backward()
     assert rows.grad.tolist() == [0, 2, 6, 7]
 
 
 def test_half_precision_becomes_float32():
-    image, slot = filled_slots(VALID)
+    image, slot = filled_slots(VALID, training=False)
     assert to_slots(torch.ones(4, dtype=torch.bfloat16), VALID, image, slot).dtype == torch.float32
 
 

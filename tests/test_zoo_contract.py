@@ -142,6 +142,11 @@ def test_bf16_autocast_stays_finite(model, inputs):
 
 
 @every_architecture
+def test_with_bf16_weights_it_predicts_float32_images(model, inputs):
+    contract.predicts_in_bf16(model, inputs)
+
+
+@every_architecture
 def test_a_batch_equals_its_images_one_by_one(model, inputs):
     contract.batch_equals_one_by_one(model, inputs)
 

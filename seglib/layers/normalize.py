@@ -71,7 +71,7 @@ class Normalize(nn.Module):
         return cls([sum(mean) / len(mean)] * channels, [sum(std) / len(std)] * channels)
 
     def forward(self, images: Tensor, sizes: Sequence[Size] | None = None, padding: str = "constant") -> Tensor:
-        """Normalise float images, and fill their padding.
+        """Normalise float images, bring them to the type of the model's weights, and fill their padding.
 
         Args:
             images: batch of images ``(B, C, H, W)``, or of volumes ``(B, C, D, H, W)``.
@@ -91,6 +91,7 @@ class Normalize(nn.Module):
             raise ValueError(f"expected float images{span}, got {images.dtype}; {remedy}")
         column = (-1, *(1,) * self.dims)
         x = (images - self.mean.view(column)).div_(self.std.view(column))  # one copy of the images, not two
+        x = x.to(self.mean.dtype)  # that of the layers which follow, after model.to(torch.bfloat16) too
         return x if sizes is None else fill_padding(x, sizes, padding)
 
     def check_range(self, images: Tensor) -> None:

@@ -194,7 +194,7 @@ class PixelDecoder(nn.Module):
         shapes = [(x.shape[2], x.shape[3]) for x in levels]
         tokens = torch.cat([x.flatten(2).mT for x in levels], 1)  # (B, S, C)
         places = [
-            self.position(x).flatten(1).mT + e for x, e in zip(levels, self.level_embedding, strict=True)
+            (self.position(x).flatten(1).mT + e).to(e.dtype) for x, e in zip(levels, self.level_embedding, strict=True)
         ]  # (h·w, C) each
         positions, reference = torch.cat(places), torch.cat([cell_centres(shape, tokens.device) for shape in shapes])
         for layer in self.layers:

@@ -42,9 +42,9 @@ class FourierPosition(nn.Module):
         self.register_buffer("frequencies", scale * torch.randn(2, channels // 2))  # (2, C/2)
 
     def forward(self, points: Tensor) -> Tensor:
-        """``(…, 2)`` points as (x, y) in shares of the image, 0 to 1 → ``(…, C)`` float32."""
+        """``(…, 2)`` points as (x, y) in shares of the image, 0 to 1 → ``(…, C)``, computed in float32."""
         angles = 2 * math.pi * ((2 * points.float() - 1) @ self.frequencies.float())  # (…, C/2)
-        return torch.cat([angles.sin(), angles.cos()], -1)  # (…, C)
+        return torch.cat([angles.sin(), angles.cos()], -1).to(self.frequencies.dtype)  # (…, C)
 
     def grid(self, height: int, width: int) -> Tensor:
         """The codes of the centres of the cells of a map, ``(C, height, width)``."""
@@ -128,4 +128,4 @@ class PromptEncoder(nn.Module):
     def _map_of(self, masks: Tensor | None) -> Tensor:
         if masks is None:
             return self.no_mask[None, :, None, None].expand(1, -1, self.grid_size, self.grid_size)
-        return self.mask_layers(masks[:, None])  # (N, C, h, w)
+        return self.mask_layers(masks[:, None].to(self.no_mask.dtype))  # (N, C, h, w)

@@ -147,7 +147,7 @@ class QueryDecoder(nn.Module):
     def tokens(self, scales: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values of each scale, ``(B, h·w, C)``: cells with an embedding of the scale; keys have positions."""
         values = [x.flatten(2).mT + e for x, e in zip(scales, self.level_embedding, strict=True)]
-        keys = [v + self.position(x).flatten(1).mT for v, x in zip(values, scales, strict=True)]
+        keys = [(v + self.position(x).flatten(1).mT).to(v.dtype) for v, x in zip(values, scales, strict=True)]
         return keys, values
 
     def predict(self, queries: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from seglib.losses.box import smooth_l1
 from seglib.losses.two_stage import BOX_WEIGHTS
 from seglib.ops.boxes import encode_boxes
 from seglib.ops.masks import crop_masks
-from seglib.ops.precision import at_least_float32
+from seglib.ops.precision import at_least_float32, widest_float
 
 
 def hard_negatives(logits: Tensor, matches: Tensor, ratio: float = 3) -> Tensor:
@@ -99,7 +99,8 @@ def mask_loss(prototypes: Tensor, coefficients: Tensor, masks: Tensor, boxes: Te
     each = F.binary_cross_entropy_with_logits(logits.flatten()[cell], target, reduction="none")  # (n,)
     owner = cell // (masks.shape[1] * masks.shape[2])  # (n,)
     # one by one, thousands of float32 would add up to a loss that is 10⁻⁴ aside
-    total = torch.zeros(len(masks), dtype=torch.float64, device=each.device).index_add(0, owner, each.double())  # (P,)
+    wide = each.to(widest_float(each.device))
+    total = wide.new_zeros(len(masks)).index_add(0, owner, wide)  # (P,)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])  # (P,)
     return (total / area).to(each.dtype)
 

@@ -289,7 +289,7 @@ def boundary_f1(
         p = pred.masked_fill(~_near_another(pred, 1, border=False), _NONE)  # (B, H, W): class on its contour, else −1
         t = target.masked_fill(~_near_another(target, 1, border=False), _NONE)  # (B, H, W)
         found = [(p, p >= 0), (p, _same_within(p, t, tolerance)), (t, t >= 0), (t, _same_within(t, p, tolerance))]
-        sizes = torch.stack([_count(labels, where, num_classes) for labels, where in found]).double().cpu()  # (4, K)
+        sizes = torch.stack([_count(labels, where, num_classes) for labels, where in found]).cpu().double()  # (4, K)
     precision, recall = sizes[1] / sizes[0], sizes[3] / sizes[2]  # (K,) each, 0 / 0 is NaN
     present = sizes[0] + sizes[2] > 0
     hits, sides = precision * recall, precision + recall

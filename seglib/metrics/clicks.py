@@ -111,8 +111,8 @@ class ClickCurve(StreamingCounts):
         columns = [torch.ones_like(oracle), oracle, *ious.unbind(1)]
         columns += [number_of_clicks(ious, t) for t in THRESHOLDS]
         columns += [ious.amax(1) >= t for t in THRESHOLDS]
-        values = torch.stack([c.double() for c in columns])  # (rows, N)
-        self._add(values.new_zeros(len(values), self.num_classes).index_add_(1, labels, values))
+        values = torch.stack([c.cpu().double() for c in columns])  # (rows, N)
+        self._add(values.new_zeros(len(values), self.num_classes).index_add_(1, labels.cpu(), values))
 
     def compute(self) -> ClickScores:
         """The scores of everything added so far."""

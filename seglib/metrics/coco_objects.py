@@ -96,7 +96,7 @@ class CocoObjects:
             for begin in range(0, len(instances), step):  # packed masks are unpacked a few at a time
                 shapes += encode_rle(instances[begin : begin + step].masks)
         else:
-            corners = instances.boxes.detach().double().cpu().numpy()  # (N, 4)
+            corners = instances.boxes.detach().cpu().double().numpy()  # (N, 4)
             shapes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
         return cls(shapes, instances.labels, instances.scores, instances.iscrowd, areas)
 

@@ -151,7 +151,7 @@ class SemanticScores:
         """
         if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
             raise ValueError(f"a confusion matrix is (K, K), got {tuple(counts.shape)}; count one with confusion()")
-        n = counts.double().cpu()  # (K, K)
+        n = counts.cpu().double()  # (K, K)
         scored = torch.arange(len(n)) != (-1 if ignore_index is None else ignore_index)  # (K,)
         n = n * scored[:, None]  # the row of an ignored class holds void pixels
         row, column, hit = n.sum(1), n.sum(0), n.diag()  # (K,) each

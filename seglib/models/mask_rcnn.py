@@ -270,7 +270,7 @@ class MaskRCNN(Model):
 
     def _classify(self, pyramid: Sequence[Tensor], rois: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits ``(B, R, K + 1)`` and box deltas ``(B, R, K or 1, 4)`` of the RoIs."""
-        image, slot = filled_slots(valid)  # (N,)
+        image, slot = filled_slots(valid, training=self.training)  # (N,)
         patches = self.pool(pyramid, rois[image, slot], image, self.roi.box_size)
         logits, deltas = self.box_head(patches)
         return to_slots(logits, valid, image, slot), to_slots(deltas, valid, image, slot)
@@ -289,7 +289,7 @@ class MaskRCNN(Model):
 
     def _draw(self, pyramid: Sequence[Tensor], boxes: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         """Mask logits ``(B, D, M, M)`` of each box's class."""
-        image, slot = filled_slots(valid)  # (N,)
+        image, slot = filled_slots(valid, training=self.training)  # (N,)
         patches = self.pool(pyramid, boxes[image, slot], image, self.roi.mask_size)
         return to_slots(self.mask_head(patches, labels[image, slot]), valid, image, slot)
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seglib.ops.precision import widest_float
+
 CHUNK = 2**24
 """Pixels, of all masks together, that are cast to floats at once: 64 MB of float32."""
 
@@ -52,14 +54,15 @@ def centres_of_mass(masks: Tensor) -> tuple[Tensor, Tensor]:
         masks: masks of objects, ``(N, H, W)`` bool. N may be 0.
 
     Returns:
-        Centres (x, y), ``(N, 2)`` float64, 0 for an empty mask; and areas ``(N,)`` int64 in pixels.
+        Centres (x, y), ``(N, 2)`` float64 (float32 on a device without it), 0 for an empty mask; and areas ``(N,)``
+        int64 in pixels.
     """
     columns, rows = masks.sum(1), masks.sum(2)  # (N, W), (N, H): pixels in each column and row
     area = rows.sum(1)  # (N,)
     x = torch.arange(masks.shape[2], device=masks.device)
     y = torch.arange(masks.shape[1], device=masks.device)
     total = torch.stack([(columns * x).sum(1), (rows * y).sum(1)], 1)  # (N, 2) exact: integers
-    return total.double() / area.clamp(min=1)[:, None], area
+    return total.to(widest_float(total.device)) / area.clamp(min=1)[:, None], area
 
 
 def mask_iou(a: Tensor, b: Tensor, iscrowd: Tensor | None = None) -> Tensor:
@@ -84,7 +87,7 @@ def mask_iou(a: Tensor, b: Tensor, iscrowd: Tensor | None = None) -> Tensor:
         )
     x, y = a.flatten(1), b.flatten(1)  # (N, H·W), (M, H·W)
     step = max(1, CHUNK // max(1, len(x) + len(y)))
-    inter = torch.zeros(len(x), len(y), dtype=torch.float64, device=a.device)  # (N, M)
+    inter = torch.zeros(len(x), len(y), dtype=widest_float(a.device), device=a.device)  # (N, M)
     for begin in range(0, x.shape[1], step):  # float32 counts the pixels of a part exactly
         part = x[:, begin : begin + step].float()
         inter += part @ (part if a is b else y[:, begin : begin + step].float()).T

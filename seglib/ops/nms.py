@@ -7,6 +7,7 @@ from torch import Tensor
 from torchvision.ops import nms as torchvision_nms
 
 from seglib.ops.boxes import box_iou
+from seglib.ops.precision import widest_float
 
 IMPLEMENTATIONS = ("torchvision", "reference")
 
@@ -47,7 +48,7 @@ def batched_nms(
     On a GPU one pass serves all groups: each is moved to a place of its own, so that no box meets one of another group.
     The moved coordinates are float64, where adding 10⁶ pixels leaves them exact to 10⁻¹⁰; in float32 they would be
     rounded to a sixteenth of a pixel and boxes at the threshold would change sides. The CPU's kernel compares all boxes
-    with all, so there many boxes go group by group.
+    with all, so there many boxes go group by group; so do all on a device without float64.
 
     Args:
         boxes: boxes to choose from, ``(N, 4)`` xyxy.
@@ -65,7 +66,8 @@ def batched_nms(
     _check(boxes, scores, threshold, impl)
     if groups.shape != scores.shape:
         raise ValueError(f"{len(scores)} scores need as many groups, got {tuple(groups.shape)}")
-    if impl == "torchvision" and (boxes.is_cuda or torch.compiler.is_compiling() or len(boxes) < 500):
+    exact = widest_float(boxes.device) == torch.float64
+    if impl == "torchvision" and exact and (boxes.is_cuda or torch.compiler.is_compiling() or len(boxes) < 500):
         wide = boxes.double()
         # an extra number keeps the extremes defined when there is no box
         low, high = torch.cat([wide.flatten(), wide.new_zeros(1)]).aminmax()

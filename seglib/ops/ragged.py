@@ -18,18 +18,20 @@ from torch import Tensor
 from seglib.ops.precision import at_least_float32
 
 
-def filled_slots(valid: Tensor) -> tuple[Tensor, Tensor]:
+def filled_slots(valid: Tensor, *, training: bool) -> tuple[Tensor, Tensor]:
     """Where the filled slots of a padded batch are; ``values[image, slot]`` packs them.
 
-    Under a compiler these are all slots, so that no size depends on data; :func:`to_slots` clears the padding.
+    In evaluation under a compiler, and in an export, these are all slots, so that no size depends on data;
+    :func:`to_slots` clears the padding. In training they are never: batch norm would count what is empty.
 
     Args:
         valid: whether a slot is filled, ``(B, R)`` bool.
+        training: whether the layers that see the packed rows are in training mode.
 
     Returns:
         ``image`` and ``slot``, ``(N,)`` int64 each, image by image.
     """
-    if not torch.compiler.is_compiling():
+    if training or not torch.compiler.is_compiling():
         return valid.nonzero().unbind(1)  # type: ignore[return-value]  # a tuple of two: valid has two axes
     batch, slots = valid.shape
     image = torch.arange(batch, device=valid.device)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from seglib.ops.masks import masks_to_boxes
+from seglib.ops.precision import widest_float
 from seglib.types import VOID, Instances, Panoptic, Segment
 
 
@@ -132,7 +133,7 @@ def _place_windows(masks: Tensor, rows: Sequence[int], overlap_threshold: float)
         free = mask & (window == 0)
         area = mask.sum()
         # in float64, as Python divides; an empty mask gives NaN, which is no share to keep
-        kept = (area - free.sum()).double() / area <= overlap_threshold
+        kept = (area - free.sum()).to(widest_float(area.device)) / area <= overlap_threshold
         window.masked_fill_(free & kept, i)
     return places
 

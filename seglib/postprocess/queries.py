@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seglib.ops.masks import masks_to_boxes
-from seglib.ops.precision import at_least_float32
+from seglib.ops.precision import at_least_float32, widest_float
 from seglib.ops.resize import crop_to
 from seglib.types import Instances, Panoptic, Segment, Semantic
 
@@ -220,7 +220,7 @@ def panoptic_from_queries(
     kept = (labels < class_logits.shape[1] - 1) & (scores > s.object_threshold)
     scores, labels, masks = scores[kept], labels[kept], masks[kept]  # N queries
     winner, won, area, written = (_contest_whole if impl == "reference" else _contest)(masks, scores)
-    share = won.double() / area  # not finite where the mask is empty, and nothing is written there
+    share = won.to(widest_float(won.device)) / area  # not finite where the mask is empty, and nothing is written there
     found = (written > 0) & (share >= s.overlap_threshold)
 
     ids, segments, stuff = [0] * (1 + len(masks)), list[Segment](), dict[int, int]()

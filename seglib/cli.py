@@ -106,6 +106,28 @@ FlipAll = Annotated[
         help="Of volumes: average over views flipped over all axes, as nnU-Net does; it takes 8 times as long.",
     ),
 ]
+ValShare = Annotated[
+    float | None,
+    typer.Option(
+        help="Of folder: this share of the training images is held out as val, e.g. 0.2, where there is no folder val. "
+        "Their names decide which, so it is always the same ones."
+    ),
+]
+Upright = Annotated[
+    bool | None,
+    typer.Option(
+        "--upright/--stored-orientation",
+        help="Of folder: turn photos as their EXIF orientation says (the default), or leave them as they are stored, "
+        "where labels were drawn that way.",
+    ),
+]
+Rescale = Annotated[
+    str | None,
+    typer.Option(
+        help="percentile: spread the values of each image over the range, for 12 bits in 16-bit files. Of folder. It "
+        "is stored with the weights, and eval and predict do the same."
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
 ServedTask = Annotated[
     str | None,
@@ -181,6 +203,9 @@ def train(
         typer.Option(help="Of nnunet: 2d, 3d_lowres or 3d_fullres; when not given 3d_fullres if the plan has it."),
     ] = None,
     previous: Previous = None,
+    val_share: ValShare = None,
+    upright: Upright = None,
+    rescale: Rescale = None,
     size: SizeText = None,
     patch: Annotated[
         str | None,
@@ -258,10 +283,11 @@ def train(
     import torch
 
     from seglib.commands.cascade import out_of_fold
+    from seglib.commands.images import channel_arguments, file_warnings, kept, own_files
     from seglib.commands.plans import PLAN, AllCases, facts_of_plan, plan_of_run
     from seglib.commands.settings import inherited, read_settings
     from seglib.commands.volumes import check_channels, data_by_plan, data_on_its_own_grid
-    from seglib.data.catalog import RESIZES, build_dataset
+    from seglib.data.catalog import RESIZES, TAKES_OWN, build_dataset
     from seglib.data.checks import check_labels_of_split, count_labels
     from seglib.data.class_tables import match_categories
     from seglib.files import atomic_path
@@ -309,6 +335,7 @@ def train(
     val_set: Any
     if volumes:
         options.refuse(f"{model} is for volumes, which keep their size; --patch says what to train on", size=size)
+        options.refuse("it is for images", val_share=val_share, upright=upright, rescale=rescale)
         planned = model == "nnunet"
         if not planned:
             options.refuse(
@@ -358,15 +385,19 @@ def train(
         if prompted and data in RESIZES:
             shape = options.letterboxed(shape, geometry, model)
         keep = (task_type.needs,)
+        own = own_files(val_share=val_share, upright=upright, rescale=rescale)
         train_set = build_dataset(
-            data, root, "train", size=shape, augment=True, keep=keep, geometry=geometry, fold=fold
+            data, root, "train", size=shape, augment=True, keep=keep, geometry=geometry, fold=fold, own=own
         )
-        val_set = build_dataset(data, root, "val", size=shape, keep=keep)
+        val_set = build_dataset(data, root, "val", size=shape, keep=keep, own=own)
+        intensity = own.intensity
+        metadata |= kept(own) if data in TAKES_OWN else {}
         the_task = task_type(train_set.categories)
     val_set = match_categories(val_set, train_set.categories, task_type.needs)
     if first_process():
         for split, dataset in (("train", train_set), ("val", val_set)):
-            for warning in check_labels_of_split(count_labels(dataset, the_task.needs), the_task.categories, split):
+            found = check_labels_of_split(count_labels(dataset, the_task.needs), the_task.categories, split)
+            for warning in (*file_warnings(dataset), *found):
                 warn(warning)
     if val_set.size is not None and not prompted:
         geometry = Geometry("shorter", min(val_set.size))
@@ -376,6 +407,8 @@ def train(
         raise ValueError(f"{weights} are for {stored['task']}; pass --task {stored['task']}, or other weights")
     if volumes:
         arguments |= {"in_channels": len(modalities)} | read.arguments
+    else:
+        arguments |= channel_arguments(model, train_set)
     if taken := sorted(own_settings.keys() & arguments.keys()):
         raise ValueError(f"--set {taken[0]} has no use: the data set and its plan say it")
     arguments = inherited(model, stored) | arguments | own_settings
@@ -447,6 +480,8 @@ def evaluate_command(
             "formats, with the dataset's own ids: instances.json, or panoptic.json and PNG files in panoptic."
         ),
     ] = None,
+    val_share: ValShare = None,
+    upright: Upright = None,
     size: SizeOfEval = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images at once; 8 when not given, and one volume.")
@@ -458,6 +493,7 @@ def evaluate_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Score stored weights on a split of a dataset."""
+    from seglib.commands.images import check_channels_of, own_files_again
     from seglib.commands.volumes import check_channels, set_up, warn_of_spacing
     from seglib.data.catalog import RESIZES, build_dataset
     from seglib.data.class_tables import match_categories
@@ -477,6 +513,7 @@ def evaluate_command(
     fold = None
     if volumes:
         options.refuse(f"{metadata['model']} is for volumes, which keep their size", size=size)
+        options.refuse("it is for images", val_share=val_share, upright=upright)
         options.refuse("`seglib predict CASE --out` writes the label maps of volumes", out=out)
         if data == metadata.get("data"):  # the cases that training held out
             fold = metadata.get("fold")
@@ -492,9 +529,12 @@ def evaluate_command(
     elif shape is not None and not prompted:
         net.geometry = options.shorter(net.geometry, 0 if data in RESIZES else min(shape))
     split = split or ("val" if data in ("msd", "nnunet") else "test")
-    dataset = build_dataset(data, root, split, size=shape, keep=(the_task.needs,), fold=fold)
+    own = None if volumes else own_files_again(metadata, data, root, val_share=val_share, upright=upright)
+    dataset = build_dataset(data, root, split, size=shape, keep=(the_task.needs,), fold=fold, own=own)
     if volumes:
         check_channels(weights[0], metadata, getattr(dataset, "modalities"))  # noqa: B009 (as above)
+    else:
+        check_channels_of(dataset, weights[0], metadata)
     if prompted:  # any class may be asked for, and scores are by those of this dataset
         the_task = type(the_task)(dataset.categories, **the_task.arguments())
     dataset = match_categories(dataset, the_task.categories, the_task.needs)
@@ -664,8 +704,8 @@ def predict(
         previous=previous,
     )
     from seglib.data.coco import read_image_ids
-    from seglib.data.images import read_image, write_png
-    from seglib.photos import Options, check_options, photos_at, png_targets, predict_photo
+    from seglib.data.images import write_png
+    from seglib.photos import Options, check_options, photos_at, png_targets, predict_photo, read_photo
     from seglib.types import Panoptic
 
     views = options.scales(scales or "1")
@@ -714,7 +754,7 @@ def predict(
     failed = []
     for i, path in enumerate(shown(photos, "predict", quiet=as_json)):
         try:
-            image = read_image(path)  # (3, H, W)
+            image = read_photo(path, net, metadata)  # (C, H, W)
             found = predict_photo(net, the_task, image.to(where), path, wanted, maps[i].name if maps else None)
         except (ValueError, OSError) as error:
             failed.append(one_line(error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seglib.data.bands import read_bands
 from seglib.data.class_tables import labels_to_files
 from seglib.data.coco import ImageIds, coco_results
 from seglib.data.coco_panoptic import coco_panoptic_annotation
 from seglib.data.collate import collate
+from seglib.data.images import IMAGE_ENDINGS
 from seglib.postprocess import predict_tiled
 from seglib.train.sampling import ResizedFor
 from seglib.train.tasks import RegionTask, Task
 from seglib.types import Instances, Panoptic, Regions, Sample, Semantic
 from seglib.viz import overlay, overlay_instances, overlay_panoptic
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _semantic(classes: np.ndarray, task: Task, image: Tensor, path: Path, option
     share = {c.name: round(float((classes == c.id).mean()), 4) for c in task.categories}
     labels = labels_to_files(classes, options.file_ids, options.void_id)
     return Prediction(
-        labels, partial(overlay, image.cpu(), classes, task.categories), [_facts(image, path) | {"share": share}]
+        labels, partial(overlay, _rgb(image), classes, task.categories), [_facts(image, path) | {"share": share}]
     )
 
 
@@ -127,7 +127,7 @@ def _regions(found: Regions, task: RegionTask, image: Tensor, path: Path, option
     for i, mask in enumerate(found.masks, start=1):
         labels[mask.numpy()] = i
     shown = Instances(found.masks, torch.arange(len(found.masks)), torch.zeros(len(found.masks), 4))
-    return Prediction(labels, partial(overlay_instances, image.cpu(), shown), [_facts(image, path) | {"share": share}])
+    return Prediction(labels, partial(overlay_instances, _rgb(image), shown), [_facts(image, path) | {"share": share}])
 
 
 def _instances(objects: Instances, task: Task, image: Tensor, path: Path, options: Options) -> Prediction:
@@ -145,7 +145,7 @@ def _instances(objects: Instances, task: Task, image: Tensor, path: Path, option
         for entry in coco_results([found], [0], options.file_ids):
             del entry["image_id"]
             entries.append({**identity, **entry, "category": task.categories[int(found.labels)].name})
-    return Prediction(labels, partial(overlay_instances, image.cpu(), objects), entries)
+    return Prediction(labels, partial(overlay_instances, _rgb(image), objects), entries)
 
 
 def _panoptic(found: Panoptic, task: Task, image: Tensor, path: Path, options: Options, png: str | None) -> Prediction:
@@ -159,7 +159,7 @@ def _panoptic(found: Panoptic, task: Task, image: Tensor, path: Path, options: O
     names = {s.id: task.categories[s.category_id].name for s in found.segments}
     for segment in annotation["segments_info"]:
         segment["category"] = names[segment["id"]]
-    shown = partial(overlay_panoptic, image.cpu(), found, task.categories)
+    shown = partial(overlay_panoptic, _rgb(image), found, task.categories)
     return Prediction(pixels.numpy(), shown, [_facts(image, path) | annotation])
 
 
@@ -171,6 +171,28 @@ def _facts(image: Tensor, path: Path) -> dict[str, Any]:
     return {"photo": str(path), "height": image.shape[1], "width": image.shape[2]}
 
 
+def _rgb(image: Tensor) -> Tensor:
+    """What an overlay lies on, ``(3, H, W)``: the image, its first three channels, or its first as grey."""
+    image = image.cpu()
+    return image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
+
+
+def read_photo(path: Path, model: Any, metadata: Mapping[str, Any]) -> Tensor:
+    """A photo as the model was trained to see it, ``(C, H, W)``: with its channels and scaled as its images were.
+
+    Args:
+        path: the file.
+        model: the model.
+        metadata: metadata of the weights that the model was loaded from.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it can't be read or has other channels.
+    """
+    image = read_bands(path, metadata.get("arguments", {}).get("in_channels", 3))
+    return model.intensity(image) if hasattr(model, "intensity") else image
+
+
 def photos_at(path: Path) -> list[Path]:
     """The photo at ``path``; of a folder, all photos in it by name, without those in folders below and hidden ones.
 
@@ -180,10 +202,12 @@ def photos_at(path: Path) -> list[Path]:
     """
     if path.is_dir():
         photos = sorted(
-            p for p in path.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith(".") and p.is_file()
+            p
+            for p in path.iterdir()
+            if p.suffix.lower() in IMAGE_ENDINGS and not p.name.startswith(".") and p.is_file()
         )
         if not photos:
-            raise ValueError(f"{path} holds no photo; expected files ending in {', '.join(ENDINGS)}")
+            raise ValueError(f"{path} holds no photo; expected files ending in {', '.join(IMAGE_ENDINGS)}")
         return photos
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")

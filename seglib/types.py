@@ -5,8 +5,8 @@
 - **Volumes**: ``(C, D, H, W)``; batches ``(B, C, D, H, W)``; spacing of the voxels in millimetres, ``(z, y, x)``.
   Those read from files lie as a radiologist looks at them: D runs to the head, H to the back, W to the patient's left.
 - **Sizes**: ``(H, W)`` of an image, ``(D, H, W)`` of a volume; a true size is without the padding of a batch.
-- **Labels**: int64 category ids, ``(H, W)`` or ``(D, H, W)``. Ids are contiguous from 0; 255 is void. In a table of
-  things and stuff, things come first.
+- **Labels**: int64 category ids, ``(H, W)`` or ``(D, H, W)``. Ids are contiguous from 0; 255 is void. Instance and
+  panoptic models need a table with the things first, then stuff; a semantic table may have any order.
 - **Regions**: classes that may overlap, uint8 ``(K, H, W)``: 1 inside, 0 outside, 255 void.
 - **Boxes**: ``xyxy`` in continuous pixel coordinates: the pixel in column x covers [x, x + 1], its centre is x + 0.5.
 - **Points**: ``(x, y)`` in the same coordinates.
@@ -49,22 +49,36 @@ class Category:
     color: tuple[int, int, int]
 
 
-def check_categories(categories: Sequence[Category]) -> tuple[Category, ...]:
+def check_categories(categories: Sequence[Category], *, things_first: bool = False) -> tuple[Category, ...]:
     """The categories as a tuple, after checking that they form a valid class table.
 
+    Args:
+        categories: the rows; the place of a row is its id.
+        things_first: whether things must stand before stuff, as instance and panoptic models need them: their ids of
+            things are 0 to T - 1. A semantic table may have any order, such as background first.
+
     Raises:
-        ValueError: when ids are not 0, 1, 2, …, when a name is repeated or when a stuff class precedes a thing class.
+        ValueError: when a row is no :class:`Category`, when ids are not 0, 1, 2, …, when a name is repeated, or when a
+            stuff class precedes a thing class where things come first.
     """
     table = tuple(categories)
+    if wrong := next((c for c in table if not isinstance(c, Category)), None):
+        raise ValueError(
+            f"a class table has rows Category(id, name, isthing, color), got {wrong!r:.60}; "
+            f"write Category(0, {wrong if isinstance(wrong, str) else 'cell'!r}, True, (230, 159, 0))"
+        )
     ids = [c.id for c in table]
     if ids != list(range(len(table))):
         raise ValueError(f"category ids must be 0..{len(table) - 1} in order, got {ids}; remap them to be contiguous")
     names = [c.name for c in table]
     if len(set(names)) != len(names):
         raise ValueError(f"category names must be unique, {sorted({n for n in names if names.count(n) > 1})} repeat")
-    if sorted((c.isthing for c in table), reverse=True) != [c.isthing for c in table]:
+    if things_first and sorted((c.isthing for c in table), reverse=True) != [c.isthing for c in table]:
         first = next(c.name for c, d in zip(table, table[1:], strict=False) if d.isthing and not c.isthing)
-        raise ValueError(f"things come first, then stuff; the stuff class {first!r} stands before a thing class")
+        raise ValueError(
+            f"the stuff class {first!r} stands before a thing class, and instance and panoptic models need things"
+            " first; ids are places in the table, so where you reorder it, remap the ids of the annotations too"
+        )
     return table
 
 

@@ -38,9 +38,9 @@ def root(tmp_path):
 
 
 def test_a_class_table_is_read_in_order(root):
-    table, remap = read_class_table(root / "categories.json")
-    assert table == (Category(0, "cell", True, (230, 159, 0)), Category(1, "ground", False, (0, 114, 178)))
-    assert remap is None
+    table = read_class_table(root / "categories.json")
+    assert table.categories == (Category(0, "cell", True, (230, 159, 0)), Category(1, "ground", False, (0, 114, 178)))
+    assert table[1:] == (None, None, None, 3)
 
 
 def with_ids(*ids, **top):
@@ -65,9 +65,9 @@ def with_ids(*ids, **top):
 def test_a_class_table_may_say_which_ids_the_files_use(tmp_path, content, expected):
     path = tmp_path / "categories.json"
     path.write_text(json.dumps(content))
-    table, remap = read_class_table(path)
-    assert [c.name for c in table] == ["cell", "ground"]
-    assert remap == expected
+    table = read_class_table(path)
+    assert [c.name for c in table.categories] == ["cell", "ground"]
+    assert table.remap == expected
 
 
 def test_a_folder_is_remapped_by_its_class_table(root):
@@ -81,7 +81,7 @@ def test_a_folder_is_remapped_by_its_class_table(root):
 
 
 def test_a_missing_class_table_shows_what_to_write(tmp_path):
-    with pytest.raises(ValueError, match=r'categories.json is missing; write a list like \[{"name": "cell"'):
+    with pytest.raises(ValueError, match=r'categories.json is missing; write .* like \[{"name": "background"'):
         read_class_table(tmp_path / "categories.json")
 
 
@@ -93,12 +93,12 @@ def test_a_missing_class_table_shows_what_to_write(tmp_path):
         (b"{}", "must be a list of categories"),
         (b"[]", "must be a list of categories"),
         (b"[1]", "category 0 is 1; expected"),
-        (json.dumps([TABLE[0], {"name": "b", "isthing": False}]).encode(), "category 1 is .*; expected"),
+        (json.dumps([TABLE[0], {"isthing": False}]).encode(), "category 1 is .*; expected a name"),
+        (b'[{"name": "cut o', "is no JSON file"),
         (json.dumps([TABLE[0] | {"isthing": "false"}]).encode(), "isthing as true or false"),  # bool("false") is True
         (json.dumps([TABLE[0] | {"color": "red"}]).encode(), "three numbers in 0..255"),
         (json.dumps([TABLE[0] | {"color": [1, 2]}]).encode(), "three numbers in 0..255"),
         (json.dumps([TABLE[0] | {"color": [0, 0, 256]}]).encode(), "three numbers in 0..255"),
-        (json.dumps(TABLE[::-1]).encode(), "the stuff class 'ground' stands before a thing class"),
         (json.dumps([TABLE[0]] * 2).encode(), "names must be unique"),
         (json.dumps({"categories": []}).encode(), "must be a list of categories"),
         (json.dumps({"categories": TABLE, "ignore": [0]}).encode(), "must be a list of categories .*void"),
@@ -111,6 +111,14 @@ def test_a_missing_class_table_shows_what_to_write(tmp_path):
         (json.dumps(with_ids(True, 1)).encode(), "ids of 'cell' are True"),
         (json.dumps(with_ids(-1, 1)).encode(), "ids of 'cell' are -1; expected a whole number in 0..65535"),
         (json.dumps(with_ids(0, 1, void="none")).encode(), "ids of 'void' are 'none'"),
+        (json.dumps(with_ids(0, 1, labels="color")).encode(), 'takes no "ids"'),
+        (json.dumps(with_ids(None, None, labels="rgb")).encode(), '"labels" is \'rgb\'; it is "color"'),
+        (json.dumps({"categories": ["a"], "labels": "color"}).encode(), "'a' has no color"),
+        (json.dumps(with_ids(None, None, labels="color", void=[0])).encode(), "it is a list of colours"),
+        (json.dumps(with_ids(None, None, labels="color", void=[[0, 114, 178]])).encode(), "of 'void' stands twice"),
+        (json.dumps(with_ids(None, None, threshold=128)).encode(), 'give one category "ids": \\[255\\]'),
+        (json.dumps(with_ids(255, 0, threshold=0)).encode(), '"threshold" is 0; it is a grey value'),
+        (json.dumps(with_ids(None, None, channels="4")).encode(), "\"channels\" is '4'"),
     ],
 )
 def test_a_bad_class_table_is_named_with_what_is_wrong(tmp_path, content, message):

@@ -274,10 +274,13 @@ def test_masks_of_0_and_255_with_a_plain_class_list_are_no_silent_success(tmp_pa
         path.unlink()  # label files alone are read
     counts = count_labels(data, "semantic")
     assert counts == LabelCounts("semantic", (6, 0), 2, 2, pixels=8, void=2, class_values=(0,), void_values=(255,))
-    absent, binary = check_labels_of_split(counts, data.categories, "train")
-    assert absent == "train: class 'rest' never occurs in 2 images; 25.0 % of the pixels are void"
-    assert "no other values than 0 and 255, and 255 is void (25.0 % of the pixels)" in binary
-    assert '"ids" in categories.json' in binary
+    with pytest.raises(
+        ValueError, match=r"255 is void \(25\.0 % .* class 'rest' never occurs; give .*\"ids\": \[255\]"
+    ):
+        check_labels_of_split(counts, data.categories, "train")
+    told = folder(tmp_path / "told", [ZERO_255], remap={0: 0, 1: 1, 255: 255})  # "void": [255]
+    (absent,) = check_labels_of_split(count_labels(told, "semantic"), told.categories, "train")
+    assert absent.startswith("train: class 'rest' never occurs in 1 images; 25.0 % of the pixels are void; check")
 
 
 def test_masks_of_0_and_255_are_seen_with_a_single_class_too(tmp_path):
@@ -555,6 +558,6 @@ def test_sets_without_class_ids_in_files_keep_their_own():
 
 
 def test_a_warning_is_one_line():
-    counts = LabelCounts("semantic", (5, 0, 0), 1, 1, 8, void=3, class_values=(0,), void_values=(255,))
+    counts = LabelCounts("semantic", (5, 0, 0), 1, 1, 8, crowds=9)
     warnings = check_labels_of_split(counts, TABLE, "train")
     assert len(warnings) == 2 and not any("\n" in w for w in warnings)

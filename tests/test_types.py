@@ -19,15 +19,20 @@ def instances(n=2):
     [
         ([Category(1, "car", True, RED)], r"category ids must be 0..0 in order, got \[1\]"),
         ([Category(0, "car", True, RED), Category(1, "car", False, GREEN)], r"names must be unique, \['car'\] repeat"),
-        (
-            [Category(0, "sky", False, RED), Category(1, "car", True, GREEN)],
-            "the stuff class 'sky' stands before a thing",
-        ),
+        (["car"], r"rows Category\(id, name, isthing, color\), got 'car'; write Category\(0, 'car'"),
+        ([(0, "car")], r"got \(0, 'car'\)"),
     ],
 )
 def test_a_class_table_that_breaks_the_conventions_is_refused(table, message):
     with pytest.raises(ValueError, match=message):
         check_categories(table)
+
+
+def test_background_may_come_first_where_things_need_not():
+    table = (Category(0, "sky", False, RED), Category(1, "car", True, GREEN))
+    assert check_categories(table) == table
+    with pytest.raises(ValueError, match="stuff class 'sky' stands before .* remap the ids of the annotations too"):
+        check_categories(table, things_first=True)
 
 
 def test_things_then_stuff_is_a_class_table():

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from torchvision.transforms import v2
 
 from seglib.data import camvid, cityscapes, coco, coco_panoptic, dsb, isbi, pets, scenes, voc
-from seglib.data.folders import SegmentationFolder
+from seglib.data.categories_json import read_class_table as read_class_table
+from seglib.data.folders import SegmentationFiles
 from seglib.data.microscopy import elastic_transform
+from seglib.data.pairing import find_pairs
 from seglib.data.transforms import ResizeToGeometry, Transform, train_transform
 from seglib.ops.geometry import Geometry
-from seglib.types import VOID, Category, Sample, Size, check_categories
+from seglib.ops.intensity import AS_IS, Intensity
+from seglib.types import Category, Sample, Size
 
 
 class SegmentationDataset(Protocol):
@@ -51,6 +53,46 @@ RESIZES = frozenset({"scenes", "camvid", "pets", "folder"})
 
 
 @dataclass(frozen=True)
+class OwnFiles:
+    """How your own images are divided and read, of "folder", "coco" and "dsb2018"; options of the command line.
+
+    Attributes:
+        val_share: share of the training images that are "val" instead, where the data set has no split of its own;
+            see :func:`seglib.data.pairing.hold_out`.
+        upright: whether to apply the EXIF orientation of photos; ``None`` is what suits the data set.
+        intensity: how the values of each image are scaled.
+    """
+
+    val_share: float | None = None
+    upright: bool | None = None
+    intensity: Intensity = AS_IS
+
+    def check_used(self, name: str) -> None:
+        """Raise for an option that dataset ``name`` has no use for.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        uses = TAKES_OWN.get(name, ())
+        for field in fields(self):
+            if getattr(self, field.name) != field.default and field.name not in uses:
+                where = [d for d, used in TAKES_OWN.items() if field.name in used]
+                raise ValueError(
+                    f"{_OPTION_OF_OWN[field.name]} has no use: it is for {' and '.join(where)}, and the data is {name}"
+                )
+
+
+TAKES_OWN = {"folder": ("val_share", "upright", "intensity")}
+"""The datasets that take something of :class:`OwnFiles`, and what."""
+
+_OPTION_OF_OWN = {
+    "val_share": "--val-share",
+    "upright": "--upright or --stored-orientation",
+    "intensity": "--rescale",
+}
+
+
+@dataclass(frozen=True)
 class _Request:
     """The arguments of :func:`build_dataset` but its name."""
 
@@ -60,6 +102,7 @@ class _Request:
     augment: bool
     keep: tuple[str, ...]
     geometry: Geometry | None
+    own: OwnFiles
 
     def folder(self, name: str) -> Path:
         """The root, which this dataset needs."""
@@ -134,12 +177,22 @@ def _folder(ask: _Request) -> SegmentationDataset:
         raise FileNotFoundError(
             f"{root} is no folder; pass --root with one that holds categories.json, train, val, test"
         )
-    table, remap = read_class_table(root / "categories.json")
+    table = read_class_table(root / "categories.json")
     if ask.augment and ask.size is None:
         raise ValueError("training on your own folder needs --size HEIGHTxWIDTH: batches are crops of one size")
-    transform = train_transform(ask.size) if ask.augment and ask.size else None
-    images, labels = root / ask.split / "images", root / ask.split / "labels"
-    return SegmentationFolder(images, labels, table, remap=remap, size=ask.size, transform=transform)
+    color = 0.3 if table.channels in (1, 3) else 0.0  # of grey and RGB images
+    return SegmentationFiles(
+        find_pairs(root, ask.split, ask.own.val_share),
+        table.categories,
+        remap=table.remap,
+        colors=table.colors,
+        threshold=table.threshold,
+        channels=table.channels,
+        intensity=ask.own.intensity,
+        upright=ask.own.upright,
+        size=ask.size,
+        transform=train_transform(ask.size, color=color) if ask.augment and ask.size else None,
+    )
 
 
 def _coco(ask: _Request) -> SegmentationDataset:
@@ -196,12 +249,14 @@ def build_dataset(
     keep: tuple[str, ...] = ("semantic",),
     geometry: Geometry | None = None,
     fold: int | None = None,
+    own: OwnFiles | None = None,
 ) -> SegmentationDataset:
     """One split of a dataset by name.
 
     Args:
         name: "scenes" (synthetic, no download), "camvid", "pets", "voc", "cityscapes", "isbi", "coco", "dsb2018", or
-            "folder": ``root/{split}/{images,labels}`` with ``root/categories.json``. Of volumes "volumes" (synthetic,
+            "folder": ``root/{split}/{images,labels}`` with ``root/categories.json``, and the layouts of
+            :func:`seglib.data.pairing.find_pairs`. Of volumes "volumes" (synthetic,
             no download), "msd" (Medical Segmentation Decathlon) or "nnunet" (nnU-Net's raw layout): whole cases.
         root: the dataset's folder; "scenes" and "volumes" need none. That of "coco" holds
             ``annotations/instances_train2017.json``, ``train2017`` and the same for val; for "panoptic"
@@ -218,6 +273,7 @@ def build_dataset(
         geometry: the size at which the model wants to see an image, for the training of datasets that keep their
             pixels: samples are resized to it before augmentation, and without ``size`` the crop is its square, if it is
             one. Datasets that are resized on reading, and evaluation, take no notice of it.
+        own: how your own images are divided and read.
         fold: number of the fold, 0 to 4, whose cases are "val", for "msd" and "nnunet"; ``None`` is the first.
 
     Raises:
@@ -225,7 +281,9 @@ def build_dataset(
         ValueError: for an unknown name, split or fold, no root, an argument that the dataset has no use for, an
             annotation that it hasn't, or a folder that isn't laid out as it should be.
     """
-    ask = _Request(root, split, size, augment, keep, geometry)
+    own = own or OwnFiles()
+    own.check_used(name)
+    ask = _Request(root, split, size, augment, keep, geometry, own)
     if name in VOLUMES:
         return _volumes(name, ask, fold)
     if name not in DATASETS:
@@ -257,86 +315,3 @@ def _volumes(name: str, ask: _Request, fold: int | None) -> SegmentationDataset:
         raise ValueError(_FIXED.format(name))
     ask.check_split()
     return volumes.Volumes(VOLUMES_LENGTH[ask.split], split=ask.split)
-
-
-def read_class_table(path: Path) -> tuple[tuple[Category, ...], dict[int, int] | None]:
-    """The class table of ``categories.json`` and, where the file has one, the remap of the ids in the label files.
-
-    The file is a list in the order of category ids::
-
-        [{"name": "cell", "isthing": true, "color": [230, 159, 0]}, …]
-
-    Where the label files have other ids, every category says which are its own, one or several, and the ids that don't
-    count are void. 255 is void too unless a category has it::
-
-        {"categories": [{"name": "cell", "isthing": true, "color": [230, 159, 0], "ids": [255]},
-                        {"name": "dish", "isthing": false, "color": [0, 114, 178], "ids": [0, 3]}],
-         "void": [7]}
-
-    Returns:
-        The categories, and file id → category id (255 = void) as in :class:`seglib.data.folders.SegmentationFiles`, or
-        ``None`` when the file has neither ``ids`` nor ``void``.
-
-    Raises:
-        ValueError: when the file is missing or isn't such a table, or when an id stands in two places.
-    """
-    if not path.exists():
-        raise ValueError(
-            f'{path} is missing; write a list like [{{"name": "cell", "isthing": true, "color": [230, 159, 0]}}]'
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or not even text
-        raise ValueError(f"{path} is no JSON file ({error}); write a list of categories") from error
-    rows, void = content, None
-    if isinstance(content, dict) and "categories" in content and content.keys() <= {"categories", "void"}:
-        rows, void = content["categories"], content.get("void")
-    if not isinstance(rows, list) or not rows:
-        raise ValueError(
-            f'{path} must be a list of categories with name, isthing and color, or {{"categories": [...], "void": '
-            f"[ids]}}, got {content!r:.60}"
-        )
-    try:
-        table = check_categories([_category(i, row) for i, row in enumerate(rows)])
-        return table, _remap(table, rows, void)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _category(index: int, row: Any) -> Category:
-    match row:
-        case {"name": str(name), "isthing": bool(isthing), "color": [int(r), int(g), int(b)]}:
-            if min(r, g, b) >= 0 and max(r, g, b) <= 255:
-                return Category(index, name, isthing, (r, g, b))
-    raise ValueError(
-        f"category {index} is {row!r:.120}; expected a name, isthing as true or false, and a color of three numbers "
-        "in 0..255"
-    )
-
-
-def _remap(table: tuple[Category, ...], rows: list[dict[str, Any]], void: Any) -> dict[int, int] | None:
-    with_ids = [c.name for c, row in zip(table, rows, strict=True) if "ids" in row]
-    if not with_ids and void is None:
-        return None
-    if with_ids and len(with_ids) < len(table):
-        without = next(c.name for c in table if c.name not in with_ids)
-        raise ValueError(f"category {with_ids[0]!r} has ids and {without!r} has none; give ids to all or to none")
-    owners = [(c.name, c.id, _ids(c.name, row.get("ids", c.id))) for c, row in zip(table, rows, strict=True)]
-    if void is not None:
-        owners.append(("void", VOID, _ids("void", void)))
-    remap: dict[int, int] = {}
-    for name, target, ids in owners:
-        for stored in ids:
-            if stored in remap:
-                raise ValueError(f"file id {stored} of {name!r} stands twice; every id belongs to one category or void")
-            remap[stored] = target
-    return remap
-
-
-def _ids(name: str, value: Any) -> list[int]:
-    ids = value if isinstance(value, list) else [value]
-    if not all(type(i) is int and 0 <= i < 2**16 for i in ids) or (not ids and name != "void"):
-        raise ValueError(
-            f"the ids of {name!r} are {value!r:.60}; expected a whole number in 0..65535, or a list of them"
-        )
-    return ids

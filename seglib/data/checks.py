@@ -140,11 +140,12 @@ def check_labels_of_split(counts: LabelCounts, categories: Sequence[Category], s
         split: the name of the split, for the messages.
 
     Returns:
-        One line for each warning about classes that never occur, masks of 0 and 255 whose 255 is void, and annotations
-        that are left out.
+        One line for each warning about classes that never occur, masks of 0 and 255 whose 255 is void, images with
+        more objects than are scored, and annotations that are left out.
 
     Raises:
-        ValueError: when nothing is labelled: no image, no annotation, crowds alone, or all pixels void.
+        ValueError: when nothing is labelled: no image, no annotation, crowds alone, or all pixels void; for masks of 0
+            and 255 whose 255 is void while a class never occurs, which is almost surely the class that 255 means.
     """
     wanted = [c for c in categories if c.isthing or counts.annotation != "instances"]
     if counts.images_seen == 0:
@@ -156,6 +157,11 @@ def check_labels_of_split(counts: LabelCounts, categories: Sequence[Category], s
     if counts.images_seen < counts.images:
         where = f"the {counts.images_seen} of {where} that were looked at"
     absent = [c.name for c in wanted if not counts.classes[c.id]]
+    if absent and counts.zero_and_255:
+        raise ValueError(
+            f"{split}: the label files hold no other values than 0 and 255, 255 is void"
+            f" ({_share(counts)} of the pixels) and class {absent[0]!r} never occurs; {_BINARY}"
+        )
     void = f"; {_share(counts)} of the pixels are void" if counts.void else ""
     if absent:
         names = ", ".join(repr(name) for name in absent[:8]) + (", …" if len(absent) > 8 else "")
@@ -164,7 +170,7 @@ def check_labels_of_split(counts: LabelCounts, categories: Sequence[Category], s
             f"class {names} never occurs" if one else f"{len(absent)} of {len(wanted)} classes never occur ({names})"
         )
         remedy = f"; check the ids in the files, or take {'it' if one else 'them'} out of the class table"
-        warnings.append(f"{split}: {subject} in {where}{void}{'' if counts.zero_and_255 else remedy}")
+        warnings.append(f"{split}: {subject} in {where}{void}{remedy}")
     if counts.zero_and_255:
         warnings.append(
             f"{split}: the label files hold no other values than 0 and 255, and 255 is void ({_share(counts)} of the"
@@ -184,6 +190,10 @@ def check_labels_of_split(counts: LabelCounts, categories: Sequence[Category], s
     return warnings
 
 
+_BINARY = (
+    'give the object "ids": [255] and the rest "ids": [0] in categories.json, or, where 255 really is void, write'
+    ' "void": [255] beside "categories" (remap= in Python)'
+)
 _SAY_WHAT_VALUES_ARE = 'say which class each value is with "ids" in categories.json (remap= in Python)'
 
 

@@ -256,7 +256,7 @@ def write_coco_panoptic(
             raise ValueError(f"{repeated[0]} stands twice; give every image an id and a name of its own")
     if out := [png for png in pngs if PurePosixPath(png).is_absolute() or ".." in PurePosixPath(png).parts]:
         raise ValueError(f"{out[0]} leads out of {png_folder}; pass names inside the folder")
-    things = sum(c.isthing for c in check_categories(categories))
+    things = sum(c.isthing for c in check_categories(categories, things_first=True))
     content: dict[str, list[Row]] = {
         "images": [],
         "categories": [

@@ -34,8 +34,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from seglib.data.checks import LabelCounts, count_samples
-from seglib.data.folders import files_by_stem
 from seglib.data.images import read_image, read_labels
+from seglib.data.pairing import files_by_stem
 from seglib.data.transforms import Resize, as_pair
 from seglib.ops.masks import masks_to_boxes
 from seglib.types import Category, Instances, Sample
@@ -216,7 +216,7 @@ class DSB2018Kaggle(_Nuclei):
 
     def _masks(self, name: str, size: tuple[int, int]) -> Tensor:
         stored = []
-        for path in sorted((self._root / name / "masks").glob("*.png")):
+        for path in self._mask_files(name):
             stored.append(read_labels(path) > 0)  # (H, W)
             _check_size(path, tuple(stored[-1].shape), size)
         if not stored:
@@ -228,7 +228,10 @@ class DSB2018Kaggle(_Nuclei):
         return masks[masks.flatten(1).any(1)]
 
     def _count(self, name: str) -> int:
-        return len(list((self._root / name / "masks").glob("*.png")))
+        return len(self._mask_files(name))
+
+    def _mask_files(self, name: str) -> list[Path]:
+        return sorted(p for p in (self._root / name / "masks").glob("*.png") if not p.name.startswith("."))
 
 
 def _in_val(name: str) -> bool:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, features
 from torch import Tensor
 
 from seglib.files import atomic_path
@@ -23,25 +24,60 @@ Result = TypeVar("Result")
 
 _WHITE = 255.0
 _ORIENTATION = ExifTags.Base.Orientation
+_SUBFILE, _REDUCED = 254, 1  # the tag NewSubfileType of TIFF and its bit for an image of reduced resolution
 _LOSSY = {"JPEG", "MPO", "JPEG2000"}
 # Pillow widens grey PNGs of 2 and 4 bits to the full range 0..255. A class id must come back as it was stored.
 _WIDENED_BY = {"L;2": 85, "L;4": 17}
 
 
-def read_image(path: str | os.PathLike[str], *, page: int = 0, upright: bool = True) -> Tensor:
+IMAGE_ENDINGS = (
+    *(".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".avif", ".heic", ".heif"),
+    ".npy",
+)
+"""Endings of the files that are taken for images; :func:`check_readable` names those that need another package."""
+
+
+def check_readable(path: str | os.PathLike[str]) -> None:
+    """Raise for a photo format that this installation has no decoder for, by its ending.
+
+    Raises:
+        ValueError: for HEIC without pillow-heif, and AVIF where Pillow was built without it; the message names the
+            package.
+    """
+    ending = Path(path).suffix.lower()
+    if ending in (".heic", ".heif") and not _reads_heif():
+        raise ValueError(f"{path} is a HEIC photo; run pip install pillow-heif, or save it as JPEG or PNG")
+    if ending == ".avif" and not features.check("avif"):
+        raise ValueError(f"{path} is an AVIF photo; run pip install 'pillow>=11.3', or save it as JPEG or PNG")
+
+
+@cache
+def _reads_heif() -> bool:
+    """Whether HEIC can be read: pillow-heif adds it to Pillow."""
+    try:
+        import pillow_heif  # type: ignore[import-not-found,unused-ignore]  # optional
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def read_image(path: str | os.PathLike[str], *, page: int | None = None, upright: bool = True) -> Tensor:
     """The image in ``path`` as float32 RGB ``(3, H, W)`` in [0, 1], upright as a viewer shows it.
 
     - 8-bit RGB, grey, palette and CMYK become RGB; a colour profile in the file is not applied.
     - 16-bit grey is divided by 65535, the range of its type. Microscopes often store 12 bits in it, which then fill
       only the lowest sixteenth of [0, 1]: add :class:`seglib.data.microscopy.PercentileRescale`. Of 16-bit RGB,
       Pillow keeps the upper 8 bits.
-    - Transparent pixels (RGBA, LA, palette or colour-key transparency) are laid over white, as a page shows them.
+    - Transparent pixels (RGBA, LA, palette or colour-key transparency) are laid over white, as a page shows them. Not
+      so in TIFF files, where what is marked as transparency is infrared as often as not: they are refused unless all
+      of it is opaque. :func:`seglib.data.bands.read_bands` reads four channels.
     - The EXIF orientation is applied.
-    - Of a file with several images (TIFF stack, GIF) one is read.
 
     Args:
         path: any format that Pillow reads.
-        page: the number of the image in a file with several, from 0.
+        page: the number of the image in a file with several (TIFF stack, animation), from 0; ``None`` refuses such a
+            file. Smaller copies of the image within a TIFF file don't count.
         upright: ``False`` leaves the pixels as they are stored, without the EXIF orientation: for data sets whose
             labels were drawn that way. (Pillow turns TIFF files in any case.)
 
@@ -50,32 +86,40 @@ def read_image(path: str | os.PathLike[str], *, page: int = 0, upright: bool = T
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when the file is no image, is cut off or damaged, is too large to be decoded safely, has no such
-            page, or stores 32-bit numbers, whose range is not known.
+        ValueError: when the file is no image, is cut off or damaged, is too large to be decoded safely, has several
+            images or no such page, is a TIFF file with a fourth band that isn't opaque, or stores 32-bit numbers, whose
+            range is not known.
     """
 
     def decode(opened: Image.Image) -> np.ndarray:
-        _turn_to(page, opened)
-        is_16_bit = _is_16_bit(opened)
+        turn_to(page, opened)
+        format_ = opened.format
+        deep = is_16_bit(opened)
         if upright:
             opened = ImageOps.exif_transpose(opened)
-        if is_16_bit:
+        if deep:
             gray = np.array(opened).astype(np.float32) / 65535  # (H, W)
             return np.stack([gray] * 3)  # (3, H, W)
         if opened.mode in ("I", "F"):
-            raise _Refused(f"its 32-bit pixels (mode {opened.mode}) have no known range; save it with 8 or 16 bits")
+            raise Refused(f"its 32-bit pixels (mode {opened.mode}) have no known range; save it with 8 or 16 bits")
         if opened.has_transparency_data:
             rgba = np.array(opened.convert("RGBA")).astype(np.float32).transpose(2, 0, 1)  # (4, H, W)
             alpha = rgba[3] / 255  # (H, W)
+            if format_ == "TIFF" and alpha.min() < 1:
+                raise Refused(
+                    "it has a fourth band that isn't opaque, infrared perhaps; save it as RGB, or train on four bands"
+                    ' with "channels": 4 in categories.json'
+                )
             return np.minimum((rgba[:3] * alpha + _WHITE * (1 - alpha)) / 255, 1)  # rounding may exceed white
         return np.array(opened.convert("RGB")).transpose(2, 0, 1)  # (3, H, W) uint8
 
-    pixels = _decode(path, decode, content="images")
+    check_readable(path)
+    pixels = decode_file(path, decode, content="images")
     image = torch.from_numpy(np.ascontiguousarray(pixels))
     return image.float().div_(255) if image.dtype == torch.uint8 else image
 
 
-def read_labels(path: str | os.PathLike[str], *, page: int = 0) -> Tensor:
+def read_labels(path: str | os.PathLike[str], *, page: int | None = None, equal_channels: bool = False) -> Tensor:
     """The label map in ``path``: one integer per pixel, int64 ``(H, W)``, exactly as stored.
 
     An index map is a grey file (1, 2, 4, 8 or 16 bits) or a palette file. Of a palette file the indices are the labels;
@@ -83,7 +127,9 @@ def read_labels(path: str | os.PathLike[str], *, page: int = 0) -> Tensor:
 
     Args:
         path: an index map in a lossless format, usually PNG.
-        page: the number of the map in a file with several (a TIFF stack), from 0.
+        page: the number of the map in a file with several (a TIFF stack), from 0; ``None`` refuses such a file.
+        equal_channels: whether to take an RGB file whose three channels are equal everywhere for the grey file that it
+            was made from; its transparency must be opaque.
 
     Returns:
         ``(H, W)`` int64, values of the file (no void or class table is applied here).
@@ -95,22 +141,77 @@ def read_labels(path: str | os.PathLike[str], *, page: int = 0) -> Tensor:
     """
 
     def decode(opened: Image.Image) -> np.ndarray:
-        _turn_to(page, opened)
+        turn_to(page, opened)
         if opened.format in _LOSSY:
-            raise _Refused(
+            raise Refused(
                 f"{opened.format} compression changes values, and labels are ids; export the labels again as index PNG"
             )
-        if opened.mode not in ("1", "L", "P", "I") and not _is_16_bit(opened):
-            raise _Refused(
+        if equal_channels and opened.mode in ("RGB", "RGBA", "LA"):
+            return _equal_channels(opened)
+        if opened.mode not in ("1", "L", "P", "I") and not is_16_bit(opened):
+            raise Refused(
                 f"it stores colours (mode {opened.mode}), and labels must be an index map with one class id per pixel;"
                 " convert each colour to its id with the class table of the data set and save a grey or palette PNG"
             )
         tiles = getattr(opened, "tile", [])  # how the file stores its pixels; emptied by loading
         step = _WIDENED_BY.get(str(tiles[0][3]), 1) if tiles else 1
-        _refuse_rotation(opened)
+        refuse_rotation(opened)
         return np.array(opened).astype(np.int64) // step  # (H, W)
 
-    return torch.from_numpy(_decode(path, decode, content="labels"))
+    return torch.from_numpy(decode_file(path, decode, content="labels"))
+
+
+def read_label_colors(path: str | os.PathLike[str], *, page: int | None = None) -> Tensor:
+    """The colours of a label file in which each class has a colour, as a viewer shows them.
+
+    Args:
+        path: an RGB, palette or grey file in a lossless format; transparency must be opaque.
+        page: the number of the map in a file with several, from 0; ``None`` refuses such a file.
+
+    Returns:
+        ``(H, W, 3)`` uint8.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the file is no image, is damaged, was compressed with loss, has 16 bits, several images or
+            transparent pixels, or asks to be rotated when shown.
+    """
+
+    def decode(opened: Image.Image) -> np.ndarray:
+        turn_to(page, opened)
+        if opened.format in _LOSSY:
+            raise Refused(f"{opened.format} compression changes colours, and they are labels; export them again as PNG")
+        if opened.mode not in ("1", "L", "P", "RGB", "RGBA", "LA", "PA"):
+            raise Refused(f"its pixels (mode {opened.mode}) are no colours of 8 bits; export an RGB PNG")
+        refuse_rotation(opened)
+        return _opaque(opened)
+
+    return torch.from_numpy(decode_file(path, decode, content="labels"))
+
+
+def _opaque(opened: Image.Image) -> np.ndarray:
+    """The colours ``(H, W, 3)`` of a file without a transparent pixel."""
+    if not opened.has_transparency_data:
+        return np.array(opened.convert("RGB"))
+    rgba = np.array(opened.convert("RGBA"))  # (H, W, 4)
+    if (clear := rgba[..., 3] < 255).any():
+        row, column = np.argwhere(clear)[0].tolist()
+        raise Refused(f"its pixel at (row {row}, column {column}) is transparent, which is no class; export it opaque")
+    return np.ascontiguousarray(rgba[..., :3])
+
+
+def _equal_channels(opened: Image.Image) -> np.ndarray:
+    """The grey values ``(H, W)`` of a file whose channels are equal."""
+    refuse_rotation(opened)
+    rgb = _opaque(opened)
+    if (differ := (rgb != rgb[..., :1]).any(-1)).any():
+        row, column = np.argwhere(differ)[0].tolist()
+        raise Refused(
+            f"it stores colours (mode {opened.mode}), {rgb[row, column].tolist()} at (row {row}, column {column}), and"
+            ' not ids; where colours stand for classes, write "labels": "color" beside the "categories" of'
+            " categories.json, which then hold each class's color"
+        )
+    return rgb[..., 0].astype(np.int64)
 
 
 def read_id_colors(path: str | os.PathLike[str]) -> Tensor:
@@ -134,14 +235,14 @@ def read_id_colors(path: str | os.PathLike[str]) -> Tensor:
         if opened.format in _LOSSY or opened.mode != "RGB" or opened.has_transparency_data or deep:
             stored = f"{opened.format}, mode {opened.mode}, {'16' if deep else '8'} bits"
             transparent = ", with transparency" if opened.has_transparency_data else ""
-            raise _Refused(
+            raise Refused(
                 f"its colours stand for ids and must be RGB of 8 bits, without palette, transparency or lossy"
                 f" compression; it is {stored}{transparent}: export it again as an RGB PNG"
             )
-        _refuse_rotation(opened)
+        refuse_rotation(opened)
         return np.array(opened)  # (H, W, 3)
 
-    return torch.from_numpy(_decode(path, decode, content="map"))
+    return torch.from_numpy(decode_file(path, decode, content="map"))
 
 
 def count_pages(path: str | os.PathLike[str]) -> int:
@@ -151,7 +252,7 @@ def count_pages(path: str | os.PathLike[str]) -> int:
         FileNotFoundError: when there is no such file.
         ValueError: when the file is no image or is damaged.
     """
-    return _decode(path, lambda opened: getattr(opened, "n_frames", 1), content="images")
+    return decode_file(path, lambda opened: getattr(opened, "n_frames", 1), content="images")
 
 
 def write_png(path: str | os.PathLike[str], array: np.ndarray | Tensor) -> None:
@@ -181,43 +282,65 @@ def write_png(path: str | os.PathLike[str], array: np.ndarray | Tensor) -> None:
         Image.fromarray(pixels).save(temporary, format="PNG")
 
 
-def _turn_to(page: int, opened: Image.Image) -> None:
-    """Go to a page of the open file, counted from 0."""
+def turn_to(page: int | None, opened: Image.Image) -> None:
+    """Go to a page of the open file, counted from 0; without one, check that the file has one image."""
+    if page is None:
+        return _refuse_several(opened)
     if page == 0:
         return  # open there already; asking for the number of pages would read through the whole file
     pages = getattr(opened, "n_frames", 1)
     if not 0 <= page < pages:
-        raise _Refused(f"it has no page {page}; its pages are 0..{pages - 1}")
+        raise Refused(f"it has no page {page}; its pages are 0..{pages - 1}")
     opened.seek(page)
 
 
-def _refuse_rotation(opened: Image.Image) -> None:
+def _refuse_several(opened: Image.Image) -> None:
+    """Raise for a stack or an animation where one image is wanted."""
+    if opened.format not in ("TIFF", "GIF", "WEBP") or not getattr(opened, "is_animated", False):
+        return
+    pages = getattr(opened, "n_frames", 1)
+    if opened.format == "TIFF":
+        tags: Any = opened
+        is_image = []
+        for page in range(pages):
+            tags.seek(page)
+            is_image.append(not tags.tag_v2.get(_SUBFILE, 0) & _REDUCED)  # a smaller copy, for previews
+        tags.seek(0)
+        pages = sum(is_image)
+    if pages > 1:
+        raise Refused(
+            f"it holds {pages} images, and one is wanted; save the one that you mean as a file of its own, or where"
+            f' they are the channels of one image, train with "channels": {pages} in categories.json'
+        )
+
+
+def refuse_rotation(opened: Image.Image) -> None:
     """Raise for a map with an EXIF orientation. TIFF files are turned while they load: call this before."""
     orientation = opened.getexif().get(_ORIENTATION, 1)
     if orientation != 1:
-        raise _Refused(
+        raise Refused(
             f"its EXIF orientation is {orientation}, so it is unclear which side is up; rotate the pixels of the"
             " labels to stand like the photo and save them without EXIF data"
         )
 
 
-def _is_16_bit(opened: Image.Image) -> bool:
+def is_16_bit(opened: Image.Image) -> bool:
     """True for 16-bit grey. Pillow calls it I;16, I;16B, … or, in a PNG (older versions) or PGM file, I."""
     return opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format in ("PNG", "PPM"))
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """The file decodes, but its pixels are not what was asked for. The message says why and what to do."""
 
 
-def _decode(path: str | os.PathLike[str], decode: Callable[[Image.Image], Result], content: str) -> Result:
+def decode_file(path: str | os.PathLike[str], decode: Callable[[Image.Image], Result], content: str) -> Result:
     """``decode`` applied to the opened file, with every failure turned into one error that names the file."""
     try:
         with open(path, "rb") as file, Image.open(file) as opened:
             return decode(opened)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist; check the path to the {content}") from None
-    except _Refused as refusal:
+    except Refused as refusal:
         raise ValueError(f"{path} cannot be used: {refusal}") from None
     except Image.DecompressionBombError as error:
         raise ValueError(

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 
-from seglib.data.folders import IMAGE_ENDINGS, LABEL_ENDINGS, SegmentationFiles, files_by_stem
-from seglib.data.images import count_pages
+from seglib.data.folders import SegmentationFiles
+from seglib.data.images import IMAGE_ENDINGS, count_pages
+from seglib.data.pairing import LABEL_ENDINGS, files_by_stem
 from seglib.types import Category, Sample
 
 TIFF_ENDINGS = (".tif", ".tiff")

@@ -152,7 +152,8 @@ class PanopticQuality(StreamingCounts):
     """
 
     def __init__(self, categories: Sequence[Category], *, per_image: bool = False, sum_crowds: bool = False) -> None:
-        self.isthing = torch.tensor([c.isthing for c in check_categories(categories)], dtype=torch.bool)  # (K,)
+        table = check_categories(categories, things_first=True)
+        self.isthing = torch.tensor([c.isthing for c in table], dtype=torch.bool)  # (K,)
         self.per_image, self.sum_crowds = per_image, sum_crowds
         rows, columns = (8, len(categories) + 3) if per_image else (4, len(categories))
         super().__init__(categories, None, rows=rows, columns=columns, dtype=torch.float64)

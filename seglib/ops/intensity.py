@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-MODES = ("native", "zscore", "ct", "unit", "rgb")
+MODES = ("native", "zscore", "ct", "unit", "rgb", "percentile")
 
 _VOXELS = 2**22  # read at once: 32 MB in float64
 
@@ -48,16 +48,19 @@ class Scaling:
 class Intensity:
     """How the voxels of a case are scaled before a model sees them.
 
-    ==========  ====================================================================================================
-    ``native``  as they are
-    ``zscore``  (x − mean) / std with mean and std of that channel of that case: MRI, whose units are arbitrary
-    ``ct``      clipped to [low, high], then (x − mean) / std with numbers of the training set: CT, where a value
-                means the same in every case. All channels are scaled alike.
-    ``unit``    (x − lowest) / (highest − lowest) of that channel of that case, in [0, 1]
-    ``rgb``     x / 255: colours of 8 bits
-    ==========  ====================================================================================================
+    ==============  ================================================================================================
+    ``native``      as they are
+    ``zscore``      (x − mean) / std with mean and std of that channel of that case: MRI, whose units are arbitrary
+    ``ct``          clipped to [low, high], then (x − mean) / std with numbers of the training set: CT, where a value
+                    means the same in every case. All channels are scaled alike.
+    ``unit``        (x − lowest) / (highest − lowest) of that channel of that case, in [0, 1]
+    ``rgb``         x / 255: colours of 8 bits
+    ``percentile``  (x − p) / (q − p), clipped to [0, 1], with the percentiles p = 0.5 and q = 99.5 of all channels of
+                    that case: microscopes that store 12 bits in 16
+    ==============  ================================================================================================
 
-    This is nnU-Net's rule (Isensee et al. 2021, Methods, "Intensity normalization"). Padding is added afterwards.
+    All but ``percentile`` are nnU-Net's rule (Isensee et al. 2021, Methods, "Intensity normalization"). Padding
+    is added afterwards.
 
     Attributes:
         mode: one of the above.
@@ -109,6 +112,9 @@ class Intensity:
         if self.mode == "ct":
             assert self.low is not None and self.high is not None and self.mean is not None and self.std is not None
             return Scaling((self.mean,), (1 / self.std,), (self.low, self.high))
+        if self.mode == "percentile":
+            dark, bright = _percentiles(image)
+            return Scaling((dark,), (1 / (bright - dark) if bright > dark else 0.0,), (dark, bright))
         if self.mode != "zscore":
             low, high = (v.double() for v in image.flatten(1).aminmax(dim=1))  # (C,)
             _require_finite(image, high - low)
@@ -161,6 +167,16 @@ def fit_ct(values: ArrayLike) -> Intensity:
     if low == high:
         raise ValueError(f"nearly all foreground voxels are {low:g}; is the image a label map?")
     return Intensity("ct", float(low), float(high), float(voxels.mean()), float(voxels.std()))
+
+
+def _percentiles(image: Tensor) -> tuple[float, float]:
+    """Percentiles 0.5 and 99.5 of all values; the least and the largest where both are one value."""
+    values = image.flatten().sort().values  # torch.quantile takes at most 2^24 values
+    if not values[-1].isfinite():  # nan is sorted to the end
+        _require_finite(image, values[-1])
+    last = len(values) - 1
+    low, high = (float(values[round(share * last)]) for share in (0.005, 0.995))
+    return (low, high) if high > low else (float(values[0]), float(values[-1]))
 
 
 def _slabs(image: Tensor) -> Iterator[Tensor]:

@@ -245,7 +245,7 @@ class InstanceTask(Task):
     predicts = Instances
 
     def __init__(self, categories: Sequence[Category]) -> None:
-        super().__init__(categories)
+        super().__init__(check_categories(categories, things_first=True))
         self.categories = tuple(c for c in self.categories if c.isthing)
         if not self.categories:
             raise ValueError("instances are of things, and the class table has none; train a semantic model")
@@ -297,7 +297,7 @@ class PanopticTask(Task):
     predicts = Panoptic
 
     def __init__(self, categories: Sequence[Category]) -> None:
-        super().__init__(categories)
+        super().__init__(check_categories(categories, things_first=True))
         self.num_things = sum(c.isthing for c in self.categories)
         if self.num_things in (0, len(self.categories)):
             raise ValueError(

@@ -1,0 +1,153 @@
+"""One's own images at the command line: what trains, what is refused before the first step, and in which words."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_cli import seglib
+
+from seglib.weights import read_metadata
+
+SHORT = ["--size", "32x32", "--steps", 1, "--batch-size", 2]
+TABLE = ["background", "crack"]
+
+
+def folder(root, table=TABLE, splits=("train", "val"), count=3, make_labels=None, make_image=None, ending=".png"):
+    """A folder of images with a bright square, and its label maps."""
+    for split in splits:
+        for part in ("images", "labels"):
+            (root / split / part).mkdir(parents=True)
+        for i in range(count):
+            labels = np.zeros((32, 32), np.uint8)
+            labels[4 : 16 + i, 6:20] = 1
+            image = np.stack([labels * 180 + 40] * 3, -1) if make_image is None else make_image(labels)
+            Image.fromarray(image).save(root / split / "images" / f"{i}{ending}")
+            stored = labels if make_labels is None else make_labels(labels)
+            Image.fromarray(stored).save(root / split / "labels" / f"{i}.png")
+    (root / "categories.json").write_text(json.dumps(table))
+    return root
+
+
+def train(root, *more, model="unet_tiny", capsys=None):
+    arguments = ["--data", "folder", "--root", root, "--out", root / "run", *SHORT, *more]
+    code, printed = seglib("train", model, *arguments, capsys=capsys)
+    return code, printed.err if printed else ""
+
+
+def test_a_background_first_list_of_names_trains_and_keeps_its_order(tmp_path, capsys):
+    root = folder(tmp_path)
+    assert train(root, capsys=capsys)[0] == 0
+    metadata = read_metadata(root / "run" / "weights.safetensors")
+    assert [c["name"] for c in metadata["categories"]] == TABLE and metadata["file_ids"] == [0, 1]
+
+
+def test_masks_of_0_and_255_are_refused_without_ids(tmp_path, capsys):
+    root = folder(tmp_path, make_labels=lambda labels: labels * 255)
+    code, err = train(root, capsys=capsys)
+    assert code == 2 and "class 'crack' never occurs" in err and '"ids": [255]' in err
+    assert not (root / "run" / "weights.safetensors").exists()
+    rows = [{"name": "background", "ids": [0]}, {"name": "crack", "ids": [255]}]
+    (root / "categories.json").write_text(json.dumps(rows))
+    assert train(root, capsys=capsys)[0] == 0
+    photo, weights = root / "val" / "images" / "0.png", root / "run" / "weights.safetensors"
+    assert seglib("predict", photo, "--weights", weights, "--labels", root / "map.png")[0] == 0
+    assert set(np.unique(np.array(Image.open(root / "map.png")))) <= {0, 255}
+
+
+def test_colour_coded_labels_train_when_the_table_says_so(tmp_path, capsys):
+    colors = np.array([[0, 0, 0], [200, 10, 30]], np.uint8)
+    rows = [{"name": n, "color": c.tolist()} for n, c in zip(TABLE, colors, strict=True)]
+    root = folder(tmp_path, table=rows, make_labels=lambda labels: colors[labels])
+    code, err = train(root, capsys=capsys)
+    assert code == 2 and 'write "labels": "color" beside the "categories"' in err
+    (root / "categories.json").write_text(json.dumps({"categories": rows, "labels": "color"}))
+    assert train(root, capsys=capsys)[0] == 0
+
+
+def test_a_share_of_train_is_val_and_stays_so(tmp_path, capsys):
+    root = folder(tmp_path, splits=("train",))
+    code, err = train(root, capsys=capsys)
+    assert code == 2 and "--val-share 0.2" in err
+    assert train(root, "--val-share", 0.4, capsys=capsys)[0] == 0
+    weights = root / "run" / "weights.safetensors"
+    assert read_metadata(weights)["own_files"] == {"val_share": 0.4, "upright": None, "rescale": "native"}
+    code, printed = seglib(
+        "eval", "--weights", weights, "--data", "folder", "--root", root, "--split", "val", "--json", capsys=capsys
+    )
+    assert code == 0 and json.loads(printed.out)["images"] == 1
+    code, err = train(root, "--val-share", 0.7, "--resume", capsys=capsys)
+    assert code == 2 and "'val_share': 0.4" in err and "'val_share': 0.7" in err
+
+
+def test_images_of_four_channels_train_and_only_such_are_predicted(tmp_path, capsys):
+    root = folder(
+        tmp_path,
+        table={"categories": TABLE, "channels": 4},
+        make_image=lambda labels: np.stack([labels * 90 + n for n in range(4)], -1),
+        ending=".tif",
+    )
+    assert train(root, capsys=capsys)[0] == 0
+    weights = root / "run" / "weights.safetensors"
+    assert read_metadata(weights)["arguments"]["in_channels"] == 4
+    photo = root / "val" / "images" / "0.tif"
+    assert seglib("predict", photo, "--weights", weights, "--out", root / "o.png", "--tile", 64, "--flip")[0] == 0
+    assert np.array(Image.open(root / "o.png")).shape == (32, 32, 3)
+    Image.new("RGB", (32, 32)).save(root / "rgb.png")
+    code, printed = seglib("predict", root / "rgb.png", "--weights", weights, "--labels", root / "m.png", capsys=capsys)
+    assert code == 2 and "has 3 channels, and images of 4 channels are wanted" in printed.err
+    rgb = folder(tmp_path / "rgb")
+    code, printed = seglib(
+        "eval", "--weights", weights, "--data", "folder", "--root", rgb, "--split", "val", capsys=capsys
+    )
+    assert code == 2 and "is for images of 4 channels, and these have 3" in printed.err
+
+
+def test_16_bit_images_are_warned_of_and_rescaled_in_training_eval_and_predict(tmp_path, capsys):
+    root = folder(tmp_path, make_image=lambda labels: labels * np.uint16(3000) + np.uint16(500), ending=".tif")
+    code, err = train(root, capsys=capsys)
+    assert code == 0 and "--rescale percentile" in err
+    arguments = ["--data", "folder", "--root", root, "--out", root / "b", *SHORT, "--rescale", "percentile"]
+    code, printed = seglib("train", "unet_tiny", *arguments, capsys=capsys)
+    assert code == 0 and "--rescale" not in printed.err
+    weights = root / "b" / "weights.safetensors"
+    assert read_metadata(weights)["intensity"]["mode"] == "percentile"
+    assert seglib("eval", "--weights", weights, "--data", "folder", "--root", root, "--split", "val")[0] == 0
+    photo = root / "val" / "images" / "0.tif"
+    assert seglib("predict", photo, "--weights", weights, "--labels", root / "m.png")[0] == 0
+    code, printed = seglib("train", "unet_tiny", *arguments[:-1], "zscore", "--out", root / "c", capsys=capsys)
+    assert code == 2 and "--rescale 'zscore' is unknown" in printed.err
+
+
+def test_a_stack_of_pages_is_not_read_as_its_first(tmp_path, capsys):
+    root = folder(tmp_path)
+    train(root)
+    first, *others = (Image.new("L", (32, 32), n) for n in range(5))
+    first.save(root / "stack.tif", save_all=True, append_images=others)
+    weights = root / "run" / "weights.safetensors"
+    capsys.readouterr()
+    code, printed = seglib("predict", root / "stack.tif", "--weights", weights, "--json", capsys=capsys)
+    assert code == 2 and "holds 5 images, and one is wanted" in printed.err
+
+
+def test_photos_of_a_folder_that_cannot_be_read_are_named_and_none_is_skipped(tmp_path, capsys):
+    root = folder(tmp_path / "data")
+    train(root)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.jpg", "c.gif", "d.webp", "._a.jpg"):
+        Image.new("RGB", (32, 32)).save(photos / name)
+    (photos / "b.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    capsys.readouterr()
+    weights = root / "run" / "weights.safetensors"
+    code, printed = seglib("predict", photos, "--weights", weights, "--labels", tmp_path / "maps", capsys=capsys)
+    assert code == 2 and "1 of 4 photos left out" in printed.err and "b.heic" in printed.err
+    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == ["a.png", "c.png", "d.png"]
+
+
+@pytest.mark.parametrize(("option", "value"), [("--val-share", 0.2), ("--rescale", "percentile")])
+def test_options_of_own_files_are_refused_where_they_do_nothing(tmp_path, capsys, option, value):
+    code, printed = seglib("train", "unet_tiny", "--out", tmp_path, option, value, capsys=capsys)
+    assert code == 2 and f"{option} has no use: it is for folder" in printed.err
+    code, printed = seglib("train", "unet3d_tiny", "--out", tmp_path, option, value, capsys=capsys)
+    assert code == 2 and f"{option} has no use: it is for images" in printed.err

@@ -96,16 +96,13 @@ def test_val_with_fewer_classes_is_scored_by_name(tmp_path, capsys):
     assert evaluator.compute()["ap"] == 1.0  # a model that is right about every object
 
 
-def test_masks_of_0_and_255_with_a_plain_class_list_do_not_score_1_in_silence(tmp_path, capsys):
+def test_masks_of_0_and_255_with_a_plain_class_list_are_refused_and_do_not_score_1(tmp_path, capsys):
     root = label_folder(tmp_path / "data", [POLYP, REST])
     data = ["--data", "folder", "--root", root, "--out", tmp_path / "run", *SHORT]
     code, printed = seglib("train", "fcn_tiny", *data, capsys=capsys)
-    assert code == 0
-    lines = [line for line in printed.err.splitlines() if line.startswith("warning:")]
-    for split in ("train", "val"):
-        told = " ".join(line for line in lines if f"warning: {split}:" in line)
-        assert "class 'rest' never occurs in 4 images" in told and "% of the pixels are void" in told
-        assert "255 is void" in told and '"ids" in categories.json' in told
+    assert code == 2
+    assert "train: the label files hold no other values than 0 and 255, 255 is void" in printed.err
+    assert "class 'rest' never occurs" in printed.err and 'give the object "ids": [255]' in printed.err
 
 
 def test_label_maps_come_out_in_the_ids_that_went_in(tmp_path, capsys):

@@ -88,7 +88,13 @@ def test_a_module_imports_only_what_its_layer_may(path):
 
 def test_models_do_not_import_each_other():
     allowed = {("panoptic_fpn", "mask_rcnn")}
-    shared = {"base", "instance", "keywords", "semantic", "two_stage"}  # what the models of a task or a family have in common
+    shared = {
+        "base",
+        "instance",
+        "keywords",
+        "semantic",
+        "two_stage",
+    }  # what the models of a task or a family have in common
     names = {p.stem for p in (PACKAGE / "models").glob("*.py")} - {"__init__", "zoo"} - shared
     for name in names:
         tree = ast.parse((PACKAGE / "models" / f"{name}.py").read_text())

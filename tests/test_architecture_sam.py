@@ -31,6 +31,7 @@ def model(vit=False):
     net = sam_tiny(image_size=64, channels=16).eval()
     with torch.no_grad():
         net.mask_decoder.iou_mlp[-1].bias[0] += 1  # mask 0 has the highest predicted IoU
+        net.mask_decoder.last_attention.out.weight *= 20  # as much as the attention before it has to say
     return net
 
 

@@ -34,6 +34,11 @@ def test_the_scores_of_three_objects():
     assert s.objects == 3
 
 
+def test_a_mask_that_was_good_once_counts_as_reached():
+    s = scores(torch.tensor([[0.92, 0.5, 0.6], [0.1, 0.88, 0.2]]), torch.tensor([0, 0]))
+    assert s.reached.tolist() == [1, 0.5] and s.noc.tolist() == [1.5, 2]
+
+
 def test_the_scores_of_each_class():
     s = scores()
     assert s.class_objects.tolist() == [2, 0, 1]

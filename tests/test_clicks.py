@@ -130,6 +130,12 @@ PREDICTED, WANTED = masks(
 )
 
 
+def test_missed_pixels_and_extra_ones_are_two_errors_where_they_touch():
+    wanted, predicted = masks("###.......#####", "...####........")
+    points, labels = error_clicks(predicted[None], wanted[None], where="centre")
+    assert points.tolist() == [[10, 0]] and labels.tolist() == [1]  # 5 missed pixels, against 3 missed and 4 extra ones
+
+
 def test_a_random_click_falls_on_a_wrong_pixel_and_is_labelled_by_what_is_wrong_there():
     points, labels = error_clicks(
         PREDICTED.expand(500, -1, -1), WANTED.expand(500, -1, -1), where="random", generator=seeded()

@@ -174,7 +174,6 @@ def test_networks_of_one_and_of_three_masks_are_compared_at_each_seed():
     assert found["differences"]["oracle"][0] == pytest.approx(sum(gains) / 3, abs=2e-5)
 
 
-@pytest.mark.slow
 def test_unseen_classes_are_not_asked_for_in_training_but_scored(monkeypatch):
     asked = []
 
@@ -240,7 +239,6 @@ def test_limits_are_told_by_thickness_thinness_and_class():
     assert found["structures"]["organ"]["thick"] > found["structures"]["vessel"]["thick"]
 
 
-@pytest.mark.slow
 def test_a_fixed_encoder_stays_as_it_is_while_the_decoder_trains():
     start, slices = small(), Slices(1, "train", geometry=small().geometry)
     build = partial(sam_decoder.with_fixed_encoder, small())

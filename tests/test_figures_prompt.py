@@ -181,13 +181,24 @@ def test_true_ious_are_those_with_the_object_under_the_click_its_group_and_its_c
     assert torch.equal(truth[1, 0], objects.masks[:2].any(0)) and torch.equal(truth[2, 0], objects.masks[::2].any(0))
 
 
+class SmallFirst(Discs):
+    """Discs whose first answer has a radius of 1: the mean over first answers is another one."""
+
+    def decode(self, embedding, prompts):
+        out = super().decode(embedding, prompts)
+        less = torch.tensor([0.0, 2.0, 0.0, 0.0])[:, None, None]
+        return PromptOutput(out.logits - less if prompts.boxes is None else out.logits, out.iou)
+
+
 def test_means_are_over_the_clicks_on_objects():
-    model = discs().params["models"][0]
+    drawn = figures.prompt_explorer({"discs": SmallFirst()}, scene(), CATEGORIES, grid=GRID)
+    model = drawn.params["models"][0]
     on = [i for i, who in enumerate(discs().params["under"]) if who >= 0]
     objects = [[levels[0] for levels in model["true"][i]] for i in on]
     chosen = [ious[model["said"][i].index(max(model["said"][i]))] for i, ious in zip(on, objects, strict=True)]
     assert model["on"] == len(on) == 6
     assert model["mean"] == [round(sum(chosen) / 6), round(sum(map(max, objects)) / 6)]
+    assert round(sum(ious[0] for ious in objects) / 6) not in model["mean"]
     assert model["mean"][0] < model["mean"][1]
 
 

@@ -135,6 +135,21 @@ def test_a_mask_is_the_product_of_its_token_and_the_image(decoder):
     torch.testing.assert_close(masks[:, 2], features[0][:, 0])
 
 
+def test_each_mask_is_read_from_a_token_of_its_own():
+    torch.manual_seed(0)
+    decoder, features = MaskDecoder(16, depth=0, heads=2), []  # without blocks no token hears of another
+    torch.nn.init.zeros_(decoder.last_attention.out.weight)
+    torch.nn.init.zeros_(decoder.last_attention.out.bias)
+    decoder.upsample.register_forward_hook(lambda module, args, out: features.append(out))
+    masks, iou = decoder(
+        torch.randn(1, 16, 3, 3), torch.randn(16, 3, 3), torch.randn(1, 2, 16), torch.zeros(1, 16, 3, 3)
+    )
+    for i, (token, mlp) in enumerate(zip(decoder.mask_tokens, decoder.mask_mlps, strict=True)):
+        vector = mlp(decoder.last_norm(token))  # (2,)
+        torch.testing.assert_close(masks[0, i], torch.einsum("f,fhw->hw", vector, features[0][0]))
+    torch.testing.assert_close(iou[0], decoder.iou_mlp(decoder.last_norm(decoder.iou_token[0])))
+
+
 def test_finer_maps_are_added_where_their_cells_lie(decoder):
     embedding, positions, tokens = torch.randn(1, 16, 3, 3), torch.randn(16, 3, 3), torch.randn(2, 2, 16)
     twice, fourfold = torch.randn(1, 4, 6, 6), torch.randn(1, 2, 12, 12)

@@ -93,6 +93,12 @@ def test_clicks_fall_in_pixels_of_what_the_model_sees_and_the_last_mask_goes_wit
     assert second.masks.shape == (2, 16, 16) and (second.masks[0, :, :8] < 0).all()  # the chosen answer, as logits
 
 
+def test_columns_and_rows_are_scaled_apart_where_the_model_sees_another_shape():
+    model, wanted = ByBrightness().eval(), sample().instances.masks[:2]  # 6 x 8 pixels
+    click_through(model, model.encode(torch.zeros(1, 3, 12, 8)), wanted, (12, 8), clicks=1)
+    assert model.asked[0].points.tolist() == [[[2, 2]], [[5, 8]]]  # (2, 1) and (5, 4), where rows alone are doubled
+
+
 def test_a_box_may_come_first_and_stays():
     model = ByBrightness()
     scores = evaluate(model, [sample()], PromptTask(CATEGORIES, clicks=2, first="box"))

@@ -83,7 +83,19 @@ def check_categories(categories: Sequence[Category], *, things_first: bool = Fal
 
 
 class _Moves:
-    """``to`` and ``pin_memory`` for dataclasses that hold tensors, lists of tensors or further such dataclasses."""
+    """What dataclasses can that hold tensors, lists of tensors or further such dataclasses: ``to``, ``pin_memory``, ==.
+
+    Two are equal when all their parts are; tensors are when their types and all their numbers are. They are no keys of
+    a dict.
+    """
+
+    __hash__ = None  # type: ignore[assignment]  # what is compared by its tensors isn't hashed by its identity
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and _alike(self._compared(), other._compared())
+
+    def _compared(self) -> list[Any]:
+        return [getattr(self, f.name) for f in fields(self)]  # type: ignore[arg-type]  # a dataclass, as below
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """A copy with every tensor on ``device``."""
@@ -105,6 +117,14 @@ class _Moves:
 
         parts = fields(self)  # type: ignore[arg-type]  # every subclass but Instances is a dataclass
         return replace(self, **{f.name: walk(getattr(self, f.name)) for f in parts})  # type: ignore[type-var]  # a dataclass, as above
+
+
+def _alike(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(_alike, a, b))
+    return type(a) is type(b) and bool(a == b)
 
 
 class PackedMasks(Protocol):
@@ -256,6 +276,9 @@ class Instances(_Moves):
     def _parts(self) -> tuple[Tensor | PackedMasks | None, ...]:
         return self._masks, self.labels, self.boxes, self.scores, self.iscrowd
 
+    def _compared(self) -> list[Any]:
+        return [self.masks, *self._parts()[1:]]
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> Instances:
         parts: Any = (v if v is None or isinstance(v, Tensor) else v._map(change) for v in self._parts())
         return Instances(*(change(v) if isinstance(v, Tensor) else v for v in parts))
@@ -306,11 +329,12 @@ class Panoptic(_Moves):
 class Semantic(_Moves):
     """A semantic prediction: ``labels`` int64 ``(H, W)`` and class probabilities ``probs`` float32 ``(K, H, W)``.
 
-    Of a volume ``(D, H, W)`` and ``(K, D, H, W)``.
+    Of a volume ``(D, H, W)`` and ``(K, D, H, W)``. Without probabilities, which take K / 2 times the memory of the
+    labels, ``probs`` is ``None``.
     """
 
     labels: Tensor
-    probs: Tensor
+    probs: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

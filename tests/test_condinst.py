@@ -8,7 +8,7 @@ import torch
 from seglib.data.collate import collate
 from seglib.data.scenes import Scenes
 from seglib.layers.fcos import FCOSHead
-from seglib.layers.fpn import FPN
+from seglib.layers.fpn import FPN, TopConvs
 from seglib.layers.mask_branch import MaskBranch
 from seglib.layers.tiny import TinyEncoder
 from seglib.losses.region import mask_dice_loss
@@ -365,9 +365,10 @@ def test_parts_that_do_not_fit_each_other_are_refused():
     encoder = TinyEncoder()
     levels = ("c3", "c4", "c5")
 
-    def build(parameters=169, classes=3, head_levels=5, **more):
+    def build(parameters=169, classes=3, head_levels=5, top=True, **more):
+        fpn = FPN([encoder.channels[c] for c in levels], 16, top_block=TopConvs(16, 16) if top else None)
         return CondInst(
-            encoder, 3, fpn=FPN([encoder.channels[c] for c in levels], 16), mask_branch=MaskBranch(16),
+            encoder, 3, fpn=fpn, mask_branch=MaskBranch(16),
             head=FCOSHead(16, classes, levels=head_levels, groups=4, parameters=parameters), **more,
         )  # fmt: skip
 
@@ -389,6 +390,10 @@ def test_parts_that_do_not_fit_each_other_are_refused():
         build(classes=4)
     with pytest.raises(ValueError, match=r"are \(3, 5\), the head was built for \(3, 4\); build it with"):
         build(head_levels=4)
+    with pytest.raises(ValueError, match="levels are of 5 levels, the FPN has 3; add or remove its top block"):
+        build(top=False)
+    with pytest.raises(ValueError, match=r"levels have strides \(8, 16, 32, 64, 128\), .*maps c4, c5 have \(16, 32\)"):
+        build(fine_levels=1)
     with pytest.raises(ValueError, match="max_masks must be at least 1, got 0"):
         CondInstTraining(max_masks=0)
     with pytest.raises(ValueError, match="a stride, a range and a size of interest, got 2, 5 and 5"):

@@ -11,6 +11,7 @@ from torchvision.ops import generalized_box_iou_loss
 from seglib.losses import two_stage
 from seglib.losses.assign import match_boxes, sample_balanced
 from seglib.losses.box import giou_loss, smooth_l1
+from seglib.losses.fcos import distance_giou_loss
 from seglib.losses.two_stage import BOX_WEIGHTS, mask_loss, mask_targets, roi_loss, rpn_loss
 from seglib.ops.boxes import decode_boxes, encode_boxes
 
@@ -74,6 +75,13 @@ def test_smooth_l1_and_giou_by_hand():
     torch.testing.assert_close(giou_loss(boxes, others), generalized_box_iou_loss(boxes, others, reduction="sum"))
     with pytest.raises(ValueError, match="beta is at least 0"):
         smooth_l1(a, b, beta=-1.0)
+
+
+@pytest.mark.parametrize(("left", "right"), [((3, 4), (1, 4)), ((1, 4), (3, 4)), ((4,), (3, 4)), ((3, 1), (3, 4))])
+@pytest.mark.parametrize("loss", [giou_loss, smooth_l1, distance_giou_loss])
+def test_pairs_of_another_number_are_refused_and_not_repeated(loss, left, right):
+    with pytest.raises(ValueError, match=r"got \(.*\) and \(.*\)"):
+        loss(torch.ones(left), torch.ones(right))
 
 
 def test_the_rpn_loss_divides_by_all_samples():

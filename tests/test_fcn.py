@@ -1,6 +1,7 @@
 """Fully convolutional networks: the paper's geometry, weights and forms."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from seglib.layers.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize, pad_
 from seglib.layers.resnet import ResNetEncoder
 from seglib.layers.tiny import TinyEncoder
 from seglib.layers.vgg import VGG16Encoder, convolutionalize
+from seglib.losses.pixel import cross_entropy
+from seglib.losses.region import dice_loss
 from seglib.models.fcn import FCN, fcn8s, fcn16s, fcn32s, fcn_resnet18, fcn_tiny
 from seglib.models.semantic import AUX_WEIGHT
 from seglib.types import VOID, DenseOutput, Targets
@@ -255,3 +258,20 @@ def test_the_tiny_encoder_is_a_pyramid_of_half_a_million_weights():
 def test_a_tiny_encoder_needs_five_widths():
     with pytest.raises(ValueError, match=r"expected 5 widths and 4 depths, got \(8, 8\)"):
         TinyEncoder(widths=(8, 8))
+
+
+def test_pixel_weights_go_to_every_criterion_that_takes_them():
+    net = fcn_tiny(3)
+    labels = torch.randint(3, (2, 32, 32), generator=torch.Generator().manual_seed(0))
+    weight = torch.rand(2, 32, 32, generator=torch.Generator().manual_seed(1))
+    targets = Targets(semantic=labels, pixel_weight=weight)
+    out = net(torch.rand(2, 3, 32, 32))
+    rare = torch.tensor([1.0, 2.0, 5.0])
+    net.criterion = partial(cross_entropy, weight=rare)
+    wanted = cross_entropy(out.logits, labels, weight=rare, pixel_weight=weight)
+    assert torch.equal(net.loss(out, targets)["semantic"], wanted)
+    net.criterion = lambda logits, target, *, pixel_weight: pixel_weight.mean()
+    assert torch.equal(net.loss(out, targets)["semantic"], weight.mean())
+    net.criterion = dice_loss
+    with pytest.raises(ValueError, match="the criterion has no argument pixel_weight; leave the transform"):
+        net.loss(out, targets)

@@ -9,9 +9,14 @@ from slim import SLIM
 
 from seglib.data.collate import collate
 from seglib.data.scenes import Scenes
+from seglib.layers.anchors import Anchors
+from seglib.layers.fpn import FPN, TopPool
+from seglib.layers.roi_heads import BoxHead
+from seglib.layers.rpn import RPNHead
+from seglib.layers.tiny import TinyEncoder
 from seglib.losses.two_stage import BOX_WEIGHTS
 from seglib.metrics import CocoObjects, coco_objects
-from seglib.models.mask_rcnn import mask_rcnn_fpn, mask_rcnn_tiny
+from seglib.models.mask_rcnn import MaskRCNN, mask_rcnn_fpn, mask_rcnn_tiny, tiny_parts
 from seglib.models.two_stage import RoISettings, sample_rois
 from seglib.ops.boxes import box_iou, decode_boxes
 from seglib.ops.masks import masks_to_boxes
@@ -183,6 +188,37 @@ def test_unknown_options_are_refused(keywords, message):
         RoISettings(pooling="warp")
     with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
         mask_rcnn_tiny(0)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"rpn_head": RPNHead(48, 5)}, r"are \(3, 3, 3\), the heads were built for \(5, 3, 3\); pass anchors="),
+        ({"num_classes": 4}, r"are \(3, 4, 4\), the heads were built for \(3, 3, 3\)"),
+        ({"box_head": BoxHead(48, 2, hidden=8)}, r"built for \(3, 2, 3\)"),
+        ({"levels": ("c2", "c3", "c4", "c5")}, r"strides \(2, 4, 8, 16, 32\), and the encoder's maps c2, c3, c4, c5"),
+        ({"anchors": Anchors()}, r"anchors have strides \(4, 8, 16, 32, 64\), and the encoder's maps c1, c2"),
+        ({"anchors": Anchors(sizes=((8,), (16,)), strides=(2, 4))}, "anchors have strides"),
+        ({"fpn": FPN([8, 8], 48)}, "the FPN was built for 2 maps, the model takes 5 of the encoder"),
+        ({"fpn": FPN([8] * 5, 48, top_block=TopPool())}, "anchors are of 5 levels, the FPN has 6"),
+    ],
+)
+def test_parts_that_do_not_fit_each_other_are_refused(parts, message):
+    with pytest.raises(ValueError, match=message):
+        MaskRCNN(**(tiny_parts(3) | parts))
+
+
+def test_a_top_block_of_ones_own_need_not_say_how_many_levels_it_adds():
+    class Two(torch.nn.Module):
+        def forward(self, maps, pyramid):
+            return [pyramid[-1], pyramid[-1]]
+
+    parts = tiny_parts(3)
+    fpn = FPN(list(TinyEncoder().channels.values()), 48, top_block=Two())
+    anchors = Anchors(sizes=((6,),) * 6, strides=(2, 4, 8, 16, 32, 64), offset=0.5)
+    net = MaskRCNN(**(parts | {"fpn": fpn, "anchors": anchors}))
+    with pytest.raises(ValueError, match="anchors of 6 levels got 7 maps"):
+        net(some_images())
 
 
 def test_an_image_that_does_not_fit_is_padded_with_its_border(model):

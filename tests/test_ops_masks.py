@@ -141,3 +141,13 @@ def test_many_masks_are_resized_in_parts(monkeypatch):
     whole = resize_masks(masks, (6, 8))
     monkeypatch.setattr(module, "CHUNK", 2 * 12 * 16)
     assert torch.equal(resize_masks(masks, (6, 8)), whole) and whole.any()
+
+
+def test_masks_that_need_other_boxes_are_refused_and_boxes_are_not_repeated():
+    for boxes in (torch.zeros(1, 4), torch.zeros(4), torch.zeros(3, 2)):
+        with pytest.raises(ValueError, match=r"masks \(N, H, W\) need boxes \(N, 4\), got \(3, 4, 5\)"):
+            crop_masks(torch.ones(3, 4, 5), boxes)
+    masks = torch.ones(3, 4, 5, dtype=torch.bool)
+    for crowd in (torch.zeros(1, dtype=torch.bool), torch.zeros(3)):
+        with pytest.raises(ValueError, match="3 masks need iscrowd bool"):
+            mask_iou(masks, masks, crowd)

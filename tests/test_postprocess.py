@@ -51,6 +51,25 @@ def test_padding_is_cut_off_before_probabilities_are_resized():
     assert regions.masks.shape == (2, 2, 8) and regions.masks[0].all()
 
 
+def test_labels_without_probabilities_are_the_same_labels():
+    logits = torch.randn(2, 3, 6, 7, generator=torch.Generator().manual_seed(0))
+    for sizes, wanted in ((None, None), ([(6, 7), (4, 5)], None), ([(6, 7), (4, 5)], [(9, 9), (3, 3)])):
+        whole = semantic_from_logits(logits, sizes, wanted)
+        found = semantic_from_logits(logits, sizes, wanted, keep_probs=False)
+        assert [f.probs for f in found] == [None, None]
+        assert all(torch.equal(f.labels, w.labels) for f, w in zip(found, whole, strict=True))
+
+
+def test_a_model_keeps_no_probabilities_when_told_and_views_ask_for_them():
+    net = build("fcn_tiny", num_classes=3).eval()
+    labels = net.predict(photo()[None])[0].labels
+    net.keep_probs = False
+    found = net.predict(photo()[None])[0]
+    assert found.probs is None and torch.equal(found.labels, labels)
+    with pytest.raises(ValueError, match="set keep_probs=True"):
+        predict_semantic(net, photo(), flip=True)
+
+
 def test_half_precision_logits_give_float32_probabilities():
     (semantic,) = semantic_from_logits(torch.zeros(1, 3, 2, 2, dtype=torch.bfloat16))
     assert semantic.probs.dtype == torch.float32

@@ -194,3 +194,34 @@ def test_instances_travel_between_processes_with_their_masks_packed():
     assert torch.equal(again.masks, numbered(3).masks)
     two = again.replace(masks=Columns(torch.arange(3)))[torch.tensor([True, False, True])]
     assert Columns.unpacked == 1 and torch.equal(two.masks, numbered(3).masks[[0, 2]])
+
+
+def test_samples_are_equal_when_all_their_numbers_are():
+    def sample(**changes):
+        parts = {"image": torch.ones(3, 4, 5), "id": "a", "instances": instances(), "spacing": (1.0, 2.0)}
+        parts |= {"panoptic": Panoptic(torch.zeros(4, 5, dtype=torch.int32), [Segment(1, 0, True, 3)])}
+        return Sample(**(parts | changes))
+
+    assert sample() == sample()
+    others = [
+        {"image": torch.zeros(3, 4, 5)},
+        {"image": torch.ones(3, 4, 5, dtype=torch.float64)},
+        {"image": torch.ones(3, 4, 6)},
+        {"id": "b"},
+        {"instances": None},
+        {"instances": instances(1)},
+        {"panoptic": Panoptic(torch.zeros(4, 5, dtype=torch.int32), [Segment(1, 0, True, 4)])},
+        {"panoptic": Panoptic(torch.zeros(4, 5, dtype=torch.int32))},
+        {"semantic": torch.zeros(4, 5, dtype=torch.int64)},
+    ]
+    for changes in others:
+        assert sample() != sample(**changes), changes
+    assert instances() != "instances" and Targets() != sample()
+
+
+def test_instances_are_equal_whether_their_masks_are_packed_or_not():
+    packed = numbered(3).replace(masks=Columns(torch.arange(3)))
+    assert packed == numbered(3)
+    assert numbered(3) != numbered(3, scores=torch.rand(3))
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(packed)

@@ -73,7 +73,12 @@ class Anchors:
 
         Returns:
             ``(H·W·A, 4)`` float32 of each level: row by row, cell by cell, ratio by ratio.
+
+        Raises:
+            ValueError: for another number of maps than these anchors have levels.
         """
+        if len(shapes) != len(self.strides):
+            raise ValueError(f"anchors of {len(self.strides)} levels got {len(shapes)} maps; build both alike")
         levels = []
         for (height, width), sizes, stride in zip(shapes, self.sizes, self.strides, strict=True):
             base = cell_anchors(sizes, self.ratios, rounded=self.rounded).to(device)  # (A, 4)

@@ -90,6 +90,9 @@ class FPN(nn.Module):
 class TopPool(nn.Module):
     """One further level, every second row and column of the coarsest: p6 of the FPN paper's region proposals."""
 
+    levels = 1
+    """How many it adds."""
+
     def forward(self, maps: Sequence[Tensor], pyramid: Sequence[Tensor]) -> list[Tensor]:
         """Coarsest level ``(B, C, h, w)`` → ``(B, C, ⌈h / 2⌉, ⌈w / 2⌉)``, in a list."""
         return [pyramid[-1][..., ::2, ::2]]
@@ -115,6 +118,9 @@ class TopConvs(nn.Module):
     Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, section 4; Tian et al., "FCOS", ICCV 2019,
     section 3.2.
     """
+
+    levels = 2
+    """How many it adds."""
 
     def __init__(
         self, channels_in: int, channels: int = 256, *, source: Literal["c5", "p5"] = "p5", relu: bool = True

@@ -28,13 +28,21 @@ def smooth_l1(predicted: Tensor, target: Tensor, beta: float = 0.0) -> Tensor:
         A scalar, the sum, not the mean, because the detectors divide by a count of their own.
 
     Raises:
-        ValueError: when beta is negative.
+        ValueError: when beta is negative, or the shapes differ.
     """
+    if predicted.shape != target.shape:
+        raise ValueError(f"smooth L1 compares equal shapes, got {tuple(predicted.shape)} and {tuple(target.shape)}")
     if beta < 0:
         raise ValueError(f"beta is at least 0, got {beta}")
     return F.smooth_l1_loss(predicted, target, reduction="sum", beta=beta)
 
 
 def giou_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """The sum of 1 − GIoU over pairs of boxes ``(N, 4)`` xyxy (:func:`~seglib.ops.boxes.generalized_box_iou`)."""
+    """The sum of 1 − GIoU over pairs of boxes ``(N, 4)`` xyxy (:func:`~seglib.ops.boxes.generalized_box_iou`).
+
+    Raises:
+        ValueError: when there are not as many of both.
+    """
+    if predicted.shape != target.shape or predicted.shape[-1:] != (4,):
+        raise ValueError(f"GIoU loss takes pairs (N, 4), got {tuple(predicted.shape)} and {tuple(target.shape)}")
     return (1 - generalized_box_iou(predicted, target)).sum()

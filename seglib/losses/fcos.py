@@ -43,7 +43,12 @@ def distance_giou_loss(predicted: Tensor, target: Tensor) -> Tensor:
 
     Returns:
         ``(N,)``.
+
+    Raises:
+        ValueError: when there are not as many of both.
     """
+    if predicted.shape != target.shape:
+        raise ValueError(f"GIoU loss takes pairs (N, 4), got {tuple(predicted.shape)} and {tuple(target.shape)}")
     both, hull = torch.minimum(predicted, target), torch.maximum(predicted, target)  # (N, 4)
     inter = _area(both)
     union = _area(predicted) + _area(target) - inter

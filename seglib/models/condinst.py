@@ -43,7 +43,7 @@ from seglib.losses.assign_fcos import assign_locations, box_distances, mask_cent
 from seglib.losses.fcos import fcos_loss
 from seglib.losses.region import mask_dice_loss
 from seglib.models.base import Model
-from seglib.models.instance import ObjectTable, objects_of
+from seglib.models.instance import ObjectTable, check_pyramid, check_strides, objects_of
 from seglib.models.keywords import hands_keywords_to
 from seglib.ops.boxes import clip_boxes
 from seglib.ops.dynamic_conv import dynamic_conv, filter_count
@@ -224,6 +224,8 @@ class CondInst(Model):
                 f"numbers of classes and of levels are {wanted}, the head was built for {made}; build it with the same "
                 "num_classes and levels"
             )
+        check_strides(encoder, encoder_levels[fine_levels:], self.levels.strides, "levels")
+        check_pyramid(fpn, len(encoder_levels), fine_levels + len(self.levels.strides), "levels")
         self.mask_stride = self.levels.strides[0] // 2**fine_levels
         if mask_factor < 1 or self.mask_stride % mask_factor:
             raise ValueError(f"mask_factor must divide the mask features' stride {self.mask_stride}, got {mask_factor}")

@@ -1,4 +1,4 @@
-"""What the models of objects share: the objects that a batch is trained on, checked and packed."""
+"""What the models of objects share: the objects that a batch is trained on, checked and packed; checks of parts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from seglib.layers.encoder import Encoder
+from seglib.layers.fpn import FPN
 from seglib.ops.boxes import check_boxes
 from seglib.ops.ragged import first_rows, take_rows
 from seglib.types import Instances, Targets
@@ -48,6 +50,50 @@ def crowds_of(targets: Targets) -> list[Instances]:
     if targets.instances is None:
         raise ValueError("the targets have no `instances`; train on a dataset whose samples carry them")
     return [i[i.iscrowd] if i.iscrowd is not None else i[:0] for i in targets.instances]
+
+
+def check_strides(encoder: Encoder, levels: Sequence[str], strides: Sequence[int], owner: str) -> None:
+    """Raise unless what lies on the levels of a pyramid has the strides of the encoder's maps below it.
+
+    Args:
+        encoder: the backbone.
+        levels: names of its maps, finest first.
+        strides: pixels per cell of each level of the pyramid, which may have further, coarser ones.
+        owner: whose strides they are, for the message.
+
+    Raises:
+        ValueError: naming both.
+    """
+    made = tuple(int(encoder.grids[name].stride) for name in levels)
+    if tuple(strides[: len(made)]) != made:
+        raise ValueError(
+            f"{owner} have strides {tuple(strides)}, and the encoder's maps {', '.join(levels)} have {made}; build "
+            "both for the same maps"
+        )
+
+
+def check_pyramid(fpn: FPN, maps: int, levels: int, owner: str) -> None:
+    """Raise unless a pyramid is built on so many maps and has so many levels.
+
+    Args:
+        fpn: the pyramid. A top block without an attribute ``levels`` is taken at its word.
+        maps: number of the encoder's maps.
+        levels: number of levels that are wanted.
+        owner: who wants them, for the message.
+
+    Raises:
+        ValueError: naming both numbers.
+    """
+    if len(fpn.lateral) != maps:
+        raise ValueError(
+            f"the FPN was built for {len(fpn.lateral)} maps, the model takes {maps} of the encoder; pass the channels "
+            "of these maps to FPN"
+        )
+    extra = 0 if fpn.top_block is None else getattr(fpn.top_block, "levels", levels - maps)
+    if maps + extra != levels:
+        raise ValueError(
+            f"{owner} are of {levels} levels, the FPN has {maps + extra}; add or remove its top block, or the strides"
+        )
 
 
 @dataclass(frozen=True)

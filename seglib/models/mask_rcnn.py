@@ -42,7 +42,7 @@ from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
 from seglib.losses.assign import BACKGROUND, IGNORE, match_boxes
 from seglib.losses.two_stage import BOX_WEIGHTS, mask_loss, mask_targets, roi_loss, rpn_loss
 from seglib.models.base import Model
-from seglib.models.instance import ObjectTable, objects_of
+from seglib.models.instance import ObjectTable, check_pyramid, check_strides, objects_of
 from seglib.models.keywords import hands_keywords_to
 from seglib.models.two_stage import (
     DetectionSettings,
@@ -83,7 +83,8 @@ class MaskRCNN(Model):
             the mean colour, as published weights know it, or "replicate", its last row and column.
 
     Raises:
-        ValueError: for an unknown padding.
+        ValueError: for an unknown padding, or parts that were built for other numbers of classes, anchors or levels, or
+            for other strides.
     """
 
     def __init__(
@@ -106,6 +107,15 @@ class MaskRCNN(Model):
         super().__init__()
         if padding not in ("constant", "replicate"):
             raise ValueError(f'padding is "constant" or "replicate", got {padding!r}')
+        check_strides(encoder, levels, anchors.strides, "anchors")
+        check_pyramid(fpn, len(levels), len(anchors.strides), "anchors")
+        made = (rpn_head.objectness.out_channels, box_head.logits.out_features - 1, mask_head.predict.out_channels)
+        wanted = (anchors.per_cell, num_classes, num_classes)
+        if made != wanted:
+            raise ValueError(
+                f"anchors per cell, classes of boxes and classes of masks are {wanted}, the heads were built for {made}"
+                "; pass anchors= to RPNHead, and num_classes to BoxHead and MaskHead"
+            )
         self.num_classes, self.padding = num_classes, padding
         self.normalize = normalize or Normalize()
         self.encoder = encoder

@@ -88,6 +88,11 @@ class PanopticFPN(MaskRCNN):
         **mask_rcnn: Any,
     ) -> None:
         super().__init__(**mask_rcnn)
+        if (made := semantic_head.predict.out_channels) != 1 + num_stuff:
+            raise ValueError(
+                f"{num_stuff} classes of stuff and one for all things need {1 + num_stuff} channels, the semantic head "
+                f"was built for {made}; pass num_classes={1 + num_stuff} to SemanticFPNHead"
+            )
         self.num_things, self.num_stuff = self.num_classes, num_stuff
         self.semantic_head, self.merge = semantic_head, merge
         self.instance_weight, self.semantic_weight = instance_weight, semantic_weight

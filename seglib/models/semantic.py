@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,8 +33,10 @@ class SemanticModel(Model):
             over classes that exclude each other. One class alone is then possible.
 
     Attributes:
-        criterion: the loss. Set another one of ``seglib.losses`` before training: ``model.criterion = dice_loss``.
+        criterion: the loss. Set another one of ``seglib.losses`` before training: ``model.criterion = dice_loss``, or
+            one with settings: ``partial(cross_entropy, weight=…)``.
         aux_weights: the share of each auxiliary output in the loss.
+        keep_probs: whether predictions of exclusive classes hold probabilities, which take most of their memory.
 
     Raises:
         ValueError: when ``num_classes`` is out of range.
@@ -41,6 +44,7 @@ class SemanticModel(Model):
 
     criterion: Criterion
     aux_weights: tuple[float, ...] = (AUX_WEIGHT,)
+    keep_probs: bool = True
 
     def __init__(self, num_classes: int, *, overlapping: bool = False) -> None:
         super().__init__()
@@ -65,19 +69,19 @@ class SemanticModel(Model):
                 ``pixel_weight``, where there is one, weighs the pixels of the cross-entropy.
 
         Raises:
-            ValueError: when the targets have no labels of the kind, or pixel weights and the criterion has no use for
-                them.
+            ValueError: when the targets have no labels of the kind, or pixel weights and the criterion takes no
+                ``pixel_weight``.
         """
         name = "regions" if self.overlapping else "semantic"
         labels = targets.regions if self.overlapping else targets.semantic
         if labels is None:
             raise ValueError(f"the targets have no `{name}` labels; train on a dataset whose samples carry them")
         weight = targets.pixel_weight
-        if weight is not None and self.criterion is not cross_entropy:
+        if weight is not None and "pixel_weight" not in signature(self.criterion).parameters:
             other = "" if self.overlapping else ", or set model.criterion = cross_entropy"
             raise ValueError(
-                "the targets have pixel weights, which only the cross-entropy of exclusive classes takes; leave the "
-                f"transform BorderWeights out{other}"
+                "the targets have pixel weights, and the criterion has no argument pixel_weight; leave the transform "
+                f"BorderWeights out{other}"
             )
         losses = {name: self._compare(out.logits, labels, weight)}
         if out.aux:
@@ -107,8 +111,9 @@ class SemanticModel(Model):
             sizes: the true ``(H, W)`` of each image; what lies beyond is padding and is cut off.
             output_sizes: the ``(H, W)`` in which results are wanted; probabilities are resized to it.
         """
-        finish = regions_from_logits if self.overlapping else semantic_from_logits
-        return finish(out.logits, sizes, output_sizes)
+        if self.overlapping:
+            return regions_from_logits(out.logits, sizes, output_sizes)
+        return semantic_from_logits(out.logits, sizes, output_sizes, keep_probs=self.keep_probs)
 
 
 class DeeplySupervised(SemanticModel):

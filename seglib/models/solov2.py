@@ -40,7 +40,7 @@ from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
 from seglib.losses.assign_grid import GridTargets, assign_grid
 from seglib.losses.solo import category_loss, mask_loss
 from seglib.models.base import Model
-from seglib.models.instance import objects_of
+from seglib.models.instance import check_pyramid, objects_of
 from seglib.models.keywords import hands_keywords_to
 from seglib.ops.dynamic_conv import dynamic_conv
 from seglib.ops.dynamic_masks import DynamicMasks, upsample_logits
@@ -188,6 +188,12 @@ class SOLOv2(Model):
             )
         if mask_factor < 1:
             raise ValueError(f"mask_factor must be at least 1, got {mask_factor}")
+        if len(mask_features.branches) > len(levels):
+            raise ValueError(
+                f"the mask features take {len(mask_features.branches)} levels, the encoder gives {len(levels)} maps; "
+                "build MaskFeatureHead for as many"
+            )
+        check_pyramid(fpn, len(levels), len(head.grids), "grids")
         self.num_classes, self.padding = head.category.out_channels, padding
         self.normalize = normalize or Normalize()
         self.encoder = encoder

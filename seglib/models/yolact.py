@@ -39,7 +39,7 @@ from seglib.losses.assign import BACKGROUND, IGNORE, ignore_crowds, match_anchor
 from seglib.losses.multibox import box_loss, class_loss, mask_loss, semantic_loss, semantic_target
 from seglib.losses.two_stage import BOX_WEIGHTS
 from seglib.models.base import Model
-from seglib.models.instance import ObjectTable, crowds_of, objects_of
+from seglib.models.instance import ObjectTable, check_pyramid, check_strides, crowds_of, objects_of
 from seglib.ops.boxes import box_iou, clip_boxes, decode_boxes
 from seglib.ops.dynamic_masks import DynamicMasks
 from seglib.ops.masks import resize_masks
@@ -202,6 +202,9 @@ class YOLACT(Model):
                 f"classes, anchors per cell and prototypes are {wanted}, the head was built for {made}; build it with "
                 "the same num_classes, per_cell and prototypes"
             )
+        if isinstance(anchors, Anchors):
+            check_strides(encoder, levels[fine_levels:], anchors.strides, "anchors")
+            check_pyramid(fpn, len(levels), fine_levels + len(anchors.strides), "anchors")
         self.num_classes, self.padding = num_classes, padding
         self.normalize = normalize or Normalize()
         self.encoder = encoder

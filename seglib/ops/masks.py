@@ -78,8 +78,10 @@ def mask_iou(a: Tensor, b: Tensor, iscrowd: Tensor | None = None) -> Tensor:
         ``(N, M)`` float32 in [0, 1]; 0 where both masks are empty.
 
     Raises:
-        ValueError: when the masks aren't bool or have different sizes.
+        ValueError: when the masks aren't bool or have different sizes, or ``iscrowd`` isn't one bool for each of ``b``.
     """
+    if iscrowd is not None and (iscrowd.shape != (len(b),) or iscrowd.dtype != torch.bool):
+        raise ValueError(f"{len(b)} masks need iscrowd bool ({len(b)},), got {iscrowd.dtype} {tuple(iscrowd.shape)}")
     if a.dtype != torch.bool or b.dtype != torch.bool or a.ndim != 3 or a.shape[1:] != b.shape[1:]:
         raise ValueError(
             f"expected bool masks (N, H, W) and (M, H, W), got {a.dtype} {tuple(a.shape)} and {b.dtype} "
@@ -109,7 +111,15 @@ def crop_masks(masks: Tensor, boxes: Tensor, *, padding: float = 0.0, by_index: 
 
     Returns:
         ``(N, H, W)`` of the same type; gradients pass inside.
+
+    Raises:
+        ValueError: when there is not one box for each mask.
     """
+    if masks.ndim != 3 or boxes.shape != (len(masks), 4):
+        raise ValueError(
+            f"masks (N, H, W) need boxes (N, 4), got {tuple(masks.shape)} and {tuple(boxes.shape)}; boxes[index] "
+            "gives each mask its own"
+        )
     height, width = masks.shape[1:]
     x, y = torch.arange(width, device=masks.device), torch.arange(height, device=masks.device)
     low, high = boxes[:, :2] - padding, boxes[:, 2:] + padding  # (N, 2)

@@ -22,7 +22,11 @@ class PredictsSemantic(Protocol):
 
 
 def semantic_from_logits(
-    logits: Tensor, sizes: Sequence[Size] | None = None, output_sizes: Sequence[Size] | None = None
+    logits: Tensor,
+    sizes: Sequence[Size] | None = None,
+    output_sizes: Sequence[Size] | None = None,
+    *,
+    keep_probs: bool = True,
 ) -> list[Semantic]:
     """The most probable class of every pixel and the softmax probabilities of each image.
 
@@ -30,7 +34,13 @@ def semantic_from_logits(
         logits: ``(B, K, H, W)`` class scores, or ``(B, K, D, H, W)``.
         sizes: the true size of each image; what lies beyond is cut off. ``None`` keeps all.
         output_sizes: the size in which results are wanted; probabilities are resized to it, bilinear.
+        keep_probs: whether the probabilities are returned. Otherwise those of one image at a time are in memory.
     """
+    if not keep_probs:
+        each = [slice(i, i + 1) for i in range(len(logits))]
+        at, wanted = ([None if s is None else s[i] for i in each] for s in (sizes, output_sizes))
+        parts = zip((logits[i] for i in each), at, wanted, strict=True)
+        return [Semantic(semantic_from_logits(*part)[0].labels) for part in parts]
     probs = logits.float().softmax(1)  # (B, K, H, W)
     if sizes is None and output_sizes is None:
         return [Semantic(label, p) for label, p in zip(probs.argmax(1), probs, strict=True)]
@@ -78,16 +88,18 @@ def model_sizes(
     return (h, w), [(max(1, round(h * s)), max(1, round(w * s))) for s in scales]
 
 
-def predict_one(model: PredictsSemantic, image: Tensor) -> Semantic:
-    """The semantic prediction of one image ``(C, H, W)``.
+def predict_probs(model: PredictsSemantic, image: Tensor) -> Tensor:
+    """The class probabilities ``(K, H, W)`` that a model gives one image ``(C, H, W)``.
 
     Raises:
-        ValueError: when the model predicts something else.
+        ValueError: when the model predicts something else, or labels without probabilities.
     """
     found = model.predict(image[None])[0]
     if not isinstance(found, Semantic):
         raise ValueError(f"expected a model of exclusive classes, this predicts {type(found).__name__}; use predict()")
-    return found
+    if found.probs is None:
+        raise ValueError("views and tiles are averaged by probabilities, and the model gives none; set keep_probs=True")
+    return found.probs
 
 
 @torch.inference_mode()
@@ -137,11 +149,9 @@ def predict_semantic(
     for view in views:
         view_image = resize_image(image, view, antialias=geometry.antialias)  # (3, h, w)
         for flipped in (False, True) if flip else (False,):
-            result = predict_one(model, view_image.flip(-1) if flipped else view_image)
-            probs = resize_image(result.probs.flip(-1) if flipped else result.probs, size, antialias=False)  # (K, h, w)
+            probs = predict_probs(model, view_image.flip(-1) if flipped else view_image)
+            probs = resize_image(probs.flip(-1) if flipped else probs, size, antialias=False)  # (K, h, w)
             total = probs if total is None else total + probs
     assert total is not None  # there is at least one scale
-    if len(views) == 1 and not flip and view == image.shape[-2:]:
-        return result  # the model's own answer
     probs = resize_image(total / (len(views) * (1 + flip)), image.shape[-2:], antialias=False)  # (K, H, W)
     return Semantic(probs.argmax(0), probs)

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seglib.ops.geometry import NATIVE, Geometry
-from seglib.postprocess.semantic import PredictsSemantic, model_sizes, predict_one
+from seglib.postprocess.semantic import PredictsSemantic, model_sizes, predict_probs
 
 TILE = 1024
 OVERLAP = 256
@@ -197,7 +197,7 @@ def _bands(
                 for flipped in (False, True) if flip else (False,):
                     left, right = horizontal.region(across, view[1], flipped)
                     seen = strip[..., left:right]  # (C, rows, columns)
-                    probs = predict_one(model, seen.flip(-1) if flipped else seen).probs
+                    probs = predict_probs(model, seen.flip(-1) if flipped else seen)
                     probs = probs.flip(-1) if flipped else probs  # (K, rows, columns)
                     probs = _interpolated(probs, 1, _Taps(view[0], size[0], *down), rows[0])
                     probs = _interpolated(probs, 2, _Taps(view[1], size[1], *across), left)  # (K, n, m)

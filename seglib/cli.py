@@ -106,10 +106,30 @@ FlipAll = Annotated[
         help="Of volumes: average over views flipped over all axes, as nnU-Net does; it takes 8 times as long.",
     ),
 ]
+Annotations = Annotated[
+    Path | None,
+    typer.Option(
+        help="A COCO file of your own, of any name; --data coco when not given. In training it is that of train."
+    ),
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        help="The folder that the file_name of --annotations start from; those around the file when not given."
+    ),
+]
+SkipBad = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad",
+        help="Of coco: leave out images and annotations that are wrong, and name and count them, instead of refusing "
+        "the file.",
+    ),
+]
 ValShare = Annotated[
     float | None,
     typer.Option(
-        help="Of folder: this share of the training images is held out as val, e.g. 0.2, where there is no folder val. "
+        help="Of folder and coco: this share of the training images is held out as val, e.g. 0.2, where there is none. "
         "Their names decide which, so it is always the same ones."
     ),
 ]
@@ -117,15 +137,15 @@ Upright = Annotated[
     bool | None,
     typer.Option(
         "--upright/--stored-orientation",
-        help="Of folder: turn photos as their EXIF orientation says (the default), or leave them as they are stored, "
-        "where labels were drawn that way.",
+        help="Of folder and coco: turn photos as their EXIF orientation says, or leave them as they are stored, where "
+        "labels were drawn that way. When not given: upright of folder; of coco as the sizes in the file say.",
     ),
 ]
 Rescale = Annotated[
     str | None,
     typer.Option(
-        help="percentile: spread the values of each image over the range, for 12 bits in 16-bit files. Of folder. It "
-        "is stored with the weights, and eval and predict do the same."
+        help="percentile: spread the values of each image over the range, for 12 bits in 16-bit files. Of folder, "
+        "coco and dsb2018. It is stored with the weights, and eval and predict do the same."
     ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
@@ -203,6 +223,18 @@ def train(
         typer.Option(help="Of nnunet: 2d, 3d_lowres or 3d_fullres; when not given 3d_fullres if the plan has it."),
     ] = None,
     previous: Previous = None,
+    annotations: Annotations = None,
+    images: Images = None,
+    val_annotations: Annotated[Path | None, typer.Option(help="The COCO file of val, beside --annotations.")] = None,
+    skip_bad: SkipBad = False,
+    max_detections: Annotated[
+        int | None,
+        typer.Option(
+            min=11,
+            help="Of instance models: so many objects are found and scored in an image; COCO's 100 when not given. It "
+            "is stored with the weights.",
+        ),
+    ] = None,
     val_share: ValShare = None,
     upright: Upright = None,
     rescale: Rescale = None,
@@ -283,7 +315,7 @@ def train(
     import torch
 
     from seglib.commands.cascade import out_of_fold
-    from seglib.commands.images import channel_arguments, file_warnings, kept, own_files
+    from seglib.commands.images import channel_arguments, file_warnings, kept, limit_detections, own_files
     from seglib.commands.plans import PLAN, AllCases, facts_of_plan, plan_of_run
     from seglib.commands.settings import inherited, read_settings
     from seglib.commands.volumes import check_channels, data_by_plan, data_on_its_own_grid
@@ -312,7 +344,7 @@ def train(
     own_settings = read_settings(model, settings, pretrained=pretrained)
     if own_settings.get("pretrained"):
         options.refuse("--pretrained starts the encoder from other weights", weights=weights, encoder=encoder)
-    data = options.dataset_name(data, model, volumes)
+    data = options.dataset_name(data or (None if annotations is None else "coco"), model, volumes)
     parts = [model, data, configuration, None if fold is None else f"fold{fold}"]
     out = out or Path("runs") / "-".join(part for part in parts if part)
     options.check_writable(out)
@@ -336,6 +368,8 @@ def train(
     if volumes:
         options.refuse(f"{model} is for volumes, which keep their size; --patch says what to train on", size=size)
         options.refuse("it is for images", val_share=val_share, upright=upright, rescale=rescale)
+        options.refuse("it is for images", annotations=annotations, images=images, skip_bad=skip_bad or None)
+        options.refuse("it is for images", max_detections=max_detections)
         planned = model == "nnunet"
         if not planned:
             options.refuse(
@@ -385,18 +419,30 @@ def train(
         if prompted and data in RESIZES:
             shape = options.letterboxed(shape, geometry, model)
         keep = (task_type.needs,)
-        own = own_files(val_share=val_share, upright=upright, rescale=rescale)
+        own = own_files(
+            rescale,
+            annotations=annotations,
+            images=images,
+            val_annotations=val_annotations,
+            skip_bad=skip_bad,
+            val_share=val_share,
+            upright=upright,
+        )
         train_set = build_dataset(
             data, root, "train", size=shape, augment=True, keep=keep, geometry=geometry, fold=fold, own=own
         )
         val_set = build_dataset(data, root, "val", size=shape, keep=keep, own=own)
         intensity = own.intensity
         metadata |= kept(own) if data in TAKES_OWN else {}
-        the_task = task_type(train_set.categories)
+        limit = {} if max_detections is None else {"max_detections": max_detections}
+        if limit and task_type.name != "instance":
+            options.refuse("it is for instance models", **limit)
+        the_task = task_type(train_set.categories, **limit)
     val_set = match_categories(val_set, train_set.categories, task_type.needs)
     if first_process():
         for split, dataset in (("train", train_set), ("val", val_set)):
-            found = check_labels_of_split(count_labels(dataset, the_task.needs), the_task.categories, split)
+            counts = count_labels(dataset, the_task.needs)
+            found = check_labels_of_split(counts, the_task.categories, split, max_detections or 100)
             for warning in (*file_warnings(dataset), *found):
                 warn(warning)
     if val_set.size is not None and not prompted:
@@ -414,6 +460,9 @@ def train(
     arguments = inherited(model, stored) | arguments | own_settings
     net = build(model, **(without_download(model, arguments) if goes_on else arguments))
     net.geometry, net.intensity = geometry, intensity
+    if max_detections is not None:
+        limit_detections(net, max_detections)
+        metadata["max_detections"] = max_detections
     if volumes:
         net.preparation = read.preparation
     if weights is not None and not goes_on:
@@ -480,6 +529,9 @@ def evaluate_command(
             "formats, with the dataset's own ids: instances.json, or panoptic.json and PNG files in panoptic."
         ),
     ] = None,
+    annotations: Annotations = None,
+    images: Images = None,
+    skip_bad: SkipBad = False,
     val_share: ValShare = None,
     upright: Upright = None,
     size: SizeOfEval = None,
@@ -507,13 +559,14 @@ def evaluate_command(
     else:
         options.refuse("it is for volumes", flip_all=flip_all or None, previous=previous)
         net, the_task, metadata = load(weights[0], device, task)
-    data = options.dataset_name(data, metadata["model"], volumes)
+    data = options.dataset_name(data or (None if annotations is None else "coco"), metadata["model"], volumes)
     prompted = the_task.name == "prompt"
     shape = options.sides(size, "--size", 2)
     fold = None
     if volumes:
         options.refuse(f"{metadata['model']} is for volumes, which keep their size", size=size)
         options.refuse("it is for images", val_share=val_share, upright=upright)
+        options.refuse("it is for images", annotations=annotations, images=images, skip_bad=skip_bad or None)
         options.refuse("`seglib predict CASE --out` writes the label maps of volumes", out=out)
         if data == metadata.get("data"):  # the cases that training held out
             fold = metadata.get("fold")
@@ -528,8 +581,14 @@ def evaluate_command(
         shape = tuple(metadata["data_size"])
     elif shape is not None and not prompted:
         net.geometry = options.shorter(net.geometry, 0 if data in RESIZES else min(shape))
+    if annotations is not None and val_share is None:
+        options.refuse("all of --annotations is scored", split=split)
+        split = "train"
     split = split or ("val" if data in ("msd", "nnunet") else "test")
-    own = None if volumes else own_files_again(metadata, data, root, val_share=val_share, upright=upright)
+    own = None
+    if not volumes:
+        where = {"annotations": annotations, "images": images, "skip_bad": skip_bad}
+        own = own_files_again(metadata, data, root, **where, val_share=val_share, upright=upright)
     dataset = build_dataset(data, root, split, size=shape, keep=(the_task.needs,), fold=fold, own=own)
     if volumes:
         check_channels(weights[0], metadata, getattr(dataset, "modalities"))  # noqa: B009 (as above)
@@ -538,7 +597,8 @@ def evaluate_command(
     if prompted:  # any class may be asked for, and scores are by those of this dataset
         the_task = type(the_task)(dataset.categories, **the_task.arguments())
     dataset = match_categories(dataset, the_task.categories, the_task.needs)
-    facts: dict[str, Any] = {"volumes" if volumes else "images": len(dataset), "split": split}
+    facts: dict[str, Any] = {"volumes" if volumes else "images": len(dataset)}
+    facts |= {"split": split} if annotations is None else {"annotations": str(annotations)}
     written = nullcontext() if out is None else write_coco_predictions(out, the_task.predicts, dataset.file_ids)
     spacings: dict[str, Any] = {}
     with written as write:

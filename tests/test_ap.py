@@ -662,15 +662,43 @@ def test_a_bad_ground_truth_is_named():
     truth, _ = files()
     del truth["annotations"][1]["area"]
     with pytest.raises(ValueError, match=r"annotations\[1\] .*has no 'area'"):
-        evaluate_coco(truth, results)
+        evaluate_coco(truth, results, "boxes")
     truth, _ = files()
     truth["images"][1]["id"] = 7
-    with pytest.raises(ValueError, match=r"images\[1\] has id 7; every one needs an integer id of its own"):
+    with pytest.raises(ValueError, match=r"images\[1\] has id 7; every one needs an id of its own"):
         evaluate_coco(truth, results)
     truth, _ = files()
     del truth["images"][1]["width"]
     with pytest.raises(ValueError, match="image 5 has height 20 and width None"):
         evaluate_coco(truth, results)
+
+
+@pytest.mark.parametrize("segmentation", [[], None, [[1, 1, 5, 5]], [[1, 1, 1, 1, 1, 1]]])
+def test_annotations_without_a_mask_are_left_out_as_in_the_data_set(segmentation):
+    truth, results = files()
+    wanted = evaluate_coco(truth, results)
+    extra = {"id": 99, "iscrowd": 0, "area": 50, "segmentation": segmentation}
+    truth["annotations"].append(truth["annotations"][0] | extra)
+    assert evaluate_coco(truth, results).class_ap.tolist() == wanted.class_ap.tolist()
+
+
+def test_more_than_a_hundred_detections_count_where_the_metric_is_told_so():
+    masks = torch.zeros(120, 30, 40, dtype=torch.bool)
+    for i in range(120):
+        row, column = divmod(i, 20)
+        masks[i, 5 * row : 5 * row + 3, 2 * column] = True
+    truth = Instances(masks, torch.zeros(120, dtype=torch.int64), masks_to_boxes(masks))
+    found = truth.replace(scores=torch.linspace(1, 0.5, 120))
+    scores = {}
+    for limit in (100, 120):
+        metric = AveragePrecision(1, max_detections=limit)
+        metric.update(found, truth)
+        scores[limit] = metric.compute()
+    assert scores[100].ap < 0.85 and scores[120].ap == pytest.approx(1) and scores[120].ar100 == pytest.approx(1)
+    with pytest.raises(ValueError, match="different|cannot"):
+        metric.merge(AveragePrecision(1))
+    with pytest.raises(ValueError, match="max_detections must be above 10"):
+        AveragePrecision(1, max_detections=10)
 
 
 def test_boxes_are_scored_without_pycocotools(monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from test_cli import seglib
 
-from seglib.weights import read_metadata
+from seglib.weights import load_model, read_metadata
 
 SHORT = ["--size", "32x32", "--steps", 1, "--batch-size", 2]
 TABLE = ["background", "crack"]
@@ -71,7 +71,12 @@ def test_a_share_of_train_is_val_and_stays_so(tmp_path, capsys):
     assert code == 2 and "--val-share 0.2" in err
     assert train(root, "--val-share", 0.4, capsys=capsys)[0] == 0
     weights = root / "run" / "weights.safetensors"
-    assert read_metadata(weights)["own_files"] == {"val_share": 0.4, "upright": None, "rescale": "native"}
+    assert read_metadata(weights)["own_files"] == {
+        "val_share": 0.4,
+        "upright": None,
+        "rescale": "native",
+        "skip_bad": False,
+    }
     code, printed = seglib(
         "eval", "--weights", weights, "--data", "folder", "--root", root, "--split", "val", "--json", capsys=capsys
     )
@@ -145,9 +150,72 @@ def test_photos_of_a_folder_that_cannot_be_read_are_named_and_none_is_skipped(tm
     assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == ["a.png", "c.png", "d.png"]
 
 
+def coco(root, file="annotations/instances_default.json", images="images", objects=1):
+    """A COCO file of four images with a bright square."""
+    content = {"images": [], "categories": [{"id": 3, "name": "square"}], "annotations": []}
+    for n in range(1, 5):
+        pixels = np.full((32, 32, 3), 40, np.uint8)
+        pixels[4:16, 4 : 12 + n] = 220
+        (root / images).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(root / images / f"{n}.png")
+        content["images"].append({"id": n, "file_name": f"{n}.png", "height": 32, "width": 32})
+        corners = [4, 4, 12 + n, 4, 12 + n, 16, 4, 16]
+        row = {"image_id": n, "category_id": 3, "segmentation": [corners]}
+        content["annotations"] += [row | {"id": len(content["annotations"]) + k} for k in range(objects)]
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
+    (root / file).write_text(json.dumps(content))
+    return root
+
+
+def test_a_named_coco_file_trains_is_scored_and_names_the_images_of_predictions(tmp_path, capsys):
+    root, out = coco(tmp_path, "labels.json", "photos"), tmp_path / "run"
+    named = ["--annotations", root / "labels.json", "--images", root / "photos"]
+    code, printed = seglib("train", "mask_rcnn_tiny", *named, "--out", out, *SHORT, capsys=capsys)
+    assert code == 2 and "pass --val-annotations FILE, or --val-share 0.2" in printed.err
+    assert seglib("train", "mask_rcnn_tiny", *named, "--val-share", 0.25, "--out", out, *SHORT)[0] == 0
+    weights = ["--weights", out / "weights.safetensors"]
+    capsys.readouterr()
+    code, printed = seglib("eval", *weights, *named, "--out", tmp_path / "found", "--json", capsys=capsys)
+    assert code == 0 and json.loads(printed.out)["images"] == 4 and (tmp_path / "found" / "instances.json").exists()
+    wanted = ["--json", "--score", 0, "--ids", root / "labels.json"]
+    code, printed = seglib("predict", root / "photos", *weights, *wanted, capsys=capsys)
+    found = json.loads(printed.out)
+    assert code == 0 and all(e["file_name"] == f"{e['image_id']}.png" and e["category_id"] == 3 for e in found)
+
+
+def test_cvats_export_trains_with_a_share_and_bad_entries_are_left_out_on_request(tmp_path, capsys):
+    root = coco(tmp_path)
+    file = root / "annotations" / "instances_default.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["segmentation"] = [[1, 2, 3]]
+    file.write_text(json.dumps(content))
+    arguments = ["--data", "coco", "--root", root, "--val-share", 0.25, "--out", root / "run", *SHORT]
+    code, printed = seglib("train", "mask_rcnn_tiny", *arguments, capsys=capsys)
+    assert code == 2 and "a polygon has 3 numbers" in printed.err and "--skip-bad" in printed.err
+    code, printed = seglib("train", "mask_rcnn_tiny", *arguments, "--skip-bad", capsys=capsys)
+    assert code == 0 and "left out 1: annotation 0: a polygon has 3 numbers" in printed.err
+
+
+def test_the_limit_of_objects_is_raised_in_training_scoring_and_predicting(tmp_path, capsys):
+    root, out = coco(tmp_path, objects=120), tmp_path / "run"
+    arguments = ["--data", "coco", "--root", root, "--val-share", 0.25, "--out", out, *SHORT]
+    code, printed = seglib("train", "mask_rcnn_tiny", *arguments, "--max-detections", 120, capsys=capsys)
+    assert code == 0 and "--max-detections" not in printed.err
+    metadata = read_metadata(out / "weights.safetensors")
+    assert metadata["task_arguments"] == {"max_detections": 120}
+    assert load_model(out / "weights.safetensors").detections.max_detections == 100  # the command line raises it
+    from seglib.commands.stored import load
+
+    net, task, _ = load(out / "weights.safetensors", "cpu", None)
+    assert net.detections.max_detections == 120 and net.rpn.post_nms_top_k_test == 240
+    assert task.evaluator().metric.limits == (1, 10, 120)
+    code, printed = seglib("train", "fcn_tiny", "--max-detections", 120, "--out", tmp_path / "b", capsys=capsys)
+    assert code == 2 and "--max-detections has no use" in printed.err
+
+
 @pytest.mark.parametrize(("option", "value"), [("--val-share", 0.2), ("--rescale", "percentile")])
 def test_options_of_own_files_are_refused_where_they_do_nothing(tmp_path, capsys, option, value):
     code, printed = seglib("train", "unet_tiny", "--out", tmp_path, option, value, capsys=capsys)
-    assert code == 2 and f"{option} has no use: it is for folder" in printed.err
+    assert code == 2 and f"{option} has no use: it is for folder and coco" in printed.err
     code, printed = seglib("train", "unet3d_tiny", "--out", tmp_path, option, value, capsys=capsys)
     assert code == 2 and f"{option} has no use: it is for images" in printed.err

@@ -85,7 +85,7 @@ def test_pixels_and_objects_of_each_class_are_counted():
         "semantic": LabelCounts("semantic", (3, 1, 3), 2, 2, pixels=8, void=1),
         "panoptic": LabelCounts("panoptic", (3, 1, 3), 2, 2, pixels=8, void=1),
         "regions": LabelCounts("regions", (3, 1, 3), 2, 2, pixels=24, void=3),
-        "instances": LabelCounts("instances", (2, 0, 0), 2, 2, crowds=1),
+        "instances": LabelCounts("instances", (2, 0, 0), 2, 2, crowds=1, most_objects=1),
     }
     assert {needs: count_labels(data, needs) for needs in expected} == expected
 
@@ -165,7 +165,7 @@ def test_what_is_left_out_is_a_warning_while_something_remains():
         LabelCounts("instances", (2, 1, 0), 4, 4, crowds=4, without_mask=3), TABLE, "val"
     )
     assert crowds.startswith("val: 4 of 7 annotations have iscrowd 1")
-    assert lines.startswith("val: 3 of 10 annotations are left out because none of their polygons has 3 points")
+    assert lines.startswith("val: 3 of 10 annotations are left out because they have no mask: no segmentation, or no polygon")
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_crowds_and_lines_of_coco_are_counted_whether_or_not_they_are_read(tmp_p
     data = coco(tmp_path, annotations=rows, crowds=crowds)
     for path in (tmp_path / "train").iterdir():
         path.unlink()  # no image is read
-    expected = LabelCounts("instances", (1, 0, 2), 4, 4, crowds=1, without_mask=1)
+    expected = LabelCounts("instances", (1, 0, 2), 4, 4, crowds=1, without_mask=1, most_objects=2)
     assert count_labels(data, "instances") == count_labels(data, "instances", most=1) == expected  # of the whole file
     absent, lines = check_labels_of_split(expected, data.categories, "train")
     assert absent.startswith("train: class 'dog' never occurs in 4 images; check") and "1 of 5 annotations" in lines
@@ -318,7 +318,7 @@ def test_nuclei_are_counted_from_their_masks(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(array).save(path)
     data = DSB2018(tmp_path, "trainval")
-    assert count_labels(data, "instances") == LabelCounts("instances", (24,), 12, 12)
+    assert count_labels(data, "instances") == LabelCounts("instances", (24,), 12, 12, most_objects=2)
     for name in "ab":
         write_png(tmp_path / "kaggle" / "x" / "masks" / f"{name}.png", np.array([[0, 255]], np.uint8))
     Image.new("RGB", (2, 1)).save(tmp_path / "kaggle" / "x" / "masks" / "no.jpg")

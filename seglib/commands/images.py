@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from seglib.data.catalog import OwnFiles
-from seglib.data.pairing import split_folder
+from seglib.data.catalog import OwnFiles, has_val
 from seglib.models.zoo import find
 from seglib.ops.intensity import AS_IS, Intensity
 
@@ -16,44 +16,60 @@ RESCALE = ("percentile",)
 """The values of --rescale."""
 
 
-def own_files(
-    *,
-    val_share: float | None = None,
-    upright: bool | None = None,
-    rescale: str | None = None,
-) -> OwnFiles:
+def own_files(rescale: str | None, **options: Any) -> OwnFiles:
     """What the options of training say about own files.
+
+    Args:
+        rescale: the option; ``None`` leaves values as they are.
+        options: the further attributes of :class:`seglib.data.catalog.OwnFiles`.
 
     Raises:
         ValueError: for an unknown value of --rescale.
     """
     if rescale is not None and rescale not in RESCALE:
         raise ValueError(f"--rescale {rescale!r} is unknown; choose one of {', '.join(RESCALE)}")
-    return OwnFiles(val_share, upright, AS_IS if rescale is None else Intensity(rescale))
+    return OwnFiles(intensity=AS_IS if rescale is None else Intensity(rescale), **options)
 
 
-def own_files_again(
-    metadata: Mapping[str, Any], data: str, root: Path | None, *, val_share: float | None, upright: bool | None
-) -> OwnFiles:
+def own_files_again(metadata: Mapping[str, Any], data: str, root: Path | None, **options: Any) -> OwnFiles:
     """What is known about own files when stored weights are scored: what options leave open is as in training.
 
     Args:
         metadata: the weights' metadata.
         data: the dataset that is scored on.
-        root: its folder.
-        val_share: the option; that of training when not given, where ``root`` has no split of its own.
-        upright: the option; as in training when not given.
+        root: its folder; where it has no split of its own, ``val_share`` is that of training unless it is given.
+        options: attributes of :class:`seglib.data.catalog.OwnFiles`.
     """
+    own = OwnFiles(intensity=Intensity(**metadata.get("intensity", {})), **options)
     before = metadata.get("own_files", {}) if data == metadata.get("data") else {}
-    if val_share is None and root is not None and split_folder(root, "val") is None:
-        val_share = before.get("val_share")
-    upright = before.get("upright") if upright is None else upright
-    return OwnFiles(val_share, upright, Intensity(**metadata.get("intensity", {})))
+    if own.upright is None:
+        own = replace(own, upright=before.get("upright"))
+    if own.val_share is None and root is not None and not has_val(root, data):
+        own = replace(own, val_share=before.get("val_share"))
+    return own
 
 
 def kept(own: OwnFiles) -> dict[str, Any]:
     """What of own files is kept with weights, and compared when a run goes on."""
-    return {"own_files": {"val_share": own.val_share, "upright": own.upright, "rescale": own.intensity.mode}}
+    return {
+        "own_files": {
+            "val_share": own.val_share,
+            "upright": own.upright,
+            "rescale": own.intensity.mode,
+            "skip_bad": own.skip_bad,
+        }
+    }
+
+
+def limit_detections(net: Any, count: int) -> None:
+    """Let an instance model find so many objects in an image; its first stage proposes at least twice as many."""
+    if hasattr(net, "max_detections"):
+        net.max_detections = count
+    else:
+        net.detections = replace(net.detections, max_detections=count)
+    if hasattr(net, "rpn") and hasattr(net.rpn, "post_nms_top_k_test"):
+        tops = ("pre_nms_top_k_test", "post_nms_top_k_test")
+        net.rpn = replace(net.rpn, **{name: max(getattr(net.rpn, name), 2 * count) for name in tops})
 
 
 def channels_of(dataset: Any) -> int:

@@ -25,6 +25,7 @@ def weights_of(runs: Sequence[Path]) -> list[Path]:
 
 def load(weights: Path, device: str, task: str | None) -> tuple[Any, Any, dict[str, Any]]:
     """The model of a weights file, the task that it is used for, with its classes, and the file's metadata."""
+    from seglib.commands.images import limit_detections
     from seglib.train import TASKS
     from seglib.types import Category
     from seglib.weights import load_model, read_metadata
@@ -43,7 +44,10 @@ def load(weights: Path, device: str, task: str | None) -> tuple[Any, Any, dict[s
         categories = [Category(0, "object", True, (0, 114, 178))]  # prompts ask for things of any class
     else:
         raise ValueError(f"{weights} has no class table; write it with `seglib train` or `seglib convert`")
-    return net, TASKS[task or trained](categories, **metadata.get("task_arguments", {})), metadata
+    the_task = TASKS[task or trained](categories, **metadata.get("task_arguments", {}))
+    if "max_detections" in the_task.arguments():
+        limit_detections(net, the_task.arguments()["max_detections"])
+    return net, the_task, metadata
 
 
 def load_volumes(

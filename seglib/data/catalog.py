@@ -11,10 +11,11 @@ from torchvision.transforms import v2
 
 from seglib.data import camvid, cityscapes, coco, coco_panoptic, dsb, isbi, pets, scenes, voc
 from seglib.data.categories_json import read_class_table as read_class_table
+from seglib.data.coco_layouts import CocoPlace, file_of_split, find_coco, place_of
 from seglib.data.folders import SegmentationFiles
 from seglib.data.microscopy import elastic_transform
-from seglib.data.pairing import find_pairs
-from seglib.data.transforms import ResizeToGeometry, Transform, train_transform
+from seglib.data.pairing import find_pairs, split_folder
+from seglib.data.transforms import RescaleIntensity, ResizeToGeometry, Transform, train_transform
 from seglib.ops.geometry import Geometry
 from seglib.ops.intensity import AS_IS, Intensity
 from seglib.types import Category, Sample, Size
@@ -57,12 +58,20 @@ class OwnFiles:
     """How your own images are divided and read, of "folder", "coco" and "dsb2018"; options of the command line.
 
     Attributes:
+        annotations: a COCO file that is read instead of those in ``root``.
+        images: the folder that its ``file_name`` start from; found around the file when ``None``.
+        val_annotations: a COCO file of val, in the same folder of images or with its own around it.
+        skip_bad: whether to leave out what is wrong in a COCO file and to name it, instead of refusing the file.
         val_share: share of the training images that are "val" instead, where the data set has no split of its own;
             see :func:`seglib.data.pairing.hold_out`.
         upright: whether to apply the EXIF orientation of photos; ``None`` is what suits the data set.
         intensity: how the values of each image are scaled.
     """
 
+    annotations: Path | None = None
+    images: Path | None = None
+    val_annotations: Path | None = None
+    skip_bad: bool = False
     val_share: float | None = None
     upright: bool | None = None
     intensity: Intensity = AS_IS
@@ -82,10 +91,18 @@ class OwnFiles:
                 )
 
 
-TAKES_OWN = {"folder": ("val_share", "upright", "intensity")}
+TAKES_OWN = {
+    "folder": ("val_share", "upright", "intensity"),
+    "coco": ("annotations", "images", "val_annotations", "skip_bad", "val_share", "upright", "intensity"),
+    "dsb2018": ("intensity",),
+}
 """The datasets that take something of :class:`OwnFiles`, and what."""
 
 _OPTION_OF_OWN = {
+    "annotations": "--annotations",
+    "images": "--images",
+    "val_annotations": "--val-annotations",
+    "skip_bad": "--skip-bad",
     "val_share": "--val-share",
     "upright": "--upright or --stored-orientation",
     "intensity": "--rescale",
@@ -128,6 +145,13 @@ class _Request:
         if not self.augment:
             return None
         return transform if self.geometry is None else v2.Compose([ResizeToGeometry(self.geometry), transform])
+
+    def rescaled(self, transform: Transform | None) -> Transform | None:
+        """The transform, on samples whose values are scaled before."""
+        if self.own.intensity == AS_IS:
+            return transform
+        rescale = RescaleIntensity(self.own.intensity)
+        return rescale if transform is None else v2.Compose([rescale, transform])
 
 
 Builder = Callable[[_Request], SegmentationDataset]
@@ -196,23 +220,57 @@ def _folder(ask: _Request) -> SegmentationDataset:
 
 
 def _coco(ask: _Request) -> SegmentationDataset:
-    root = ask.folder("coco")
-    if ask.split not in ("train", "val"):
-        raise ValueError(f"split {ask.split!r} of coco has no public labels; choose train or val")
+    ask.check_split()
     transform = ask.augmented(train_transform(ask.crop((512, 512)), scale=(0.5, 2.0), keep=ask.keep))
-    folder, images = root / "annotations", root / f"{ask.split}2017"
     if "panoptic" in ask.keep:
+        root = ask.folder("coco")
+        folder, images = root / "annotations", root / f"{ask.split}2017"
         name = f"panoptic_{ask.split}2017"
         return coco_panoptic.CocoPanoptic(
             folder / f"{name}.json", folder / name, images, crowds=not ask.augment, transform=transform
         )
-    file = folder / f"instances_{ask.split}2017.json"
-    return coco.CocoInstances(file, images, crowds=not ask.augment, transform=transform)
+    place = _coco_place(ask)
+    return coco.CocoInstances(
+        place.annotations,
+        place.images,
+        part_of=place.part,
+        skip_bad=ask.own.skip_bad,
+        upright=ask.own.upright,
+        crowds=not ask.augment,
+        transform=ask.rescaled(transform),
+    )
+
+
+def has_val(root: Path, name: str) -> bool:
+    """Whether a folder of own files has a split for validation."""
+    return (split_folder(root, "val") if name == "folder" else file_of_split(root, "val")) is not None
+
+
+def _coco_place(ask: _Request) -> CocoPlace:
+    """The COCO file of a split: named, or in the root."""
+    own = ask.own
+    if own.annotations is None:
+        if own.images is not None or own.val_annotations is not None:
+            raise ValueError("--images and --val-annotations belong to --annotations FILE; pass that too")
+        return find_coco(ask.folder("coco"), ask.split, own.val_share)
+    if own.val_annotations is not None and own.val_share is not None:
+        raise ValueError("--val-annotations and --val-share both say what is val; pass one of them")
+    if ask.split == "val" and own.val_annotations is not None:
+        return place_of(own.val_annotations, own.images)
+    if ask.split == "val" and own.val_share is None:
+        raise ValueError(
+            f"{own.annotations} is the training data; pass --val-annotations FILE, or --val-share 0.2 to hold out a"
+            " fifth of its images"
+        )
+    return place_of(own.annotations, own.images, val_share=own.val_share, split=ask.split)
 
 
 def _dsb(ask: _Request) -> SegmentationDataset:
     # displacements in proportion to the paper's 10 pixels in 512
-    transform = ask.augmented(elastic_transform(ask.crop((256, 256)), std=5.0))
+    transform = ask.rescaled(ask.augmented(elastic_transform(ask.crop((256, 256)), std=5.0)))
+    root = ask.folder("dsb2018")
+    if (root / "stage1_train").is_dir() or root.name == "stage1_train":
+        return dsb.DSB2018Kaggle(root, ask.split, transform=transform)
     return dsb.DSB2018(ask.folder("dsb2018"), ask.split, transform=transform)
 
 
@@ -259,7 +317,8 @@ def build_dataset(
             :func:`seglib.data.pairing.find_pairs`. Of volumes "volumes" (synthetic,
             no download), "msd" (Medical Segmentation Decathlon) or "nnunet" (nnU-Net's raw layout): whole cases.
         root: the dataset's folder; "scenes" and "volumes" need none. That of "coco" holds
-            ``annotations/instances_train2017.json``, ``train2017`` and the same for val; for "panoptic"
+            ``annotations/instances_train2017.json``, ``train2017`` and the same for val, or an export of Roboflow or
+            CVAT, see :func:`seglib.data.coco_layouts.find_coco`; for "panoptic"
             ``annotations/panoptic_train2017.json`` and the folder of its PNGs beside it.
         split: "train", "val" or "test". The test labels of "voc", "cityscapes", "coco", "msd" and "nnunet" are not
             public.

@@ -34,6 +34,7 @@ class LabelCounts:
         void: the pixels among them that are void.
         crowds: annotations with ``iscrowd`` 1, also those that the dataset leaves out.
         without_mask: annotations that the dataset leaves out because they have no mask.
+        most_objects: the largest number of objects in an image, of "instances".
         class_values: the values of label files that were seen and are a class; empty where a remap says what they are.
         void_values: the values of label files that were seen and are void; empty where a remap says so.
     """
@@ -46,6 +47,7 @@ class LabelCounts:
     void: int = 0
     crowds: int = 0
     without_mask: int = 0
+    most_objects: int = 0
     class_values: tuple[int, ...] = ()
     void_values: tuple[int, ...] = ()
 
@@ -100,7 +102,7 @@ def count_samples(samples: Iterable[Sample], needs: str, num_classes: int, image
         images: the number of images of the dataset.
     """
     classes = torch.zeros(num_classes, dtype=torch.int64)  # (K,)
-    seen = pixels = void = crowds = 0
+    seen = pixels = void = crowds = most = 0
     for sample in samples:
         seen += 1
         value = getattr(sample, needs)
@@ -111,6 +113,7 @@ def count_samples(samples: Iterable[Sample], needs: str, num_classes: int, image
             objects = sample.instances.labels if crowd is None else sample.instances.labels[~crowd]  # (N,)
             crowds += 0 if crowd is None else int(crowd.sum())
             classes += _occurrences(objects, num_classes, None, sample.id)
+            most = max(most, len(objects))
         elif sample.panoptic is not None and needs == "panoptic":
             pixels += sample.panoptic.map.numel()
             void += int((sample.panoptic.map == 0).sum())
@@ -128,16 +131,19 @@ def count_samples(samples: Iterable[Sample], needs: str, num_classes: int, image
             pixels += sample.semantic.numel()
             void += int(occurrences[VOID])
             classes += occurrences[:num_classes]
-    return LabelCounts(needs, tuple(classes.tolist()), seen, images, pixels, void, crowds)
+    return LabelCounts(needs, tuple(classes.tolist()), seen, images, pixels, void, crowds, most_objects=most)
 
 
-def check_labels_of_split(counts: LabelCounts, categories: Sequence[Category], split: str) -> list[str]:
+def check_labels_of_split(
+    counts: LabelCounts, categories: Sequence[Category], split: str, max_detections: int = 100
+) -> list[str]:
     """Check before training that a split has something to learn from, or to be scored on.
 
     Args:
         counts: labels of the split, as :func:`count_labels` counts them.
         categories: the class table; of "instances" only its things are looked at.
         split: the name of the split, for the messages.
+        max_detections: the largest number of objects that are found and scored in an image.
 
     Returns:
         One line for each warning about classes that never occur, masks of 0 and 255 whose 255 is void, images with
@@ -185,7 +191,12 @@ def check_labels_of_split(counts: LabelCounts, categories: Sequence[Category], s
     if counts.without_mask:
         warnings.append(
             f"{split}: {counts.without_mask} of {counts.without_mask + counts.crowds + objects} annotations are left"
-            " out because none of their polygons has 3 points; correct or remove them"
+            " out because they have no mask: no segmentation, or no polygon of 3 points; correct or remove them"
+        )
+    if counts.most_objects > max_detections:
+        warnings.append(
+            f"{split}: an image has {counts.most_objects} objects, and at most {max_detections} are found and scored in"
+            f" one; --max-detections {counts.most_objects} raises the limit"
         )
     return warnings
 

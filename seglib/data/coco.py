@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+from unicodedata import normalize
 
 import torch
 
@@ -30,25 +31,41 @@ from seglib.data.checks import LabelCounts, count_samples
 from seglib.data.coco_file import (
     IMAGE_KEYS,
     CocoImages,
+    Id,
     Row,
+    check_files_exist,
+    check_keys,
     find_category,
     find_owner,
     image_entries,
     is_crowd,
+    other_spelling,
     read_coco,
     unique_ids,
 )
+from seglib.data.coco_tidy import (
+    fill_sizes,
+    find_files,
+    image_size,
+    made_for_upright,
+    tidy_rows,
+    used_categories,
+)
+from seglib.data.file_checks import evenly, orientation_warnings
 from seglib.data.voc import voc_color
 from seglib.files import atomic_path
 from seglib.ops.masks import masks_to_boxes
-from seglib.ops.rle import decode_rle, encode_rle, polygons_to_rle
+from seglib.ops.rle import check_rles, decode_rle, encode_rle, polygons_to_rle
 from seglib.types import Category, Instances, Sample, check_categories
 
 _KEYS: dict[str, Row] = {
     "images": IMAGE_KEYS,
     "categories": {"id": int, "name": str},
-    "annotations": {"image_id": int, "category_id": int, "segmentation": list | dict},
+    "annotations": {"image_id": Id, "category_id": int, "segmentation": list | dict},
 }
+
+
+_SKIP = ", or leave out what is wrong with --skip-bad (skip_bad=True in Python)"
 
 
 class CocoInstances(CocoImages):
@@ -59,8 +76,9 @@ class CocoInstances(CocoImages):
 
     The file is read and checked once, and masks are drawn when a sample is read. What is kept in memory is about the
     size of the JSON file, in one block that the workers of a ``DataLoader`` share; reading it takes several times that.
-    Two sorts of annotations are left out: those whose polygons all have fewer than 3 points (pycocotools would take
-    four numbers for a box), and those whose mask has no pixel.
+    Annotations without a mask are left out: those without a segmentation, those whose polygons all have fewer than 3
+    points (pycocotools would take four numbers for a box), and those whose mask has no pixel. What labelling tools
+    write otherwise than COCO is put right where its meaning is certain, see :mod:`seglib.data.coco_tidy`.
 
     Args:
         annotations: the JSON file, for example ``annotations/instances_val2017.json``.
@@ -68,7 +86,12 @@ class CocoInstances(CocoImages):
         crowds: whether to keep the annotations with ``iscrowd`` 1. The evaluation needs them, because a detection
             inside a crowd is no mistake; training leaves them out.
         keep_empty: whether to keep images without an object; a crowd alone is none. Evaluation needs them too.
-        upright: ``True`` applies the EXIF orientation of photos, for annotations that were drawn on them upright.
+        skip_bad: whether to leave out what is wrong instead of refusing the file: images that are missing, damaged or
+            of another size, and annotations that no mask can be drawn of. :meth:`file_warnings` names and counts them.
+        part_of: chooses a part of the images: gets the ``file_name`` of each and returns the indices to keep.
+        upright: ``True`` applies the EXIF orientation of photos, for annotations that were drawn on them upright;
+            ``False`` leaves it out. ``None`` finds out: when a photo has the size that the file says only upright, all
+            are read so.
         size: ``(H, W)`` to resize to on reading: the image antialiased bilinear, the masks nearest.
         transform: applied to the sample last.
 
@@ -95,22 +118,46 @@ class CocoInstances(CocoImages):
         *,
         crowds: bool = True,
         keep_empty: bool = True,
-        upright: bool = False,
+        skip_bad: bool = False,
+        part_of: Callable[[list[str]], Sequence[int]] | None = None,
+        upright: bool | None = None,
         size: tuple[int, int] | None = None,
         transform: Callable[[Sample], Sample] | None = None,
     ) -> None:
-        path = Path(annotations)
-        content = read_coco(path, _KEYS, "instances")
+        path, folder = Path(annotations), Path(images)
+        content = read_coco(path, {"images": {}, "categories": {}, "annotations": {}}, "instances")
         try:
-            names = {row["id"]: row["name"] for row in unique_ids(content["categories"], "category")}
-            self.file_ids: tuple[int | None, ...] = tuple(sorted(names))
-            labels = {stored: i for i, stored in enumerate(sorted(names))}  # COCO's id → category id
+            tidy_rows(content)
+            for part, keys in _KEYS.items():
+                check_keys(content[part], {k: v for k, v in keys.items() if k not in ("height", "width")}, part)
+            self._left_out: list[str] = []  # one line for each image or annotation
+            if missing := find_files(content["images"], folder):
+                if not skip_bad:
+                    check_files_exist(path, folder, [row["file_name"] for row in content["images"]], "images", _SKIP)
+                self._left_out += [f"image {row['id']} ({row['file_name']}) is not in {folder}" for row in missing]
+            gone = {id(row) for row in missing}
+            rows = [row for row in content["images"] if id(row) not in gone]
+            self._finds_out = upright is None
+            upright = made_for_upright(rows, folder) if upright is None else upright
+            fill_sizes(rows, folder, upright)
+            check_keys(rows, IMAGE_KEYS, "images")
+            names = used_categories(unique_ids(content["categories"], "category"), content["annotations"])
+            table = {row["id"]: row["name"] for row in names}
+            self.file_ids: tuple[int | None, ...] = tuple(sorted(table))
+            labels = {stored: i for i, stored in enumerate(sorted(table))}  # COCO's id → category id
             self.categories = check_categories(
-                [Category(i, names[stored], True, voc_color(i + 1)) for stored, i in labels.items()]
+                [Category(i, table[stored], True, voc_color(i + 1)) for stored, i in labels.items()]
             )
-            entries, self._tally = _index(content, labels, crowds)
+            entries = self._index(image_entries(rows), content, labels, missing, upright, folder if skip_bad else None)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+        if part_of is not None:
+            entries = [entries[i] for i in part_of([e["file_name"] for e in entries])]
+        self._tally = _Tally.of(entries)
+        for entry in entries:
+            del entry["without_mask"]
+            if not crowds:
+                entry["objects"] = [o for o in entry["objects"] if not o[1]]
         if not keep_empty:
             entries = [e for e in entries if any(not crowd for _, crowd, _ in e["objects"])]
         if not entries:
@@ -118,6 +165,73 @@ class CocoInstances(CocoImages):
                 f"{path} has no image{'' if keep_empty else ' with an object; pass keep_empty=True to see all'}"
             )
         super().__init__(path, images, entries, upright=upright, size=size, transform=transform)
+
+    def _index(
+        self,
+        entries: dict[Id, Row],
+        content: dict[str, list[Row]],
+        labels: dict[int, int],
+        missing: list[Row],
+        upright: bool,
+        check: Path | None,
+    ) -> list[Row]:
+        """For each image its row, ``objects``: (category id, iscrowd, segmentation) of all that have a mask, and the
+        number of annotations ``without_mask``.
+
+        With ``check``, the folder of the images, everything is tried that would fail later, and what fails is left out.
+        """
+        gone = {row["id"] for row in missing} | {other_spelling(row["id"]) for row in missing}
+        if check is not None:
+            for image_id, entry in list(entries.items()):
+                try:
+                    found = image_size(check / entry["file_name"], upright)
+                    if found != (entry["height"], entry["width"]):
+                        raise ValueError(
+                            f"is {found[0]} x {found[1]} (H x W), not {entry['height']} x {entry['width']}"
+                        )
+                except ValueError as error:
+                    self._left_out.append(f"image {image_id} ({entry['file_name']}): {error}")
+                    gone |= {image_id, other_spelling(image_id)}
+                    del entries[image_id]
+        for entry in entries.values():
+            entry |= {"objects": [], "without_mask": 0}
+        for n, row in enumerate(content["annotations"]):
+            name = f"annotation {row['id']}" if "id" in row else f"entry {n} of 'annotations'"
+            if row["image_id"] in gone:
+                continue
+            try:
+                entry = find_owner(row, name, entries)
+                category, crowd = find_category(row, name, labels), is_crowd(row, name)
+                segmentation = _checked(row["segmentation"], entry["height"], entry["width"], name)
+                if check is not None and isinstance(segmentation, dict):
+                    check_rles([segmentation])
+            except ValueError as error:
+                if check is None:
+                    raise ValueError(f"{error}{_SKIP}") from error
+                self._left_out.append(str(error) if name in str(error) else f"{name}: {error}")
+                continue
+            if segmentation is None:
+                entry["without_mask"] += 1
+            else:
+                entry["objects"].append((category, crowd, segmentation))
+        drawn = sum(len(e["objects"]) for e in entries.values())
+        if not drawn and any(e["without_mask"] for e in entries.values()):
+            raise ValueError(
+                "no annotation has a mask; this format needs polygons or run-length codes, not boxes alone"
+            )
+        return list(entries.values())
+
+    def file_warnings(self) -> list[str]:
+        """What was left out, and photos for which both orientations are possible."""
+        warnings = []
+        if self._left_out:
+            more = f" and {len(self._left_out) - 5} more" if len(self._left_out) > 5 else ""
+            warnings.append(f"left out {len(self._left_out)}: {'; '.join(self._left_out[:5])}{more}")
+        if self._finds_out:
+            paths = [self._folder / self._entries[i]["file_name"] for i in evenly(range(len(self)), 200)]
+            asked, other = ("upright", "--stored-orientation") if self._upright else ("as they are stored", "--upright")
+            warnings += orientation_warnings(paths, asked, other)
+        return warnings
 
     def annotations(self, entry: Row) -> dict[str, Any]:
         """The objects of an image."""
@@ -135,6 +249,7 @@ class CocoInstances(CocoImages):
             images=len(self),
             crowds=tally.crowds,
             without_mask=tally.without_mask,
+            most_objects=tally.most,
         )
 
 
@@ -198,13 +313,13 @@ class ImageIds:
         file_names: the ``file_name`` of each image → its id.
     """
 
-    def __init__(self, file_names: dict[str, int]) -> None:
-        self._owners: dict[str, dict[str, int]] = {}  # a tail of file_name → the file_names that end in it, with ids
+    def __init__(self, file_names: dict[str, Id]) -> None:
+        self._owners: dict[str, dict[str, Id]] = {}  # a tail of file_name → the file_names that end in it, with ids
         for name, image_id in file_names.items():
             for tail in _tails(name):
                 self._owners.setdefault(tail, {})[name] = image_id
 
-    def __getitem__(self, path: str | os.PathLike[str]) -> int:
+    def __getitem__(self, path: str | os.PathLike[str]) -> Id:
         """The id of the image whose ``file_name`` and this path end alike: in ``a/1.png``, else in ``1.png``.
 
         Raises:
@@ -233,8 +348,8 @@ def read_image_ids(path: str | os.PathLike[str]) -> ImageIds:
         FileNotFoundError: when there is no such file.
         ValueError: when the file has no list of images with ``id`` and ``file_name``, or one of them stands twice.
     """
-    content = read_coco(Path(path), {"images": {"id": int, "file_name": str}}, "instances")
-    file_names: dict[str, int] = {}
+    content = read_coco(Path(path), {"images": {"id": Id, "file_name": str}}, "instances")
+    file_names: dict[str, Id] = {}
     try:
         for row in unique_ids(content["images"], "image"):
             if row["file_name"] in file_names:
@@ -247,46 +362,29 @@ def read_image_ids(path: str | os.PathLike[str]) -> ImageIds:
 
 def _tails(path: str) -> list[str]:
     """The path without its first parts, longest first: a/b/c, b/c, c."""
-    parts = PurePosixPath(path.replace("\\", "/")).parts
+    parts = PurePosixPath(normalize("NFC", path.replace("\\", "/"))).parts
     return ["/".join(parts[i:]) for i in range(len(parts))]
 
 
 @dataclass(frozen=True)
 class _Tally:
-    """The annotations of a file: objects with a mask by category id, crowds, and those without a mask."""
+    """The annotations of images: objects with a mask by category id, crowds, those without a mask, most in an image."""
 
     objects: Counter[int]
     crowds: int
     without_mask: int
+    most: int
+
+    @classmethod
+    def of(cls, entries: list[Row]) -> _Tally:
+        """What the entries hold."""
+        objects = [[category for category, crowd, _ in e["objects"] if not crowd] for e in entries]
+        crowds = sum(crowd for e in entries for _, crowd, _ in e["objects"])
+        without = sum(e["without_mask"] for e in entries)
+        return cls(Counter(k for found in objects for k in found), crowds, without, max(map(len, objects), default=0))
 
 
-def _index(content: dict[str, list[Row]], labels: dict[int, int], crowds: bool) -> tuple[list[Row], _Tally]:
-    """For each image its row and ``objects``: (category id, iscrowd, segmentation) of all that have a mask."""
-    entries = {image_id: entry | {"objects": []} for image_id, entry in image_entries(content["images"]).items()}
-    objects: Counter[int] = Counter()
-    degenerate = crowded = 0
-    for n, row in enumerate(content["annotations"]):
-        name = f"annotation {row['id']}" if "id" in row else f"entry {n} of 'annotations'"
-        entry, category, crowd = find_owner(row, name, entries), find_category(row, name, labels), is_crowd(row, name)
-        try:
-            segmentation = _checked(row["segmentation"], entry["height"], entry["width"])
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-        if segmentation is None:
-            degenerate += 1
-            continue
-        if crowd:
-            crowded += 1
-        else:
-            objects[category] += 1
-        if crowds or not crowd:
-            entry["objects"].append((category, crowd, segmentation))
-    if degenerate and degenerate == len(content["annotations"]):
-        raise ValueError("no annotation has a mask; this format needs polygons or run-length codes, not boxes alone")
-    return list(entries.values()), _Tally(objects, crowded, degenerate)
-
-
-def _checked(segmentation: Any, height: int, width: int) -> list[list[float]] | dict[str, Any] | None:
+def _checked(segmentation: Any, height: int, width: int, name: str) -> list[list[float]] | dict[str, Any] | None:
     """The segmentation without polygons of fewer than 3 points; ``None`` when nothing is left."""
     if isinstance(segmentation, list):
         for polygon in segmentation:
@@ -294,17 +392,17 @@ def _checked(segmentation: Any, height: int, width: int) -> list[list[float]] | 
                 total = sum(polygon)
             except TypeError:
                 raise ValueError(
-                    f"a polygon is {polygon!r:.60}; write a flat list of numbers, [[x1, y1, x2, y2, …], …]"
+                    f"{name}: a polygon is {polygon!r:.60}; write a flat list of numbers, [[x1, y1, x2, y2, …], …]"
                 ) from None
             if not math.isfinite(total):
-                raise ValueError("a polygon has a coordinate that is no finite number; correct or remove it")
+                raise ValueError(f"{name}: a polygon has a coordinate that is no finite number; correct or remove it")
             if len(polygon) % 2:
-                raise ValueError(f"a polygon has {len(polygon)} numbers; every point needs x and y")
+                raise ValueError(f"{name}: a polygon has {len(polygon)} numbers; every point needs x and y")
         return [polygon for polygon in segmentation if len(polygon) >= 6] or None
     if segmentation.get("size") != [height, width]:
         raise ValueError(
-            f"its run-length code has the size {segmentation.get('size')!r:.60} and its image is {[height, width]};"
-            " encode the mask again at the size of the image"
+            f"{name}: its run-length code has the size {segmentation.get('size')!r:.60} and its image is"
+            f" {[height, width]}; encode the mask again at the size of the image"
         )
     return segmentation
 

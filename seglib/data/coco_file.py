@@ -13,14 +13,19 @@ from torch.utils.data import Dataset
 
 from seglib.data.images import read_image
 from seglib.data.transforms import Resize, as_pair
+from seglib.files import read_json
 from seglib.types import Sample
 
 Row = dict[str, Any]
 
-IMAGE_KEYS: Row = {"id": int, "file_name": str, "height": int, "width": int}
+Id = int | str
+"""Ids are whole numbers, but some tools write text."""
+
+IMAGE_KEYS: Row = {"id": Id, "file_name": str, "height": int, "width": int}
 
 _TYPE_NAMES = {
     int: "a whole number",
+    Id: "a whole number or text",
     str: "text",
     list: "a list",
     list | dict: "a list of polygons or a run-length code",
@@ -59,7 +64,7 @@ class CocoImages(Dataset[Sample]):
     ) -> None:
         self._path, self._folder = path, Path(images)
         check_files_exist(path, self._folder, [e["file_name"] for e in entries], "images")
-        self.image_ids: tuple[int, ...] = tuple(e["id"] for e in entries)
+        self.image_ids: tuple[Id, ...] = tuple(e["id"] for e in entries)
         self._entries = Packed(entries)
         self._upright = upright
         self.size = None if size is None else as_pair(size)
@@ -79,7 +84,12 @@ class CocoImages(Dataset[Sample]):
         image = read_image(path, upright=self._upright)  # (3, H, W)
         if tuple(image.shape[1:]) != size:
             turned = tuple(image.shape[:0:-1]) == size
-            remedy = f"pass upright={not self._upright}" if turned else "use the images that the file was made for"
+            option = "--stored-orientation" if self._upright else "--upright"
+            remedy = (
+                f"pass {option} (upright={not self._upright} in Python)"
+                if turned
+                else "use the images that the file was made for"
+            )
             raise ValueError(
                 f"{path} is {image.shape[1]} x {image.shape[2]} (H x W) and {self._path} says {size[0]} x {size[1]};"
                 f" {remedy}"
@@ -128,10 +138,7 @@ def read_coco(path: Path, required: dict[str, Row], form: str) -> dict[str, list
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; pass a COCO {form} file, such as {form}_val2017.json")
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:  # no JSON, or not even text
-        raise ValueError(f"{path} is no JSON file ({error}); pass a COCO {form} file") from error
+    content = read_json(path)
     for part, keys in required.items():
         rows = content.get(part) if isinstance(content, dict) else None
         if not isinstance(rows, list):
@@ -157,15 +164,22 @@ def check_keys(rows: list[Row], keys: Row, part: str) -> None:
 
 def unique_ids(rows: list[Row], name: str) -> list[Row]:
     """The rows, after checking that no id stands twice; ``name`` is what a row describes."""
-    seen: set[int] = set()
+    seen: set[Id] = set()
     for row in rows:
-        if row["id"] in seen:
+        if row["id"] in seen or other_spelling(row["id"]) in seen:
             raise ValueError(f"{name} id {row['id']} stands twice; give every {name} its own")
         seen.add(row["id"])
     return rows
 
 
-def image_entries(rows: list[Row]) -> dict[int, Row]:
+def other_spelling(value: Id) -> Id:
+    """An id as text where it is a number, and as a number where it is that number's text: 1 and "1" are one id."""
+    if isinstance(value, int):
+        return str(value)
+    return int(value) if value.isdecimal() and str(int(value)) == value else value
+
+
+def image_entries(rows: list[Row]) -> dict[Id, Row]:
     """The images of a file by id, each with the keys of :data:`IMAGE_KEYS` alone, after checking ids and sizes."""
     for row in unique_ids(rows, "image"):
         if min(row["height"], row["width"]) < 1:
@@ -175,11 +189,11 @@ def image_entries(rows: list[Row]) -> dict[int, Row]:
     return {row["id"]: {key: row[key] for key in IMAGE_KEYS} for row in rows}
 
 
-def find_owner(row: Row, name: str, entries: dict[int, Row]) -> Row:
+def find_owner(row: Row, name: str, entries: dict[Id, Row]) -> Row:
     """The entry of the image that an annotation, called ``name`` in messages, belongs to."""
-    if row["image_id"] not in entries:
+    if (found := entries.get(row["image_id"], entries.get(other_spelling(row["image_id"])))) is None:
         raise ValueError(f"{name} has image_id {row['image_id']}, which is not in 'images'; add it or remove both")
-    return entries[row["image_id"]]
+    return found
 
 
 def find_category(row: Row, name: str, labels: dict[int, int]) -> int:
@@ -197,10 +211,10 @@ def is_crowd(row: Row, name: str) -> bool:
     return bool(crowd)
 
 
-def check_files_exist(path: Path, folder: Path, names: list[str], what: str) -> None:
-    """Raise when a file that ``path`` names isn't in the folder."""
+def check_files_exist(path: Path, folder: Path, names: list[str], what: str, remedy: str = "") -> None:
+    """Raise when a file that ``path`` names isn't in the folder; ``remedy`` ends the message."""
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise FileNotFoundError(
             f"{len(missing)} of {len(names)} {what} of {path} are not in {folder} ({', '.join(missing[:5])}); pass the"
-            " folder that their file_name start from"
+            f" folder that their file_name start from{remedy}"
         )

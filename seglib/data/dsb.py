@@ -86,8 +86,9 @@ class _Nuclei(Dataset[Sample]):
         """What :func:`seglib.data.checks.count_labels` asks for, without reading images."""
         if needs != "instances":
             return count_samples((self[i] for i in indices), needs, len(self.categories), len(self))
-        nuclei = sum(self._count(self.ids[i]) for i in indices)
-        return LabelCounts(needs, (nuclei,), images_seen=len(indices), images=len(self))
+        nuclei = [self._count(self.ids[i]) for i in indices]
+        most = max(nuclei, default=0)
+        return LabelCounts(needs, (sum(nuclei),), images_seen=len(indices), images=len(self), most_objects=most)
 
     def _count(self, name: str) -> int:
         """The number of nuclei of one image."""
@@ -168,10 +169,11 @@ class DSB2018Kaggle(_Nuclei):
     the smallest of them, which needs it most; among masks of one size, to the first by file name. A mask that has no
     pixel left is dropped. So every pixel has one owner, as in a label map.
 
-    There is no official split: ``ids`` says which images are taken.
+    There is no official split: "val" is here what it is for :class:`DSB2018`, or ``ids`` says which images are taken.
 
     Args:
         root: the folder ``stage1_train``, or the one around it.
+        split: "train", "val" or "trainval" (both).
         ids: the names of the images to take, in this order; ``None`` takes all, ordered by name.
         size: ``(H, W)`` to resize to on reading: the image antialiased bilinear, the masks nearest.
         transform: applied to the sample last.
@@ -192,11 +194,14 @@ class DSB2018Kaggle(_Nuclei):
     def __init__(
         self,
         root: str | os.PathLike[str],
+        split: str = "trainval",
         *,
         ids: Sequence[str] | None = None,
         size: tuple[int, int] | None = None,
         transform: Callable[[Sample], Sample] | None = None,
     ) -> None:
+        if split not in ("train", "val", "trainval"):
+            raise ValueError(f"split {split!r} of stage1_train is unknown; choose train, val or trainval")
         inner = Path(root) / "stage1_train"
         self._root = inner if inner.is_dir() else Path(root)
         names = sorted(path.parent.name for path in self._root.glob("*/masks"))
@@ -207,6 +212,10 @@ class DSB2018Kaggle(_Nuclei):
                 wrong = sorted(set(ids) - set(names))[:5]
                 raise ValueError(f"ids has {wrong or 'no name'}; choose some of the {len(names)} names in {self._root}")
             names = list(ids)
+        if split != "trainval":
+            names = [name for name in names if _in_val(name) == (split == "val")]
+            if not names:
+                raise ValueError(f"{self._root} has too few images: none is in the split {split!r}; use 'trainval'")
         images = {name: self._root / name / "images" / f"{name}.png" for name in names}
         if missing := [str(path) for path in images.values() if not path.is_file()]:
             raise FileNotFoundError(

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image
 
 from seglib.data.images import check_readable, decode_file, is_16_bit
 
+Thing = TypeVar("Thing")
+
 _MOST = 200  # headers that are opened
 _MOST_DECODED = 8  # images whose values are read
 _DARK = 65535 / 8
 
 
-def evenly(paths: Sequence[Path], most: int) -> list[Path]:
-    """At most so many of the paths, evenly spaced."""
-    seen = min(most, len(paths))
-    return [paths[i * len(paths) // seen] for i in range(seen)]
+def evenly(things: Sequence[Thing], most: int) -> list[Thing]:
+    """At most so many of the things, evenly spaced."""
+    seen = min(most, len(things))
+    return [things[i * len(things) // seen] for i in range(seen)]
 
 
 def read_orientation(path: Path) -> tuple[int, tuple[int, int]]:

@@ -16,7 +16,8 @@ LABEL_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".gif")
 SUFFIXES = ("_mask", "_masks", "_label", "_labels", "_seg", "_segmentation", "_gt", "-mask", "-label", ".mask")
 """What label files may add to the names of their images where both lie in one folder."""
 
-_NAMES_OF = {"val": ("val", "valid", "validation")}
+NAMES_OF = {"val": ("val", "valid", "validation")}
+"""What folders and files of a split may be called."""
 _LOSSY = (".jpg", ".jpeg")
 
 Pair = tuple[Path, Path]
@@ -59,7 +60,7 @@ def find_pairs(root: Path, split: str, val_share: float | None = None) -> list[P
 
 def split_folder(root: Path, split: str) -> Path | None:
     """The folder of a split; ``None`` where there is none."""
-    return next((root / name for name in _NAMES_OF.get(split, (split,)) if (root / name).is_dir()), None)
+    return next((root / name for name in NAMES_OF.get(split, (split,)) if (root / name).is_dir()), None)
 
 
 def hold_out(things: Sequence[Thing], names: Sequence[str], share: float, split: str) -> list[Thing]:

@@ -25,6 +25,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from seglib.ops.geometry import Geometry
+from seglib.ops.intensity import Intensity
 from seglib.ops.masks import masks_to_boxes
 from seglib.ops.panoptic import segment_areas
 from seglib.ops.resize import resize_image, resize_labels
@@ -141,6 +142,21 @@ class ResizeToGeometry:
         """The resized sample."""
         size = self._geometry.model_size(tuple(sample.image.shape[1:]))
         return _resize(sample, (size[0], size[1]), antialias=self._geometry.antialias)
+
+
+class RescaleIntensity:
+    """Scale the values of the image, as a model wants to see them.
+
+    Args:
+        intensity: the rule; it sees the image as a whole.
+    """
+
+    def __init__(self, intensity: Intensity) -> None:
+        self._intensity = intensity
+
+    def __call__(self, sample: Sample) -> Sample:
+        """The sample with its image scaled."""
+        return replace(sample, image=self._intensity(sample.image))
 
 
 class ColorJitter(v2.ColorJitter):

@@ -52,9 +52,12 @@ class AveragePrecision:
     Args:
         categories: the number of classes K, or the class table; labels are 0..K−1.
         iou_type: ``"masks"`` (pycocotools' ``"segm"``) or ``"boxes"`` (its ``"bbox"``): whose overlaps are computed.
+        max_detections: how many detections per image and class count. COCO's 100 is too few where images have more
+            objects, as images of cells do: of 225 that are all found, 100 give an AP of 0.44.
 
     Raises:
-        ValueError: when there is no class, the class table is invalid or ``iou_type`` is unknown.
+        ValueError: when there is no class, the class table is invalid, ``iou_type`` is unknown or ``max_detections`` is
+            below 11.
 
     Example:
         >>> masks = torch.zeros(2, 8, 8, dtype=torch.bool)
@@ -66,12 +69,19 @@ class AveragePrecision:
         0.5
     """
 
-    def __init__(self, categories: int | Sequence[Category], iou_type: IoUType = "masks") -> None:
+    def __init__(
+        self,
+        categories: int | Sequence[Category],
+        iou_type: IoUType = "masks",
+        max_detections: int = MAX_DETECTIONS[-1],
+    ) -> None:
         self.num_classes = categories if isinstance(categories, int) else len(check_categories(categories))
         if self.num_classes < 1:
             raise ValueError(f"a metric needs at least one class, got {self.num_classes}; pass num_classes >= 1")
         check_iou_type(iou_type)
-        self.iou_type = iou_type
+        if max_detections <= MAX_DETECTIONS[1]:
+            raise ValueError(f"max_detections must be above {MAX_DETECTIONS[1]}, got {max_detections}; COCO's is 100")
+        self.iou_type, self.limits = iou_type, (*MAX_DETECTIONS[:-1], max_detections)
         self.reset()
 
     def update(
@@ -126,7 +136,7 @@ class AveragePrecision:
         order = np.lexsort((-prediction.scores, prediction.labels))  # stable: equal scores stay in their order
         labels = prediction.labels[order]
         rank = np.arange(len(order)) - np.searchsorted(labels, labels)
-        kept = rank < MAX_DETECTIONS[-1]
+        kept = rank < self.limits[-1]
         order, labels, rank = order[kept], labels[kept], rank[kept]  # (D,)
 
         ignored = outside(target.areas) | target.iscrowd[:, None]  # (G, A)
@@ -172,7 +182,7 @@ class AveragePrecision:
         counts = np.zeros((self.num_classes, objects["counts"].shape[1]), np.int64)  # (K, A)
         np.add.at(counts, objects["label"], objects["counts"])
         label, score, rank, hit, miss = (detections[name] for name in ("label", "score", "rank", "hit", "miss"))
-        return APScores.from_matches(label, score, rank, hit, miss, counts)
+        return APScores.from_matches(label, score, rank, hit, miss, counts, self.limits)
 
     def merge(self, other: Self) -> Self:
         """Add the images of ``other``, which stays as it is, after the ones here. Returns ``self``.
@@ -223,7 +233,12 @@ class AveragePrecision:
     @property
     def settings(self) -> dict[str, object]:
         """What must agree for two metrics to score the same thing."""
-        return {"metric": type(self).__name__, "num_classes": self.num_classes, "iou_type": self.iou_type}
+        return {
+            "metric": type(self).__name__,
+            "num_classes": self.num_classes,
+            "iou_type": self.iou_type,
+            "limits": self.limits,
+        }
 
     def _add(self, ids: Sequence[int | str | None], detections: np.ndarray, objects: np.ndarray) -> None:
         for image_id in ids:

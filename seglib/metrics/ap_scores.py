@@ -20,7 +20,7 @@ RECALLS = np.linspace(0, 1, 101)
 """``(R,)`` 0, 0.01, …, 1: where the precision is read off."""
 
 MAX_DETECTIONS = (1, 10, 100)
-"""How many detections per image and class count, ``M`` = 3 settings."""
+"""How many detections per image and class count, ``M`` = 3 settings. :class:`AveragePrecision` may raise the last."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class APScores:
         ap_large: AP of objects from 96² pixels on.
         ar1: average recall with one detection per image and class, the mean over classes and thresholds.
         ar10: average recall with ten detections per image and class.
-        ar100: average recall with a hundred detections per image and class.
+        ar100: average recall with a hundred detections per image and class, or as many as the metric counts.
         ar_small: AR100 of objects up to 32² pixels.
         ar_medium: AR100 of objects of 32² to 96² pixels.
         ar_large: AR100 of objects from 96² pixels on.
@@ -110,6 +110,7 @@ class APScores:
         hits: np.ndarray,
         misses: np.ndarray,
         counts: np.ndarray,
+        limits: Sequence[int] = MAX_DETECTIONS,
     ) -> APScores:
         """The scores of a dataset's detections, which come image by image, by falling score in each image and class.
 
@@ -120,9 +121,10 @@ class APScores:
             hits: ``(N, A·T/8)`` packed bits of (A, T): whether a detection found an object that counts.
             misses: ``(N, A·T/8)`` packed bits of (A, T): whether a detection found nothing and isn't ignored.
             counts: ``(K, A)`` number of objects that count.
+            limits: how many detections per image and class count, M = 3 rising numbers.
         """
         classes, shape = len(counts), (len(AREAS), len(IOU_THRESHOLDS))
-        settings = (*shape, len(MAX_DETECTIONS))
+        settings = (*shape, len(limits))
         precision, threshold = np.full((2, classes, len(RECALLS), *settings), np.nan)  # (K, R, A, T, M) each
         recall = np.full((classes, *settings), np.nan)  # (K, A, T, M)
         order = np.lexsort((-scores, labels))  # stable: equal scores stay in the order of the images
@@ -134,7 +136,7 @@ class APScores:
                 for bits in (hits, misses)
             )
             used = -1
-            for m, limit in enumerate(MAX_DETECTIONS):
+            for m, limit in enumerate(limits):
                 kept = ranks[mine] < limit
                 if kept.sum() > used:  # else no image has that many of the class, and the curve stays as it was
                     curve = _curve(scores[mine][kept], hit[kept], miss[kept], counts[k])

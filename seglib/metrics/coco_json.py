@@ -26,11 +26,16 @@ MANY = 1000
 
 @collecting_nothing()  # many small objects, no cycles
 def evaluate_coco(
-    ground_truth: Source | dict[str, Any], results: Source | list[dict[str, Any]], iou_type: IoUType = "masks"
+    ground_truth: Source | dict[str, Any],
+    results: Source | list[dict[str, Any]],
+    iou_type: IoUType = "masks",
+    max_detections: int = 100,
 ) -> APScores:
     """COCO's average precision of a results file.
 
-    The numbers are pycocotools'. Three things that it lets pass differ on purpose: the area of a detected mask is the
+    The numbers are pycocotools'. Four things that it lets pass differ on purpose: with masks, annotations without one
+    (no segmentation, polygons of fewer than 3 points, no pixel) are left out, as
+    :class:`seglib.data.coco.CocoInstances` leaves them out; the area of a detected mask is the
     mask's even when the entry has a ``bbox`` too; an object whose annotation ``id`` is 0 can be found like any other;
     and what can't be scored raises.
 
@@ -40,6 +45,7 @@ def evaluate_coco(
         results: a results file, or its contents: a list of ``{"image_id", "category_id", "score"}`` with
             ``"segmentation"`` for masks or ``"bbox": [x, y, width, height]`` for boxes. It may be empty.
         iou_type: ``"masks"`` (pycocotools' ``"segm"``) or ``"boxes"`` (its ``"bbox"``): whose overlaps are computed.
+        max_detections: how many detections per image and class count; see :class:`AveragePrecision`.
 
     Returns:
         The scores. Class k is the k-th category by ascending id.
@@ -58,21 +64,24 @@ def evaluate_coco(
         raise ValueError(f"results are a list with one entry per detection, got {type(found).__name__}")
     images = _by_id(truth["images"], "images")
     classes = {c: k for k, c in enumerate(sorted(_by_id(truth["categories"], "categories")))}
-    metric = AveragePrecision(len(classes), iou_type)
+    metric = AveragePrecision(len(classes), iou_type, max_detections)
     annotations = _by_image(truth["annotations"], "annotations", images, classes)
     detections = _by_image(found, "results", images, classes)
 
     if iou_type == "masks":
         sizes = {image_id: _size(images[image_id]) for image_id in images}
         shapes, own = _codes(found, "results", sizes)
-        true_shapes, _ = _codes(truth["annotations"], "annotations", sizes)
+        true_shapes, true_own = _codes([_drawable(e) for e in truth["annotations"]], "annotations", sizes)
+        annotations = {image_id: [i for i in numbers if true_own[i]] for image_id, numbers in annotations.items()}
 
     def target(numbers: list[int]) -> CocoObjects:
         entries = [truth["annotations"][i] for i in numbers]
-        labels, areas = [classes[e["category_id"]] for e in entries], [e["area"] for e in entries]
+        labels = [classes[e["category_id"]] for e in entries]
         crowd = [bool(e.get("iscrowd")) for e in entries]
         if iou_type == "boxes":
+            areas = [e["area"] for e in entries]
             return CocoObjects([e["bbox"] for e in entries], labels, iscrowd=crowd, areas=areas)
+        areas = [e.get("area", true_own[i]) for e, i in zip(entries, numbers, strict=True)]
         return CocoObjects([true_shapes[i] for i in numbers], labels, iscrowd=crowd, areas=areas, checked=True)
 
     def prediction(numbers: list[int]) -> CocoObjects:
@@ -82,7 +91,7 @@ def evaluate_coco(
             return CocoObjects([e["bbox"] for e in entries], labels, scores)
         return CocoObjects([shapes[i] for i in numbers], labels, scores, areas=own[numbers], checked=True)
 
-    for image_id in sorted(images):
+    for image_id in sorted(images, key=lambda image_id: (isinstance(image_id, str), image_id)):
         sides = (
             _build(prediction, "results", found, detections[image_id]),
             _build(target, "annotations", truth["annotations"], annotations[image_id]),
@@ -91,28 +100,36 @@ def evaluate_coco(
     return metric.compute()
 
 
+def _drawable(entry: Entry) -> Entry:
+    """The annotation without polygons of fewer than 3 points; one without a segmentation has no polygon."""
+    segmentation = entry.get("segmentation") or []
+    if isinstance(segmentation, list):
+        segmentation = [p for p in segmentation if not isinstance(p, list) or len(p) >= 6]
+    return entry | {"segmentation": segmentation}
+
+
 def _read(source: Source | Any) -> Any:
     if isinstance(source, str | PathLike):
         return read_json(source)
     return source
 
 
-def _by_id(rows: list[Entry], name: str) -> dict[int, Entry]:
+def _by_id(rows: list[Entry], name: str) -> dict[Any, Entry]:
     """The rows of a table by their ids."""
-    table: dict[int, Entry] = {}
+    table: dict[Any, Entry] = {}
     for i, row in enumerate(rows):
         row_id = row.get("id") if isinstance(row, dict) else None
-        if not isinstance(row_id, int) or row_id in table:
-            raise ValueError(f"{name}[{i}] has id {row_id!r}; every one needs an integer id of its own")
+        if not isinstance(row_id, int | str) or row_id in table:
+            raise ValueError(f"{name}[{i}] has id {row_id!r}; every one needs an id of its own, a whole number or text")
         table[row_id] = row
     return table
 
 
 def _by_image(
-    entries: list[Entry], name: str, images: dict[int, Entry], classes: dict[int, int]
-) -> dict[int, list[int]]:
+    entries: list[Entry], name: str, images: dict[Any, Entry], classes: dict[Any, int]
+) -> dict[Any, list[int]]:
     """The numbers of the entries of every image, after a check that both their ids are known."""
-    numbers: dict[int, list[int]] = {image_id: [] for image_id in images}
+    numbers: dict[Any, list[int]] = {image_id: [] for image_id in images}
     for i, entry in enumerate(entries):
         try:
             numbers[entry["image_id"]].append(i)
@@ -121,7 +138,7 @@ def _by_image(
             known: tuple[tuple[str, dict[int, Any]], ...] = (("image_id", images), ("category_id", classes))
             for key, ids in known:
                 value = entry.get(key) if isinstance(entry, dict) else None
-                if not isinstance(value, int) or value not in ids:
+                if not isinstance(value, int | str) or value not in ids:
                     raise ValueError(
                         f"{name}[{i}] has {key} {value!r}, which the ground truth's file doesn't list; drop the entry "
                         "or pass the file that it belongs to"
@@ -136,7 +153,7 @@ def _size(image: Entry) -> tuple[int, int]:
     return height, width
 
 
-def _codes(entries: list[Entry], name: str, sizes: dict[int, tuple[int, int]]) -> tuple[list[RLE], np.ndarray]:
+def _codes(entries: list[Entry], name: str, sizes: dict[Any, tuple[int, int]]) -> tuple[list[RLE], np.ndarray]:
     """The checked run-length codes of the segmentations of all entries, and their areas ``(N,)``.
 
     Many are drawn and checked at once: one by one would take as long as all the rest.
@@ -156,7 +173,7 @@ def _codes(entries: list[Entry], name: str, sizes: dict[int, tuple[int, int]]) -
     return codes, np.concatenate(areas)
 
 
-def _drawn(entries: list[Entry], sizes: dict[int, tuple[int, int]]) -> tuple[list[RLE], Tensor]:
+def _drawn(entries: list[Entry], sizes: dict[Any, tuple[int, int]]) -> tuple[list[RLE], Tensor]:
     """The codes of the segmentations of entries, of which those of one image's size are drawn together."""
     shapes = [entry["segmentation"] for entry in entries]
     wanted = [sizes[entry["image_id"]] for entry in entries]

@@ -234,9 +234,10 @@ class InstanceTask(Task):
 
     Args:
         categories: the class table of the dataset, of which the things are predicted.
+        max_detections: how many detections of a class count in an image, COCO's 100 or more.
 
     Raises:
-        ValueError: when the class table is invalid or has no things.
+        ValueError: when the class table is invalid or has no things, or for ``max_detections`` below 11.
     """
 
     name = "instance"
@@ -244,21 +245,26 @@ class InstanceTask(Task):
     score = "ap"
     predicts = Instances
 
-    def __init__(self, categories: Sequence[Category]) -> None:
+    def __init__(self, categories: Sequence[Category], max_detections: int = 100) -> None:
         super().__init__(check_categories(categories, things_first=True))
+        self.max_detections = max_detections
         self.categories = tuple(c for c in self.categories if c.isthing)
         if not self.categories:
             raise ValueError("instances are of things, and the class table has none; train a semantic model")
 
     def evaluator(self) -> Evaluator:
         """A fresh evaluator over the task's things."""
-        return _InstanceEvaluator(self.categories)
+        return _InstanceEvaluator(self.categories, self.max_detections)
+
+    def arguments(self) -> dict[str, Any]:
+        """The limit, where it isn't COCO's."""
+        return {} if self.max_detections == 100 else {"max_detections": self.max_detections}
 
 
 class _InstanceEvaluator:
-    def __init__(self, categories: tuple[Category, ...]) -> None:
+    def __init__(self, categories: tuple[Category, ...], max_detections: int) -> None:
         self.categories = categories
-        self.metric = AveragePrecision(categories)
+        self.metric = AveragePrecision(categories, max_detections=max_detections)
 
     def update(self, predictions: list[Instances], batch: Batch) -> None:
         if batch.targets.instances is None:

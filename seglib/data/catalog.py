@@ -221,6 +221,9 @@ def _folder(ask: _Request) -> SegmentationDataset:
 
 def _coco(ask: _Request) -> SegmentationDataset:
     ask.check_split()
+    own = "panoptic" not in ask.keep and ask.root is not None and file_of_split(ask.root, "test") is not None
+    if ask.split == "test" and not own:
+        raise ValueError("split 'test' of coco has no public labels; choose train or val")
     transform = ask.augmented(train_transform(ask.crop((512, 512)), scale=(0.5, 2.0), keep=ask.keep))
     if "panoptic" in ask.keep:
         root = ask.folder("coco")

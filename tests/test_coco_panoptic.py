@@ -183,7 +183,7 @@ def test_photos_are_turned_only_on_request(root):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (H, W), (200, 60, 30)).save(root / "b.jpg", exif=exif)  # upright it is H x W
-    with pytest.raises(ValueError, match=r"b\.jpg is 4 x 3 \(H x W\) and .*json says 3 x 4; pass upright=True"):
+    with pytest.raises(ValueError, match=r"b\.jpg is 4 x 3 \(H x W\) and .*json says 3 x 4; pass --upright"):
         load(root)[1]
     assert load(root, upright=True)[1].image.shape == (3, H, W)
 

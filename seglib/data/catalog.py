@@ -230,7 +230,12 @@ def _coco(ask: _Request) -> SegmentationDataset:
         folder, images = root / "annotations", root / f"{ask.split}2017"
         name = f"panoptic_{ask.split}2017"
         return coco_panoptic.CocoPanoptic(
-            folder / f"{name}.json", folder / name, images, crowds=not ask.augment, transform=transform
+            folder / f"{name}.json",
+            folder / name,
+            images,
+            crowds=not ask.augment,
+            upright=bool(ask.own.upright),
+            transform=transform,
         )
     place = _coco_place(ask)
     return coco.CocoInstances(
@@ -271,7 +276,7 @@ def _coco_place(ask: _Request) -> CocoPlace:
 def _dsb(ask: _Request) -> SegmentationDataset:
     # displacements in proportion to the paper's 10 pixels in 512
     transform = ask.rescaled(ask.augmented(elastic_transform(ask.crop((256, 256)), std=5.0)))
-    root = ask.folder("dsb2018")
+    root = Path(ask.folder("dsb2018"))
     if (root / "stage1_train").is_dir() or root.name == "stage1_train":
         return dsb.DSB2018Kaggle(root, ask.split, transform=transform)
     return dsb.DSB2018(ask.folder("dsb2018"), ask.split, transform=transform)

@@ -933,6 +933,32 @@ def convert(
     say(f"{origin} → {out} ({sum(v.numel() for v in state.values()):,} numbers)")
 
 
+@app.command("export")
+def export_command(
+    weights: Annotated[Path, typer.Argument(help="A .safetensors file of a semantic model, or the folder of a run.")],
+    out: Annotated[Path, typer.Argument(help="The file to write: .pt2 (torch.export) or .onnx.")],
+) -> None:
+    """Write a semantic model as a file that runs without seglib, for images of any number and size.
+
+    The normalisation is part of it: images are float32 in [0, 1], logits come back at their size. The file is compared
+    with the model on batches of several sizes.
+    """
+    from seglib.weights import load_model, read_metadata
+    from seglib.weights.export import CHECKED, export_model
+
+    options.check_writable(out)
+    net, metadata = load_model(weights), read_metadata(weights)
+    difference = export_model(net, out, metadata)
+    sizes = ", ".join(f"{b}×{h}×{w}" for b, h, w in CHECKED)
+    say(f"{weights} → {out}; largest difference of its logits from the model's: {difference:.1e} (batches {sizes})")
+    if net.geometry.mode != "native":
+        shape = net.geometry.model_size((480, 640))
+        note(
+            f"it resizes nothing: the model wants images at {net.geometry.mode} {net.geometry.size}, e.g. 480x640 at "
+            f"{shape[0]}x{shape[1]}"
+        )
+
+
 def main() -> None:
     """Run the command line; expected errors become one line and an exit code of 2."""
     try:

@@ -149,6 +149,14 @@ def pad_to_multiple(images: Tensor, multiple: int, mode: str = "constant") -> Te
     mean colour after normalisation, or with the mode "replicate" the last row and column.
 
     Shape: ``(B, C, H, W)`` → ``(B, C, ⌈H / m⌉·m, ⌈W / m⌉·m)``.
+
+    Raises:
+        ValueError: under ``torch.jit.trace``, which would keep the padding of one size for all.
     """
+    if torch.jit.is_tracing():
+        raise ValueError(
+            "torch.jit.trace would keep the padding of this one size for images of all sizes; use `seglib export` or "
+            "seglib.weights.export.export_model"
+        )
     missing = [pad for side in reversed(images.shape[2:]) for pad in (0, -side % multiple)]
     return F.pad(images, missing, mode)

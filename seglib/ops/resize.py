@@ -59,7 +59,13 @@ def crop_to(maps: Tensor, size: Sequence[int]) -> Tensor:
     It undoes :func:`~seglib.layers.normalize.pad_to_multiple`. Maps that fit already are returned as they are: the
     gradient of a slice fills a map of zeros.
     """
-    if tuple(maps.shape[-len(size) :]) == tuple(size):
+    whole = tuple(maps.shape[-len(size) :])
+    if any(isinstance(n, torch.SymInt) for n in (*whole, *size)):
+        # an exported model takes images of any size: a slice would tie it to sizes that are padded, or to others
+        for axis, n in zip(range(-len(size), 0), size, strict=True):
+            maps = maps.index_select(axis, torch.arange(n, device=maps.device))
+        return maps
+    if whole == tuple(size):
         return maps
     corner: tuple[Any, ...] = (..., *(slice(n) for n in size))
     return maps[corner]

@@ -1,4 +1,4 @@
-"""The command line: ``seglib plan | train | eval | predict | masks | select | convert``.
+"""The command line: ``seglib plan | train | eval | predict | masks | select | coco | convert | export``.
 
 Only Typer and Rich are imported at the top: torch is loaded when a command runs, so ``--help`` answers at once.
 """
@@ -957,6 +957,28 @@ def export_command(
             f"it resizes nothing: the model wants images at {net.geometry.mode} {net.geometry.size}, e.g. 480x640 at "
             f"{shape[0]}x{shape[1]}"
         )
+
+
+@app.command("coco")
+def coco_command(
+    source: Annotated[Path, typer.Argument(help="A folder of LabelMe's JSON files, or VIA's JSON file.")],
+    out: Annotated[Path, typer.Argument(help="The COCO file to write, for `seglib train --annotations`.")],
+    images: Annotated[
+        Path | None, typer.Option(help="The folder of the images; that of the JSON files when not given.")
+    ] = None,
+    attribute: Annotated[
+        str | None,
+        typer.Option(help="Of VIA: the attribute of regions that is the class; the only one if not given."),
+    ] = None,
+) -> None:
+    """Turn annotations of LabelMe or VIA into a COCO file."""
+    from seglib.data.polygon_tools import write_polygons_as_coco
+
+    options.check_writable(out)
+    done = write_polygons_as_coco(source, out, images, attribute)
+    words = {"images": ("image", "images"), "annotations": ("object", "objects"), "categories": ("class", "classes")}
+    counted = ", ".join(f"{n} {words[part][n != 1]}" for part, n in done.items())
+    say(f"{out}: {counted}")
 
 
 def main() -> None:

@@ -157,6 +157,15 @@ def test_photos_that_sizes_cannot_tell_apart_are_warned_of(tmp_path):
     assert "read upright" in warning
 
 
+def test_what_only_shows_on_reading_is_refused_before_training(tmp_path):
+    photo(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"image 1: .*malformed.*--skip-bad"):
+        load(tmp_path, changed("annotations", segmentation={"size": [32, 40], "counts": [1, 2]}))
+    resized = load(tmp_path, changed("images", height=64, width=80))
+    with pytest.raises(ValueError, match=r"a\.png is 32 x 40 \(H x W\) and .* says 64 x 80"):
+        resized.file_warnings()
+
+
 # Where files lie.
 
 

@@ -165,7 +165,7 @@ def test_what_is_left_out_is_a_warning_while_something_remains():
         LabelCounts("instances", (2, 1, 0), 4, 4, crowds=4, without_mask=3), TABLE, "val"
     )
     assert crowds.startswith("val: 4 of 7 annotations have iscrowd 1")
-    assert lines.startswith("val: 3 of 10 annotations are left out because they have no mask: no segmentation, or no polygon")
+    assert lines.startswith("val: 3 of 10 annotations are left out because they have no mask: no segmentation")
 
 
 @pytest.mark.parametrize(

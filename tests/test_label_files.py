@@ -175,10 +175,16 @@ def orientation(value):
 
 @pytest.mark.parametrize(("shape", "value", "doubtful"), [((4, 4), 6, True), ((4, 6), 3, True), ((4, 6), 6, False)])
 def test_an_orientation_that_sizes_cannot_confirm_is_warned_of(files, shape, value, doubtful):
-    data = files(np.zeros(shape), exif=orientation(value))
-    warnings = data.file_warnings()
+    upright = shape[::-1] if value == 6 else shape
+    stored = np.zeros((*shape, 3), np.uint8)
+    warnings = files(np.zeros(upright), image=stored, exif=orientation(value)).file_warnings()
     assert bool(warnings) == doubtful and all("pass --stored-orientation" in w for w in warnings)
     assert not files(np.zeros(shape), exif=orientation(value), upright=False).file_warnings()
+
+
+def test_labels_of_another_size_are_refused_before_training(files):
+    with pytest.raises(ValueError, match=r"is 5 x 4 .* are 4 x 4; export the labels at the size"):
+        files(np.zeros((4, 4)), image=np.zeros((5, 4, 3), np.uint8)).file_warnings()
 
 
 def test_the_remedy_for_turned_labels_is_an_option_of_the_command_line(files):

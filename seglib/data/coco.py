@@ -19,7 +19,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -46,12 +46,11 @@ from seglib.data.coco_file import (
 from seglib.data.coco_tidy import (
     fill_sizes,
     find_files,
-    image_size,
     made_for_upright,
     tidy_rows,
     used_categories,
 )
-from seglib.data.file_checks import evenly, orientation_warnings
+from seglib.data.file_checks import evenly, image_size, orientation_warnings
 from seglib.data.voc import voc_color
 from seglib.files import atomic_path
 from seglib.ops.masks import masks_to_boxes
@@ -214,6 +213,8 @@ class CocoInstances(CocoImages):
                 entry["without_mask"] += 1
             else:
                 entry["objects"].append((category, crowd, segmentation))
+        if check is None:
+            _check_codes(entries)
         drawn = sum(len(e["objects"]) for e in entries.values())
         if not drawn and any(e["without_mask"] for e in entries.values()):
             raise ValueError(
@@ -222,8 +223,15 @@ class CocoInstances(CocoImages):
         return list(entries.values())
 
     def file_warnings(self) -> list[str]:
-        """What was left out, and photos for which both orientations are possible."""
+        """What was left out, and photos for which both orientations are possible.
+
+        Raises:
+            ValueError: for an image of another size than the file says, of at most 1000 that are opened.
+        """
         warnings = []
+        for index in evenly(range(len(self)), 1000):
+            entry = self._entries[index]
+            self._check_size(entry, image_size(self._folder / entry["file_name"], self._upright))
         if self._left_out:
             more = f" and {len(self._left_out) - 5} more" if len(self._left_out) > 5 else ""
             warnings.append(f"left out {len(self._left_out)}: {'; '.join(self._left_out[:5])}{more}")
@@ -405,6 +413,21 @@ def _checked(segmentation: Any, height: int, width: int, name: str) -> list[list
             f" {[height, width]}; encode the mask again at the size of the image"
         )
     return segmentation
+
+
+def _check_codes(entries: Mapping[Any, Row]) -> None:
+    """Raise for a run-length code that doesn't cover its image: before training, not when it is read."""
+    owners = [e for e in entries.values() for _, _, shape in e["objects"] if isinstance(shape, dict)]
+    codes = [shape for e in entries.values() for _, _, shape in e["objects"] if isinstance(shape, dict)]
+    try:
+        check_rles(codes, sizes=[(e["height"], e["width"]) for e in owners])
+    except ValueError:
+        for entry, code in zip(owners, codes, strict=True):
+            try:
+                check_rles([code])
+            except ValueError as error:
+                raise ValueError(f"image {entry['id']}: {error}{_SKIP}") from error
+        raise
 
 
 def _instances(objects: list[tuple[int, bool, Any]], size: tuple[int, int]) -> Instances:

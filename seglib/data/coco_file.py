@@ -80,10 +80,18 @@ class CocoImages(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         entry = self._entries[range(len(self))[index]]  # a negative index counts from the end
+        image = read_image(self._folder / entry["file_name"], upright=self._upright)  # (3, H, W)
+        self._check_size(entry, (image.shape[1], image.shape[2]))
+        sample = Sample(image, str(entry["id"]), **self._annotations(entry))
+        if self._resize is not None:
+            sample = self._resize(sample)
+        return sample if self._transform is None else self._transform(sample)
+
+    def _check_size(self, entry: Row, found: tuple[int, int]) -> None:
+        """Raise when an image has another size than the file says."""
         path, size = self._folder / entry["file_name"], (entry["height"], entry["width"])
-        image = read_image(path, upright=self._upright)  # (3, H, W)
-        if tuple(image.shape[1:]) != size:
-            turned = tuple(image.shape[:0:-1]) == size
+        if found != size:
+            turned = found[::-1] == size
             option = "--stored-orientation" if self._upright else "--upright"
             remedy = (
                 f"pass {option} (upright={not self._upright} in Python)"
@@ -91,13 +99,8 @@ class CocoImages(Dataset[Sample]):
                 else "use the images that the file was made for"
             )
             raise ValueError(
-                f"{path} is {image.shape[1]} x {image.shape[2]} (H x W) and {self._path} says {size[0]} x {size[1]};"
-                f" {remedy}"
+                f"{path} is {found[0]} x {found[1]} (H x W) and {self._path} says {size[0]} x {size[1]}; {remedy}"
             )
-        sample = Sample(image, str(entry["id"]), **self._annotations(entry))
-        if self._resize is not None:
-            sample = self._resize(sample)
-        return sample if self._transform is None else self._transform(sample)
 
     def _annotations(self, entry: Row) -> dict[str, Any]:
         """The annotations; an error names the file and the image."""

@@ -11,7 +11,7 @@ from typing import Any
 from unicodedata import normalize
 
 from seglib.data.coco_file import Row
-from seglib.data.file_checks import evenly, read_orientation
+from seglib.data.file_checks import evenly, image_size, read_orientation
 
 _MOST = 200  # headers that are opened to see whether a file was made for upright photos
 
@@ -91,16 +91,6 @@ def fill_sizes(rows: list[Row], folder: Path, upright: bool) -> None:
     for row in rows:
         if row.get("height") is None or row.get("width") is None:
             row["height"], row["width"] = image_size(folder / row["file_name"], upright)
-
-
-def image_size(path: Path, upright: bool) -> tuple[int, int]:
-    """The ``(H, W)`` of an image as it is read.
-
-    Raises:
-        ValueError: when it is no image.
-    """
-    orientation, (height, width) = read_orientation(path)
-    return (width, height) if upright and orientation > 4 else (height, width)
 
 
 def _is_row(row: Any) -> bool:

@@ -39,6 +39,16 @@ def read_orientation(path: Path) -> tuple[int, tuple[int, int]]:
     return decode_file(path, header, content="images")
 
 
+def image_size(path: Path, upright: bool) -> tuple[int, int]:
+    """The ``(H, W)`` of an image as it is read.
+
+    Raises:
+        ValueError: when it is no image.
+    """
+    orientation, (height, width) = read_orientation(path)
+    return (width, height) if upright and orientation > 4 else (height, width)
+
+
 def orientation_warnings(paths: Sequence[Path], read_as: str, other_option: str) -> list[str]:
     """A warning where photos have an EXIF orientation that the size of their labels can't confirm.
 

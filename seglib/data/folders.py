@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from seglib.data.bands import read_bands
 from seglib.data.checks import LabelCounts, count_samples
-from seglib.data.file_checks import depth_warnings, orientation_warnings
+from seglib.data.file_checks import depth_warnings, evenly, image_size, orientation_warnings
 from seglib.data.images import read_image, read_label_colors, read_labels
 from seglib.data.pairing import pair_folders, some
 from seglib.ops.intensity import AS_IS, Intensity
@@ -176,7 +176,16 @@ class SegmentationFiles(Dataset[Sample]):
         return labels
 
     def file_warnings(self) -> list[str]:
-        """What image files show before training: an orientation that labels may not share, 12 bits in files of 16."""
+        """What image files show before training: an orientation that labels may not share, 12 bits in files of 16.
+
+        Raises:
+            ValueError: for an image and labels of different sizes, of at most 1000 pairs that are opened.
+        """
+        for image, labels in evenly(self.pairs, 1000):
+            if image.suffix.lower() != ".npy":
+                found = image_size(image, self._upright is not False)
+                if found != (stored := image_size(labels, upright=False)):
+                    self._raise_sizes(found, stored, image, labels)
         images = [image for image, _ in self.pairs]
         warnings = [] if self._upright is not None else orientation_warnings(images, "upright", "--stored-orientation")
         return warnings if self._intensity != AS_IS else warnings + depth_warnings(images)

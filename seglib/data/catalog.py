@@ -224,7 +224,8 @@ def _coco(ask: _Request) -> SegmentationDataset:
     own = "panoptic" not in ask.keep and ask.root is not None and file_of_split(ask.root, "test") is not None
     if ask.split == "test" and not own:
         raise ValueError("split 'test' of coco has no public labels; choose train or val")
-    transform = ask.augmented(train_transform(ask.crop((512, 512)), scale=(0.5, 2.0), keep=ask.keep))
+    crowds = not ask.augment
+    transform = ask.rescaled(ask.augmented(train_transform(ask.crop((512, 512)), scale=(0.5, 2.0), keep=ask.keep)))
     if "panoptic" in ask.keep:
         root = ask.folder("coco")
         folder, images = root / "annotations", root / f"{ask.split}2017"
@@ -233,7 +234,7 @@ def _coco(ask: _Request) -> SegmentationDataset:
             folder / f"{name}.json",
             folder / name,
             images,
-            crowds=not ask.augment,
+            crowds=crowds,
             upright=bool(ask.own.upright),
             transform=transform,
         )
@@ -244,8 +245,8 @@ def _coco(ask: _Request) -> SegmentationDataset:
         part_of=place.part,
         skip_bad=ask.own.skip_bad,
         upright=ask.own.upright,
-        crowds=not ask.augment,
-        transform=ask.rescaled(transform),
+        crowds=crowds,
+        transform=transform,
     )
 
 

@@ -25,7 +25,7 @@ from seglib.commands.console import (
     say_what_was_done,
     shown,
     to_json,
-    training_bar,
+    training_progress,
     warn,
 )
 from seglib.commands.stored import load, served_task, serves_volumes
@@ -302,7 +302,14 @@ def train(
             "output_stride=16; the option again for each. A wrong key names them all.",
         ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on where the run in --out stopped, with the options that it was started with; only --steps, "
+            "--workers and --save-every may differ.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a model; the run's folder gets its weights, its state and its curves.
@@ -317,6 +324,7 @@ def train(
     from seglib.commands.cascade import out_of_fold
     from seglib.commands.images import channel_arguments, file_warnings, kept, limit_detections, own_files
     from seglib.commands.plans import PLAN, AllCases, facts_of_plan, plan_of_run
+    from seglib.commands.resume import as_stored, with_those_of_the_start
     from seglib.commands.settings import inherited, read_settings
     from seglib.commands.volumes import check_channels, data_by_plan, data_on_its_own_grid
     from seglib.data.catalog import RESIZES, TAKES_OWN, build_dataset
@@ -353,6 +361,9 @@ def train(
         raise ValueError(f"{out} holds a run already; pass --resume to go on with it, or another --out")
     if resume and not goes_on and first_process():
         note(f"{out} holds no run to go on with; a new one starts")
+    if goes_on and (whole := with_those_of_the_start(given, out)) != given:
+        return train(**whole)
+    options.check_effect(config, momentum=momentum, warmup=warmup, eval_every=eval_every)
     universal = find(model).universal
     if loss is not None and (universal or task_type.name not in ("semantic", "volume")):
         raise ValueError(f"--loss {loss} is for semantic models; {model} has losses of its own")
@@ -434,6 +445,7 @@ def train(
         val_set = build_dataset(data, root, "val", size=shape, keep=keep, own=own)
         intensity = own.intensity
         metadata |= kept(own) if data in TAKES_OWN else {}
+        metadata["crop"] = None if shape is None or data in RESIZES else list(shape)
         limit = {} if max_detections is None else {"max_detections": max_detections}
         if limit and task_type.name != "instance":
             options.refuse("it is for instance models", **limit)
@@ -484,8 +496,22 @@ def train(
         metadata["loss"] = loss
     if data in RESIZES and val_set.size is not None:
         metadata["data_size"] = list(val_set.size)
+    unit, quiet = "volumes" if volumes else "images", as_json or not first_process()
+    if not quiet:
+        device = options.device("auto").type
+        note(
+            f"{len(train_set)} {unit} to train on and {len(val_set)} to score on, {len(the_task.categories)} classes, "
+            f"{config.steps} steps on {device}"
+        )
+    if goes_on and first_process():
+        before_now = read_progress(out / "state.safetensors")["config"]["steps"]
+        if before_now != config.steps:
+            note(
+                f"the run goes on to {config.steps} steps, not {before_now}: the learning rate follows the schedule of "
+                f"{config.steps} from here on, so the numbers are not those of one run of {config.steps}"
+            )
     try:
-        with training_bar("patches" if volumes else "images", quiet=as_json or not first_process()) as on_step:
+        with training_progress("patches" if volumes else "images", the_task.score, quiet=quiet) as (on_step, on_scores):
             history = fit(
                 net,
                 train_set,
@@ -495,7 +521,9 @@ def train(
                 out=out,
                 resume=resume,
                 metadata=metadata,
+                asked=as_stored(given),
                 on_step=on_step,
+                on_scores=on_scores,
             )
     except Interrupted as stopped:  # Typer would swallow the message
         note(f"{stopped}; go on with --resume")
@@ -504,6 +532,7 @@ def train(
         return
     scores = history.scores[config.steps]
     facts: dict[str, Any] = {"final_loss": history.losses[config.steps], "seconds": round(history.seconds, 1)}
+    facts |= {"kept_step": history.kept, f"kept_{the_task.score}": history.best}  # of weights.safetensors
     facts |= {"cpu_seconds": round(time.process_time(), 1), "out": str(out)}  # of this process, all its threads
     with atomic_path(out / "result.json") as beside:
         beside.write_text(to_json({"command": shlex.join(["seglib", *sys.argv[1:]]), **scores, **facts}) + "\n")

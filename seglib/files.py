@@ -25,6 +25,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Yields:
         The path to write to.
+
+    Raises:
+        OSError: with the final path in ``filename`` where the system names none, of a full disk for example.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -36,6 +39,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)  # safetensors makes files that nobody but their owner may read
         os.replace(temporary, final)
+    except OSError as error:
+        # a full disk tells while writing, when nobody knows the file any more
+        if error.errno is not None and error.filename is None:
+            error.filename = str(final)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -82,7 +82,7 @@ def test_a_share_of_train_is_val_and_stays_so(tmp_path, capsys):
     )
     assert code == 0 and json.loads(printed.out)["images"] == 1
     code, err = train(root, "--val-share", 0.7, "--resume", capsys=capsys)
-    assert code == 2 and "'val_share': 0.4" in err and "'val_share': 0.7" in err
+    assert code == 2 and "--val-share 0.7 is not what the run" in err and "was started with (0.4)" in err
 
 
 def test_images_of_four_channels_train_and_only_such_are_predicted(tmp_path, capsys):

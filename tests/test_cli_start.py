@@ -51,8 +51,11 @@ def test_settings_and_imagenet_weights_are_stored_and_built_again_without_a_down
     model = load_model(out)
     assert len(fetched) == 1 and model.levels == ["c5", "c4"]
     torch.testing.assert_close(model.encoder.conv1.weight, reference["conv1.weight"], atol=1e-6, rtol=0)
-    code, printed = seglib("train", "fcn", *SMALL, "--pretrained", "--out", out, "--resume", capsys=capsys)
-    assert code == 2 and "run with other settings" in printed.err
+    assert seglib("train", "fcn", *SMALL, "--out", out, "--resume", capsys=capsys)[0] == 0  # with the same settings
+    assert len(fetched) == 1
+    code, printed = seglib("train", "fcn", *SMALL, "--set", "stride=8", "--out", out, "--resume", capsys=capsys)
+    assert code == 2 and "--set stride=8 is not what the run" in printed.err
+    assert "was started with (stride=16 encoder=resnet18)" in printed.err
 
 
 def test_other_classes_start_from_the_folder_of_a_run_and_the_new_head_is_named(tmp_path, capsys):

@@ -102,7 +102,7 @@ def test_evaluation_scores_the_fold_that_training_held_out(msd, trained, weights
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--patch", "4x16x16"], "patch [8, 16, 16] → [4, 16, 16]"),
+        (["--patch", "4x16x16"], "was started with (8x16x16)"),
         (["--patch", "8x16x16", "--loss", "dice"], "loss None → dice"),
     ],
 )

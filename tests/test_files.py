@@ -1,11 +1,17 @@
 """JSON files as people have them, read in one way everywhere."""
 
+import errno
 import gc
 import json
+import os
 
 import pytest
+import torch
+from safetensors import SafetensorError
 
-from seglib.files import collecting_nothing, read_json
+from seglib.commands.console import one_line
+from seglib.files import atomic_path, collecting_nothing, read_json
+from seglib.weights.load import write_tensors
 
 MARK = b"\xef\xbb\xbf"
 
@@ -39,3 +45,32 @@ def test_the_cycle_collector_rests_inside_and_is_as_before_afterwards():
         assert not gc.isenabled(), "the inner block leaves the outer one's state"
         raise KeyError
     assert gc.isenabled()
+
+
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text("old")
+    with pytest.raises(OSError, match="No space") as full, atomic_path(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert one_line(full.value) == f"{path}: No space left on device; free some space, or choose another place"
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"] and path.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("I/O error: No space left on device (os error 28)", "No space left on device; free some space"),
+        ("I/O error: Permission denied (os error 13)", "Permission denied; check the path"),
+        ("something else", "can't be written (something else)"),
+    ],
+)
+def test_what_safetensors_says_of_the_disk_becomes_the_systems_error_with_the_file(tmp_path, monkeypatch, said, line):
+    def fails(*_):
+        raise SafetensorError(said)
+
+    monkeypatch.setattr("seglib.weights.load.save_file", fails)
+    path = tmp_path / "weights.safetensors"
+    with pytest.raises(OSError) as failed:
+        write_tensors({"a": torch.ones(1)}, path, {})
+    assert str(path) in one_line(failed.value) and line in one_line(failed.value)
+    assert not list(tmp_path.iterdir())

@@ -21,8 +21,10 @@ from seglib.losses.pixel import cross_entropy
 from seglib.postprocess.semantic import semantic_from_logits
 from seglib.train import Interrupted, SemanticTask, TrainConfig, checkpoint, evaluate, fit
 from seglib.train.checkpoint import read_progress
+from seglib.train.locking import only_run_in
 from seglib.train.log import read_log
 from seglib.train.loop import _precision
+from seglib.train.optim import lr_factor
 from seglib.train.sampling import SeededDataset, StreamBatches, mix_seed
 from seglib.types import Category, DenseOutput, Sample
 from seglib.weights import load_weights, read_metadata
@@ -164,6 +166,7 @@ def test_training_lowers_the_loss_and_scores_on_held_out_images(tmp_path):
     assert calls[-1][2] == losses[-1]
     assert history.scores[12]["miou"] == history.best > 0.6
     assert {p.name for p in tmp_path.iterdir()} == {
+        ".lock",
         "config.json",
         "log.csv",
         "tensorboard",
@@ -272,6 +275,76 @@ def test_resuming_another_run_is_refused(tmp_path, model, samples, metadata, mes
     with pytest.raises(ValueError, match=message):
         fit(model(), Squares(samples), task=TASK, config=config, out=tmp_path, metadata=metadata, resume=True)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == written
+
+
+def test_a_run_goes_on_to_more_steps_on_the_schedule_of_the_new_number(tmp_path):
+    six = dataclasses.replace(CONFIG, steps=6)
+    first = fit(net(), Squares(), Squares(6), task=TASK, config=six, out=tmp_path)
+    model = net(seed=5)
+    whole = fit(model, Squares(), Squares(6), task=TASK, config=CONFIG, out=tmp_path, resume=True)
+    assert list(whole.losses) == list(range(1, 13)) and list(whole.scores) == [6, 12]
+    assert {s: whole.losses[s] for s in range(1, 7)} == first.losses
+    rates = {step: v for step, n, v in read_log(tmp_path / "log.csv") if n == "lr"}
+    assert rates[6] == pytest.approx(0.02 * lr_factor(5, 6)) and rates[7] == pytest.approx(0.02 * lr_factor(6, 12))
+    with pytest.raises(ValueError, match="is of step 12 already, and steps is 6; pass more"):
+        fit(net(), Squares(), Squares(6), task=TASK, config=six, out=tmp_path, resume=True)
+
+
+def test_a_folder_has_one_run_at_a_time(tmp_path):
+    with only_run_in(tmp_path), pytest.raises(ValueError, match="another process is training in .*choose another"):
+        fit(net(), Squares(), task=TASK, config=CONFIG, out=tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+    fit(net(), Squares(), task=TASK, config=dataclasses.replace(CONFIG, steps=1), out=tmp_path)
+
+
+def test_the_folder_of_a_run_that_was_killed_is_free(tmp_path):
+    script = "from pathlib import Path; from seglib.train.locking import only_run_in; import os\n"
+    script += f"with only_run_in(Path({str(tmp_path)!r})): os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 9
+    with only_run_in(tmp_path):
+        pass
+
+
+def test_the_history_says_which_weights_were_kept(tmp_path):
+    values = {2: 0.5, 4: 0.75, 6: 0.25}
+
+    class Given(SemanticTask):
+        turns = iter((0.0, *values.values()))  # the first is of the batch scored before step 1
+
+        def evaluator(self):
+            evaluator = super().evaluator()
+            evaluator.compute = lambda: {"miou": next(self.turns)}
+            return evaluator
+
+    told = []
+    config = dataclasses.replace(CONFIG, steps=6, eval_every=2)
+    keywords = {"config": config, "out": tmp_path, "on_scores": lambda *a: told.append((a[0], a[1]["miou"], a[2]))}
+    history = fit(net(), Squares(), Squares(2), task=Given(CATEGORIES), **keywords)
+    assert (history.kept, history.best) == (4, 0.75)
+    assert told == [(2, 0.5, True), (4, 0.75, True), (6, 0.25, False)]
+    again = fit(net(), Squares(), Squares(2), task=TASK, config=config, out=tmp_path, resume=True)
+    assert (again.kept, again.best) == (4, 0.75)
+
+
+def test_one_value_per_channel_says_what_to_do():
+    class Single(Net):
+        def forward(self, images, targets=None, sizes=None):
+            return DenseOutput(self.layers(images[..., :1, :1]).expand(-1, -1, *images.shape[2:]))
+
+    config = dataclasses.replace(CONFIG, batch_size=1)
+    with pytest.raises(
+        ValueError, match=r"a batch of 1 .* \(1, 8, 1, 1\): one value per channel.*--batch-size.*--size"
+    ):
+        fit(Single(), Squares(), task=TASK, config=config)
+    with pytest.raises(ValueError, match="resize the logits"):  # others stay as they are
+        fit(Small(), Squares(), task=TASK, config=config)
+
+
+class Small(Net):
+    """Its logits are of another size than the labels."""
+
+    def forward(self, images, targets=None, sizes=None):
+        return DenseOutput(self.layers(images)[..., :4, :4])
 
 
 def test_the_seconds_of_a_resumed_run_add_up(tmp_path, monkeypatch):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +43,10 @@ def fail(error: Exception) -> None:
 def one_line(error: Exception) -> str:
     """What an error says, without a traceback."""
     if isinstance(error, OSError) and error.filename is not None:  # of the system, not one of seglib's own
-        return f"{error.filename}: {error.strerror}; check the path, and whether you may read or write there"
+        remedy = "check the path, and whether you may read or write there"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "free some space, or choose another place"
+        return f"{error.filename}: {error.strerror}; {remedy}"
     # a process that loads data hands its error on with its traceback as text; the last line is the error itself
     return str(error).strip().rsplit(f"\n{type(error).__name__}: ", 1)[-1]
 
@@ -56,12 +61,20 @@ def first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+EVERY = 30.0
+"""Seconds between the lines that tell how training goes where there is no terminal for a bar."""
+
+
 @contextmanager
-def training_bar(unit: str, *, quiet: bool) -> Iterator[Any]:
-    """A callback for ``fit(…, on_step=…)`` that shows a bar on standard error while the block runs.
+def training_progress(unit: str, score: str, *, quiet: bool) -> Iterator[tuple[Any, Any]]:
+    """Callbacks for ``fit(…, on_step=…, on_scores=…)`` that tell on standard error how training goes.
+
+    On a terminal a bar, elsewhere (a log file, a batch system) a line for the first and the last step and every half
+    minute between. Scores before the last step are a line.
 
     Args:
         unit: what a batch consists of, "images" for example.
+        score: the score that decides.
         quiet: show nothing.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -73,18 +86,36 @@ def training_bar(unit: str, *, quiet: bool) -> Iterator[Any]:
         TextColumn(f"loss {{task.fields[loss]:.4f}}  {{task.fields[rate]:.1f}} {unit}/s"),
         TimeRemainingColumn(),
     )
-    progress = Progress(*columns, console=Console(stderr=True), disable=quiet)
+    error = Console(stderr=True)
+    progress = Progress(*columns, console=error, disable=quiet)
     bar: Any = None
+    told = 0.0
+    last = 0
 
-    def on_step(step: int, steps: int, loss: float, rate: float, eta: float) -> None:
-        nonlocal bar
+    def on_step(step: int, steps: int, loss: float, rate: float, left: float) -> None:
+        nonlocal bar, told, last
+        first, last = not last, steps
+        if quiet:
+            return
+        if not error.is_terminal:
+            if first or step == steps or time.monotonic() > told + EVERY:
+                told = time.monotonic()
+                minutes, seconds = divmod(round(left), 60)
+                note(f"step {step} of {steps}, loss {loss:.4f}, {rate:.1f} {unit}/s, {minutes}:{seconds:02d} left")
+            return
         if bar is None:  # not before the first step: an error before it stands alone
             progress.start()
             bar = progress.add_task("train", total=steps, loss=loss, rate=rate)
         progress.update(bar, completed=step, loss=loss, rate=rate)
 
+    def on_scores(step: int, scores: dict[str, Any], kept: bool) -> None:
+        if quiet or step == last:  # the last ones are the command's result
+            return
+        line = f"step {step}: {score} {scores[score]:.4f}{', the best so far' if kept else ''}"
+        progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     try:
-        yield on_step
+        yield on_step, on_scores
     finally:
         if bar is not None:
             progress.stop()

@@ -71,6 +71,23 @@ def refuse(reason: str, **options: Any) -> None:
             raise ValueError(f"--{name.replace('_', '-')} has no use: {reason}")
 
 
+def check_effect(config: Any, *, momentum: float | None, warmup: int | None, eval_every: int | None) -> None:
+    """Raise for an option of training that was given and changes nothing.
+
+    Args:
+        config: the training configuration that the options lead to.
+        momentum: what was given to ``--momentum``.
+        warmup: what was given to ``--warmup``.
+        eval_every: what was given to ``--eval-every``.
+    """
+    if config.optimizer != "sgd":
+        refuse(f"{config.optimizer} has its own; pass --optimizer sgd", momentum=momentum)
+    if warmup is not None and warmup >= config.steps:
+        raise ValueError(f"--warmup {warmup} does not end within the {config.steps} steps; pass a smaller one")
+    if eval_every is not None and eval_every > config.steps:
+        raise ValueError(f"--eval-every {eval_every} has no use: the run has {config.steps} steps, scored at the end")
+
+
 def check_writable(path: Path | None) -> None:
     """Raise unless a file or folder can be made at ``path``, before the work whose result goes there.
 

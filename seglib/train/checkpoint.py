@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -23,9 +22,9 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
-from seglib.files import atomic_path
 from seglib.ops.processes import gather_from_processes, rank
 from seglib.weights import mismatch
+from seglib.weights.load import write_tensors
 
 _SAVE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _LOAD = StateDictOptions(full_state_dict=True)
@@ -60,8 +59,7 @@ def save_state(
     if main:
         # safetensors refuses tensors that share memory, so each becomes its own contiguous copy on the CPU
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-        with atomic_path(path) as beside:
-            save_file(tensors, beside, {"progress": json.dumps(progress), "groups": json.dumps(optim["param_groups"])})
+        write_tensors(tensors, path, {"progress": json.dumps(progress), "groups": json.dumps(optim["param_groups"])})
 
 
 def read_progress(path: Path) -> dict[str, Any]:
@@ -81,10 +79,11 @@ def read_progress(path: Path) -> dict[str, Any]:
 
 
 def settings_of(
-    config: dict[str, Any], metadata: dict[str, Any] | None, *, samples: int, processes: int
+    config: dict[str, Any], metadata: dict[str, Any] | None, *, samples: int, val_samples: int, processes: int
 ) -> dict[str, Any]:
     """All that decides the numbers of a run, as it reads when it comes back from JSON."""
-    settings = {**(metadata or {}), **config, "samples": samples, "processes": processes}
+    counts = {"samples": samples, "val_samples": val_samples, "processes": processes}
+    settings = {**(metadata or {}), **config, **counts}
     return json.loads(json.dumps(settings))
 
 
@@ -94,11 +93,12 @@ def check_same_run(old: dict[str, Any], new: dict[str, Any], state: Path) -> Non
     Raises:
         ValueError: when a setting differs that changes the numbers; the message lists old and new values.
     """
-    free = {"workers", "save_every"}  # these change no number
+    free = {"workers", "save_every", "steps"}  # these change no number of the steps that are done
     other = [f"{k} {old[k]} → {v}" for k, v in new.items() if k in old and k not in free and old[k] != v]
     if other:
         raise ValueError(
-            f"{state} is of a run with other settings ({'; '.join(other)}); repeat them, or choose another --out"
+            f"{state} is of a run with other settings ({'; '.join(other)}); repeat them, or start a new run in another "
+            "--out, from the weights of this one if you like (--weights)"
         )
 
 

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from seglib.train.checkpoint import (
     save_state,
     settings_of,
 )
+from seglib.train.locking import only_run_in
 from seglib.train.log import RunLog
 from seglib.train.optim import OPTIMIZERS, SCHEDULES, build_optimizer, lr_factor
 from seglib.train.sampling import ResizedFor, Samples, SeededDataset, StreamBatches
@@ -54,6 +56,9 @@ from seglib.weights import save_weights
 
 OnStep = Callable[[int, int, float, float, float], None]
 """Called after every step as ``on_step(step, steps, loss, samples_per_second, seconds_left)``."""
+
+OnScores = Callable[[int, dict[str, Any], bool], None]
+"""Called after every evaluation as ``on_scores(step, scores, kept)``: were these weights kept, as the best so far?"""
 
 OnPredictions = Callable[[list[Any], Batch], None]
 """Called for every batch that is scored as ``on_predictions(predictions, batch)``."""
@@ -143,12 +148,14 @@ class History:
         losses: the total loss of every step since the run began, by step (1-based).
         scores: the evaluations, by step.
         best: the best value of the task's score, ``None`` without evaluation.
+        kept: the step of the weights that were kept, those with the best score; without evaluation the last.
         seconds: wall-clock time of the run. A resumed run adds to what had passed when its state was saved.
     """
 
     losses: dict[int, float] = field(default_factory=dict)
     scores: dict[int, dict[str, Any]] = field(default_factory=dict)
     best: float | None = None
+    kept: int | None = None
     seconds: float = 0.0
 
 
@@ -162,7 +169,9 @@ def fit(
     out: Path | str | None = None,
     resume: bool = False,
     metadata: dict[str, Any] | None = None,
+    asked: dict[str, Any] | None = None,
     on_step: OnStep | None = None,
+    on_scores: OnScores | None = None,
 ) -> History:
     """Train ``model`` in place. Afterwards it is in evaluation mode, on the device on which it was trained.
 
@@ -176,16 +185,19 @@ def fit(
         config: how to train.
         out: the run's folder; ``None`` writes nothing.
         resume: go on from the state in ``out`` if there is one. The run ends with the losses that it would have had
-            without the interruption (bit for bit on the CPU).
+            without the interruption (bit for bit on the CPU). With another number of ``steps`` it goes on to that one:
+            the learning rate then follows the schedule of the new number from here on.
         metadata: facts to store with the weights (the model's name and arguments, say).
+        asked: further facts for the run's ``config.json`` alone, such as the options of a command line.
         on_step: called after every step, for a progress bar.
+        on_scores: called after every evaluation.
 
     Returns:
         The losses and scores of the whole run.
 
     Raises:
-        ValueError: for a bad configuration, a state of another run (model, settings or number of samples), or an empty
-            dataset.
+        ValueError: for a bad configuration, a state of another run (model, settings or number of samples), an empty
+            dataset, a folder in which another process trains, or images so few and small that batch norm has one value.
         FloatingPointError: when a loss is not finite; the message names the step and the images.
         Interrupted: when told to stop; the step in hand ends and the state is saved before. A second Ctrl-C stops at
             once.
@@ -206,11 +218,16 @@ def fit(
 
     # What is there already, checked before anything changes
     history, start, earlier = History(), 0, 0.0
-    settings = settings_of(asdict(config), metadata, samples=len(train), processes=accelerator.num_processes)
+    counts = {"samples": len(train), "val_samples": 0 if val is None else len(val)}
+    settings = settings_of(asdict(config), metadata, **counts, processes=accelerator.num_processes)
     state = folder / "state.safetensors" if folder else None
     progress = read_progress(state) if resume and state is not None and state.exists() else None
     if progress is not None and state is not None:
         check_same_run(progress["config"], settings, state)
+        if config.steps < progress["step"]:
+            raise ValueError(
+                f"{state} is of step {progress['step']} already, and steps is {config.steps}; pass more, or another out"
+            )
         check_state(state, model)
 
     train, val = _matched(train, task), None if val is None else _matched(val, task)
@@ -241,19 +258,20 @@ def fit(
         start, earlier = progress["step"], progress.get("seconds", 0.0)
         history.losses = {int(k): v for k, v in progress["losses"].items()}
         history.scores = {int(k): v for k, v in progress["scores"].items()}
-        history.best = progress["best"]
+        history.best, history.kept = progress["best"], progress.get("kept")
         if accelerator.scaler is not None and progress["scaler"]:
             accelerator.scaler.load_state_dict(progress["scaler"])
     loader = accelerator.prepare(_loader(train, config, accelerator.num_processes, start, accelerator.device))
+    held = ExitStack()
     if folder and accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_json(folder / "config.json", asdict(config) | {"metadata": metadata or {}})
+        held.enter_context(only_run_in(folder))
+        _write_json(folder / "config.json", asdict(config) | {"metadata": metadata or {}, "asked": asked or {}})
     log = RunLog(folder if accelerator.is_main_process else None, start)
 
     def save(step: int) -> None:
         if state is not None:
             scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-            facts = {"step": step, "config": settings, "best": history.best, "scaler": scaler}
+            facts = {"step": step, "config": settings, "best": history.best, "kept": history.kept, "scaler": scaler}
             facts |= {"seconds": earlier + time.perf_counter() - started}
             facts |= {"losses": history.losses, "scores": history.scores}
             save_state(state, wrapped, optimizer.optimizer, facts, ema=ema, main=accelerator.is_main_process)
@@ -270,15 +288,19 @@ def fit(
         history.scores[step] = scores
         log.scores(step, scores)
         # a NaN (no labelled pixel) is kept only for want of a score
-        if history.best is None or math.isnan(history.best) or scores[task.score] > history.best:
+        better = history.best is None or math.isnan(history.best) or scores[task.score] > history.best
+        if better:
             history.best = scores[task.score]
             keep(step, scores)
         save(step)
+        if on_scores is not None and accelerator.is_main_process:
+            on_scores(step, scores, better)
 
     def scores_at(step: int) -> bool:
         return step == config.steps or bool(config.eval_every and step % config.eval_every == 0)
 
     def keep(step: int, scores: dict[str, Any]) -> None:
+        history.kept = step
         if folder and accelerator.is_main_process:
             facts = {**(metadata or {}), "task": task.name, "step": step, "seed": config.seed, "scores": scores}
             facts |= {"task_arguments": task.arguments(), "categories": [asdict(c) for c in task.categories]}
@@ -289,7 +311,14 @@ def fit(
             save_weights(ema.module if ema is not None else model, folder / "weights.safetensors", facts)
 
     # closing the stream ends the loading processes, also when an error leaves the loop
-    with told_to_stop() as stop, _own_forward(model, forward_before), log, closing(iter(loader)) as batches:
+    with (
+        held,
+        told_to_stop() as stop,
+        _own_forward(model, forward_before),
+        log,
+        closing(iter(loader)) as batches,
+        _named_single_values(config.batch_size),
+    ):
         if val is not None and start > 0 and scores_at(start) and start not in history.scores:
             score(start, val)  # the run ended between saving and scoring
         wrapped.train()
@@ -513,3 +542,18 @@ def _without_autocast(model: nn.Module) -> Iterator[None]:
     finally:
         if own is not None:
             model.__dict__["forward"] = cast
+
+
+@contextmanager
+def _named_single_values(batch_size: int) -> Iterator[None]:
+    """Turns torch's message about a norm with one value per channel into what to do about it."""
+    try:
+        yield
+    except ValueError as error:
+        seen = re.search(r"more than 1 (?:value per channel|spatial element).*\[([0-9, ]+)\]", str(error))
+        if seen is None:
+            raise
+        raise ValueError(
+            f"a batch of {batch_size} gives a norm a map of size ({seen[1]}): one value per channel has no variance; "
+            "train with a larger batch size (--batch-size) or larger images (--size)"
+        ) from error

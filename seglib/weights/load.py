@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,8 +48,23 @@ def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, Any]
         raise ValueError(f"the metadata must be JSON-able: {error}; pass numbers and text only") from error
     # Copies, because safetensors refuses tensors that share memory.
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    write_tensors(tensors, path, {_HEADER: header})
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: str | Path, header: Mapping[str, str]) -> None:
+    """Write a safetensors file, beside it first and then renamed.
+
+    Raises:
+        OSError: naming the file, when the disk is full or the folder can't be written to.
+    """
     with atomic_path(path) as beside:
-        save_file(tensors, beside, {_HEADER: header})
+        try:
+            save_file(dict(tensors), beside, dict(header))
+        except SafetensorError as error:  # of the system, too, and then with its number in the text alone
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise OSError(f"{path} can't be written ({error})") from error
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

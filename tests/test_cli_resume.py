@@ -1,0 +1,122 @@
+"""A run that goes on, on the command line: what need not be said again, what may differ, and what is refused."""
+
+import json
+import re
+
+import pytest
+from test_cli import photos, seglib  # noqa: F401 (a fixture)
+from test_train import read_log
+
+from seglib.commands.console import training_progress
+from seglib.train.checkpoint import read_progress
+from seglib.weights import read_metadata
+
+
+@pytest.fixture
+def begun(photos, tmp_path, capsys):  # noqa: F811
+    """The folder of a run of two steps with settings of its own."""
+    out = tmp_path / "run"
+    options = ["--data", "folder", "--root", photos, "--size", "32x48", "--lr", 0.01, "--loss", "dice"]
+    code, _ = seglib("train", "fcn_tiny", *options, "--batch-size", 2, "--steps", 2, "--out", out, capsys=capsys)
+    assert code == 0
+    return out
+
+
+def test_more_steps_need_no_other_option(begun, capsys):
+    code, printed = seglib("train", "fcn_tiny", "--out", begun, "--resume", "--steps", 4, capsys=capsys)
+    assert code == 0, printed.err
+    assert "the run goes on to 4 steps, not 2" in printed.err
+    progress = read_progress(begun / "state.safetensors")
+    assert progress["step"] == 4 and progress["config"]["lr"] == 0.01 and progress["config"]["batch_size"] == 2
+    facts = read_metadata(begun / "weights.safetensors")
+    assert facts["data"] == "folder" and facts["loss"] == "dice" and facts["data_size"] == [32, 48]
+    assert json.loads((begun / "config.json").read_text())["asked"]["steps"] == 4
+    assert "root" not in json.dumps(facts)  # where the images lie stays with the run
+
+
+def test_a_finished_run_that_goes_on_does_nothing_more(begun, capsys):
+    before = read_log(begun / "log.csv")
+    code, printed = seglib("train", "fcn_tiny", "--out", begun, "--resume", capsys=capsys)
+    assert code == 0, printed.err
+    assert read_log(begun / "log.csv") == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--size", "32x32"], "--size 32x32 is not what the run in .* was started with .32x48."),
+        (["--lr", 0.1], "--lr 0.1 is not what the run in .* was started with .0.01."),
+        (["--loss", "ce"], "--loss ce is not what"),
+        (["--batch-size", 3], "--batch-size 3 is not what"),
+        (["--data", "scenes"], "--data scenes is not what"),
+        (["--root", "."], "--root .* is not what"),
+        (["--seed", 3], "seed 0 → 3"),  # not said at the start
+        (["--steps", 1], "is of step 2 already, and steps is 1"),
+    ],
+    ids=str,
+)
+def test_what_would_change_numbers_is_refused_with_both_values(begun, capsys, options, message):
+    weights = (begun / "weights.safetensors").read_bytes()
+    code, printed = seglib("train", "fcn_tiny", "--out", begun, "--resume", *options, capsys=capsys)
+    assert code == 2
+    assert re.search(message, printed.err.replace("\n", " ")), printed.err
+    assert "--weights" in printed.err or "pass more" in printed.err
+    assert (begun / "weights.safetensors").read_bytes() == weights
+
+
+def test_another_model_is_refused(begun, capsys):
+    code, printed = seglib("train", "unet_tiny", "--out", begun, "--resume", capsys=capsys)
+    assert code == 2 and "the model unet_tiny is not what the run" in printed.err and "(fcn_tiny)" in printed.err
+
+
+def test_data_that_was_moved_is_taken_from_its_new_place(begun, photos, capsys):  # noqa: F811
+    moved = photos.rename(photos.with_name("moved"))
+    try:
+        code, printed = seglib("train", "fcn_tiny", "--out", begun, "--resume", "--root", moved, capsys=capsys)
+    finally:
+        moved.rename(photos)
+    assert code == 0, printed.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--momentum", 0.5], "--momentum has no use: adamw has its own; pass --optimizer sgd"),
+        (["--warmup", 2], "--warmup 2 does not end within the 2 steps"),
+        (["--eval-every", 3], "--eval-every 3 has no use: the run has 2 steps"),
+    ],
+)
+def test_options_without_effect_are_refused(photos, tmp_path, capsys, options, message):  # noqa: F811
+    data = ["--data", "folder", "--root", photos, "--size", "32x48", "--steps", 2, "--out", tmp_path / "run"]
+    code, printed = seglib("train", "fcn_tiny", *data, *options, capsys=capsys)
+    assert code == 2 and message in printed.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_terminal_lines_tell_how_training_goes(photos, tmp_path, capsys):  # noqa: F811
+    data = ["--data", "folder", "--root", photos, "--size", "32x48", "--steps", 4, "--batch-size", 2]
+    command = ["train", "fcn_tiny", *data, "--eval-every", 2, "--out", tmp_path / "run"]
+    code, printed = seglib(*command, capsys=capsys)
+    assert code == 0
+    start, first, scored, last = printed.err.splitlines()
+    assert start.startswith("6 images to train on and 3 to score on, 2 classes, 4 steps on c")
+    assert first.startswith("step 1 of 4, loss ") and first.endswith(" left") and "images/s, 0:0" in first
+    assert scored.startswith("step 2: miou 0.") and scored.endswith(", the best so far")
+    assert last.startswith("step 4 of 4, loss ") and last.endswith("0:00 left")
+    assert "kept_step" in printed.out and "kept_miou" in printed.out
+
+
+def test_lines_come_every_half_minute(capsys, monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr("seglib.commands.console.time.monotonic", lambda: clock[0])
+    with training_progress("images", "miou", quiet=False) as (on_step, on_scores):
+        for step in range(1, 101):
+            on_step(step, 100, 0.5, 2.0, 100.0 - step)
+            clock[0] += 4.0
+        on_scores(100, {"miou": 0.5}, True)  # the last scores are the command's result
+    steps = [int(line.split()[1]) for line in capsys.readouterr().err.splitlines()]
+    assert steps == [1, 9, 17, 25, 33, 41, 49, 57, 65, 73, 81, 89, 97, 100]
+    with training_progress("images", "miou", quiet=True) as (on_step, on_scores):
+        on_step(1, 2, 0.5, 2.0, 1.0)
+        on_scores(1, {"miou": 0.5}, True)
+    assert capsys.readouterr().err == ""

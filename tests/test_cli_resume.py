@@ -2,12 +2,16 @@
 
 import json
 import re
+import typing
+from pathlib import Path
 
 import pytest
 from test_cli import photos, seglib  # noqa: F401 (a fixture)
 from test_train import read_log
 
+from seglib.cli import train
 from seglib.commands.console import training_progress
+from seglib.commands.resume import PATHS
 from seglib.train.checkpoint import read_progress
 from seglib.weights import read_metadata
 
@@ -62,6 +66,11 @@ def test_what_would_change_numbers_is_refused_with_both_values(begun, capsys, op
     assert re.search(message, printed.err.replace("\n", " ")), printed.err
     assert "--weights" in printed.err or "pass more" in printed.err
     assert (begun / "weights.safetensors").read_bytes() == weights
+
+
+def test_every_path_among_the_options_comes_back_as_a_path():
+    paths = {n for n, kind in typing.get_type_hints(train).items() if kind == Path | None}
+    assert paths - {"out"} == set(PATHS)
 
 
 def test_another_model_is_refused(begun, capsys):

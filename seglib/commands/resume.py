@@ -11,7 +11,9 @@ from seglib.files import read_json
 FREE = ("steps", "workers", "save_every")
 """Options that may differ from those of the start: they change no number of the steps that are done."""
 OF_EACH_CALL = ("out", "resume", "as_json")
-PATHS = ("root", "plan", "cache", "weights", "encoder")
+DATA = ("root", "annotations", "images", "val_annotations")
+PATHS = (*DATA, "plan", "cache", "weights", "encoder")
+"""Options that are a path, and of these where the data lie."""
 
 
 def as_stored(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def with_those_of_the_start(given: dict[str, Any], out: Path) -> dict[str, Any]:
     asked = read_json(config).get("asked", {}) if config.exists() else {}
     now = as_stored(given)
     for name, value in asked.items():
-        moved = name == "root" and not Path(value).exists()  # the same data at another place
+        moved = name in DATA and not Path(value).exists()  # the same data at another place
         if name in now and now[name] != value and name not in FREE and not moved:
             option = {"model": "the model", "settings": "--set"}.get(name, f"--{name.replace('_', '-')}")
             raise ValueError(

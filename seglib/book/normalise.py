@@ -40,7 +40,7 @@ _INSTALL = """\
 try:
     import seglib
 except ModuleNotFoundError:  # for example in Colab
-    %pip install --quiet "seglib[book] @ git+{url}"
+    %pip install --quiet "seglib[book] @ git+{url}" "seglib-book @ git+{url}#subdirectory=chapters"
 """
 
 _EXPLAIN = """\

@@ -70,8 +70,8 @@ def read_results(path: Path | str) -> dict[str, Any]:
 def stored_file(path: Path | str) -> Path:
     """Where a file that belongs to a chapter lies, such as ``results/fcn_strides.json``.
 
-    Looked up from the working folder (a notebook's own folder), then in the checkout's ``chapters``, then in the copy
-    that an installed package carries.
+    Looked up from the working folder (a notebook's own folder), then in the checkout's ``chapters``, then in what the
+    package ``seglib-book`` installs.
 
     Raises:
         ValueError: when it is in none of them.
@@ -80,7 +80,10 @@ def stored_file(path: Path | str) -> Path:
     for place in places:
         if (place / path).is_file():
             return place / path
-    raise ValueError(f"{path} is in none of {', '.join(map(str, places))}; run the chapter's command that makes it")
+    raise ValueError(
+        f"{path} is in none of {', '.join(map(str, places))}; run the chapter's command that makes it, or install the "
+        "book's stored files with `pip install ./chapters` in a checkout"
+    )
 
 
 def hardware() -> str:

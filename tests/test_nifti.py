@@ -501,13 +501,6 @@ def test_labels_that_are_no_ids_are_refused(tmp_path, value):
         read_label_volume(save(tmp_path / "scan.nii", voxels))
 
 
-def test_without_nibabel_an_error_says_what_to_install(tmp_path, monkeypatch):
-    path = save(tmp_path / "a.nii")
-    monkeypatch.setitem(__import__("sys").modules, "nibabel", None)
-    with pytest.raises(ImportError, match=r'pip install "seglib\[medical\]"'):
-        read_volume(path)
-
-
 # --- real files ------------------------------------------------------------------------------------------------------
 
 

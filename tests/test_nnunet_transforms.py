@@ -1,7 +1,6 @@
 """nnU-Net's augmentation: what moves, what stays, and how often. That it is nnU-Net's, tests/parity says."""
 
 import pickle
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -229,10 +228,3 @@ def test_an_image_of_one_value_stays_finite_and_results_are_plain_tensors():
 def test_wrong_arguments_are_named(patch, arguments, message):
     with pytest.raises(ValueError, match=message):
         nnunet_transform(patch, **arguments)
-
-
-def test_without_monai_the_message_says_what_to_install(monkeypatch):
-    for name in ("monai", "monai.transforms"):
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=r'pip install "seglib\[medical\]"'):
-        nnunet_transform(CUBE)

@@ -1,8 +1,9 @@
 """What is installed with the library, and what with the book."""
 
 import re
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 ROOT = Path(__file__).parents[1]
 

@@ -2,7 +2,6 @@
 
 import math
 import pickle
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -268,12 +267,6 @@ def test_wrong_arguments_are_named(arguments, message):
 def test_a_sample_that_is_no_labelled_volume_is_named(sample):
     with pytest.raises(ValueError, match="'photo' is no volume with a semantic map"):
         volume_transform()(sample)
-
-
-def test_without_monai_the_message_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "monai", None)
-    with pytest.raises(ImportError, match=r'pip install "seglib\[medical\]"'):
-        volume_transform()
 
 
 def test_it_is_a_transform_of_its_own_type():

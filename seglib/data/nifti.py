@@ -334,10 +334,8 @@ def write_label_volume(path: str | os.PathLike[str], labels: Tensor | np.ndarray
 
 
 def _nibabel() -> Any:
-    try:
-        import nibabel
-    except ImportError as error:
-        raise ImportError('NIfTI files need nibabel: pip install "seglib[medical]"') from error
+    import nibabel  # here, because it takes a while
+
     return nibabel
 
 

@@ -85,7 +85,6 @@ def nnunet_transform(
         A transform of samples for :class:`seglib.data.patches.Patches`.
 
     Raises:
-        ImportError: without MONAI.
         ValueError: when the patch isn't two or three positive whole numbers, or flips aren't axes that it has.
     """
     sides = (1, *patch) if len(patch) == 2 else tuple(patch)
@@ -95,10 +94,8 @@ def nnunet_transform(
     flips = axes if flips is None else tuple(flips)
     if len(set(flips)) < len(flips) or not set(flips) <= set(axes):
         raise ValueError(f"of a patch {tuple(patch)}, flips are some of the axes {axes}, each once; got {flips}")
-    try:
-        import monai.transforms  # noqa: F401  # now, and not in a process that loads data
-    except ImportError as error:
-        raise ImportError('augmentation of volumes needs MONAI: pip install "seglib[medical]"') from error
+    import monai.transforms  # noqa: F401  # now, and not in a process that loads data
+
     in_plane = sides[0] == 1 or max(sides) > ANISOTROPY * sides[0]
     narrow = sides[0] == 1 and max(sides) > 1.5 * min(sides[1:])
     return NNUNetTransform(15.0 if narrow else 180.0 if in_plane else 30.0, in_plane, flips, tuple(masked))

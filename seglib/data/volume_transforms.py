@@ -54,7 +54,6 @@ def volume_transform(
         A transform of samples; :class:`seglib.data.patches.Patches` reads as much around a patch as its rotation needs.
 
     Raises:
-        ImportError: without MONAI.
         ValueError: for an argument outside its range.
 
     Source: Isensee et al., "nnU-Net", Nature Methods 2021, supplementary note 4 (its angles, ranges and probabilities
@@ -66,10 +65,8 @@ def volume_transform(
             raise ValueError(f"{name} needs 0 < low <= high, got ({low}, {high})")
     if len(set(flips)) < len(flips) or not set(flips) <= {0, 1, 2}:
         raise ValueError(f"flips are axes, some of 0, 1 and 2 (D, H, W), each at most once, got {tuple(flips)}")
-    try:
-        from monai import transforms as monai
-    except ImportError as error:
-        raise ImportError('augmentation of volumes needs MONAI: pip install "seglib[medical]"') from error
+    from monai import transforms as monai
+
     steps: list[Any] = [monai.RandFlipd(("image", "labels"), 0.5, axis) for axis in flips]
     if noise:
         steps.append(monai.RandGaussianNoised("image", probability, std=noise))  # draws from 0 to std

@@ -317,6 +317,7 @@ def train(
     Settings that are not given come from the model's recipe (seglib/train/recipes.py); config.json shows them all.
     """
     given = {k: v for k, v in locals().items() if v is not None}  # first, before other names come up
+    options.check_there(root=root, weights=weights, encoder=encoder, plan=plan)  # before torch is loaded
     from dataclasses import fields, replace
 
     import torch
@@ -497,12 +498,8 @@ def train(
     if data in RESIZES and val_set.size is not None:
         metadata["data_size"] = list(val_set.size)
     unit, quiet = "volumes" if volumes else "images", as_json or not first_process()
-    if not quiet:
-        device = options.device("auto").type
-        note(
-            f"{len(train_set)} {unit} to train on and {len(val_set)} to score on, {len(the_task.categories)} classes, "
-            f"{config.steps} steps on {device}"
-        )
+    start = f"{len(train_set)} {unit} to train on and {len(val_set)} to score on, {len(the_task.categories)} classes, "
+    start += f"{config.steps} steps on {options.device('auto').type}"
     if goes_on and first_process():
         before_now = read_progress(out / "state.safetensors")["config"]["steps"]
         if before_now != config.steps:
@@ -511,7 +508,8 @@ def train(
                 f"{config.steps} from here on, so the numbers are not those of one run of {config.steps}"
             )
     try:
-        with training_progress("patches" if volumes else "images", the_task.score, quiet=quiet) as (on_step, on_scores):
+        unit = "patches" if volumes else "images"
+        with training_progress(unit, the_task.score, start, quiet=quiet) as (on_step, on_scores):
             history = fit(
                 net,
                 train_set,
@@ -574,6 +572,8 @@ def evaluate_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Score stored weights on a split of a dataset."""
+    for path in weights:
+        options.check_there(weights=path, root=root)  # before torch is loaded
     from seglib.commands.images import check_channels_of, own_files_again
     from seglib.commands.volumes import check_channels, set_up, warn_of_spacing
     from seglib.data.catalog import RESIZES, build_dataset

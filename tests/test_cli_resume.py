@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import typing
 from pathlib import Path
 
@@ -118,14 +120,28 @@ def test_without_a_terminal_lines_tell_how_training_goes(photos, tmp_path, capsy
 def test_lines_come_every_half_minute(capsys, monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr("seglib.commands.console.time.monotonic", lambda: clock[0])
-    with training_progress("images", "miou", quiet=False) as (on_step, on_scores):
+    with training_progress("images", "miou", "6 images", quiet=False) as (on_step, on_scores):
         for step in range(1, 101):
             on_step(step, 100, 0.5, 2.0, 100.0 - step)
             clock[0] += 4.0
         on_scores(100, {"miou": 0.5}, True)  # the last scores are the command's result
-    steps = [int(line.split()[1]) for line in capsys.readouterr().err.splitlines()]
+    start, *lines = capsys.readouterr().err.splitlines()
+    assert start == "6 images"
+    steps = [int(line.split()[1]) for line in lines]
     assert steps == [1, 9, 17, 25, 33, 41, 49, 57, 65, 73, 81, 89, 97, 100]
-    with training_progress("images", "miou", quiet=True) as (on_step, on_scores):
+    with training_progress("images", "miou", "6 images", quiet=True) as (on_step, on_scores):
         on_step(1, 2, 0.5, 2.0, 1.0)
         on_scores(1, {"miou": 0.5}, True)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("option", ["--root", "--weights", "--encoder"])
+def test_a_wrong_path_is_named_before_torch_is_loaded(tmp_path, option):
+    wrong = tmp_path / "no" / "such"
+    words = f"['seglib', 'train', 'fcn_tiny', '--data', 'folder', {option!r}, {str(wrong)!r}]"
+    script = f"import sys; sys.argv = {words}\nfrom seglib.cli import main\n"
+    script += "try: main()\nexcept SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["2", "False"], done.stderr
+    problem = "is no folder" if option == "--root" else "does not exist"
+    assert done.stderr.strip() == f"error: {option} {wrong} {problem} (what exists is {tmp_path}); check the path"

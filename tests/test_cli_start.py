@@ -88,7 +88,7 @@ def test_other_classes_start_from_the_folder_of_a_run_and_the_new_head_is_named(
     [
         (["fcn_tiny", "--pretrained"], "fcn_tiny has no published ImageNet weights"),
         (
-            ["fcn", "--pretrained", "--weights", "x.safetensors"],
+            ["fcn", "--pretrained", "--weights", "{tmp}"],
             "--weights has no use: --pretrained starts the encoder",
         ),
         (["fcn", "--set", "depth=3"], "--set 'depth' is unknown: fcn takes encoder, in_channels, stride, pretrained"),

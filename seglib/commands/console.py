@@ -66,7 +66,7 @@ EVERY = 30.0
 
 
 @contextmanager
-def training_progress(unit: str, score: str, *, quiet: bool) -> Iterator[tuple[Any, Any]]:
+def training_progress(unit: str, score: str, start: str, *, quiet: bool) -> Iterator[tuple[Any, Any]]:
     """Callbacks for ``fit(…, on_step=…, on_scores=…)`` that tell on standard error how training goes.
 
     On a terminal a bar, elsewhere (a log file, a batch system) a line for the first and the last step and every half
@@ -75,6 +75,7 @@ def training_progress(unit: str, score: str, *, quiet: bool) -> Iterator[tuple[A
     Args:
         unit: what a batch consists of, "images" for example.
         score: the score that decides.
+        start: what is said at the first step, not before: an error before it stands alone.
         quiet: show nothing.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -97,13 +98,15 @@ def training_progress(unit: str, score: str, *, quiet: bool) -> Iterator[tuple[A
         first, last = not last, steps
         if quiet:
             return
+        if first:
+            note(start)
         if not error.is_terminal:
             if first or step == steps or time.monotonic() > told + EVERY:
                 told = time.monotonic()
                 minutes, seconds = divmod(round(left), 60)
                 note(f"step {step} of {steps}, loss {loss:.4f}, {rate:.1f} {unit}/s, {minutes}:{seconds:02d} left")
             return
-        if bar is None:  # not before the first step: an error before it stands alone
+        if bar is None:
             progress.start()
             bar = progress.add_task("train", total=steps, loss=loss, rate=rate)
         progress.update(bar, completed=step, loss=loss, rate=rate)

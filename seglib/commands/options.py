@@ -88,6 +88,19 @@ def check_effect(config: Any, *, momentum: float | None, warmup: int | None, eva
         raise ValueError(f"--eval-every {eval_every} has no use: the run has {config.steps} steps, scored at the end")
 
 
+def check_there(**paths: Path | None) -> None:
+    """Raise for the first option that names a path where nothing is, by the names of the options.
+
+    Raises:
+        ValueError: naming the option and the folder that is there.
+    """
+    for name, path in paths.items():
+        if path is not None and not (path.is_dir() if name == "root" else path.exists()):
+            there = next(p for p in path.absolute().parents if p.exists())
+            problem = "is no folder" if name == "root" else "does not exist"
+            raise ValueError(f"--{name} {path} {problem} (what exists is {there}); check the path")
+
+
 def check_writable(path: Path | None) -> None:
     """Raise unless a file or folder can be made at ``path``, before the work whose result goes there.
 

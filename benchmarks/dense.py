@@ -5,7 +5,8 @@
 Both sides have the same weights (through seglib's converters), see the same images, warm up, and take turns. The ratio
 is seglib's time over the library's, per round; printed are its median and its quartiles, below 1 where seglib is
 faster. The logits must agree. A training step is forward, cross-entropy, backward and an SGD step; seglib's models also
-normalise the images and check the labels, which the libraries leave to the caller.
+normalise the images and check the labels, which the libraries leave to the caller. "Compiled" is seglib's forward with
+frozen weights, as ``--compile`` has it, beside the library's as it is.
 
 Memory is how much one call raises the largest resident size of a fresh process that holds the model already; on a GPU
 what torch allocates there during one call. The logits are compared on the CPU: a GPU's convolutions may round to TF32.
@@ -14,6 +15,7 @@ what torch allocates there during one call. The logits are compared on the CPU: 
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -27,6 +29,7 @@ from torchvision.models import segmentation
 
 from seglib.book.results import hardware
 from seglib.models.zoo import build
+from seglib.ops.inference import compile_frozen
 from seglib.types import Targets
 from seglib.weights import convert
 
@@ -62,7 +65,7 @@ Step = Callable[[Tensor, Tensor], object]
 
 def forward(model: nn.Module) -> Step:
     def call(images: Tensor, labels: Tensor) -> object:
-        with torch.inference_mode():
+        with torch.no_grad():  # the compiler freezes weights under this alone
             return model.eval()(images)
 
     return call
@@ -94,8 +97,13 @@ def pairs(origin: str, device: str = "cpu") -> dict[str, tuple[Step, Step]]:
         main, aux = (F.cross_entropy(out[k], labels, ignore_index=255) for k in ("out", "aux"))
         return main + 0.5 * aux
 
-    steps = (train_step(ours, our_loss), train_step(reference, reference_loss))
-    return {"forward": (forward(ours), forward(reference)), "train step": steps}
+    frozen = copy.deepcopy(ours)
+    compile_frozen(frozen)
+    return {
+        "forward": (forward(ours), forward(reference)),
+        "compiled": (forward(frozen), forward(reference)),
+        "train step": (train_step(ours, our_loss), train_step(reference, reference_loss)),
+    }
 
 
 def agree(origin: str, size: int) -> None:

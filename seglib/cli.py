@@ -28,7 +28,7 @@ from seglib.commands.console import (
     training_progress,
     warn,
 )
-from seglib.commands.stored import load, served_task, serves_volumes
+from seglib.commands.stored import compile_semantic, load, served_task, serves_volumes
 from seglib.models.zoo import MODELS, build, check_task, find
 
 
@@ -149,6 +149,14 @@ Rescale = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Of semantic models: compile the network first. It takes up to a minute for each size of images and pays "
+        "for many of one size.",
+    ),
+]
 ServedTask = Annotated[
     str | None,
     typer.Option(
@@ -568,6 +576,7 @@ def evaluate_command(
     flip_all: FlipAll = False,
     previous: Previous = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that load data.")] = 0,
+    compile: Compile = False,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
@@ -588,12 +597,15 @@ def evaluate_command(
     else:
         options.refuse("it is for volumes", flip_all=flip_all or None, previous=previous)
         net, the_task, metadata = load(weights[0], device, task)
+        if compile:
+            compile_semantic(net, the_task)
     data = options.dataset_name(data or (None if annotations is None else "coco"), metadata["model"], volumes)
     prompted = the_task.name == "prompt"
     shape = options.sides(size, "--size", 2)
     fold = None
     if volumes:
         options.refuse(f"{metadata['model']} is for volumes, which keep their size", size=size)
+        options.refuse("it is for semantic models", compile=compile or None)
         options.refuse("it is for images", val_share=val_share, upright=upright)
         options.refuse("it is for images", annotations=annotations, images=images, skip_bad=skip_bad or None)
         options.refuse("`seglib predict CASE --out` writes the label maps of volumes", out=out)
@@ -742,6 +754,7 @@ def predict(
     overlap: Annotated[
         float | None, typer.Option(help="Share of the window that neighbours have in common; 0.5 when not given.")
     ] = None,
+    compile: Compile = False,
     device: Device = "auto",
     as_json: Annotated[
         bool,
@@ -782,6 +795,7 @@ def predict(
             short_side=short_side,
             scales=scales,
             tile=tile,
+            compile=compile or None,
         )
         how = {"flip_all": flip_all, "flip": flip, "window": window, "overlap": overlap, "previous": previous}
         return predict_volumes(photo, weights, task, out, device, as_json, **how)
@@ -817,6 +831,7 @@ def predict(
             scales=scales,
             flip=flip or None,
             tile=tile,
+            compile=compile or None,
         )
         if several:
             options.refuse("the answers of --several overlap, and --json holds them all", labels=labels)
@@ -827,6 +842,8 @@ def predict(
             )
         return answer(photo, question, weights[0], device, task, out=out, labels=labels, as_json=as_json)
     net, the_task, metadata = load(weights[0], device, task)
+    if compile:
+        compile_semantic(net, the_task)
     if short_side is not None:
         net.geometry = options.shorter(net.geometry, short_side)
     image_ids = None if ids is None else read_image_ids(ids)

@@ -128,6 +128,16 @@ def test_a_photo_becomes_an_overlay_a_label_map_and_json(photos, run, tmp_path, 
     assert (labels == truth).mean() > 0.9
 
 
+def test_a_network_is_compiled_when_asked(photos, run, tmp_path, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda function, **how: asked.append(how) or function)
+    weights = ("--weights", run / "weights.safetensors")
+    photo = next((photos / "test" / "images").iterdir())
+    assert seglib("predict", photo, *weights, "--json", "--compile", capsys=capsys)[0] == 0
+    assert seglib("eval", *weights, "--data", "folder", "--root", photos, "--compile", capsys=capsys)[0] == 0
+    assert len(asked) == 2
+
+
 def test_a_folder_of_photos_becomes_a_folder_of_overlays(photos, run, tmp_path, capsys):
     folder = photos / "val" / "images"
     code, printed = seglib(

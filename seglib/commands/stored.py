@@ -50,6 +50,20 @@ def load(weights: Path, device: str, task: str | None) -> tuple[Any, Any, dict[s
     return net, the_task, metadata
 
 
+def compile_semantic(net: Any, task: Any) -> None:
+    """Compile a semantic model for prediction.
+
+    Raises:
+        ValueError: for the model of another task, or without a compiler.
+    """
+    from seglib.ops.inference import compile_frozen
+    from seglib.types import Regions, Semantic
+
+    if task.predicts not in (Semantic, Regions):
+        raise ValueError(f"--compile is for semantic models, and this one is of the task {task.name!r}; leave it out")
+    compile_frozen(net)
+
+
 def load_volumes(
     weights: Sequence[Path], device: str, task: str | None, previous: Sequence[Path] = ()
 ) -> tuple[Any, Any, list[dict[str, Any]]]:

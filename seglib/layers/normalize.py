@@ -92,6 +92,8 @@ class Normalize(nn.Module):
         column = (-1, *(1,) * self.dims)
         x = (images - self.mean.view(column)).div_(self.std.view(column))  # one copy of the images, not two
         x = x.to(self.mean.dtype)  # that of the layers which follow, after model.to(torch.bfloat16) too
+        if self.dims == 2 and x.device.type == "cpu" and not torch.is_grad_enabled():
+            x = x.contiguous(memory_format=torch.channels_last)  # in prediction it saves up to a quarter of the time
         return x if sizes is None else fill_padding(x, sizes, padding)
 
     def check_range(self, images: Tensor) -> None:

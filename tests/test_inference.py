@@ -1,0 +1,54 @@
+"""Prediction alone: channels last on a CPU, and compiled with frozen weights."""
+
+import os
+
+import pytest
+import torch
+
+from seglib.layers.normalize import Normalize
+from seglib.models.fcn import fcn_tiny
+from seglib.ops import inference
+from seglib.ops.inference import compile_frozen
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_without_gradients_images_on_a_cpu_go_channels_last(grad):
+    images = torch.rand(2, 3, 5, 7)
+    with torch.set_grad_enabled(grad):
+        out = Normalize()(images)
+    assert out.is_contiguous(memory_format=torch.channels_last) != grad
+    torch.testing.assert_close(out, (images - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
+                               / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_compiled_model_predicts_the_same_at_several_sizes():
+    torch.manual_seed(0)
+    model = fcn_tiny(5).eval()
+    for p in model.score.parameters():
+        torch.nn.init.normal_(p)
+    images = torch.rand(2, 3, 64, 96), torch.rand(1, 3, 40, 50)
+    before = [model.predict(x) for x in images]
+    compile_frozen(model)
+    calls = []
+    model._compiled_call_impl, compiled = (
+        lambda *a, **k: calls.append(1) or compiled(*a, **k),
+        model._compiled_call_impl,
+    )
+    for x, want in zip(images, before, strict=True):
+        for found, old in zip(model.predict(x), want, strict=True):
+            torch.testing.assert_close(found.probs, old.probs, rtol=0, atol=1e-5)  # folded norms round otherwise
+    assert len(calls) == 2 and not model.training
+
+
+def test_compiling_asks_for_frozen_weights_and_a_compiler(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda function, **how: asked.append(how) or function)
+    model = fcn_tiny(5)
+    compile_frozen(model)
+    assert asked == [{"dynamic": False, "options": {"freezing": True}}]
+    assert model.encoder.stem[0].weight.is_contiguous(memory_format=torch.channels_last)
+    monkeypatch.setattr(inference.shutil, "which", lambda name: None)
+    monkeypatch.delitem(os.environ, "CXX", raising=False)
+    with pytest.raises(ValueError, match="needs a C\\+\\+ compiler; install g\\+\\+ or clang\\+\\+"):
+        compile_frozen(model)

@@ -16,6 +16,7 @@ from seglib.data.cityscapes import CATEGORIES as CITYSCAPES
 from seglib.data.cityscapes import TRAIN_IDS, Cityscapes
 from seglib.data.class_tables import MatchedDataset, labels_to_files, match_categories
 from seglib.data.coco import CocoInstances, coco_results
+from seglib.data.collate import collate
 from seglib.data.dsb import DSB2018, DSB2018Kaggle
 from seglib.data.folders import SegmentationFiles, SegmentationFolder
 from seglib.data.images import read_labels, write_png
@@ -26,6 +27,7 @@ from seglib.data.transforms import train_transform
 from seglib.data.voc import VOC2012
 from seglib.metrics.coco_json import evaluate_coco
 from seglib.ops.masks import masks_to_boxes
+from seglib.train import SemanticTask, TrainConfig, fit
 from seglib.types import Category, Instances, Panoptic, Sample, Segment
 
 CAT, DOG, GRASS = (
@@ -555,6 +557,20 @@ def test_objects_read_in_one_id_are_written_in_the_same(tmp_path):
 def test_sets_without_class_ids_in_files_keep_their_own():
     assert Scenes.file_ids == tuple(range(12)) and Scenes.void_id == 255
     assert DSB2018.file_ids == DSB2018Kaggle.file_ids == (0,) and DSB2018.void_id is None
+
+
+def test_what_is_no_dataset_or_no_sample_gets_a_sentence():
+    loader = torch.utils.data.DataLoader(Listed(SAMPLES))
+    for call in (
+        lambda: count_labels(loader, "semantic"),
+        lambda: fit(torch.nn.Linear(1, 1), loader, task=SemanticTask(TABLE), config=TrainConfig(steps=1)),
+    ):
+        with pytest.raises(ValueError, match="is a DataLoader; pass the dataset itself"):
+            call()
+    with pytest.raises(ValueError, match=r"gives Samples, got a tuple; return Sample\(image, id, semantic=labels\)"):
+        collate([(torch.zeros(3, 2, 2), torch.zeros(2, 2))])
+    with pytest.raises(ValueError, match=r"sample 'x' has a ndarray as image; pass a tensor, of an image \(C, H, W\)"):
+        collate([Sample(np.zeros((2, 2, 3), np.uint8), "x")])
 
 
 def test_a_warning_is_one_line():

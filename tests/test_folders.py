@@ -171,7 +171,7 @@ def test_an_empty_folder_is_named(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
     (tmp_path / "images" / "a.webm").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"images holds no file ending in \.jpg, .*\(1 other files\)"):
+    with pytest.raises(ValueError, match=r"images holds no file ending in \.jpg, .*\(1 other files: "):
         load(tmp_path)
 
 

@@ -83,6 +83,14 @@ def test_what_is_held_out_depends_on_names_alone_and_is_never_all_or_nothing():
         hold_out(["x"], ["x"], 0.5, "val")
 
 
+def test_labels_saved_as_jpeg_are_named_as_such(tmp_path):
+    put(tmp_path, "images/a.png", "labels/a.jpg")
+    with pytest.raises(
+        ValueError, match=r"\(1 other files: \.jpg\); .*JPEG changes values.* export labels again as PNG"
+    ):
+        pair_folders(tmp_path / "images", tmp_path / "labels")
+
+
 def test_a_heic_photo_is_named_with_its_package(tmp_path, monkeypatch):
     monkeypatch.setattr("seglib.data.images._reads_heif", lambda: False)
     put(tmp_path, "labels/a.png")

@@ -57,6 +57,19 @@ class LabelCounts:
         return self.void_values == (VOID,) and self.class_values in ((), (0,))
 
 
+def check_dataset(dataset: object, name: str) -> None:
+    """Raise unless ``dataset``, called ``name`` in messages, has a length and samples by index.
+
+    Raises:
+        ValueError: for a ``DataLoader``, an iterator or anything else that isn't a dataset.
+    """
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise ValueError(
+            f"{name} is a {type(dataset).__name__}; pass the dataset itself, with len() and [i] giving a Sample:"
+            " batches are made of it here"
+        )
+
+
 def count_labels(dataset: SegmentationDataset, needs: str, most: int = 1000) -> LabelCounts:
     """Count how often each class occurs, in evenly spaced images where there are more than ``most``.
 
@@ -76,6 +89,7 @@ def count_labels(dataset: SegmentationDataset, needs: str, most: int = 1000) -> 
     """
     if most < 1:
         raise ValueError(f"most must be at least 1 image, got {most}")
+    check_dataset(dataset, "the dataset")
     total = len(dataset)
     seen = min(most, total)
     return count_images(dataset, needs, [i * total // seen for i in range(seen)])

@@ -35,6 +35,8 @@ def collate(samples: Sequence[Sample], *, multiple: int = 1) -> Batch:
         raise ValueError("a batch needs at least one sample, got none; is the dataset empty?")
     if multiple < 1:
         raise ValueError(f"multiple must be at least 1, got {multiple}")
+    for sample in samples:
+        _check_sample(sample)
     _check_channels(samples)
     sizes: list[Size] = [tuple(s.image.shape[1:]) for s in samples]
     output_sizes = [_output_size(s) for s in samples]
@@ -71,6 +73,21 @@ def _pad(x: Tensor, size: Size, fill: int) -> Tensor:
 def _pad_masks(instances: Instances, size: Size) -> Instances:
     """Instances whose masks are ``(N, *size)``; unpacks them only where they are smaller."""
     return instances if instances.size == size else instances.replace(masks=_pad(instances.masks, size, 0))
+
+
+def _check_sample(sample: object) -> None:
+    """Raise a sentence for what people's own datasets return instead of a sample of tensors."""
+    if not isinstance(sample, Sample):
+        raise ValueError(
+            f"a dataset gives Samples, got a {type(sample).__name__}; return Sample(image, id, semantic=labels)"
+        )
+    for name in ("image", "semantic", "regions", "pixel_weight"):
+        value = getattr(sample, name)
+        if value is not None and not isinstance(value, Tensor):
+            raise ValueError(
+                f"sample {sample.id!r} has a {type(value).__name__} as {name}; pass a tensor, of an image (C, H, W)"
+                " float32 in [0, 1], of labels (H, W) int64"
+            )
 
 
 def _check_channels(samples: Sequence[Sample]) -> None:

@@ -215,7 +215,10 @@ class DSB2018Kaggle(_Nuclei):
         if split != "trainval":
             names = [name for name in names if _in_val(name) == (split == "val")]
             if not names:
-                raise ValueError(f"{self._root} has too few images: none is in the split {split!r}; use 'trainval'")
+                raise ValueError(
+                    f"{self._root} has too few images: their names decide what is in {split!r} (about one of six is"
+                    " val), and none is; add images"
+                )
         images = {name: self._root / name / "images" / f"{name}.png" for name in names}
         if missing := [str(path) for path in images.values() if not path.is_file()]:
             raise FileNotFoundError(

@@ -124,21 +124,26 @@ def files_by_stem(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
             f"the folder {folder} does not exist; pass a folder with files ending in {some(endings)}"
         )
     found: dict[str, Path] = {}
-    others = 0
+    others: dict[str, int] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.is_file():
             continue
         stem = normalize("NFC", path.stem)
         if path.suffix.lower() not in endings:
-            others += 1
+            others[path.suffix.lower()] = others.get(path.suffix.lower(), 0) + 1
         elif stem in found:
             raise ValueError(f"{found[stem]} and {path.name} share the stem {stem!r}; keep one of them")
         else:
             check_readable(path)
             found[stem] = path
     if not found:
+        seen = f": {', '.join(sorted(others))}" if others else ""
+        lossy = (
+            "; JPEG changes values along every edge, so export labels again as PNG" if set(_LOSSY) & set(others) else ""
+        )
         raise ValueError(
-            f"{folder} holds no file ending in {some(endings)} ({others} other files); check the path, or convert them"
+            f"{folder} holds no file ending in {some(endings)} ({sum(others.values())} other files{seen}); check the"
+            f" path, or convert them{lossy}"
         )
     return found
 

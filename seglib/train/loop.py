@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
 
+from seglib.data.checks import check_dataset
 from seglib.data.class_tables import match_categories
 from seglib.data.collate import collate
 from seglib.files import atomic_path
@@ -204,6 +205,9 @@ def fit(
     """
     assert isinstance(model, nn.Module)
     started = time.perf_counter()
+    check_dataset(train, "train")
+    if val is not None:
+        check_dataset(val, "val")
     folder = Path(out) if out is not None else None
     AcceleratorState._reset_state()  # else the first run of a process (a notebook, say) decides the precision of all
     accelerator = Accelerator(

@@ -275,7 +275,10 @@ def train(
     schedule: Annotated[str | None, typer.Option(help="poly, cosine, multistep or constant.")] = None,
     warmup: Annotated[int | None, typer.Option(help="Steps of linear warm-up.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="On kernels and matrices.")] = None,
-    accumulate: Annotated[int | None, typer.Option(help="Batches averaged into one step; each counts alike.")] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(help="Batches averaged into one step; each counts alike, also one that is mostly void."),
+    ] = None,
     clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient; 0 is off.")] = None,
     precision: Annotated[str | None, typer.Option(help="no, bf16, fp16 or auto.")] = None,
     ema: Annotated[float | None, typer.Option(help="Decay of a moving average of the weights, e.g. 0.999.")] = None,

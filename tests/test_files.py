@@ -54,6 +54,7 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert one_line(full.value) == f"{path}: No space left on device; free some space, or choose another place"
     assert [p.name for p in tmp_path.iterdir()] == ["config.json"] and path.read_text() == "old"
+    assert one_line(OSError(errno.ENOSPC, "No space left on device")).startswith("No space left on device; free some")
 
 
 @pytest.mark.parametrize(

@@ -300,3 +300,13 @@ def test_padding_trains_nothing():
     out = model(torch.rand(1, 3, 64, 64), None, [(20, 24)])
     (target,) = model.objects(out, Targets(instances=[Instances(mask, torch.tensor([1]), torch.zeros(1, 4))]))
     assert target.void[20:].all() and target.void[:, 24:].all() and not target.void[:20, :24].any()
+
+
+def test_semantic_predictions_need_no_probabilities():
+    model = tiny("semantic")
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    whole = model.predict(images)[0]
+    model.keep_probs = False
+    found = model.predict(images)[0]
+    assert found.probs is None and whole.probs.shape == (4, 64, 64)
+    assert torch.equal(found.labels, whole.labels)

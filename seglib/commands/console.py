@@ -47,6 +47,8 @@ def one_line(error: Exception) -> str:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "free some space, or choose another place"
         return f"{error.filename}: {error.strerror}; {remedy}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.strerror}; free some space, or choose another place"
     # a process that loads data hands its error on with its traceback as text; the last line is the error itself
     return str(error).strip().rsplit(f"\n{type(error).__name__}: ", 1)[-1]
 

@@ -119,10 +119,13 @@ class Mask2Former(Model):
         max_detections: largest number of instances of an image.
         sampler: draws the points at which the loss compares masks.
         matcher: gives each object its query.
+        keep_probs: whether semantic predictions hold probabilities, which take most of their memory.
 
     Raises:
         ValueError: for an unknown task, or a number of things that doesn't fit it.
     """
+
+    keep_probs: bool = True
 
     def __init__(
         self,
@@ -257,7 +260,8 @@ class Mask2Former(Model):
         self, out: Mask2FormerOutput, sizes: Sequence[Size], output_sizes: Sequence[Size] | None = None
     ) -> list[Semantic]:
         """The class of every pixel, whose score is a sum over queries. Arguments as in :meth:`postprocess`."""
-        return [semantic_from_queries(*image) for image in self._images(out, sizes, output_sizes)]
+        found = (semantic_from_queries(*image) for image in self._images(out, sizes, output_sizes))
+        return [prediction if self.keep_probs else Semantic(prediction.labels) for prediction in found]
 
     def instances(
         self, out: Mask2FormerOutput, sizes: Sequence[Size], output_sizes: Sequence[Size] | None = None

@@ -467,7 +467,7 @@ def train(
         for split, dataset in (("train", train_set), ("val", val_set)):
             counts = count_labels(dataset, the_task.needs)
             found = check_labels_of_split(counts, the_task.categories, split, max_detections or 100)
-            for warning in (*file_warnings(dataset), *found):
+            for warning in (*file_warnings(dataset, split), *found):
                 warn(warning)
     if val_set.size is not None and not prompted:
         geometry = Geometry("shorter", min(val_set.size))

@@ -180,6 +180,8 @@ def _rgb(image: Tensor) -> Tensor:
 def read_photo(path: Path, model: Any, metadata: Mapping[str, Any]) -> Tensor:
     """A photo as the model was trained to see it, ``(C, H, W)``: with its channels and scaled as its images were.
 
+    It stands upright, unless the training data were read as they are stored (``--stored-orientation``).
+
     Args:
         path: the file.
         model: the model.
@@ -189,7 +191,8 @@ def read_photo(path: Path, model: Any, metadata: Mapping[str, Any]) -> Tensor:
         FileNotFoundError: when there is no such file.
         ValueError: when it can't be read or has other channels.
     """
-    image = read_bands(path, metadata.get("arguments", {}).get("in_channels", 3))
+    upright = metadata.get("own_files", {}).get("upright") is not False
+    image = read_bands(path, metadata.get("arguments", {}).get("in_channels", 3), upright=upright)
     return model.intensity(image) if hasattr(model, "intensity") else image
 
 

@@ -124,6 +124,28 @@ def test_16_bit_images_are_warned_of_and_rescaled_in_training_eval_and_predict(t
     assert code == 2 and "--rescale 'zscore' is unknown" in printed.err
 
 
+def test_labels_on_stored_pixels_train_with_the_option_and_come_out_the_same_way(tmp_path, capsys):
+    root = folder(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for path in sorted(root.glob("*/*/*.png")):
+        with Image.open(path) as opened:
+            stored = Image.fromarray(np.array(opened)[:24])
+        if path.parent.name == "labels":
+            stored.save(path)
+        else:
+            path.unlink()
+            stored.save(path.with_suffix(".jpg"), exif=exif)
+    code, err = train(root, capsys=capsys)
+    assert code == 2 and "pass --stored-orientation" in err
+    assert train(root, "--stored-orientation", capsys=capsys)[0] == 0
+    weights, photo = root / "run" / "weights.safetensors", root / "val" / "images" / "0.jpg"
+    assert seglib("eval", "--weights", weights, "--data", "folder", "--root", root, "--split", "val")[0] == 0
+    assert seglib("predict", photo, "--weights", weights, "--labels", root / "m.png")[0] == 0
+    with Image.open(root / "m.png") as labels:
+        assert labels.size == (32, 24)
+
+
 def test_a_stack_of_pages_is_not_read_as_its_first(tmp_path, capsys):
     root = folder(tmp_path)
     train(root)

@@ -97,7 +97,7 @@ def channel_arguments(model: str, dataset: Any) -> dict[str, int]:
     return {"in_channels": channels}
 
 
-def file_warnings(dataset: Any) -> list[str]:
-    """What the files of a data set show before training."""
+def file_warnings(dataset: Any, split: str) -> list[str]:
+    """What the files of a split show before training."""
     source = getattr(dataset, "dataset", dataset)
-    return source.file_warnings() if hasattr(source, "file_warnings") else []
+    return [f"{split}: {w}" for w in source.file_warnings()] if hasattr(source, "file_warnings") else []

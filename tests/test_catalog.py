@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from seglib.data import catalog
-from seglib.data.catalog import DATASETS, RESIZES, build_dataset, read_class_table
+from seglib.data.catalog import DATASETS, RESIZES, build_dataset
+from seglib.data.categories_json import read_class_table
 from seglib.data.checks import count_labels
 from seglib.data.collate import collate
 from seglib.data.images import write_png

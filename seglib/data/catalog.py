@@ -10,7 +10,7 @@ from typing import Protocol
 from torchvision.transforms import v2
 
 from seglib.data import camvid, cityscapes, coco, coco_panoptic, dsb, isbi, pets, scenes, voc
-from seglib.data.categories_json import read_class_table as read_class_table
+from seglib.data.categories_json import read_class_table
 from seglib.data.coco_layouts import CocoPlace, file_of_split, find_coco, place_of
 from seglib.data.folders import SegmentationFiles
 from seglib.data.microscopy import elastic_transform

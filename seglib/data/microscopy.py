@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 
 from seglib.data.transforms import ColorJitter, Joint, Keep, Transform, as_pair, move_maps
 from seglib.ops.borders import border_weights
+from seglib.ops.intensity import percentile_range
 from seglib.types import Sample
 
 
@@ -155,8 +156,9 @@ class PercentileRescale:
     """Rescale the intensities of an image: two percentiles of its values become 0 and 1, what lies beyond is clipped.
 
     For microscopes that store 12 bits in 16-bit files, which look black, and for exposures that differ from image to
-    image. All channels are rescaled alike. Where both percentiles are one value, the smallest and the largest value
-    stand for them; an image of one value becomes 0.
+    image. ``Intensity("percentile")`` of :mod:`seglib.ops.intensity` is the same with the usual percentiles, and is
+    stored with weights. All channels are rescaled alike. Where both percentiles are one value, the smallest and the
+    largest value stand for them; an image of one value becomes 0.
 
     Use it in training and evaluation alike: a model has to see the same range in both.
 
@@ -175,11 +177,7 @@ class PercentileRescale:
 
     def __call__(self, sample: Sample) -> Sample:
         """The sample with the image rescaled."""
-        values = sample.image.flatten().sort().values  # (C·H·W,); torch.quantile takes at most 2^24 values
-        last = len(values) - 1
-        low, high = values[round(self._low / 100 * last)], values[round(self._high / 100 * last)]
-        if high == low:  # a few bright spots on black, or nothing at all
-            low, high = values[0], values[-1]
+        low, high = percentile_range(sample.image, self._low, self._high)
         if high == low:
             return replace(sample, image=torch.zeros_like(sample.image))
         return replace(sample, image=((sample.image - low) / (high - low)).clamp_(0, 1))

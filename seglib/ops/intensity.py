@@ -113,7 +113,7 @@ class Intensity:
             assert self.low is not None and self.high is not None and self.mean is not None and self.std is not None
             return Scaling((self.mean,), (1 / self.std,), (self.low, self.high))
         if self.mode == "percentile":
-            dark, bright = _percentiles(image)
+            dark, bright = percentile_range(image)
             return Scaling((dark,), (1 / (bright - dark) if bright > dark else 0.0,), (dark, bright))
         if self.mode != "zscore":
             low, high = (v.double() for v in image.flatten(1).aminmax(dim=1))  # (C,)
@@ -169,14 +169,23 @@ def fit_ct(values: ArrayLike) -> Intensity:
     return Intensity("ct", float(low), float(high), float(voxels.mean()), float(voxels.std()))
 
 
-def _percentiles(image: Tensor) -> tuple[float, float]:
-    """Percentiles 0.5 and 99.5 of all values; the least and the largest where both are one value."""
+def percentile_range(image: Tensor, low: float = 0.5, high: float = 99.5) -> tuple[float, float]:
+    """Two percentiles of all values of an image; the least and the largest value where both are one value.
+
+    Args:
+        image: values of any shape.
+        low: the lower percentile, in [0, 100].
+        high: the upper percentile, in [0, 100].
+
+    Raises:
+        ValueError: when a value is NaN or infinite.
+    """
     values = image.flatten().sort().values  # torch.quantile takes at most 2^24 values
     if not values[-1].isfinite():  # nan is sorted to the end
         _require_finite(image, values[-1])
     last = len(values) - 1
-    low, high = (float(values[round(share * last)]) for share in (0.005, 0.995))
-    return (low, high) if high > low else (float(values[0]), float(values[-1]))
+    dark, bright = (float(values[round(percentile / 100 * last)]) for percentile in (low, high))
+    return (dark, bright) if bright > dark else (float(values[0]), float(values[-1]))
 
 
 def _slabs(image: Tensor) -> Iterator[Tensor]:

@@ -775,6 +775,8 @@ def predict(
 
     Photos and volumes of any size go through in bounded memory. Of a folder, what cannot be read is left out and named.
     """
+    for path in weights:
+        options.check_there(weights=path)  # before torch is loaded
     from dataclasses import replace
 
     from seglib.commands.volumes import predict_volumes

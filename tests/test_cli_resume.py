@@ -135,11 +135,20 @@ def test_lines_come_every_half_minute(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("option", ["--root", "--weights", "--encoder"])
-def test_a_wrong_path_is_named_before_torch_is_loaded(tmp_path, option):
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("train fcn_tiny", "--root"),
+        ("train fcn_tiny", "--weights"),
+        ("train fcn_tiny", "--encoder"),
+        ("eval", "--weights"),
+        ("predict .", "--weights"),
+    ],
+)
+def test_a_wrong_path_is_named_before_torch_is_loaded(tmp_path, command, option):
     wrong = tmp_path / "no" / "such"
-    words = f"['seglib', 'train', 'fcn_tiny', '--data', 'folder', {option!r}, {str(wrong)!r}]"
-    script = f"import sys; sys.argv = {words}\nfrom seglib.cli import main\n"
+    words = ["seglib", *command.split(), option, str(wrong)]
+    script = f"import sys; sys.argv = {words!r}\nfrom seglib.cli import main\n"
     script += "try: main()\nexcept SystemExit as end: print(end.code, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["2", "False"], done.stderr

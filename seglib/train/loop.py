@@ -266,9 +266,9 @@ def fit(
         if accelerator.scaler is not None and progress["scaler"]:
             accelerator.scaler.load_state_dict(progress["scaler"])
     loader = accelerator.prepare(_loader(train, config, accelerator.num_processes, start, accelerator.device))
-    held = ExitStack()
+    locks = ExitStack()
     if folder and accelerator.is_main_process:
-        held.enter_context(only_run_in(folder))
+        locks.enter_context(only_run_in(folder))
         _write_json(folder / "config.json", asdict(config) | {"metadata": metadata or {}, "asked": asked or {}})
     log = RunLog(folder if accelerator.is_main_process else None, start)
 
@@ -316,7 +316,7 @@ def fit(
 
     # closing the stream ends the loading processes, also when an error leaves the loop
     with (
-        held,
+        locks,
         told_to_stop() as stop,
         _own_forward(model, forward_before),
         log,

@@ -666,12 +666,12 @@ def evaluate_command(
 
 @app.command()
 def predict(
-    photo: Annotated[
-        Path,
+    paths: Annotated[
+        list[Path],
         typer.Argument(
-            metavar="PATH",
-            help="A photo or a folder of photos; for a model of volumes a NIfTI file or a folder of them. Channels "
-            "lie in one file or in CASE_0000.nii.gz, CASE_0001.nii.gz, …",
+            metavar="PATH...",
+            help="Photos or folders of photos; for a model of volumes one NIfTI file or folder of them. Channels lie "
+            "in one file or in CASE_0000.nii.gz, CASE_0001.nii.gz, …",
         ),
     ],
     weights: Weights,
@@ -768,7 +768,7 @@ def predict(
         ),
     ] = False,
 ) -> None:
-    """Segment photos or NIfTI volumes, one or a folder of them: an overlay to see, a label map to work with, or JSON.
+    """Segment photos or NIfTI volumes, one, several or a folder: an overlay to see, a label map to work with, or JSON.
 
     A model of volumes segments a case or a folder of cases: NIfTI in, NIfTI out. A promptable model (SAM) segments in
     one photo what --point and --box ask for; `seglib masks` asks it for everything.
@@ -803,7 +803,9 @@ def predict(
             compile=compile or None,
         )
         how = {"flip_all": flip_all, "flip": flip, "window": window, "overlap": overlap, "previous": previous}
-        return predict_volumes(photo, weights, task, out, device, as_json, **how)
+        return predict_volumes(
+            options.alone(paths, "a case, or a folder of cases"), weights, task, out, device, as_json, **how
+        )
     options.refuse(
         "--window, --overlap, --flip-all and --previous are for volumes; large photos have --tile",
         window=window,
@@ -813,16 +815,16 @@ def predict(
     )
     from seglib.data.coco import read_image_ids
     from seglib.data.images import write_png
-    from seglib.photos import Options, check_options, photos_at, png_targets, predict_photo, read_photo
-    from seglib.types import Panoptic
+    from seglib.photos import Options, check_options, photos_at, png_targets, predict_photo, read_photo, size_note
+    from seglib.types import Panoptic, Semantic
 
     views = options.scales(scales or "1")
-    photos = photos_at(photo)
+    photos = photos_at(paths)
     if out is None and labels is None and not as_json:
         raise ValueError("say what you want: --out overlay.png, --labels classes.png, or --json")
     for place in (out, labels):
         options.check_writable(place)
-    overlays, maps = png_targets(out, photos, photo), png_targets(labels, photos, photo)
+    overlays, maps = png_targets(out, photos, paths), png_targets(labels, photos, paths)
     if clash := set(overlays) & set(maps):
         raise ValueError(f"--out and --labels would both write {min(clash)}; name two different places")
     if prompted:
@@ -841,6 +843,7 @@ def predict(
         if several:
             options.refuse("the answers of --several overlap, and --json holds them all", labels=labels)
         question = read_question(point, background, box, several)
+        photo = options.alone(paths, "one photo")
         if photo.is_dir():
             raise ValueError(
                 f"prompts ask about one photo, and {photo} is a folder; pass a photo, or use `seglib masks`"
@@ -862,7 +865,7 @@ def predict(
             net.merge = replace(net.merge, score_threshold=score)
     where = next(net.parameters()).device
     entries: list[dict[str, Any]] = []
-    failed = []
+    failed, sizes = [], []
     for i, path in enumerate(shown(photos, "predict", quiet=as_json)):
         try:
             image = read_photo(path, net, metadata)  # (C, H, W)
@@ -870,11 +873,14 @@ def predict(
         except (ValueError, OSError) as error:
             failed.append(one_line(error))
             continue
+        sizes.append(tuple(image.shape[1:]))
         if overlays:
             write_png(overlays[i], found.overlay())
         if maps:
             write_png(maps[i], found.labels)
         entries += found.entries
+    if short_side is None and (said := size_note(net.geometry, sizes, tiled=the_task.predicts is Semantic)):
+        note(said)
     content = {"annotations": entries} if the_task.predicts is Panoptic else entries
     say_what_was_done("photo", len(photos), failed, content if as_json else None, (out, labels))
 
@@ -918,11 +924,11 @@ def masks_command(
     from seglib.commands.prompts import segment_photos
     from seglib.photos import photos_at, png_targets
 
-    photos = photos_at(photo)
+    photos = photos_at([photo])
     if out is None and not as_json:
         raise ValueError("say what you want: --out overlay.png, or --json")
     options.check_writable(out)
-    overlays = png_targets(out, photos, photo)
+    overlays = png_targets(out, photos, [photo])
     if (task := served_task(weights)) != "prompt":
         raise ValueError(f"{weights} is for the task {task}; `seglib masks` needs a promptable model (SAM)")
     segment_photos(

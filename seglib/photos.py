@@ -21,7 +21,7 @@ from seglib.data.images import IMAGE_ENDINGS
 from seglib.postprocess import predict_tiled
 from seglib.train.sampling import ResizedFor
 from seglib.train.tasks import RegionTask, Task
-from seglib.types import Instances, Panoptic, Regions, Sample, Semantic
+from seglib.types import Instances, Panoptic, Regions, Sample, Semantic, Size
 from seglib.viz import overlay, overlay_instances, overlay_panoptic
 
 
@@ -196,13 +196,17 @@ def read_photo(path: Path, model: Any, metadata: Mapping[str, Any]) -> Tensor:
     return model.intensity(image) if hasattr(model, "intensity") else image
 
 
-def photos_at(path: Path) -> list[Path]:
-    """The photo at ``path``; of a folder, all photos in it by name, without those in folders below and hidden ones.
+def photos_at(paths: Sequence[Path]) -> list[Path]:
+    """The photos at some paths; of a folder, all photos in it by name, without those in folders below and hidden ones.
 
     Raises:
-        FileNotFoundError: when there is nothing at ``path``.
+        FileNotFoundError: when there is nothing at a path.
         ValueError: when a folder holds no photo.
     """
+    return [photo for path in paths for photo in _photos_at(path)]
+
+
+def _photos_at(path: Path) -> list[Path]:
     if path.is_dir():
         photos = sorted(
             p
@@ -217,27 +221,29 @@ def photos_at(path: Path) -> list[Path]:
     return [path]
 
 
-def png_targets(out: Path | None, photos: list[Path], asked: Path) -> list[Path]:
+def png_targets(out: Path | None, photos: list[Path], asked: Sequence[Path]) -> list[Path]:
     """Where the PNG of each photo goes; refuses beforehand what would only fail, or overwrite, half-way.
 
     Args:
-        out: what the user named: a PNG file for a photo, a folder for a folder. ``None`` gives an empty list.
+        out: what the user named: a PNG file for a photo, a folder for several or a folder of them. ``None`` gives an
+            empty list.
         photos: the photos, as :func:`photos_at` found them.
-        asked: the path that they were found at.
+        asked: the paths that they were found at.
 
     Raises:
-        ValueError: when ``out`` is a file for a folder or no PNG for a photo, or when two photos would share a result
+        ValueError: when ``out`` is a file for several photos or no PNG for one, or when two photos would share a result
             or a result would replace a photo.
     """
     if out is None:
         return []
-    if not asked.is_dir():
+    if len(asked) == 1 and not asked[0].is_dir():
         if out.suffix.lower() != ".png":
             raise ValueError(f"{out} is no name of a PNG file; for one photo name a file that ends in .png")
         targets = [out]
     else:
         if out.suffix.lower() == ".png" or out.is_file():
-            raise ValueError(f"{asked} is a folder of photos, {out} a file; name a folder for the results")
+            many = f"{asked[0]} is a folder of photos" if len(asked) == 1 else f"there are {len(asked)} photos"
+            raise ValueError(f"{many}, and {out} is a file; name a folder for the results")
         targets = [out / f"{p.stem}.png" for p in photos]
         taken: dict[Path, Path] = {}
         for photo, target in zip(photos, targets, strict=True):
@@ -249,3 +255,23 @@ def png_targets(out: Path | None, photos: list[Path], asked: Path) -> list[Path]
         if target.resolve() in originals:
             raise ValueError(f"{target} is one of the photos and would be overwritten; choose another place")
     return targets
+
+
+def size_note(geometry: Any, sizes: Sequence[Size], tiled: bool) -> str | None:
+    """What to say of photos that a model sees at another size than their own; ``None`` when there are none.
+
+    Args:
+        geometry: a :class:`~seglib.ops.geometry.Geometry`, how photos are resized.
+        sizes: the photos' own (H, W).
+        tiled: whether the model's task can go through a photo in tiles.
+    """
+    resized = [size for size in sizes if tuple(geometry.model_size(size)) != tuple(size)]
+    if not resized:
+        return None
+    largest = max(resized, key=lambda size: size[0] * size[1])
+    (height, width), (h, w) = largest, geometry.model_size(largest)
+    remedy = "--short-side 0 shows it their own size, in tiles (--tile)" if tiled else "--short-side shows it another"
+    return (
+        f"the model saw {len(resized)} of {len(sizes)} photos at another size, as its weights say: {height}x{width} "
+        f"(height x width) at {h}x{w}; what is small may be lost, and {remedy}"
+    )

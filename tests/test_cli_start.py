@@ -1,4 +1,4 @@
-"""Training that starts from weights, from ImageNet or with other keywords of the builder, at the command line."""
+"""The command line: where training starts, several photos at once, and at what size a model sees them."""
 
 import json
 
@@ -102,3 +102,61 @@ def test_what_training_cannot_start_from_is_one_line(tmp_path, arguments, messag
     code, printed = seglib("train", *given, *SMALL, "--out", tmp_path / "run", capsys=capsys)
     assert code == 2 and message in printed.err.splitlines()[-1] and "Traceback" not in printed.err
     assert not (tmp_path / "run").exists()
+
+
+def photos_and_weights(tmp_path, geometry):
+    import numpy as np
+
+    from seglib.data.images import write_png
+    from seglib.models.zoo import build
+    from seglib.weights import save_weights
+
+    draw = np.random.default_rng(0)
+    (tmp_path / "more").mkdir()
+    places = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "more" / "c.png"]
+    for place, size in zip(places, [(40, 60), (80, 50), (64, 64)], strict=True):
+        write_png(place, draw.integers(0, 256, (*size, 3), dtype=np.uint8))
+    table = [{"id": i, "name": n, "isthing": False, "color": [i, i, i]} for i, n in enumerate(("road", "rest"))]
+    facts = {"model": "fcn_tiny", "arguments": {"num_classes": 2}, "categories": table, "geometry": geometry}
+    save_weights(build("fcn_tiny", num_classes=2), tmp_path / "w.safetensors", facts)
+    return [places[0], places[1], tmp_path / "more"], tmp_path / "w.safetensors"
+
+
+def test_several_photos_and_folders_go_into_one_folder(tmp_path, capsys):
+    photos, weights = photos_and_weights(tmp_path, {"mode": "native", "size": None})
+    out = tmp_path / "out"
+    code, printed = seglib("predict", *photos, "--weights", weights, "--labels", out, capsys=capsys)
+    assert code == 0 and "3 photos" in printed.out
+    assert sorted(p.name for p in out.iterdir()) == ["a.png", "b.png", "c.png"]
+    assert "another size" not in printed.err
+    code, printed = seglib("predict", *photos, "--weights", weights, "--labels", tmp_path / "l.png", capsys=capsys)
+    assert code == 2 and "there are 3 photos, and" in printed.err and "name a folder for the results" in printed.err
+    code, printed = seglib("predict", photos[0], photos[0], "--weights", weights, "--labels", out, capsys=capsys)
+    assert code == 2 and "would both become" in printed.err
+
+
+def test_predict_says_at_what_size_the_model_saw_the_photos(tmp_path, capsys):
+    photos, weights = photos_and_weights(tmp_path, {"mode": "shorter", "size": 64})
+    given = ["--weights", weights, "--labels", tmp_path / "out"]
+    code, printed = seglib("predict", *photos, *given, capsys=capsys)
+    assert code == 0
+    assert "the model saw 2 of 3 photos at another size, as its weights say: 80x50 (height x width) at 102x64" in (
+        " ".join(printed.err.split())
+    )
+    assert printed.err.count("another size") == 1 and "--short-side 0 shows it their own size" in printed.err
+    code, printed = seglib("predict", *photos, *given, "--short-side", 64, capsys=capsys)
+    assert code == 0 and "another size" not in printed.err, "who asks for a size knows it"
+
+
+def test_prompts_and_volumes_take_one_path(tmp_path, capsys):
+    from seglib.models.zoo import build
+    from seglib.weights import save_weights
+
+    for name, message in (("sam_tiny", "one photo"), ("unet3d_tiny", "a case, or a folder of cases")):
+        arguments = {} if name == "sam_tiny" else {"num_classes": 2}
+        save_weights(build(name, **arguments), tmp_path / "w.safetensors", {"model": name, "arguments": arguments})
+        (tmp_path / "a.png").touch()
+        words = ["predict", tmp_path / "a.png", tmp_path / "a.png", "--weights", tmp_path / "w.safetensors", "--json"]
+        words += ["--point", "3,4"] if name == "sam_tiny" else []
+        code, printed = seglib(*words, capsys=capsys)
+        assert code == 2 and f"2 paths were given, and these weights take {message}" in printed.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +100,17 @@ def check_there(**paths: Path | None) -> None:
             there = next(p for p in path.absolute().parents if p.exists())
             problem = "is no folder" if name == "root" else "does not exist"
             raise ValueError(f"--{name} {path} {problem} (what exists is {there}); check the path")
+
+
+def alone(paths: Sequence[Path], what: str) -> Path:
+    """The only one of the paths.
+
+    Raises:
+        ValueError: when there are several.
+    """
+    if len(paths) > 1:
+        raise ValueError(f"{len(paths)} paths were given, and these weights take {what}; pass them one by one")
+    return paths[0]
 
 
 def check_writable(path: Path | None) -> None:

@@ -39,7 +39,9 @@ def _base(image: Tensor | np.ndarray | None, size: tuple[int, int]) -> np.ndarra
 
 
 def _to_uint8(rgb: np.ndarray) -> np.ndarray:
-    return (rgb + 0.5).clip(0, 255).astype(np.uint8)
+    """Rounded; ``rgb`` is used up, since a large photo in floats takes 300 MB."""
+    rgb += 0.5
+    return rgb.clip(0, 255, out=rgb).astype(np.uint8)
 
 
 def overlay(
@@ -119,14 +121,25 @@ def overlay_instances(
     paint = instance_colors(n) if colors is None else colors
     out = _base(image, (height, width))
     crowd = np.zeros(n, dtype=bool) if instances.iscrowd is None else to_array(instances.iscrowd)
-    stripes = hatch(height, width)
+    stripes = hatch(height, width) if crowd.any() else None
     areas = np.array([int(one.masks.sum()) for one in instances], dtype=np.int64)  # one mask at a time is unpacked
     for i in np.argsort(-areas, kind="stable"):
+        if areas[i] == 0:
+            continue
         mask = to_array(instances[int(i)].masks)[0]  # (H, W)
-        fill = mask & stripes if crowd[i] else mask
-        out[fill] = (1 - alpha) * out[fill] + alpha * paint[i]
-        out[outline(mask)] = paint[i] * 0.55
+        place = _around(mask)
+        mask, part = mask[place], out[place]  # a view of what the object covers
+        fill = mask & stripes[place] if stripes is not None and crowd[i] else mask
+        part[fill] = (1 - alpha) * part[fill] + alpha * paint[i]
+        part[outline(mask)] = paint[i] * 0.55
     return _to_uint8(out)
+
+
+def _around(mask: np.ndarray) -> tuple[slice, slice]:
+    """The rows and columns of a mask that is not empty, and two more on each side, within the image."""
+    ends = [np.flatnonzero(mask.any(axis))[[0, -1]] for axis in (1, 0)]
+    rows, columns = (slice(max(0, int(first) - 2), int(last) + 3) for first, last in ends)
+    return rows, columns
 
 
 def panoptic_colors(panoptic: Panoptic, categories: Sequence[Category]) -> dict[int, np.ndarray]:

@@ -334,7 +334,14 @@ def train(
     import torch
 
     from seglib.commands.cascade import out_of_fold
-    from seglib.commands.images import channel_arguments, file_warnings, kept, limit_detections, own_files
+    from seglib.commands.images import (
+        channel_arguments,
+        check_channels_of,
+        file_warnings,
+        kept,
+        limit_detections,
+        own_files,
+    )
     from seglib.commands.plans import PLAN, AllCases, facts_of_plan, plan_of_run
     from seglib.commands.resume import as_stored, with_those_of_the_start
     from seglib.commands.settings import inherited, read_settings
@@ -467,7 +474,7 @@ def train(
         for split, dataset in (("train", train_set), ("val", val_set)):
             counts = count_labels(dataset, the_task.needs)
             found = check_labels_of_split(counts, the_task.categories, split, max_detections or 100)
-            for warning in (*file_warnings(dataset, split), *found):
+            for warning in (*file_warnings(dataset, split, data), *found):
                 warn(warning)
     if val_set.size is not None and not prompted:
         geometry = Geometry("shorter", min(val_set.size))
@@ -479,6 +486,8 @@ def train(
         arguments |= {"in_channels": len(modalities)} | read.arguments
     else:
         arguments |= channel_arguments(model, train_set)
+        if stored.get("model") == model and weights is not None:
+            check_channels_of(train_set, weights, stored)
     if taken := sorted(own_settings.keys() & arguments.keys()):
         raise ValueError(f"--set {taken[0]} has no use: the data set and its plan say it")
     arguments = inherited(model, stored) | arguments | own_settings

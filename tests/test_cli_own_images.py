@@ -106,6 +106,8 @@ def test_images_of_four_channels_train_and_only_such_are_predicted(tmp_path, cap
         "eval", "--weights", weights, "--data", "folder", "--root", rgb, "--split", "val", capsys=capsys
     )
     assert code == 2 and "is for images of 4 channels, and these have 3" in printed.err
+    code, err = train(rgb, "--weights", weights, capsys=capsys)
+    assert code == 2 and "is for images of 4 channels, and these have 3" in err
 
 
 def test_16_bit_images_are_warned_of_and_rescaled_in_training_eval_and_predict(tmp_path, capsys):

@@ -12,6 +12,7 @@ from seglib.data.catalog import OwnFiles, build_dataset
 from seglib.data.checks import check_labels_of_split, count_labels
 from seglib.data.coco import CocoInstances, read_image_ids
 from seglib.data.coco_layouts import find_coco
+from seglib.ops.intensity import Intensity
 
 SQUARE = [2, 2, 12, 2, 12, 12, 2, 12]
 CONTENT = {
@@ -155,6 +156,14 @@ def test_photos_that_sizes_cannot_tell_apart_are_warned_of(tmp_path):
     square["images"].append({"id": 2, "file_name": "b.jpg", "height": 40, "width": 32})
     (warning,) = load(tmp_path, square).file_warnings()  # the other photo tells how the file was made
     assert "read upright" in warning
+
+
+def test_12_bits_in_16_are_warned_of_and_rescaled(tmp_path):
+    Image.fromarray(np.linspace(0, 4000, 32 * 40).astype(np.uint16).reshape(32, 40)).save(tmp_path / "a.png")
+    (warning,) = load(tmp_path).file_warnings()
+    assert "--rescale percentile" in warning
+    data = load(tmp_path, intensity=Intensity("percentile"))
+    assert not data.file_warnings() and float(data[0].image.max()) == pytest.approx(1)
 
 
 def test_what_only_shows_on_reading_is_refused_before_training(tmp_path):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from seglib.data.catalog import OwnFiles, has_val
+from seglib.data.catalog import TAKES_OWN, OwnFiles, has_val
 from seglib.models.zoo import find
 from seglib.ops.intensity import AS_IS, Intensity
 
@@ -97,7 +97,9 @@ def channel_arguments(model: str, dataset: Any) -> dict[str, int]:
     return {"in_channels": channels}
 
 
-def file_warnings(dataset: Any, split: str) -> list[str]:
-    """What the files of a split show before training."""
+def file_warnings(dataset: Any, split: str, data: str) -> list[str]:
+    """What the files of a split show before training, where they are one's own."""
     source = getattr(dataset, "dataset", dataset)
-    return [f"{split}: {w}" for w in source.file_warnings()] if hasattr(source, "file_warnings") else []
+    if data not in TAKES_OWN or not hasattr(source, "file_warnings"):
+        return []
+    return [f"{split}: {warning}" for warning in source.file_warnings()]

@@ -225,7 +225,7 @@ def _coco(ask: _Request) -> SegmentationDataset:
     if ask.split == "test" and not own:
         raise ValueError("split 'test' of coco has no public labels; choose train or val")
     crowds = not ask.augment
-    transform = ask.rescaled(ask.augmented(train_transform(ask.crop((512, 512)), scale=(0.5, 2.0), keep=ask.keep)))
+    transform = ask.augmented(train_transform(ask.crop((512, 512)), scale=(0.5, 2.0), keep=ask.keep))
     if "panoptic" in ask.keep:
         root = ask.folder("coco")
         folder, images = root / "annotations", root / f"{ask.split}2017"
@@ -236,7 +236,7 @@ def _coco(ask: _Request) -> SegmentationDataset:
             images,
             crowds=crowds,
             upright=bool(ask.own.upright),
-            transform=transform,
+            transform=ask.rescaled(transform),
         )
     place = _coco_place(ask)
     return coco.CocoInstances(
@@ -245,6 +245,7 @@ def _coco(ask: _Request) -> SegmentationDataset:
         part_of=place.part,
         skip_bad=ask.own.skip_bad,
         upright=ask.own.upright,
+        intensity=ask.own.intensity,
         crowds=crowds,
         transform=transform,
     )

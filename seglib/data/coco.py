@@ -50,9 +50,10 @@ from seglib.data.coco_tidy import (
     tidy_rows,
     used_categories,
 )
-from seglib.data.file_checks import evenly, image_size, orientation_warnings
+from seglib.data.file_checks import depth_warnings, evenly, image_size, orientation_warnings
 from seglib.data.voc import voc_color
 from seglib.files import atomic_path
+from seglib.ops.intensity import AS_IS, Intensity
 from seglib.ops.masks import masks_to_boxes
 from seglib.ops.rle import check_rles, decode_rle, encode_rle, polygons_to_rle
 from seglib.types import Category, Instances, Sample, check_categories
@@ -91,6 +92,7 @@ class CocoInstances(CocoImages):
         upright: ``True`` applies the EXIF orientation of photos, for annotations that were drawn on them upright;
             ``False`` leaves it out. ``None`` finds out: when a photo has the size that the file says only upright, all
             are read so.
+        intensity: how the values of each image are scaled on reading.
         size: ``(H, W)`` to resize to on reading: the image antialiased bilinear, the masks nearest.
         transform: applied to the sample last.
 
@@ -120,6 +122,7 @@ class CocoInstances(CocoImages):
         skip_bad: bool = False,
         part_of: Callable[[list[str]], Sequence[int]] | None = None,
         upright: bool | None = None,
+        intensity: Intensity = AS_IS,
         size: tuple[int, int] | None = None,
         transform: Callable[[Sample], Sample] | None = None,
     ) -> None:
@@ -163,7 +166,7 @@ class CocoInstances(CocoImages):
             raise ValueError(
                 f"{path} has no image{'' if keep_empty else ' with an object; pass keep_empty=True to see all'}"
             )
-        super().__init__(path, images, entries, upright=upright, size=size, transform=transform)
+        super().__init__(path, images, entries, upright=upright, intensity=intensity, size=size, transform=transform)
 
     def _index(
         self,
@@ -223,7 +226,7 @@ class CocoInstances(CocoImages):
         return list(entries.values())
 
     def file_warnings(self) -> list[str]:
-        """What was left out, and photos for which both orientations are possible.
+        """What was left out, 12 bits in files of 16, and photos for which both orientations are possible.
 
         Raises:
             ValueError: for an image of another size than the file says, of at most 1000 that are opened.
@@ -235,8 +238,10 @@ class CocoInstances(CocoImages):
         if self._left_out:
             more = f" and {len(self._left_out) - 5} more" if len(self._left_out) > 5 else ""
             warnings.append(f"left out {len(self._left_out)}: {'; '.join(self._left_out[:5])}{more}")
+        paths = [self._folder / self._entries[i]["file_name"] for i in evenly(range(len(self)), 200)]
+        if self._intensity == AS_IS:
+            warnings += depth_warnings(paths)
         if self._finds_out:
-            paths = [self._folder / self._entries[i]["file_name"] for i in evenly(range(len(self)), 200)]
             asked, other = ("upright", "--stored-orientation") if self._upright else ("as they are stored", "--upright")
             warnings += orientation_warnings(paths, asked, other)
         return warnings

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from seglib.data.images import read_image
 from seglib.data.transforms import Resize, as_pair
 from seglib.files import read_json
+from seglib.ops.intensity import AS_IS, Intensity
 from seglib.types import Sample
 
 Row = dict[str, Any]
@@ -40,6 +41,7 @@ class CocoImages(Dataset[Sample]):
         images: the folder in which its ``file_name`` are.
         entries: one JSON value for each image, with its row of the file and what :meth:`annotations` needs.
         upright: whether to apply the EXIF orientation of photos.
+        intensity: how the values of each image are scaled on reading.
         size: ``(H, W)`` to resize to on reading, or ``None``.
         transform: applied to the sample last.
 
@@ -59,6 +61,7 @@ class CocoImages(Dataset[Sample]):
         entries: list[Row],
         *,
         upright: bool,
+        intensity: Intensity = AS_IS,
         size: tuple[int, int] | None,
         transform: Callable[[Sample], Sample] | None,
     ) -> None:
@@ -66,7 +69,7 @@ class CocoImages(Dataset[Sample]):
         check_files_exist(path, self._folder, [e["file_name"] for e in entries], "images")
         self.image_ids: tuple[Id, ...] = tuple(e["id"] for e in entries)
         self._entries = Packed(entries)
-        self._upright = upright
+        self._upright, self._intensity = upright, intensity
         self.size = None if size is None else as_pair(size)
         self._resize = None if size is None else Resize(as_pair(size))
         self._transform = transform
@@ -82,7 +85,7 @@ class CocoImages(Dataset[Sample]):
         entry = self._entries[range(len(self))[index]]  # a negative index counts from the end
         image = read_image(self._folder / entry["file_name"], upright=self._upright)  # (3, H, W)
         self._check_size(entry, (image.shape[1], image.shape[2]))
-        sample = Sample(image, str(entry["id"]), **self._annotations(entry))
+        sample = Sample(self._intensity(image), str(entry["id"]), **self._annotations(entry))
         if self._resize is not None:
             sample = self._resize(sample)
         return sample if self._transform is None else self._transform(sample)

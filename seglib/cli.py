@@ -782,7 +782,8 @@ def predict(
     A model of volumes segments a case or a folder of cases: NIfTI in, NIfTI out. A promptable model (SAM) segments in
     one photo what --point and --box ask for; `seglib masks` asks it for everything.
 
-    Photos and volumes of any size go through in bounded memory. Of a folder, what cannot be read is left out and named.
+    Volumes of any size go through in bounded memory, and so do photos: in tiles of a semantic model, of others at the
+    size that the weights name (--short-side). Of a folder, what cannot be read is left out and named.
     """
     for path in weights:
         options.check_there(weights=path)  # before torch is loaded

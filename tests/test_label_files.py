@@ -1,6 +1,8 @@
 """Label files as people have them: grey stored as RGB, colours, soft edges; and images of any number of channels."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 
 from seglib.data.bands import read_bands
 from seglib.data.catalog import OwnFiles, build_dataset
+from seglib.data.categories_json import read_class_table
 from seglib.data.checks import count_labels
 from seglib.data.folders import SegmentationFiles
 from seglib.data.images import read_image, read_label_colors, read_labels
@@ -104,6 +107,19 @@ def test_categories_json_asks_for_colours_thresholds_and_channels(tmp_path):
     data = build_dataset("folder", tmp_path, "train", size=(2, 3), augment=True)
     assert data[0].image.shape == (4, 2, 3)  # and colours aren't jittered
     assert data.channels == 4 and set(data[0].semantic.flatten().tolist()) <= {0, 1, 255}
+
+
+def test_the_class_tables_in_the_readme_are_read(tmp_path):
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```json\n(.*?)```", readme, re.DOTALL)
+    tables = []
+    for block in blocks:
+        (tmp_path / "categories.json").write_text(block)
+        tables.append(read_class_table(tmp_path / "categories.json"))
+    assert [[c.name for c in table.categories] for table in tables] == [["background", "crack"]] * 2
+    assert tables[0].remap is None and tables[1].remap == {0: 0, 255: 1}
+    (tmp_path / "categories.json").write_text(json.dumps(json.loads(blocks[1]) | {"threshold": 128}))
+    assert read_class_table(tmp_path / "categories.json").threshold == 128  # "with the ids above"
 
 
 # Images of any number of channels.

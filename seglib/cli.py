@@ -884,6 +884,7 @@ def predict(
             failed.append(one_line(error))
             continue
         sizes.append(tuple(image.shape[1:]))
+        del image  # of a large photo 300 MB
         if overlays:
             write_png(overlays[i], found.overlay())
         if maps:

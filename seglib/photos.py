@@ -23,6 +23,7 @@ from seglib.train.sampling import ResizedFor
 from seglib.train.tasks import RegionTask, Task
 from seglib.types import Instances, Panoptic, Regions, Sample, Semantic, Size
 from seglib.viz import overlay, overlay_instances, overlay_panoptic
+from seglib.viz.colors import to_rgb8
 
 
 @dataclass(frozen=True)
@@ -171,10 +172,12 @@ def _facts(image: Tensor, path: Path) -> dict[str, Any]:
     return {"photo": str(path), "height": image.shape[1], "width": image.shape[2]}
 
 
-def _rgb(image: Tensor) -> Tensor:
-    """What an overlay lies on, ``(3, H, W)``: the image, its first three channels, or its first as grey."""
-    image = image.cpu()
-    return image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
+def _rgb(image: Tensor) -> np.ndarray:
+    """What an overlay lies on, ``(H, W, 3)`` uint8: the image, its first three channels, or its first as grey.
+
+    In bytes: an overlay is made after the floats of a large photo have gone.
+    """
+    return to_rgb8(image[:3] if len(image) >= 3 else image[:1])
 
 
 def read_photo(path: Path, model: Any, metadata: Mapping[str, Any]) -> Tensor:

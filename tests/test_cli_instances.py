@@ -117,7 +117,7 @@ def test_results_have_the_size_of_the_photo_whatever_the_model_saw(coco, of_ever
         (["predict", "{photo}", "--weights", "{run}", "--json", "--tile", "64"], "--tile, --scales and --flip"),
         (["train", "mask_rcnn_tiny", "--data", "scenes", "--loss", "dice"], "mask_rcnn_tiny has losses of its own"),
         (["train", "mask_rcnn_tiny", "--data", "camvid", "--root", "{root}"], "instances"),
-        (["train", "mask_rcnn_tiny", "--encoder", "{run}x"], "No such file"),
+        (["train", "mask_rcnn_tiny", "--encoder", "{run}x"], "does not exist"),
         (["eval", "--weights", "{run}", "--data", "scenes"], "class 'house' of this data is not among those to"),
     ],
 )

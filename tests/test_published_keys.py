@@ -9,6 +9,7 @@ from golden import FOLDER
 from nnunet_reference import nnunet
 from safetensors import safe_open
 from test_stored_weights import WEIGHTS
+from test_zoo_contract import ALIASES
 from torchvision import models as tv
 from torchvision.models import detection, segmentation
 
@@ -421,7 +422,7 @@ def test_every_entry_is_compared_with_something():
         "sam_tiny",
     }
     builders = {find(n).builder() for n in published | by_hand}
-    assert {find(n).builder() for n in MODELS} == builders  # short names are the same functions
+    assert {find(n).builder() for n in MODELS if n not in ALIASES} == builders  # these build the same models
 
 
 # Full-size dense models compute on the meta device, too, where only shapes flow.

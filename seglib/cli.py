@@ -718,8 +718,8 @@ def predict(
         Path | None,
         typer.Option(
             help="PNG of the class ids that the dataset's own label files have, of objects numbered by score (of a "
-            "promptable model in the order of --box), or of segments as COCO stores them (id = R + 256 G + 65536 B); "
-            "for a folder, a folder."
+            "promptable model in the order of --box), or of segments as COCO stores them (id = R + 256 G + 65536 B). "
+            "Classes have their colours as a palette: Pillow reads the ids, OpenCV the colours. For a folder, a folder."
         ),
     ] = None,
     ids: Annotated[
@@ -888,7 +888,7 @@ def predict(
         if overlays:
             write_png(overlays[i], found.overlay())
         if maps:
-            write_png(maps[i], found.labels)
+            write_png(maps[i], found.labels, found.palette)
         entries += found.entries
     if short_side is None and (said := size_note(net.geometry, sizes, tiled=the_task.predicts is Semantic)):
         note(said)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from seglib.postprocess import predict_tiled
 from seglib.train.sampling import ResizedFor
 from seglib.train.tasks import RegionTask, Task
 from seglib.types import Instances, Panoptic, Regions, Sample, Semantic, Size
-from seglib.viz import overlay, overlay_instances, overlay_panoptic
+from seglib.viz import number_palette, overlay, overlay_instances, overlay_panoptic
 from seglib.viz.colors import to_rgb8
 
 
@@ -51,6 +51,10 @@ class Options:
     flip: bool = False
 
 
+VOID_COLOR = (224, 224, 192)
+"""That of VOC's label maps."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What was found in a photo.
@@ -61,11 +65,13 @@ class Prediction:
             uint8: segment ids as COCO's PNG files have them.
         overlay: makes the overlay ``(H, W, 3)`` uint8.
         entries: the photo's part of the JSON output.
+        palette: colours in which a viewer shows the ids of ``labels``: those of the classes, or of numbered objects.
     """
 
     labels: np.ndarray
     overlay: Callable[[], np.ndarray]
     entries: list[dict[str, Any]]
+    palette: Mapping[int, tuple[int, int, int]] = field(default_factory=number_palette)
 
 
 def check_options(task: Task, options: Options) -> None:
@@ -116,9 +122,12 @@ def _semantic(classes: np.ndarray, task: Task, image: Tensor, path: Path, option
     """The class of every pixel; as JSON the share of every class."""
     share = {c.name: round(float((classes == c.id).mean()), 4) for c in task.categories}
     labels = labels_to_files(classes, options.file_ids, options.void_id)
-    return Prediction(
-        labels, partial(overlay, _rgb(image), classes, task.categories), [_facts(image, path) | {"share": share}]
-    )
+    named = zip(options.file_ids, task.categories, strict=False)
+    palette = {file_id: c.color for file_id, c in named if file_id is not None}
+    if options.void_id is not None:
+        palette[options.void_id] = VOID_COLOR
+    shown = partial(overlay, _rgb(image), classes, task.categories)
+    return Prediction(labels, shown, [_facts(image, path) | {"share": share}], palette)
 
 
 def _regions(found: Regions, task: RegionTask, image: Tensor, path: Path, options: Options) -> Prediction:

@@ -126,6 +126,9 @@ def test_a_photo_becomes_an_overlay_a_label_map_and_json(photos, run, tmp_path, 
     labels = np.asarray(Image.open(tmp_path / "l.png"))
     truth = np.asarray(Image.open(photos / "test" / "labels" / "0.png"))
     assert (labels == truth).mean() > 0.9
+    with Image.open(tmp_path / "l.png") as stored:
+        shown = np.asarray(stored.convert("RGB"))
+    assert (shown[labels == 0] == [230, 159, 0]).all() and (shown[labels == 1] == [0, 114, 178]).all()
 
 
 def test_a_network_is_compiled_when_asked(photos, run, tmp_path, capsys, monkeypatch):

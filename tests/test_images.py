@@ -325,6 +325,17 @@ def test_a_label_map_survives_a_round_trip_as_a_tensor(tmp_path):
     assert torch.equal(read_labels(tmp_path / "a.png"), labels)
 
 
+def test_a_palette_colours_a_label_map_whose_values_stay(tmp_path):
+    labels = np.array([[0, 1], [255, 7]], np.uint8)
+    write_png(tmp_path / "l.png", labels, {0: (0, 0, 0), 1: (230, 159, 0), 255: (224, 224, 192)})
+    assert read_labels(tmp_path / "l.png").tolist() == labels.tolist()
+    with Image.open(tmp_path / "l.png") as stored:
+        shown = np.asarray(stored.convert("RGB"))
+    assert shown[0, 1].tolist() == [230, 159, 0] and shown[1].tolist() == [[224, 224, 192], [7, 7, 7]]
+    write_png(tmp_path / "deep.png", labels.astype(np.uint16), {1: (230, 159, 0)})  # 16 bits have no palette
+    assert read_labels(tmp_path / "deep.png").tolist() == labels.tolist()
+
+
 @pytest.mark.parametrize(
     "array, name, message",
     [

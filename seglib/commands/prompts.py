@@ -21,7 +21,7 @@ from seglib.ops.rle_masks import RLEMasks
 from seglib.postprocess.everything import Everything, segment_everything
 from seglib.postprocess.prompt import Predictor, check_prompts
 from seglib.types import Instances
-from seglib.viz import instance_colors, overlay_instances
+from seglib.viz import instance_colors, number_palette, overlay_instances
 from seglib.viz.prompts import draw_prompts
 
 GAP = 0.01
@@ -102,7 +102,7 @@ def answer(
     if out is not None:
         write_png(out, _overlay(image, found, question))
     if labels is not None:
-        write_png(labels, _label_map(found))
+        write_png(labels, _label_map(found), number_palette())
     entries = []
     for i, (box, masks) in enumerate(zip(objects, found, strict=True), start=1):
         asked: dict[str, Any] = {}

@@ -8,7 +8,7 @@ and a palette PNG converted to RGB turns class ids into colours.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -255,7 +255,9 @@ def count_pages(path: str | os.PathLike[str]) -> int:
     return decode_file(path, lambda opened: getattr(opened, "n_frames", 1), content="images")
 
 
-def write_png(path: str | os.PathLike[str], array: np.ndarray | Tensor) -> None:
+def write_png(
+    path: str | os.PathLike[str], array: np.ndarray | Tensor, palette: Mapping[int, Sequence[int]] | None = None
+) -> None:
     """Write 8-bit pixels, or a label map of 16 bits, as a PNG file.
 
     The file appears whole or not at all (see :func:`~seglib.files.atomic_path`).
@@ -264,6 +266,8 @@ def write_png(path: str | os.PathLike[str], array: np.ndarray | Tensor) -> None:
         path: where to; the name ends in ``.png``. An existing file is replaced.
         array: uint8, ``(H, W)`` for grey or a label map, ``(H, W, 3)`` for RGB; uint16 ``(H, W)`` for a label map with
             ids above 255. A CPU tensor will do.
+        palette: 8-bit RGB colours in which a viewer shows the values of a uint8 label map, which stay what they are.
+            Values without a colour are grey. Of other pixels it is ignored.
 
     Raises:
         ValueError: for another dtype, shape or ending.
@@ -278,8 +282,11 @@ def write_png(path: str | os.PathLike[str], array: np.ndarray | Tensor) -> None:
         raise ValueError(f"{path}: expected pixels of shape (H, W) or (H, W, 3), got {pixels.shape}")
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"{path}: the name of a PNG file ends in .png")
+    image = Image.fromarray(pixels)
+    if palette is not None and image.mode == "L":
+        image.putpalette([part for value in range(256) for part in palette.get(value, (value, value, value))])
     with atomic_path(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG")
+        image.save(temporary, format="PNG")
 
 
 def turn_to(page: int | None, opened: Image.Image) -> None:

@@ -5,7 +5,7 @@ Everything that draws on axes imports matplotlib when it is called (``pip instal
 """
 
 from seglib.viz.charts import forest, interval95, show_confusion, show_features, show_interval
-from seglib.viz.colors import colorize, instance_colors, shades
+from seglib.viz.colors import colorize, instance_colors, number_palette, shades
 from seglib.viz.figures import grid, legend, show_errors, show_image, show_instances, show_panoptic, show_semantic
 from seglib.viz.overlay import overlay, overlay_instances, overlay_panoptic
 from seglib.viz.style import CYCLE, style
@@ -17,6 +17,7 @@ __all__ = [
     "forest",
     "grid",
     "instance_colors",
+    "number_palette",
     "interval95",
     "legend",
     "overlay",

@@ -107,6 +107,11 @@ def instance_colors(n: int) -> np.ndarray:
     return np.array(out, dtype=np.uint8).reshape(n, 3)
 
 
+def number_palette() -> dict[int, tuple[int, int, int]]:
+    """The colours of a label map of numbered objects: object n has that of its overlay, 0 (none) is black."""
+    return {0: (0, 0, 0)} | {n: (int(r), int(g), int(b)) for n, (r, g, b) in enumerate(instance_colors(255), start=1)}
+
+
 def shades(color: tuple[int, int, int], n: int) -> np.ndarray:
     """``(n, 3)`` uint8 shades of one class colour, dark to light, neighbours in the list far apart.
 

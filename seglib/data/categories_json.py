@@ -18,7 +18,7 @@ _KEYS = {"categories", "void", "labels", "threshold", "channels"}
 class ClassTable(NamedTuple):
     """What ``categories.json`` says.
 
-    Attributes:
+    Args:
         categories: the class table.
         remap: file id → category id (255 = void), as in :class:`seglib.data.folders.SegmentationFiles`; ``None`` where
             file ids are category ids.

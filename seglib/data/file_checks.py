@@ -11,14 +11,14 @@ from PIL import ExifTags, Image
 
 from seglib.data.images import check_readable, decode_file, is_16_bit
 
-Thing = TypeVar("Thing")
+T = TypeVar("T")
 
 _MOST = 200  # headers that are opened
 _MOST_DECODED = 8  # images whose values are read
 _DARK = 65535 / 8
 
 
-def evenly(things: Sequence[Thing], most: int) -> list[Thing]:
+def evenly(things: Sequence[T], most: int) -> list[T]:
     """At most so many of the things, evenly spaced."""
     seen = min(most, len(things))
     return [things[i * len(things) // seen] for i in range(seen)]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from seglib.files import atomic_path
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 _WHITE = 255.0
 _ORIENTATION = ExifTags.Base.Orientation
@@ -340,7 +340,7 @@ class Refused(Exception):
     """The file decodes, but its pixels are not what was asked for. The message says why and what to do."""
 
 
-def decode_file(path: str | os.PathLike[str], decode: Callable[[Image.Image], Result], content: str) -> Result:
+def decode_file(path: str | os.PathLike[str], decode: Callable[[Image.Image], T], content: str) -> T:
     """``decode`` applied to the opened file, with every failure turned into one error that names the file."""
     try:
         with open(path, "rb") as file, Image.open(file) as opened:

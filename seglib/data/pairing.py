@@ -21,7 +21,7 @@ NAMES_OF = {"val": ("val", "valid", "validation")}
 _LOSSY = (".jpg", ".jpeg")
 
 Pair = tuple[Path, Path]
-Thing = TypeVar("Thing")
+T = TypeVar("T")
 
 
 def find_pairs(root: Path, split: str, val_share: float | None = None) -> list[Pair]:
@@ -63,7 +63,7 @@ def split_folder(root: Path, split: str) -> Path | None:
     return next((root / name for name in NAMES_OF.get(split, (split,)) if (root / name).is_dir()), None)
 
 
-def hold_out(things: Sequence[Thing], names: Sequence[str], share: float, split: str) -> list[Thing]:
+def hold_out(things: Sequence[T], names: Sequence[str], share: float, split: str) -> list[T]:
     """The part of a data set that is "train" or "val", in its order.
 
     Held out are the ``share`` of the names whose CRC-32 is lowest, at least one: the same on every machine. Images of

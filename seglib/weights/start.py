@@ -34,7 +34,7 @@ def load_fitting(model: nn.Module, path: str | Path) -> list[str]:
         path: a safetensors file of seglib's, or the folder of a run.
 
     Returns:
-        Of every tensor of the model that is left as it was: its name, and the shapes that differ.
+        The name of every tensor of the model that is left as it was, with the shapes that differ.
 
     Raises:
         FileNotFoundError: when there is no such file.

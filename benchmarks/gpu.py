@@ -321,7 +321,7 @@ def distinct(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     second = {}
     for name in names:
         try:
-            builder: Any = zoo.MODELS[name].builder()
+            builder: Any = zoo.MODELS[zoo.SHORT_NAMES.get(name, name)].builder()
         except ImportError:  # recorded when it runs
             builder = name
         if builder in first:

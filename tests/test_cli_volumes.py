@@ -344,7 +344,10 @@ def test_a_bad_file_is_named_before_the_first_step(tmp_path, spoil, message, cap
             ["eval", "--weights", "{weights}", "--out", "{tmp}/scored"],
             "`seglib predict CASE --out` writes the label maps",
         ),
-        (["predict", "{x}", "--weights", "nope.safetensors", "--out", "l.nii.gz"], "No such file"),
+        (
+            ["predict", "{x}", "--weights", "nope.safetensors", "--out", "l.nii.gz"],
+            "--weights nope.safetensors does not exist",
+        ),
         (
             ["predict", "{x}", "--weights", "{weights}", "--json", "--window", "1x1x8"],
             "at least two sides need 8 voxels",

@@ -9,11 +9,10 @@ from golden import FOLDER
 from nnunet_reference import nnunet
 from safetensors import safe_open
 from test_stored_weights import WEIGHTS
-from test_zoo_contract import ALIASES
 from torchvision import models as tv
 from torchvision.models import detection, segmentation
 
-from seglib.models.zoo import MODELS, build, find
+from seglib.models.zoo import MODELS, SHORT_NAMES, build, find
 from seglib.weights import convert
 from seglib.weights.convert import NNUNET, ORIGINS
 
@@ -422,7 +421,7 @@ def test_every_entry_is_compared_with_something():
         "sam_tiny",
     }
     builders = {find(n).builder() for n in published | by_hand}
-    assert {find(n).builder() for n in MODELS if n not in ALIASES} == builders  # these build the same models
+    assert {find(n).builder() for n in MODELS if n not in SHORT_NAMES} == builders  # these build the same models
 
 
 # Full-size dense models compute on the meta device, too, where only shapes flow.

@@ -12,23 +12,10 @@ import torch
 from contract import CLASSES, INPUTS
 from slim import ARCHITECTURES, DENSE, SLIM
 
-from seglib.models.zoo import MODELS, build, check_task, find
+from seglib.models.zoo import MODELS, SHORT_NAMES, build, check_task, find
 from seglib.train.tasks import RegionTask
 from seglib.types import Batch, Category, Targets
 
-# Second names of models, which are the same function.
-ALIASES = {
-    "fcn": "fcn_resnet18",
-    "unet": "unet_resnet34",
-    "deeplab": "deeplabv3plus_resnet50",
-    "mask_rcnn": "mask_rcnn_resnet50_fpn",
-    "yolact": "yolact_resnet50",
-    "condinst": "condinst_resnet50",
-    "solov2": "solov2_resnet50",
-    "panoptic_fpn": "panoptic_fpn_resnet50",
-    "mask2former": "mask2former_resnet50",
-    "sam": "sam_vit_b",
-}
 TINY = ["fcn_tiny", "unet_tiny", "deeplab_tiny", "mask_rcnn_tiny", "yolact_tiny", "condinst_tiny", "solov2_tiny"]
 TINY += ["panoptic_fpn_tiny", "mask2former_tiny", "sam_tiny", "unet3d_tiny", "nnunet_tiny"]
 
@@ -221,11 +208,11 @@ def test_every_entry_of_the_zoo_is_of_slim_architectures():
     assert used | {"deeplabv3_regions"} == set(SLIM)
     for name, architectures in ARCHITECTURES.items():
         assert {SLIM[a][0] for a in architectures} <= set(MODELS[name].tasks)
-    for short, name in ALIASES.items():
+    for short, name in SHORT_NAMES.items():
         assert ARCHITECTURES[short] == ARCHITECTURES[name]
 
 
-@pytest.mark.parametrize(("short", "name"), ALIASES.items())
+@pytest.mark.parametrize(("short", "name"), SHORT_NAMES.items())
 def test_the_short_names_build_the_same_models(short, name):
     parameters = inspect.signature(find(name).builder()).parameters
     arguments = {key: 3 for key in ("num_classes", "num_things", "num_stuff") if key in parameters}

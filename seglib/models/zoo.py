@@ -145,6 +145,20 @@ MODELS: dict[str, Entry] = {
     "sam_vit_h": Entry("seglib.models.sam:sam_vit_h", PROMPT, "SAM on ViT-H, the paper's"),
 }
 
+SHORT_NAMES = {
+    "fcn": "fcn_resnet18",
+    "unet": "unet_resnet34",
+    "deeplab": "deeplabv3plus_resnet50",
+    "mask_rcnn": "mask_rcnn_resnet50_fpn",
+    "yolact": "yolact_resnet50",
+    "condinst": "condinst_resnet50",
+    "solov2": "solov2_resnet50",
+    "panoptic_fpn": "panoptic_fpn_resnet50",
+    "mask2former": "mask2former_resnet50",
+    "sam": "sam_vit_b",
+}
+"""The names to start with, and the entry that each is with its usual encoder."""
+
 
 def find(name: str) -> Entry:
     """The entry of a model.

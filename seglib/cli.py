@@ -1043,7 +1043,9 @@ def coco_command(
     from seglib.data.polygon_tools import write_polygons_as_coco
 
     options.check_writable(out)
-    done = write_polygons_as_coco(source, out, images, attribute)
+    done, warnings = write_polygons_as_coco(source, out, images, attribute)
+    for warning in warnings:
+        warn(warning)
     words = {"images": ("image", "images"), "annotations": ("object", "objects"), "categories": ("class", "classes")}
     counted = ", ".join(f"{n} {words[part][n != 1]}" for part, n in done.items())
     say(f"{out}: {counted}")

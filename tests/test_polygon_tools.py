@@ -34,8 +34,9 @@ def test_labelmes_shapes_become_objects(tmp_path):
         ("cat", [[1, 1]], "point"),
     )
     labelme(tmp_path / "sub", "b")
-    done = write_polygons_as_coco(tmp_path, tmp_path / "out.json")
+    done, warnings = write_polygons_as_coco(tmp_path, tmp_path / "out.json")
     assert done == {"images": 2, "annotations": 4, "categories": 2}
+    assert warnings == ["left out 1 shape without a closed outline: 1 point (a.jpg)"]
     (tmp_path / "out.json").rename(tmp_path / "coco")
     data = CocoInstances(tmp_path / "coco", tmp_path)
     assert [c.name for c in data.categories] == ["cat", "dog"] and len(data[1].instances) == 0
@@ -115,3 +116,21 @@ def test_the_command_writes_a_file_and_says_what_is_in_it(tmp_path, capsys):
     assert len(CocoInstances(tmp_path / "coco.json", tmp_path / "photos")[0].instances) == 1
     code, printed = seglib("coco", tmp_path / "none", tmp_path / "b.json", capsys=capsys)
     assert code == 2 and "does not exist" in printed.err and not (tmp_path / "b.json").exists()
+
+
+def test_shapes_without_a_closed_outline_are_counted_and_lost_classes_named(tmp_path, capsys):
+    labelme(tmp_path, "a", ("cat", TRIANGLE), ("cat", [[1, 1]], "point"), ("scratch", TRIANGLE, "linestrip"))
+    labelme(tmp_path, "b", ("cat", TRIANGLE), ("dent", [[1, 1], [5, 5]], "line"), ("cat", [[2, 2]], "point"))
+    for _ in range(2):  # the COCO file of the first call lies in the folder that the second reads
+        code, printed = seglib("coco", tmp_path, tmp_path / "coco.json", capsys=capsys)
+        assert code == 0 and "2 images, 2 objects, 1 class" in printed.out.replace("\n", " ")
+        assert (
+            "warning: left out 4 shapes without a closed outline: 2 point (a.jpg), 1 linestrip (a.jpg), 1 line (b.jpg);"
+            " no other shape has the class 'dent' or 'scratch'"
+        ) in printed.err.replace("\n", " ")
+
+
+def test_vias_points_are_counted_too(tmp_path):
+    regions = [{"shape_attributes": s, "region_attributes": {}} for s in (RECT, {"name": "point", "cx": 1, "cy": 1})]
+    warnings = write_polygons_as_coco(via(tmp_path, regions), tmp_path / "coco.json")[1]
+    assert warnings == ["left out 1 shape without a closed outline: 1 point (a.png)"]

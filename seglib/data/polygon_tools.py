@@ -1,7 +1,7 @@
 """From the files of the polygon tools LabelMe and VIA (VGG Image Annotator) to one COCO file.
 
 LabelMe writes ``photo.json`` beside each ``photo.jpg``, VIA one file for all images. Read are polygons, rectangles,
-circles and VIA's ellipses; points and lines have no mask and are counted. Round shapes become polygons of 64 points.
+circles and VIA's ellipses; points and lines are left out and counted. Round shapes become polygons of 64 points.
 
 Source: LabelMe 5 (the keys ``shapes``, ``imagePath``) and VIA 2 (``_via_img_metadata``, ``regions``).
 """
@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,10 +26,11 @@ _ROUND = 64  # points of a circle
 
 @dataclass(frozen=True)
 class _Shape:
-    """One outline: the image that it lies on, its class, and a flat polygon; ``None`` where it has no mask."""
+    """One shape: the image that it lies on, its class, its type, and a flat polygon; ``None`` where it has no mask."""
 
     image: str
     label: str
+    type: str
     polygon: list[float] | None
     group: Any = None
 
@@ -51,6 +53,13 @@ def polygons_to_coco(
         FileNotFoundError: when ``source`` or an image is missing.
         ValueError: when there is no shape with a mask, a file is neither tool's, or VIA's class is unclear.
     """
+    return _convert(source, images, attribute)[0]
+
+
+def _convert(
+    source: str | os.PathLike[str], images: str | os.PathLike[str] | None, attribute: str | None
+) -> tuple[dict[str, Any], list[str]]:
+    """The content of the COCO file, and warnings of what is not in it."""
     source = Path(source)
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist; pass a folder of LabelMe's JSON files, or VIA's file")
@@ -72,7 +81,20 @@ def polygons_to_coco(
         for n, ((image, label, _), polygons) in enumerate(objects.items(), start=1)
     ]
     categories = [{"id": k, "name": label} for label, k in classes.items()]
-    return {"images": rows, "categories": categories, "annotations": annotations}
+    return {"images": rows, "categories": categories, "annotations": annotations}, _left_out(shapes, classes)
+
+
+def _left_out(shapes: Sequence[_Shape], classes: Iterable[str]) -> list[str]:
+    """A warning that counts the shapes without a mask by type, with an image of each, and names the classes lost."""
+    lost = [shape for shape in shapes if shape.polygon is None]
+    if not lost:
+        return []
+    first = {shape.type: shape.image for shape in reversed(lost)}
+    numbers = Counter(shape.type for shape in lost)
+    said = ", ".join(f"{n} {name} ({first[name]})" for name, n in numbers.most_common())
+    gone = sorted({shape.label for shape in lost} - set(classes))
+    names = f"; no other shape has the class {' or '.join(map(repr, gone))}" if gone else ""
+    return [f"left out {len(lost)} shape{'s' * (len(lost) > 1)} without a closed outline: {said}{names}"]
 
 
 def write_polygons_as_coco(
@@ -80,22 +102,24 @@ def write_polygons_as_coco(
     out: str | os.PathLike[str],
     images: str | os.PathLike[str] | None = None,
     attribute: str | None = None,
-) -> dict[str, int]:
+) -> tuple[dict[str, int], list[str]]:
     """Write what :func:`polygons_to_coco` makes as a JSON file, which appears whole or not at all.
 
     Returns:
-        The numbers of images, objects and classes.
+        The numbers of images, objects and classes, and warnings of shapes that are left out.
     """
-    content = polygons_to_coco(source, images, attribute)
+    content, warnings = _convert(source, images, attribute)
     with atomic_path(out) as temporary:
         temporary.write_text(json.dumps(content), encoding="utf-8")
-    return {part: len(content[part]) for part in ("images", "annotations", "categories")}
+    return {part: len(content[part]) for part in ("images", "annotations", "categories")}, warnings
 
 
 def _labelme(folder: Path) -> tuple[set[str], list[_Shape]]:
     names, shapes = set(), []
     for path in sorted(p for p in folder.rglob("*.json") if not p.name.startswith(".")):
         content = read_json(path)
+        if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
+            continue  # a COCO file, as an earlier call may have written here
         if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
             raise ValueError(f"{path} is no file of LabelMe (no list 'shapes'); take it out of the folder")
         stored = PurePosixPath(str(content.get("imagePath", "")).replace("\\", "/"))
@@ -104,8 +128,9 @@ def _labelme(folder: Path) -> tuple[set[str], list[_Shape]]:
         for shape in content["shapes"]:
             try:
                 points = [(float(x), float(y)) for x, y in shape["points"]]
-                polygon = _labelme_polygon(shape.get("shape_type") or "polygon", points)
-                shapes.append(_Shape(image, str(shape["label"]), polygon, shape.get("group_id")))
+                name = shape.get("shape_type") or "polygon"
+                polygon = _labelme_polygon(name, points)
+                shapes.append(_Shape(image, str(shape["label"]), name, polygon, shape.get("group_id")))
             except (KeyError, TypeError, ValueError, IndexError) as error:
                 raise ValueError(f"{path} has the shape {str(shape):.80}, which can't be read ({error})") from error
     if not names:
@@ -137,10 +162,10 @@ def _via(path: Path, attribute: str | None) -> tuple[set[str], list[_Shape]]:
         names.add(entry["filename"])
         for region in _regions(entry):
             try:
-                polygon = _via_polygon(region["shape_attributes"])
+                name, polygon = region["shape_attributes"]["name"], _via_polygon(region["shape_attributes"])
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path} has the region {str(region):.80}, which can't be read ({error})") from error
-            shapes.append(_Shape(entry["filename"], _via_label(path, region, attribute), polygon))
+            shapes.append(_Shape(entry["filename"], _via_label(path, region, attribute), str(name), polygon))
     return names, shapes
 
 

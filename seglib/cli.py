@@ -371,15 +371,19 @@ def train(
     own_settings = read_settings(model, settings, pretrained=pretrained)
     if own_settings.get("pretrained"):
         options.refuse("--pretrained starts the encoder from other weights", weights=weights, encoder=encoder)
-    data = options.dataset_name(data or (None if annotations is None else "coco"), model, volumes)
+    asked_data = data or (None if annotations is None else "coco")
+    data = options.dataset_name(asked_data, model, volumes)
     parts = [model, data, configuration, None if fold is None else f"fold{fold}"]
     out = out or Path("runs") / "-".join(part for part in parts if part)
     options.check_writable(out)
     goes_on = resume and (out / "state.safetensors").exists()
     if not resume and (out / "state.safetensors").exists():
         raise ValueError(f"{out} holds a run already; pass --resume to go on with it, or another --out")
-    if resume and not goes_on and first_process():
-        note(f"{out} holds no run to go on with; a new one starts")
+    if resume and not goes_on:
+        if asked_data is None and root is None:
+            raise ValueError(f"{out} holds no run to go on with; name its folder, or pass --data to start a new one")
+        if first_process():
+            note(f"{out} holds no run to go on with; a new one starts")
     if goes_on and (whole := with_those_of_the_start(given, out)) != given:
         return train(**whole)
     options.check_effect(config, momentum=momentum, warmup=warmup, eval_every=eval_every)
@@ -1019,6 +1023,13 @@ def export_command(
     difference = export_model(net, out, metadata)
     sizes = ", ".join(f"{b}×{h}×{w}" for b, h, w in CHECKED)
     say(f"{weights} → {out}; largest difference of its logits from the model's: {difference:.1e} (batches {sizes})")
+    channels = len(net.normalize.mean)
+    note(f"images go in as float32 (B, {channels}, H, W) in [0, 1]{'; grey ones three times' if channels == 3 else ''}")
+    if net.intensity.mode == "percentile":
+        note(
+            "it rescales nothing: the model wants the 0.5th percentile of each image at 0 and the 99.5th at 1, clipped "
+            "to [0, 1] (--rescale percentile)"
+        )
     if net.geometry.mode != "native":
         shape = net.geometry.model_size((480, 640))
         note(

@@ -17,7 +17,7 @@ from seglib.data.class_tables import labels_to_files
 from seglib.data.coco import ImageIds, coco_results
 from seglib.data.coco_panoptic import coco_panoptic_annotation
 from seglib.data.collate import collate
-from seglib.data.images import IMAGE_ENDINGS
+from seglib.data.images import IMAGE_ENDINGS, may_replace
 from seglib.postprocess import predict_tiled
 from seglib.train.sampling import ResizedFor
 from seglib.train.tasks import RegionTask, Task
@@ -243,8 +243,8 @@ def png_targets(out: Path | None, photos: list[Path], asked: Sequence[Path]) -> 
         asked: the paths that they were found at.
 
     Raises:
-        ValueError: when ``out`` is a file for several photos or no PNG for one, or when two photos would share a result
-            or a result would replace a photo.
+        ValueError: when ``out`` is a file for several photos or no PNG for one, when two photos would share a result,
+            or a result would replace a photo or another file that seglib didn't write.
     """
     if out is None:
         return []
@@ -266,6 +266,10 @@ def png_targets(out: Path | None, photos: list[Path], asked: Sequence[Path]) -> 
     for target in targets:
         if target.resolve() in originals:
             raise ValueError(f"{target} is one of the photos and would be overwritten; choose another place")
+        if not may_replace(target):
+            raise ValueError(
+                f"{target} is there already, and seglib didn't write it; choose another place, or move it away"
+            )
     return targets
 
 

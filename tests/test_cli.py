@@ -141,6 +141,23 @@ def test_a_network_is_compiled_when_asked(photos, run, tmp_path, capsys, monkeyp
     assert len(asked) == 2
 
 
+def test_label_files_of_other_programs_are_not_overwritten_and_its_own_are(photos, run, tmp_path, capsys):
+    wanted = photos / "test" / "images", "--weights", run, "--labels"
+    truth = photos / "test" / "labels"
+    before = (truth / "0.png").read_bytes()
+    code, printed = seglib("predict", *wanted, truth, capsys=capsys)
+    assert code == 2 and "0.png is there already, and seglib didn't write it" in printed.err
+    assert (truth / "0.png").read_bytes() == before
+    assert [seglib("predict", *wanted, tmp_path / "maps", capsys=capsys)[0] for _ in range(2)] == [0, 0]
+    (tmp_path / "maps" / "1.png").write_text("no PNG")
+    assert seglib("predict", *wanted, tmp_path / "maps", capsys=capsys)[0] == 2
+
+
+def test_resuming_a_run_that_is_not_there_needs_to_be_told_the_data(tmp_path, capsys):
+    code, printed = seglib("train", "fcn_tiny", "--out", tmp_path / "typo", "--resume", capsys=capsys)
+    assert code == 2 and "typo holds no run to go on with; name its folder, or pass --data" in printed.err
+
+
 def test_a_folder_of_photos_becomes_a_folder_of_overlays(photos, run, tmp_path, capsys):
     folder = photos / "val" / "images"
     code, printed = seglib(

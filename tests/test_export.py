@@ -87,11 +87,14 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 def test_the_command_says_how_exact_the_file_is(tmp_path, capsys):
     model = net("fcn_tiny")
     facts = {"model": "fcn_tiny", "arguments": {"num_classes": 3}, "geometry": {"mode": "shorter", "size": 64}}
+    facts |= {"intensity": {"mode": "percentile"}}
     save_weights(model, tmp_path / "weights.safetensors", facts)
     code, printed = seglib("export", tmp_path, tmp_path / "m.pt2", capsys=capsys)
     assert code == 0 and (tmp_path / "m.pt2").exists()
     assert "largest difference of its logits from the model's:" in printed.out
     assert "the model wants images at shorter 64" in printed.err
+    assert "images go in as float32 (B, 3, H, W) in [0, 1]" in printed.err
+    assert "wants the 0.5th percentile of each image at 0" in printed.err
     code, printed = seglib("export", tmp_path, tmp_path / "m.tflite", capsys=capsys)
     assert code == 2 and printed.err.count("\n") == 1
 

@@ -354,7 +354,7 @@ def test_pixels_that_are_no_png_are_refused_before_anything_is_written(tmp_path,
 def test_nothing_half_written_stays_when_saving_fails(tmp_path, monkeypatch):
     write_png(tmp_path / "a.png", GRAY)
 
-    def fail_halfway(self, path, format):
+    def fail_halfway(self, path, format, pnginfo):
         Path(path).write_bytes(b"\x89PNG half")
         raise OSError("disk full")
 

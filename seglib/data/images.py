@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, features
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from seglib.files import atomic_path
@@ -23,6 +24,7 @@ from seglib.files import atomic_path
 T = TypeVar("T")
 
 _WHITE = 255.0
+_MARK = ("Software", "seglib")
 _ORIENTATION = ExifTags.Base.Orientation
 _SUBFILE, _REDUCED = 254, 1  # the tag NewSubfileType of TIFF and its bit for an image of reduced resolution
 _LOSSY = {"JPEG", "MPO", "JPEG2000"}
@@ -285,8 +287,21 @@ def write_png(
     image = Image.fromarray(pixels)
     if palette is not None and image.mode == "L":
         image.putpalette([part for value in range(256) for part in palette.get(value, (value, value, value))])
+    mark = PngInfo()
+    mark.add_text(*_MARK)
     with atomic_path(path) as temporary:
-        image.save(temporary, format="PNG")
+        image.save(temporary, format="PNG", pnginfo=mark)
+
+
+def may_replace(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is missing, or a PNG that :func:`write_png` wrote: it leaves its name in what it writes."""
+    if not Path(path).exists():
+        return True
+    try:
+        with Image.open(path) as opened:
+            return opened.info.get(_MARK[0]) == _MARK[1]
+    except (OSError, ValueError, SyntaxError):
+        return False
 
 
 def turn_to(page: int | None, opened: Image.Image) -> None:

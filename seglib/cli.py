@@ -339,6 +339,7 @@ def train(
         check_channels_of,
         file_warnings,
         kept,
+        known_image_warnings,
         limit_detections,
         own_files,
     )
@@ -467,7 +468,7 @@ def train(
         )
         val_set = build_dataset(data, root, "val", size=shape, keep=keep, own=own)
         intensity = own.intensity
-        metadata |= kept(own) if data in TAKES_OWN else {}
+        metadata |= kept(own, train_set) if data in TAKES_OWN else {}
         metadata["crop"] = None if shape is None or data in RESIZES else list(shape)
         limit = {} if max_detections is None else {"max_detections": max_detections}
         if limit and task_type.name != "instance":
@@ -480,6 +481,8 @@ def train(
             found = check_labels_of_split(counts, the_task.categories, split, max_detections or 100)
             for warning in (*file_warnings(dataset, split, data), *found):
                 warn(warning)
+        for warning in known_image_warnings(val_set, metadata, val_share):
+            warn(warning)
     if val_set.size is not None and not prompted:
         geometry = Geometry("shorter", min(val_set.size))
     torch.manual_seed(config.seed)
@@ -570,7 +573,8 @@ def evaluate_command(
     split: Annotated[
         str | None,
         typer.Option(
-            help="train, val or test (voc, cityscapes, coco: val); test when not given, of msd and nnunet val."
+            help="train, val or test (voc, cityscapes, coco: val); test when not given, val of msd and nnunet, and "
+            "with --annotations."
         ),
     ] = None,
     out: Annotated[
@@ -599,10 +603,9 @@ def evaluate_command(
     """Score stored weights on a split of a dataset."""
     for path in weights:
         options.check_there(weights=path, root=root)  # before torch is loaded
-    from seglib.commands.images import check_channels_of, own_files_again
+    from seglib.commands.images import check_channels_of, match_or_say_why, own_files_again, scoring_warnings
     from seglib.commands.volumes import check_channels, set_up, warn_of_spacing
     from seglib.data.catalog import RESIZES, build_dataset
-    from seglib.data.class_tables import match_categories
     from seglib.data.coco_predictions import write_coco_predictions
     from seglib.train import evaluate
 
@@ -615,6 +618,7 @@ def evaluate_command(
         net, the_task, metadata = load(weights[0], device, task)
         if compile:
             compile_semantic(net, the_task)
+    named = data is not None or annotations is not None
     data = options.dataset_name(data or (None if annotations is None else "coco"), metadata["model"], volumes)
     prompted = the_task.name == "prompt"
     shape = options.sides(size, "--size", 2)
@@ -639,9 +643,9 @@ def evaluate_command(
     elif shape is not None and not prompted:
         net.geometry = options.shorter(net.geometry, 0 if data in RESIZES else min(shape))
     if annotations is not None and val_share is None:
-        options.refuse("all of --annotations is scored", split=split)
+        options.refuse("all of --annotations is scored; --val-share 0.2 scores only what it holds out", split=split)
         split = "train"
-    split = split or ("val" if data in ("msd", "nnunet") else "test")
+    split = split or ("val" if data in ("msd", "nnunet") or annotations is not None else "test")
     own = None
     if not volumes:
         where = {"annotations": annotations, "images": images, "skip_bad": skip_bad}
@@ -653,7 +657,10 @@ def evaluate_command(
         check_channels_of(dataset, weights[0], metadata)
     if prompted:  # any class may be asked for, and scores are by those of this dataset
         the_task = type(the_task)(dataset.categories, **the_task.arguments())
-    dataset = match_categories(dataset, the_task.categories, the_task.needs)
+    dataset = match_or_say_why(dataset, the_task, None if named else data, metadata)
+    if own is not None:
+        for warning in scoring_warnings(dataset, metadata, data, own):
+            warn(warning)
     facts: dict[str, Any] = {"volumes" if volumes else "images": len(dataset)}
     facts |= {"split": split} if annotations is None else {"annotations": str(annotations)}
     written = nullcontext() if out is None else write_coco_predictions(out, the_task.predicts, dataset.file_ids)

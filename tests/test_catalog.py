@@ -82,7 +82,9 @@ def test_a_folder_is_remapped_by_its_class_table(root):
 
 
 def test_a_missing_class_table_shows_what_to_write(tmp_path):
-    with pytest.raises(ValueError, match=r'categories.json is missing; write .* like \[{"name": "background"'):
+    with pytest.raises(
+        ValueError, match=r'categories.json is missing; write .* like \["background", "crack"\], or .*"ids": \[255\]'
+    ):
         read_class_table(tmp_path / "categories.json")
 
 
@@ -180,7 +182,8 @@ def test_training_on_scenes_carries_semantic_labels_by_default():
         (("voc", ".", "test"), {}, "VOC's test split are not public"),
         (("isbi", ".", "dev"), {}, "split 'dev' is unknown; choose one of train, val, test"),
         (("coco", None, "val"), OBJECTS, "dataset 'coco' lies in a folder: pass --root FOLDER"),
-        (("coco", Path("."), "test"), OBJECTS, "split 'test' of coco has no public labels; choose train or val"),
+        (("coco", None, "test"), OBJECTS, "split 'test' of coco has no public labels; choose train or val"),
+        (("coco", Path("."), "test"), OBJECTS, "has no test; pass --split val"),
         (("dsb2018", None, "val"), OBJECTS, "pass --root FOLDER"),
         (("dsb2018", ".", "dev"), OBJECTS, "split 'dev' is unknown; choose one of train, val, trainval, test"),
         (

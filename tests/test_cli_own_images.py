@@ -71,12 +71,9 @@ def test_a_share_of_train_is_val_and_stays_so(tmp_path, capsys):
     assert code == 2 and "--val-share 0.2" in err
     assert train(root, "--val-share", 0.4, capsys=capsys)[0] == 0
     weights = root / "run" / "weights.safetensors"
-    assert read_metadata(weights)["own_files"] == {
-        "val_share": 0.4,
-        "upright": None,
-        "rescale": "native",
-        "skip_bad": False,
-    }
+    metadata = read_metadata(weights)
+    assert metadata["own_files"] == {"val_share": 0.4, "upright": None, "rescale": "native", "skip_bad": False}
+    assert len(metadata["trained_on"]) == 2 * 16  # of two images
     code, printed = seglib(
         "eval", "--weights", weights, "--data", "folder", "--root", root, "--split", "val", "--json", capsys=capsys
     )
@@ -201,6 +198,14 @@ def test_a_named_coco_file_trains_is_scored_and_names_the_images_of_predictions(
     capsys.readouterr()
     code, printed = seglib("eval", *weights, *named, "--out", tmp_path / "found", "--json", capsys=capsys)
     assert code == 0 and json.loads(printed.out)["images"] == 4 and (tmp_path / "found" / "instances.json").exists()
+    assert "3 of 4 images that are scored are among those trained on" in printed.err
+    assert "--val-share 0.25 scores what training held out" in printed.err
+    code, printed = seglib("eval", *weights, *named, "--val-share", 0.25, "--json", capsys=capsys)
+    assert code == 0 and json.loads(printed.out)["images"] == 1 and "warning" not in printed.err
+    code, printed = seglib("eval", *weights, *named, "--split", "val", capsys=capsys)
+    assert code == 2 and "--split has no use" in printed.err and "--val-share 0.2 scores only" in printed.err
+    code, printed = seglib("eval", *weights, *named, "--split", "test", "--val-share", 0.25, capsys=capsys)
+    assert code == 2 and "labels.json has no test; pass --split val" in printed.err
     wanted = ["--json", "--score", 0, "--ids", root / "labels.json"]
     code, printed = seglib("predict", root / "photos", *weights, *wanted, capsys=capsys)
     found = json.loads(printed.out)
@@ -218,6 +223,11 @@ def test_cvats_export_trains_with_a_share_and_bad_entries_are_left_out_on_reques
     assert code == 2 and "a polygon has 3 numbers" in printed.err and "--skip-bad" in printed.err
     code, printed = seglib("train", "mask_rcnn_tiny", *arguments, "--skip-bad", capsys=capsys)
     assert code == 0 and "left out 1: annotation 0: a polygon has 3 numbers" in printed.err
+    again = ["--weights", root / "run", "--data", "coco", "--root", root, "--split", "val", "--skip-bad"]
+    code, printed = seglib("eval", *again, capsys=capsys)
+    assert code == 0 and "warning: left out 1: annotation 0: a polygon has 3 numbers" in printed.err
+    code, printed = seglib("eval", *again[:-3], capsys=capsys)
+    assert code == 2 and "has no test; pass --split val" in printed.err
 
 
 def test_the_limit_of_objects_is_raised_in_training_scoring_and_predicting(tmp_path, capsys):
@@ -243,3 +253,55 @@ def test_options_of_own_files_are_refused_where_they_do_nothing(tmp_path, capsys
     assert code == 2 and f"{option} has no use: it is for folder and coco" in printed.err
     code, printed = seglib("train", "unet3d_tiny", "--out", tmp_path, option, value, capsys=capsys)
     assert code == 2 and f"{option} has no use: it is for images" in printed.err
+
+
+def different(root, *splits):
+    """Give every image of the splits a content of its own."""
+    for n, path in enumerate(sorted(p for split in splits for p in (root / split / "images").iterdir())):
+        pixels = np.array(Image.open(path))
+        pixels[-1] = n
+        Image.fromarray(pixels).save(path)
+    return root
+
+
+def test_images_that_were_trained_on_are_counted_where_they_are_scored(tmp_path, capsys):
+    root = different(folder(tmp_path, splits=("train",), count=6), "train")
+    code, err = train(root, "--val-share", 0.2, capsys=capsys)
+    assert code == 0 and "trained on" not in err
+    again = ["eval", "--weights", root / "run", "--data", "folder", "--root", root, "--split", "val"]
+    code, printed = seglib(*again, capsys=capsys)
+    assert code == 0 and "warning" not in printed.err
+    code, printed = seglib(*again, "--val-share", 0.5, capsys=capsys)
+    assert code == 0 and "warning: 2 of 3 images that are scored are among those trained on" in printed.err
+    assert printed.err.rstrip().endswith("--val-share 0.2 scores what training held out")
+
+
+def test_the_same_images_to_train_and_to_score_on_are_warned_of(tmp_path, capsys):
+    file = coco(tmp_path, "labels.json") / "labels.json"
+    both = ["--annotations", file, "--val-annotations", file, "--images", tmp_path / "images"]
+    code, printed = seglib("train", "mask_rcnn_tiny", *both, "--out", tmp_path / "run", *SHORT, capsys=capsys)
+    assert code == 0 and "warning: 4 of 4 images that are scored are among those trained on" in printed.err
+
+
+def test_file_ids_other_than_those_of_training_are_named(tmp_path, capsys):
+    def table(*ids):
+        return [{"name": n, "ids": [i]} for n, i in zip(TABLE, ids, strict=True)]
+
+    root = folder(tmp_path, table=table(100, 200), make_labels=lambda labels: 100 + 100 * labels)
+    train(root)
+    (root / "categories.json").write_text(json.dumps(table(200, 100)))
+    capsys.readouterr()
+    again = ["eval", "--weights", root / "run", "--data", "folder", "--root", root]
+    code, printed = seglib(*again, "--split", "val", capsys=capsys)
+    assert code == 0 and "'background' is 200 and was 100, 'crack' is 100 and was 200" in printed.err
+    code, printed = seglib(*again, capsys=capsys)
+    assert code == 2 and "has no folder test" in printed.err and "or pass --split val" in printed.err
+
+
+def test_eval_without_data_says_what_it_read_and_what_the_model_was_trained_on(tmp_path, capsys):
+    root = folder(tmp_path)
+    train(root)
+    capsys.readouterr()
+    code, printed = seglib("eval", "--weights", root / "run", "--root", root, capsys=capsys)
+    assert code == 2 and "--data was not given, so scenes was read" in printed.err
+    assert "the weights were trained on folder" in printed.err and "pass --data folder" in printed.err

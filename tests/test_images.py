@@ -403,3 +403,10 @@ def test_no_transparent_pixel_is_brighter_than_white(tmp_path):
     rgba = np.stack([np.broadcast_to(levels[:, None], (256, 256))] * 3 + [np.broadcast_to(levels, (256, 256))], 2)
     Image.fromarray(np.ascontiguousarray(rgba)).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png").max() == 1
+
+
+def test_an_animation_is_refused_as_such(tmp_path):
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "green", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match="it is an animation of 3 frames; save the one that you mean"):
+        read_image(tmp_path / "a.gif")

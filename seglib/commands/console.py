@@ -183,7 +183,9 @@ def report(scores: dict[str, Any], as_json: bool, facts: dict[str, Any]) -> None
         return
 
     def number(value: Any) -> str:
-        return f"{value:.4f}" if isinstance(value, float) else str(value)
+        if isinstance(value, float):
+            return "–" if value != value else f"{value:.4f}"  # NaN: there is nothing to score
+        return str(value)
 
     table = Table("score", "value", box=None)
     for name, value in scores.items():

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from seglib.data.catalog import TAKES_OWN, OwnFiles, has_val
+from seglib.data.class_tables import match_categories
+from seglib.data.fingerprints import count_known, fingerprints
 from seglib.models.zoo import find
 from seglib.ops.intensity import AS_IS, Intensity
 
@@ -49,15 +51,17 @@ def own_files_again(metadata: Mapping[str, Any], data: str, root: Path | None, *
     return own
 
 
-def kept(own: OwnFiles) -> dict[str, Any]:
-    """What of own files is kept with weights, and compared when a run goes on."""
+def kept(own: OwnFiles, dataset: Any) -> dict[str, Any]:
+    """What of own files is kept with weights, and compared when a run goes on; ``dataset`` is that of training."""
+    files = getattr(dataset, "image_files", [])
     return {
+        "trained_on": fingerprints(files),
         "own_files": {
             "val_share": own.val_share,
             "upright": own.upright,
             "rescale": own.intensity.mode,
             "skip_bad": own.skip_bad,
-        }
+        },
     }
 
 
@@ -95,6 +99,70 @@ def channel_arguments(model: str, dataset: Any) -> dict[str, int]:
     if "in_channels" not in inspect.signature(find(model).builder()).parameters:
         raise ValueError(f"{model} is for RGB images, and these have {channels} channels; train a semantic model")
     return {"in_channels": channels}
+
+
+def match_or_say_why(dataset: Any, task: Any, default: str | None, metadata: Mapping[str, Any]) -> Any:
+    """The dataset seen through the class table of stored weights.
+
+    Args:
+        dataset: what is scored.
+        task: what is scored for.
+        default: the name of the dataset where none was asked for; ``None`` where one was.
+        metadata: the weights' metadata.
+
+    Raises:
+        ValueError: for classes that don't fit; it says that --data was not given, if so.
+    """
+    try:
+        return match_categories(dataset, task.categories, task.needs)
+    except ValueError as error:
+        trained = metadata.get("data")
+        if default is None or trained in (None, default):
+            raise
+        raise ValueError(
+            f"--data was not given, so {default} was read, and the weights were trained on {trained}: {error}; pass"
+            f" --data {trained}"
+        ) from error
+
+
+def known_image_warnings(dataset: Any, metadata: Mapping[str, Any], val_share: float | None) -> list[str]:
+    """A warning where images to score are among those that the weights were trained on.
+
+    Args:
+        dataset: what is scored.
+        metadata: the weights' metadata.
+        val_share: the share by which the dataset was divided.
+    """
+    files = getattr(getattr(dataset, "dataset", dataset), "image_files", [])
+    if not (known := count_known(files, metadata.get("trained_on", ""))):
+        return []
+    share = metadata["own_files"]["val_share"]
+    remedy = f"; --val-share {share:g} scores what training held out" if share not in (None, val_share) else ""
+    return [
+        f"{known} of {len(files)} images that are scored are among those trained on, so the scores say little about"
+        f" new images{remedy}"
+    ]
+
+
+def scoring_warnings(dataset: Any, metadata: Mapping[str, Any], data: str, own: OwnFiles) -> list[str]:
+    """What should be known about own files when stored weights are scored on them.
+
+    It is what --skip-bad left out, images that were trained on, and classes whose ids in the label files are not those
+    of training.
+    """
+    source = getattr(dataset, "dataset", dataset)
+    warnings = source.left_out_warnings() if hasattr(source, "left_out_warnings") else []
+    warnings += known_image_warnings(dataset, metadata, own.val_share)
+    if data == metadata.get("data") == "folder":
+        ids = zip(dataset.categories, dataset.file_ids, metadata["file_ids"], strict=True)
+        differ = [(c.name, now, then) for c, now, then in ids if now != then and now is not None]
+        if differ:
+            said = ", ".join(f"{name!r} is {now} and was {then}" for name, now, then in differ[:5])
+            warnings.append(
+                f"classes have other ids in these label files than in those of training: {said}; where that is wrong,"
+                " mend categories.json"
+            )
+    return warnings
 
 
 def file_warnings(dataset: Any, split: str, data: str) -> list[str]:

@@ -223,7 +223,10 @@ def _coco(ask: _Request) -> SegmentationDataset:
     ask.check_split()
     own = "panoptic" not in ask.keep and ask.root is not None and file_of_split(ask.root, "test") is not None
     if ask.split == "test" and not own:
-        raise ValueError("split 'test' of coco has no public labels; choose train or val")
+        yours = ask.own.annotations or ask.root
+        if yours is None or (yours / "annotations" / "instances_val2017.json").is_file() or "panoptic" in ask.keep:
+            raise ValueError("split 'test' of coco has no public labels; choose train or val")
+        raise ValueError(f"{yours} has no test; pass --split val")
     crowds = not ask.augment
     transform = ask.augmented(train_transform(ask.crop((512, 512)), scale=(0.5, 2.0), keep=ask.keep))
     if "panoptic" in ask.keep:

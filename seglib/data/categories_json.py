@@ -11,7 +11,7 @@ from seglib.types import VOID, Category, check_categories
 
 Color = tuple[int, int, int]
 
-_EXAMPLE = '[{"name": "background"}, {"name": "cell"}]'
+_EXAMPLE = '["background", "crack"]'
 _KEYS = {"categories", "void", "labels", "threshold", "channels"}
 
 
@@ -57,7 +57,11 @@ def read_class_table(path: Path) -> ClassTable:
         ValueError: when the file is missing or isn't such a table, or when an id or a colour stands in two places.
     """
     if not path.exists():
-        raise ValueError(f"{path} is missing; write the classes in the order of their ids, like {_EXAMPLE}")
+        masks = '[{"name": "background", "ids": [0]}, {"name": "crack", "ids": [255]}]'
+        raise ValueError(
+            f"{path} is missing; write the classes in the order of their ids, like {_EXAMPLE}, or for masks of 0 and"
+            f" 255 {masks}"
+        )
     try:
         content = json.loads(path.read_bytes())  # of bytes json finds the encoding, and skips a byte order mark
     except ValueError as error:  # no JSON, or not even text

@@ -231,13 +231,10 @@ class CocoInstances(CocoImages):
         Raises:
             ValueError: for an image of another size than the file says, of at most 1000 that are opened.
         """
-        warnings = []
         for index in evenly(range(len(self)), 1000):
             entry = self._entries[index]
             self._check_size(entry, image_size(self._folder / entry["file_name"], self._upright))
-        if self._left_out:
-            more = f" and {len(self._left_out) - 5} more" if len(self._left_out) > 5 else ""
-            warnings.append(f"left out {len(self._left_out)}: {'; '.join(self._left_out[:5])}{more}")
+        warnings = self.left_out_warnings()
         paths = [self._folder / self._entries[i]["file_name"] for i in evenly(range(len(self)), 200)]
         if self._intensity == AS_IS:
             warnings += depth_warnings(paths)
@@ -245,6 +242,13 @@ class CocoInstances(CocoImages):
             asked, other = ("upright", "--stored-orientation") if self._upright else ("as they are stored", "--upright")
             warnings += orientation_warnings(paths, asked, other)
         return warnings
+
+    def left_out_warnings(self) -> list[str]:
+        """What ``skip_bad`` left out, as one warning: the number, and the first few by name."""
+        if not self._left_out:
+            return []
+        more = f" and {len(self._left_out) - 5} more" if len(self._left_out) > 5 else ""
+        return [f"left out {len(self._left_out)}: {'; '.join(self._left_out[:5])}{more}"]
 
     def annotations(self, entry: Row) -> dict[str, Any]:
         """The objects of an image."""

@@ -78,6 +78,11 @@ class CocoImages(Dataset[Sample]):
         """The fields of the sample that this entry annotates, at the height and width of the entry."""
         raise NotImplementedError
 
+    @property
+    def image_files(self) -> list[Path]:
+        """The files of the images, in order."""
+        return [self._folder / self._entries[i]["file_name"] for i in range(len(self))]
+
     def __len__(self) -> int:
         return len(self.image_ids)
 

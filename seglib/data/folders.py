@@ -104,6 +104,11 @@ class SegmentationFiles(Dataset[Sample]):
                 " set is complete"
             )
 
+    @property
+    def image_files(self) -> list[Path]:
+        """The files of the images, in order."""
+        return [image for image, _ in self.pairs]
+
     def __len__(self) -> int:
         return len(self.pairs)
 
@@ -186,7 +191,7 @@ class SegmentationFiles(Dataset[Sample]):
                 found = image_size(image, self._upright is not False)
                 if found != (stored := image_size(labels, upright=False)):
                     self._raise_sizes(found, stored, image, labels)
-        images = [image for image, _ in self.pairs]
+        images = self.image_files
         warnings = [] if self._upright is not None else orientation_warnings(images, "upright", "--stored-orientation")
         return warnings if self._intensity != AS_IS else warnings + depth_warnings(images)
 

@@ -329,6 +329,8 @@ def _refuse_several(opened: Image.Image) -> None:
             is_image.append(not tags.tag_v2.get(_SUBFILE, 0) & _REDUCED)  # a smaller copy, for previews
         tags.seek(0)
         pages = sum(is_image)
+    if pages > 1 and opened.format != "TIFF":
+        raise Refused(f"it is an animation of {pages} frames; save the one that you mean as a file of its own")
     if pages > 1:
         raise Refused(
             f"it holds {pages} images, and one is wanted; save the one that you mean as a file of its own, or where"

@@ -50,7 +50,8 @@ def find_pairs(root: Path, split: str, val_share: float | None = None) -> list[P
         elif _has_files(root):
             remedy = f"its images lie in {root} itself; pass --val-share 0.2 to hold out a fifth of them"
         else:
-            remedy = f"it has {_seen(root)}; lay it out as {split}/images and {split}/labels"
+            other = " or pass --split val," if split == "test" else ""
+            remedy = f"it has {_seen(root)};{other} lay it out as {split}/images and {split}/labels"
         raise FileNotFoundError(f"{root} has no folder {split}: {remedy}")
     if (val := split_folder(root, "val")) is not None:
         raise ValueError(f"--val-share has no use: {val} holds images for validation; leave it out")

@@ -94,7 +94,8 @@ def check_same_run(old: dict[str, Any], new: dict[str, Any], state: Path) -> Non
         ValueError: when a setting differs that changes the numbers; the message lists old and new values.
     """
     free = {"workers", "save_every", "steps"}  # these change no number of the steps that are done
-    other = [f"{k} {old[k]} → {v}" for k, v in new.items() if k in old and k not in free and old[k] != v]
+    changed = [(k, old[k], v) for k, v in new.items() if k in old and k not in free and old[k] != v]
+    other = ["other images to train on" if k == "trained_on" else f"{k} {before} → {v}" for k, before, v in changed]
     if other:
         raise ValueError(
             f"{state} is of a run with other settings ({'; '.join(other)}); repeat them, or start a new run in another "

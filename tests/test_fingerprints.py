@@ -1,0 +1,21 @@
+"""Images are known again by their content."""
+
+from seglib.data import fingerprints as module
+from seglib.data.fingerprints import count_known, fingerprints
+
+
+def test_a_file_is_known_by_its_content_under_any_name(tmp_path):
+    content = {"a": b"1", "b": b"2", "c": b"1", "d": bytes(2**20), "e": bytes(2**20 + 1), "f": bytes(2**20 - 1) + b"x"}
+    for name, its in content.items():
+        (tmp_path / name).write_bytes(its)
+    a, b, c, d, e, f = (tmp_path / name for name in content)
+    known = fingerprints([b, a])
+    assert len(known) == 2 * 16 and known == fingerprints([a, b])
+    assert count_known([c, d], known) == 1 and count_known([c, a], known) == 2 and count_known([a], "") == 0
+    assert count_known([d], fingerprints([e, f])) == 0
+
+
+def test_of_very_many_images_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MOST", 1)
+    (tmp_path / "a").touch()
+    assert fingerprints([tmp_path / "a"] * 2) == "" and fingerprints([tmp_path / "a"])

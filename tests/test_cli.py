@@ -102,9 +102,12 @@ def test_predictions_that_have_no_format_of_coco_are_not_written(photos, run, tm
     assert not list(tmp_path.iterdir())
 
 
-def test_a_score_without_a_value_is_null_in_json(capsys):
+def test_a_score_without_a_value_is_null_in_json_and_a_dash_in_the_table(capsys):
     report({"pq_things": float("nan"), "class_pq": {"sky": 0.5}}, True, {"images": 1})
     assert json.loads(capsys.readouterr().out) == {"pq_things": None, "class_pq": {"sky": 0.5}, "images": 1}
+    report({"ap_medium": float("nan")}, False, {})
+    printed = capsys.readouterr().out
+    assert "–" in printed and "nan" not in printed
 
 
 def test_a_run_is_not_overwritten_by_accident(photos, run, capsys):

@@ -34,9 +34,11 @@ def test_labels_may_add_the_same_to_all_names(tmp_path):
     pairs = names(pair_folders(tmp_path / "images", tmp_path / "labels"))
     assert pairs == [("1.png", "1_seg.tif"), ("10.png", "10_seg.tif"), ("2.png", "2_seg.tif")]
     (tmp_path / "labels" / "2_seg.tif").rename(tmp_path / "labels" / "2_gt.tif")
-    with pytest.raises(
-        ValueError, match=r"3 of 3 images .* have no labels \(1, 10, 2\).*have no image \(10_seg, 1_seg"
-    ):
+    one = r"1 of 3 images .* has no labels \(2; expected 2_seg\.tif\); 1 of 3 label maps .* has no image \(2_gt\)"
+    with pytest.raises(ValueError, match=one + "; labels add '_seg'"):
+        pair_folders(tmp_path / "images", tmp_path / "labels")
+    (tmp_path / "labels" / "10_seg.tif").rename(tmp_path / "labels" / "10_x.tif")
+    with pytest.raises(ValueError, match=r"3 of 3 images .* have no labels \(1, 10, 2\).* have no image \(10_x, 1_seg"):
         pair_folders(tmp_path / "images", tmp_path / "labels")
 
 
@@ -44,9 +46,29 @@ def test_images_and_labels_may_lie_side_by_side(tmp_path):
     put(tmp_path, "train/b.png", "train/b_mask.png", "train/a.png", "train/a_mask.png", "val/x.jpg", "val/x.png")
     assert names(find_pairs(tmp_path, "train")) == [("a.png", "a_mask.png"), ("b.png", "b_mask.png")]
     assert names(find_pairs(tmp_path, "val")) == [("x.jpg", "x.png")]
-    put(tmp_path, "train/c.png")
-    with pytest.raises(ValueError, match=r"unclear which of the 5 image files .* are labels \(a\.png, a_mask\.png"):
+    put(tmp_path, "train/c.png", "val/y.jpg", "val/y.png", "val/z.jpg", "test/a.png", "test/b.png")
+    with pytest.raises(ValueError, match=r"1 of 3 images .* has no labels \(c; expected c_mask\.png\)"):
         find_pairs(tmp_path, "train")
+    with pytest.raises(ValueError, match=r"1 of 3 images .* has no labels \(z\); an image and its labels share"):
+        find_pairs(tmp_path, "val")
+    with pytest.raises(ValueError, match=r"unclear which of the 2 image files .* are labels \(a\.png, b\.png"):
+        find_pairs(tmp_path, "test")
+
+
+@pytest.mark.parametrize("folder", ["labels", "images"])
+def test_a_missing_or_extra_label_file_does_not_hide_the_suffix(tmp_path, folder):
+    stems = [f"IMG_{n:03}" for n in range(1, 13)]
+    put(tmp_path, *(f"images/{s}.jpg" for s in stems), *(f"labels/{s}_mask.png" for s in stems))
+    (tmp_path / folder / ("IMG_004_mask.png" if folder == "labels" else "IMG_004.jpg")).unlink()
+    missing = {
+        "labels": r"1 of 12 images in .* has no labels \(IMG_004; expected IMG_004_mask\.png\); labels add '_mask'",
+        "images": r"1 of 12 label maps in .* has no image \(IMG_004_mask\); labels add '_mask'",
+    }
+    with pytest.raises(ValueError, match=rf"^{missing[folder]}"):
+        pair_folders(tmp_path / "images", tmp_path / "labels")
+    put(tmp_path, "labels/IMG_004_mask.png", "images/IMG_004.jpg", "labels/IMG_004.png")
+    with pytest.raises(ValueError, match=r"^1 of 13 label maps in .* has no image \(IMG_004\)"):
+        pair_folders(tmp_path / "images", tmp_path / "labels")
 
 
 def test_names_in_composed_and_decomposed_unicode_are_one_name(tmp_path):

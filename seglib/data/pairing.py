@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 from unicodedata import normalize
@@ -91,7 +92,8 @@ def hold_out(things: Sequence[T], names: Sequence[str], share: float, split: str
 def pair_folders(images: Path, labels: Path) -> list[Pair]:
     """The images of one folder with the label files of another, paired by their stems and in the order of these.
 
-    Label files may all add the same to the names of their images: ``a.jpg`` and ``a_mask.png``.
+    Label files may all add the same to the names of their images: ``a.jpg`` and ``a_mask.png``. It is what most of
+    them add.
 
     Raises:
         FileNotFoundError: when a folder doesn't exist.
@@ -99,16 +101,7 @@ def pair_folders(images: Path, labels: Path) -> list[Pair]:
             a stem.
     """
     image_files, label_files = files_by_stem(images, IMAGE_ENDINGS), files_by_stem(labels, LABEL_ENDINGS)
-    if suffix := _common_suffix(image_files.keys(), label_files.keys()):
-        label_files = {stem.removesuffix(suffix): path for stem, path in label_files.items()}
-    problems = []
-    if alone := sorted(image_files.keys() - label_files.keys()):
-        problems.append(f"{len(alone)} of {len(image_files)} images in {images} have no labels ({some(alone)})")
-    if alone := sorted(label_files.keys() - image_files.keys()):
-        problems.append(f"{len(alone)} of {len(label_files)} label maps in {labels} have no image ({some(alone)})")
-    if problems:
-        raise ValueError(f"{'; '.join(problems)}; an image and its labels share a name: a.jpg and a.png")
-    return [(image_files[stem], label_files[stem]) for stem in sorted(image_files)]
+    return _join(image_files, label_files, _common_suffix(image_files.keys(), label_files.keys()))
 
 
 def files_by_stem(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
@@ -172,27 +165,52 @@ def _pairs_together(folder: Path) -> list[Pair]:
     photos = [p for p in sorted(folder.iterdir()) if _is_image(p)]
     lossy = {normalize("NFC", p.stem): p for p in photos if p.suffix.lower() in _LOSSY}
     others = {normalize("NFC", p.stem): p for p in photos if p.suffix.lower() not in _LOSSY}
-    if lossy and lossy.keys() == others.keys() and len(photos) == 2 * len(lossy):
-        return [(lossy[stem], others[stem]) for stem in sorted(lossy)]
+    if _most_pair(lossy, others, "") and len(photos) == len(lossy) + len(others):
+        return _join(lossy, others, "")
     for suffix in SUFFIXES:
-        masks = {normalize("NFC", p.stem).removesuffix(suffix): p for p in photos if p.stem.endswith(suffix)}
+        masks = {normalize("NFC", p.stem): p for p in photos if p.stem.endswith(suffix)}
         images = {normalize("NFC", p.stem): p for p in photos if not p.stem.endswith(suffix)}
-        if masks and masks.keys() == images.keys() and len(photos) == 2 * len(masks):
-            return [(images[stem], masks[stem]) for stem in sorted(images)]
+        if _most_pair(images, masks, suffix) and len(photos) == len(images) + len(masks):
+            return _join(images, masks, suffix)
     raise ValueError(
         f"it is unclear which of the {len(photos)} image files in {folder} are labels ({some(p.name for p in photos)});"
         " put them into images and labels with one name for both, or call them a.png and a_mask.png"
     )
 
 
+def _join(images: Mapping[str, Path], labels: Mapping[str, Path], suffix: str) -> list[Pair]:
+    """The pairs of images and labels, both by stem, where labels add the suffix; each must have its partner."""
+    problems = []
+    image, label = next(iter(images.values())), next(iter(labels.values()))
+    if alone := sorted(stem for stem in images if stem + suffix not in labels):
+        verb = "has" if len(alone) == 1 else "have"
+        expected = f"; expected {alone[0]}{suffix}{label.suffix}" if suffix else ""
+        problems.append(
+            f"{len(alone)} of {len(images)} images in {image.parent} {verb} no labels ({some(alone)}{expected})"
+        )
+    if alone := sorted(s for s in labels if not s.endswith(suffix) or s.removesuffix(suffix) not in images):
+        verb = "has" if len(alone) == 1 else "have"
+        problems.append(f"{len(alone)} of {len(labels)} label maps in {label.parent} {verb} no image ({some(alone)})")
+    if problems:
+        rule = "an image and its labels share a name: a.jpg and a.png"
+        if suffix:
+            rule = f"labels add {suffix!r} to the names of their images"
+        raise ValueError(f"{'; '.join(problems)}; {rule}")
+    return [(images[stem], labels[stem + suffix]) for stem in sorted(images)]
+
+
 def _common_suffix(images: Iterable[str], labels: Iterable[str]) -> str:
-    """What all label stems add to those of their images; empty where they pair as they are, or not at all."""
+    """What label stems add to those of more than half of the images; empty where none does."""
     images, labels = set(images), set(labels)
-    first = min(images)
-    for suffix in sorted(label.removeprefix(first) for label in labels if label.startswith(first)):
-        if {image + suffix for image in images} == labels:
-            return suffix
-    return ""
+    found = Counter(s[n:] for s in labels for n in range(1, len(s) + 1) if s[:n] in images)
+    suffix = max(found, key=lambda its: (found[its], -len(its)), default="")
+    return suffix if _most_pair(images, labels, suffix) else ""
+
+
+def _most_pair(images: Iterable[str], labels: Iterable[str], suffix: str) -> bool:
+    """Whether more than half of the images have a label stem with the suffix, and of the label stems an image."""
+    images, labels = set(images), set(labels)
+    return 2 * sum(stem + suffix in labels for stem in images) > max(len(images), len(labels))
 
 
 def _has_files(folder: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from seglib.data.catalog import TAKES_OWN, OwnFiles, has_val
 from seglib.data.class_tables import match_categories
-from seglib.data.fingerprints import count_known, fingerprints
+from seglib.data.fingerprints import MOST, count_known, fingerprints
 from seglib.models.zoo import find
 from seglib.ops.intensity import AS_IS, Intensity
 
@@ -53,9 +53,8 @@ def own_files_again(metadata: Mapping[str, Any], data: str, root: Path | None, *
 
 def kept(own: OwnFiles, dataset: Any) -> dict[str, Any]:
     """What of own files is kept with weights, and compared when a run goes on; ``dataset`` is that of training."""
-    files = getattr(dataset, "image_files", [])
     return {
-        "trained_on": fingerprints(files),
+        "trained_on": fingerprints(_image_files(dataset)),
         "own_files": {
             "val_share": own.val_share,
             "upright": own.upright,
@@ -101,6 +100,12 @@ def channel_arguments(model: str, dataset: Any) -> dict[str, int]:
     return {"in_channels": channels}
 
 
+def _image_files(dataset: Any) -> list[Path]:
+    """The image files of a data set of own files; of others, and of more images than are told apart, none."""
+    source = getattr(dataset, "dataset", dataset)
+    return getattr(source, "image_files", []) if len(source) <= MOST else []
+
+
 def match_or_say_why(dataset: Any, task: Any, default: str | None, metadata: Mapping[str, Any]) -> Any:
     """The dataset seen through the class table of stored weights.
 
@@ -133,7 +138,7 @@ def known_image_warnings(dataset: Any, metadata: Mapping[str, Any], val_share: f
         metadata: the weights' metadata.
         val_share: the share by which the dataset was divided.
     """
-    files = getattr(getattr(dataset, "dataset", dataset), "image_files", [])
+    files = _image_files(dataset) if metadata.get("trained_on") else []
     if not (known := count_known(files, metadata.get("trained_on", ""))):
         return []
     share = metadata["own_files"]["val_share"]

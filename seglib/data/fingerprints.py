@@ -7,19 +7,19 @@ from hashlib import blake2b
 from pathlib import Path
 
 MOST = 20_000
-"""Images of a data set; of larger ones, which have a division of their own, nothing is kept."""
+"""Images of a data set whose fingerprints are worth the time; larger ones have a division of their own."""
 
 _BLOCK, _BLOCKS = 2**16, 4  # bytes; a file up to 256 kB is read whole
 _DIGITS = 16
 
 
 def fingerprints(paths: Sequence[Path]) -> str:
-    """16 hexadecimal digits for each file, sorted and without a space between; empty for more than :data:`MOST`.
+    """16 hexadecimal digits for each file, sorted and without a space between.
 
     Files with the same content have the same digits, whatever they are called. Of large files the size and four blocks
     count.
     """
-    return "" if len(paths) > MOST else "".join(sorted(map(_fingerprint, paths)))
+    return "".join(sorted(map(_fingerprint, paths)))
 
 
 def count_known(paths: Sequence[Path], known: str) -> int:

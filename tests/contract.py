@@ -366,8 +366,8 @@ def compiles(model: nn.Module, inputs: Inputs, backend: str) -> None:
 
 def exports(model: nn.Module, inputs: Inputs) -> None:
     images = inputs.images(2, (64, 96))
-    program = torch.export.export(model.eval(), (images,))
-    with torch.no_grad():
+    with torch.no_grad():  # as it is run: without gradients images go channels last
+        program = torch.export.export(model.eval(), (images,))
         # a two-stage model pools all slots here and the filled ones outside, so float32 sums come in another order;
         # measured: 3e-6 of a tensor's largest number with random weights
         assert_same(program.module()(images), model(images), rtol=1e-5, atol=1e-5, of_largest=1e-5)

@@ -85,7 +85,8 @@ def test_size_and_transform_are_applied_to_voc(root):
 
 
 def test_coloured_voc_labels_are_refused(root):
-    Image.new("RGB", (3, 2)).save(root / "VOCdevkit" / "VOC2012" / "SegmentationClass" / "2007_000033.png")
+    folder = root / "VOCdevkit" / "VOC2012" / "SegmentationClass"
+    Image.new("RGB", (3, 2), (128, 0, 0)).save(folder / "2007_000033.png")
     with pytest.raises(ValueError, match="it stores colours"):
         VOC2012(root, "val")[0]
 

@@ -87,7 +87,7 @@ def sam(
     rows = [FIRST + i * GAP for i in range(count)]
     last, heads, answer = (rows[-1] + n * GAP + 4 * n * n for n in (1, 2, 3))
     blocks += [
-        Block("plus", "mask prompt", (CELLS, PLUS), "prompt_encoder", "return self.mask_layers(masks[:, None])",
+        Block("plus", "mask prompt", (CELLS, PLUS), "prompt_encoder", "return self.mask_layers(masks[:, None]",
               "A mask to go on from becomes a map that is added to the embedding; without one, as here, the same"
               " learned vector is added to every cell.", entry(1), home=model.prompt_encoder,
               weights=("prompt_encoder.mask_layers", "prompt_encoder.no_mask"), sign="+"),

@@ -37,11 +37,15 @@ def stages(encoder: Any) -> dict[str, Stage]:
             found[f"c{i + 2}"] = Stage(f"encoder.blocks.{i}", "x = blocks(down(x))", weights)
         return found
     if isinstance(encoder, ResNetEncoder):
-        first = "c1 = self.relu(self.bn1(self.conv1(images)))"
-        found = {"c1": Stage("encoder.relu", first, ("encoder.conv1", "encoder.bn1"))}
+        weights: tuple[str, ...] = ("encoder.conv1", "encoder.bn1")
+        found = {"c1": Stage("encoder.relu", "x = self.relu(self.bn1(self.conv1(images)))", weights)}
+        found = {level: stage for level, stage in found.items() if level in encoder.channels}
+        weights = () if found else weights
         for i in range(1, 5):
-            code = f"c{i + 1} = self.layer{i}("
-            found[f"c{i + 1}"] = Stage(f"encoder.layer{i}", code, None)
+            weights += (f"encoder.layer{i}",)
+            if f"c{i + 1}" in encoder.channels:  # it stands for what was made on the way to it, too
+                found[f"c{i + 1}"] = Stage(f"encoder.layer{i}", "x = stage(x)", weights)
+                weights = ()
         return found
     if isinstance(encoder, VGG16Encoder):
         last = ("encoder.to_pool5", "encoder.fc6", "encoder.fc7")

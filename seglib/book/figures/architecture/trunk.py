@@ -37,15 +37,15 @@ def stages(encoder: Any) -> dict[str, Stage]:
             found[f"c{i + 2}"] = Stage(f"encoder.blocks.{i}", "x = blocks(down(x))", weights)
         return found
     if isinstance(encoder, ResNetEncoder):
-        weights: tuple[str, ...] = ("encoder.conv1", "encoder.bn1")
-        found = {"c1": Stage("encoder.relu", "x = self.relu(self.bn1(self.conv1(images)))", weights)}
+        made: tuple[str, ...] = ("encoder.conv1", "encoder.bn1")
+        found = {"c1": Stage("encoder.relu", "x = self.relu(self.bn1(self.conv1(images)))", made)}
         found = {level: stage for level, stage in found.items() if level in encoder.channels}
-        weights = () if found else weights
+        made = () if found else made
         for i in range(1, 5):
-            weights += (f"encoder.layer{i}",)
+            made += (f"encoder.layer{i}",)
             if f"c{i + 1}" in encoder.channels:  # it stands for what was made on the way to it, too
-                found[f"c{i + 1}"] = Stage(f"encoder.layer{i}", "x = stage(x)", weights)
-                weights = ()
+                found[f"c{i + 1}"] = Stage(f"encoder.layer{i}", "x = stage(x)", made)
+                made = ()
         return found
     if isinstance(encoder, VGG16Encoder):
         last = ("encoder.to_pool5", "encoder.fc6", "encoder.fc7")

@@ -21,6 +21,13 @@ def test_without_gradients_images_on_a_cpu_go_channels_last(grad):
                                / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))  # fmt: skip
 
 
+def test_images_keep_their_memory_format_where_convolutions_are_faster_so():
+    normalize = Normalize()
+    normalize.channels_last = False
+    with torch.no_grad():
+        assert normalize(torch.rand(2, 3, 5, 7)).is_contiguous()
+
+
 @pytest.mark.slow
 def test_a_compiled_model_predicts_the_same_at_several_sizes():
     torch.manual_seed(0)

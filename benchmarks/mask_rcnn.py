@@ -9,6 +9,10 @@ and its quartiles, below 1 where seglib is faster. The detections must agree. A 
 backward and an SGD step on two images with eight objects each; prediction ends with a hundred pasted masks per image.
 torchvision's resizing of the images is switched off.
 
+What bounds each, on a CPU: the training step is the backward pass of convolutions (a third of that of the pyramid's and
+the RPN's on the finest level), the same kernels on both sides; seglib's RoIAlign and mask head save the rest.
+Prediction is the forward pass, which goes channels last, and the pasting of masks.
+
 Memory is how much one call raises the largest resident size of a fresh process that holds the model already; on a GPU
 what torch allocates there during one call. The detections are compared on the CPU: a GPU's convolutions may round to
 TF32, which sorts scores otherwise.

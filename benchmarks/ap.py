@@ -3,10 +3,10 @@
     python benchmarks/ap.py [--images 500] [--rounds 5]
 
 Timed is the way from two files on disk to the twelve numbers: reading the JSON (the same for all, and printed apart),
-drawing the polygons of the ground truth, IoUs, matching, curves. Both sides take turns, so that whatever else the
+drawing the polygons of the ground truth, IoUs, matching, curves. What bounds it are pycocotools' own intersections of
+run-length codes, its drawing of polygons, and reading the JSON. Both sides take turns, so that whatever else the
 machine does hits both. The ratio is seglib's time over the other's, per round; printed are its median and its
-quartiles, below 1 where seglib is faster. What bounds it are pycocotools' own
-intersections of run-length codes, its drawing of polygons, and reading the JSON. The numbers of all must agree. faster-coco-eval is left out where it isn't
+quartiles, below 1 where seglib is faster. The numbers of all must agree. faster-coco-eval is left out where it isn't
 installed (pip install faster-coco-eval).
 """
 

@@ -159,10 +159,11 @@ def scoring_warnings(dataset: Any, metadata: Mapping[str, Any], data: str, own: 
     warnings = source.left_out_warnings() if hasattr(source, "left_out_warnings") else []
     warnings += known_image_warnings(dataset, metadata, own.val_share)
     if data == metadata.get("data") == "folder":
-        ids = zip(dataset.categories, dataset.file_ids, metadata["file_ids"], strict=True)
-        differ = [(c.name, now, then) for c, now, then in ids if now != then and now is not None]
+        then = metadata.get("file_ids", dataset.file_ids)
+        ids = zip(dataset.categories, dataset.file_ids, then, strict=True)
+        differ = [(c.name, now, before) for c, now, before in ids if now != before and now is not None]
         if differ:
-            said = ", ".join(f"{name!r} is {now} and was {then}" for name, now, then in differ[:5])
+            said = ", ".join(f"{name!r} is {now} and was {before}" for name, now, before in differ[:5])
             warnings.append(
                 f"classes have other ids in these label files than in those of training: {said}; where that is wrong,"
                 " mend categories.json"

@@ -6,8 +6,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+import torch._inductor.config as inductor
 from torch import nn
 
 COMPILERS = ("g++", "clang++", "c++", "cl")
@@ -35,8 +37,8 @@ def compile_frozen(model: nn.Module) -> None:
     """Compile a model for prediction, in place: its weights become constants, its batch norms parts of convolutions.
 
     The first prediction of each size then takes up to a minute, and later ones less time than before: it pays where
-    many images have one size. After eight sizes others run as they are. Weights that change afterwards are not seen:
-    call it again then.
+    many images have one size. After eight sizes others run as they are. Weights that change afterwards are not
+    seen, so load them before.
 
     Args:
         model: module that is called without gradients, as ``predict`` and ``evaluate`` do.
@@ -47,5 +49,12 @@ def compile_frozen(model: nn.Module) -> None:
     device = next(model.parameters()).device
     if device.type == "cpu" and not ("CXX" in os.environ or any(map(shutil.which, COMPILERS))):
         raise ValueError("compiling for a CPU needs a C++ compiler; install g++ or clang++, or do without compiling")
-    model.to(memory_format=torch.channels_last)  # what the compiler's convolutions want
-    model.compile(dynamic=False, options={"freezing": True})
+    model.compile(dynamic=False)
+    compiled = model._compiled_call_impl
+    assert compiled is not None
+
+    def frozen(*args: Any, **kwargs: Any) -> Any:
+        with inductor.patch(freezing=True):  # torch.compile's own options come too late: weights would stay inputs
+            return compiled(*args, **kwargs)
+
+    model._compiled_call_impl = frozen

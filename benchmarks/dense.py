@@ -9,10 +9,10 @@ normalise the images and check the labels, which the libraries leave to the call
 frozen weights, as ``--compile`` has it, beside the library's as it is.
 
 What bounds each, on a CPU: a forward is convolutions (80 %) and batch norms (10 %), the same kernels on both sides. In
-prediction seglib's go channels last, but for DeepLab v3+ on ResNets, whose depthwise convolutions are slower so; some
-kernels then copy the weights of a layer into another order, which memory shows. Compiled, batch norms are parts of the
-convolutions and weights are in order beforehand; depthwise convolutions gain nothing. A training step is
-the backward pass of the convolutions.
+prediction U-Net goes channels last, which is faster; the ResNets with dilated stages don't: their convolutions of
+2,048 channels would copy their weights at each call, or be slower where they are depthwise. Compiled, batch norms are
+parts of the convolutions, whose weights lie in the order of the kernels beforehand (that is the memory); depthwise
+convolutions gain least. A training step is the backward pass of the convolutions.
 
 Memory is how much one call raises the largest resident size of a fresh process that holds the model already; on a GPU
 what torch allocates there during one call. The logits are compared on the CPU: a GPU's convolutions may round to TF32.

@@ -28,7 +28,7 @@ class Normalize(nn.Module):
 
     Attributes:
         channels_last: whether images go channels last on a CPU when no gradients are wanted. Most convolutions are
-            faster so; depthwise ones of many channels are slower.
+            faster so, and copy the weights of their layer at each call; depthwise ones of many channels are slower.
 
     Raises:
         ValueError: when mean and std differ in length, a std isn't positive, or ``dims`` is neither 2 nor 3.

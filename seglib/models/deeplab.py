@@ -294,6 +294,7 @@ def _v3(
     encoder: Encoder, num_classes: int, in_channels: int, overlapping: bool, stride: int, aux: bool, dropout: float
 ) -> DeepLabV3:
     normalize = Normalize.for_channels(in_channels)
+    normalize.channels_last = False  # the weights of ASPP would be copied at each call
     return DeepLabV3(
         encoder, num_classes, rates=_rates(stride), aux=aux, dropout=dropout, overlapping=overlapping,
         normalize=normalize,

@@ -362,6 +362,7 @@ def _dilated(
     levels = ("c4", "c5") if aux else ("c5",)
     encoder = resnet_encoder(name, in_channels=in_channels, output_stride=8, levels=levels, pretrained=pretrained)
     normalize = Normalize.for_channels(in_channels)
+    normalize.channels_last = False  # little faster so, and the head's weights would be copied at each call
     return DilatedFCN(encoder, num_classes, aux=aux, dropout=dropout, overlapping=overlapping, normalize=normalize)
 
 

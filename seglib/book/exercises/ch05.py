@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,421 +13,565 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seglib.book.exercise import Exercise
+from seglib.book.exercise import Exercise, expect
+from seglib.book.exercises import ch05_layers
+from seglib.book.exercises.ch05_layers import taps
 
-Strided = Sequence[tuple[int, int, int]]
-Dense = tuple[list[tuple[int, int, int]], int]
+Layers = Sequence[tuple[int, int, int]]
+Rebuilt = list[tuple[int, int]]
 Predict = Callable[[Tensor], Tensor]
 
 
-# Field and cells that are read ----------------------------------------------------------------------------------------
+# Six numbers ----------------------------------------------------------------------------------------------------------
 
-REACH = Exercise(
-    solution=(19, 7, 27, 27),
+
+def _but(place: int, value: float) -> tuple[float, ...]:
+    """The right numbers but for one."""
+    numbers: list[float] = [4096, 4, 32, 36, 73, 2]
+    numbers[place] = value
+    return tuple(numbers)
+
+
+NUMBERS = Exercise(
+    solution=(4096, 4, 32, 36, 73, 2),
     wrong={
-        "filled": (
-            (19, 19, 27, 27),
-            "You take both fields as filled. With rates 3, 3, 3 every sum of taps is a multiple of 3.",
+        "stride_32": (
+            _but(0, 256),
+            "The first: that is the map at stride 32. Output stride 8 keeps one cell for 8 × 8.",
         ),
-        "both_gaps": (
-            (19, 7, 27, 7),
-            "With rates 1, 3, 9 the sums of taps differ: −1, 0, 1 plus −3, 0, 3 already gives nine distances.",
+        "stride_16": (_but(0, 1024), "The first: two strides are taken out, so the side is 4 times that at stride 32."),
+        "side": (_but(0, 64), "The first: that is a side of the map. Count all of its cells."),
+        "one_stride": (_but(1, 2), "The second: two strides of 2 are gone before these layers. They multiply."),
+        "eight": (
+            _but(1, 8),
+            "The second: 8 is the stride that stays. The dilation is the product of those that went.",
         ),
-        "dilation_ignored": (
-            (7, 7, 7, 7),
-            "Those are the numbers without dilation: the taps of a layer with rate d lie d cells apart.",
+        "no_dilation": (
+            _but(1, 1),
+            "The second: without dilation these layers would read pixels a quarter as far apart.",
         ),
-        "times_kernel": (
-            (27, 7, 39, 27),
-            "Three taps have two gaps between them: a layer adds 2d to the field, not 3d.",
-        ),
-        "own_cell": ((18, 7, 26, 27), "Your fields miss a cell: 2d per layer, and the output's own cell."),
-        "one_side": ((10, 4, 14, 14), "You count one side only. The taps lie on both sides of the middle."),
-        "plane": ((361, 49, 729, 729), "Those are the numbers in the plane. Along one axis it is their root."),
-        "paths": (
-            (19, 27, 27, 27),
-            "With rates 3, 3, 3 there are 3 · 3 · 3 paths, but many end at the same cell. Count cells.",
-        ),
-        "taps": (
-            (19, 9, 27, 9),
-            "You count the weights of the three layers. A path adds one move per layer: count the sums.",
-        ),
-        "span": ((9, 9, 13, 13), "The moves go up to ±(d₁ + d₂ + d₃): a layer adds 2d cells, not d, to 1."),
+        "in_cells": (_but(2, 4), "The third: that is in cells of the map. Each is 8 pixels wide."),
+        "holes": (_but(2, 24), "The third: you leave the last cell out. From tap to tap are all 4 of them."),
+        "old_rate": (_but(3, 18), "The fourth: 18 cells at stride 8 reach half as many pixels as at stride 16."),
+        "halved": (_but(3, 9), "The fourth: the cells are half as wide, so the same reach needs more of them."),
+        "one_side": (_but(4, 37), "The fifth: both outer taps count, one to each side of the middle."),
+        "three_rates": (_but(4, 108), "The fifth: three taps have two distances between them."),
+        "no_middle": (_but(4, 72), "The fifth: the middle cell counts too."),
+        "added": (_but(5, 3), "The sixth: rows and columns multiply."),
+        "middle": (_but(5, 1), "The sixth: 10 + 36 is still a row of the map."),
+        "both_rows": (_but(5, 4), "The sixth: 30 + 36 is beyond the last column, and 30 − 36 before the first."),
+        "all_nine": (_but(5, 9), "The sixth: 10 − 36 is above the map. Which rows and columns are left?"),
     },
     right={
-        "a list": [19, 7, 27, 27],
-        "a tensor": torch.tensor([19, 7, 27, 27]),
-        "floats": (19.0, 7.0, 27.0, 27.0),
-        "an array": np.array([19, 7, 27, 27]),
+        "computed": [64**2, 2 * 2, 4 * 8, 18 * 16 // 8, 3 + 2 * 35, 2 * 1],
+        "a tensor": torch.tensor([4096, 4, 32, 36, 73, 2]),
+        "an array of floats": np.array([4096.0, 4, 32, 36, 73, 2]),
     },
-    hint="Along one axis a layer with rate d moves by −d, 0 or d. Which sums of three such moves are there?",
-    sketch="Field: 1 + 2d for every layer, added up. Read: list the sums a + b + c with a in {−d₁, 0, d₁}, b in "
-    "{−d₂, 0, d₂}, c in {−d₃, 0, d₃}, and count the different ones.",
+    hint="Write down a table: layer, stride that stays, dilation, cells. Then each number is one step.",
+    sketch="""
+        cells: (512 / output stride) squared
+        dilation: the product of the strides that were taken out ...
+        pixels: dilation · ...
+        rate: 18 · 16 = rate · ...
+        effective size: 3 + 2 · (rate − ...)
+        taps: (rows on the map) · (columns on the map)
+    """,
 )
 
 
-# The dense twin -------------------------------------------------------------------------------------------------------
+# Stop at a stride -----------------------------------------------------------------------------------------------------
 
 
-def dense(layers: Strided) -> Dense:
-    """``(kernel, stride, padding)`` of every layer → ``(kernel, dilation, padding)`` without strides, and the step."""
-    twin, step = [], 1
-    for kernel, stride, padding in layers:
-        twin.append((kernel, step, step * padding))
-        step *= stride
-    return twin, step
+def rebuild(strides: Sequence[int], output_stride: int) -> Rebuilt:
+    """``(stride, dilation)`` of every layer: the first strides stay up to ``output_stride``, later ones are taken out.
+
+    Raises:
+        ValueError: when no product of the first strides is ``output_stride``.
+    """
+    return _rebuilt(strides, output_stride)
 
 
-def _networks() -> Mapping[str, tuple[Strided]]:
-    return {
-        "one stride": ([(3, 2, 1), (3, 1, 1)],),
-        "strides 2, 2 and 3": ([(7, 2, 3), (3, 1, 1), (3, 2, 1), (5, 3, 2), (3, 1, 1)],),
-        "no stride": ([(3, 1, 1), (3, 1, 1)],),
-        "a stride of 4": ([(5, 4, 2), (3, 1, 1), (3, 2, 0), (1, 1, 0)],),
-        "a stride in the last layer": ([(3, 1, 1), (3, 2, 1), (3, 1, 2), (3, 3, 1)],),
-        "one layer": ([(2, 2, 0)],),
-        "no layers": ([],),
-    }
+def _rebuilt(
+    strides: Sequence[int],
+    output_stride: int,
+    *,
+    before: bool = True,
+    grow: Callable[[int, int], int] = lambda dilation, stride: dilation * stride,
+    stays: Callable[[int, int, int], bool] = lambda jump, stride, target: jump < target,
+    fails: Callable[[int, int], bool] = lambda jump, target: jump != target,
+) -> Rebuilt:
+    """``rebuild`` with some of its steps exchanged."""
+    out, jump, dilation = [], 1, 1
+    for stride in strides:
+        if stays(jump, stride, output_stride):
+            jump *= stride
+            out.append((stride, dilation))
+        else:
+            now = dilation
+            dilation = grow(dilation, stride)
+            out.append((1, now if before else dilation))
+    if fails(jump, output_stride):
+        raise ValueError(f"no product of the first strides of {list(strides)} is {output_stride}")
+    return out
 
 
-def _twin(layers: Strided, dilate: Callable[[int, int], tuple[int, int]], pad: Callable[[int, int], int]) -> Dense:
-    """A twin: ``dilate(step, stride)`` gives a layer's dilation and the next step, ``pad(dilation, p)`` its padding."""
-    twin, step = [], 1
-    for kernel, stride, padding in layers:
-        dilation, step = dilate(step, stride)
-        twin.append((kernel, dilation, pad(dilation, padding)))
-    return twin, step
+def _changed(**changes: Any) -> Callable[[Sequence[int], int], Rebuilt]:
+    return lambda strides, output_stride: _rebuilt(strides, output_stride, **changes)
 
 
-def _dense_in_place(layers: list[Any]) -> Any:
-    step = 1
-    for i in range(len(layers)):
-        kernel, stride, padding = layers[i]
-        layers[i] = (kernel, step, step * padding)
-        step = step * stride
-    return layers, step
+def _last_first(strides: Sequence[int], output_stride: int) -> Rebuilt:
+    """Strides of the first layers taken out, those of the last kept."""
+    rebuild(strides, output_stride)
+    excess, out, dilation = math.prod(strides) // output_stride, [], 1
+    for stride in strides:
+        if excess % stride == 0 and excess > 1:
+            excess //= stride
+            out.append((1, dilation))
+            dilation *= stride
+        else:
+            out.append((stride, dilation))
+    return out
 
 
-def _dense_numpy(layers: Strided) -> Any:
-    steps = np.cumprod([1] + [stride for _, stride, _ in layers])
-    return [(k, steps[i], steps[i] * p) for i, (k, _, p) in enumerate(layers)], steps[-1]
+def _all_strides(strides: Sequence[int], output_stride: int) -> Rebuilt:
+    """A dilation that counts the strides that stay as well."""
+    before = [math.prod(strides[:i]) for i in range(len(strides))]
+    return [(s, d) for (s, _), d in zip(rebuild(strides, output_stride), before, strict=True)]
 
 
-def _dense_product(layers: Strided) -> Any:
-    before = [math.prod(stride for _, stride, _ in layers[:i]) for i in range(len(layers) + 1)]
-    return [(k, d, d * p) for (k, _, p), d in zip(layers, before, strict=False)], before[-1]
+def _rebuild_numpy(strides: Sequence[int], output_stride: int) -> Any:
+    jumps = np.cumprod([1, *strides])
+    if output_stride not in jumps:
+        raise ValueError("this stride does not occur")
+    return [
+        (min(int(jumps[i + 1]), output_stride) // min(int(jumps[i]), output_stride), max(jumps[i] // output_stride, 1))
+        for i in range(len(strides))
+    ]
 
 
-DENSE = Exercise(
-    solution=dense,
+def _rebuild_cut(strides: list[int], output_stride: int) -> Any:
+    """The two parts one by one, in lists."""
+    n = next((n for n in range(len(strides) + 1) if math.prod(strides[:n]) == output_stride), None)
+    if n is None:
+        raise ValueError(output_stride)
+    rest = strides[n:]
+    return [[s, 1] for s in strides[:n]] + [[1, math.prod(rest[:i])] for i in range(len(rest))]
+
+
+def _rebuild_popping(strides: list[int], output_stride: int) -> Any:
+    out, left, dilation = [], output_stride, 1
+    while strides:
+        stride = strides.pop(0)
+        if left == 1:
+            out.append((1, dilation))
+            dilation *= stride
+        elif left % stride:
+            raise ValueError("does not fit")
+        else:
+            left //= stride
+            out.append((stride, 1))
+    if left > 1:
+        raise ValueError("too few strides")
+    return out
+
+
+REBUILD = Exercise(
+    solution=rebuild,
     wrong={
-        "own_stride": (
-            lambda layers: _twin(layers, lambda j, s: (j * s, j * s), lambda d, p: d * p),
-            "A layer is dilated by the strides *before* it. Its own stride acts on what follows.",
+        "dense": (
+            lambda strides, output_stride: rebuild(strides, 1),
+            "You take out every stride. The first ones stay, up to the output stride.",
         ),
-        "padding": (
-            lambda layers: _twin(layers, lambda j, s: (j, j * s), lambda d, p: p),
-            "The padding must grow with the dilation: d times as many cells reach over the border.",
+        "own_stride": (
+            _changed(before=False),
+            "A layer that loses its stride keeps the dilation so far. Only the layers behind it are dilated more.",
         ),
         "last_only": (
-            lambda layers: _twin(layers, lambda j, s: (j, s), lambda d, p: d * p),
-            "Only the stride right before a layer counts in your version. All strides before it multiply.",
+            _changed(grow=lambda dilation, stride: max(stride, 1) if stride > 1 else dilation),
+            "Your dilation knows the last removed stride alone. All removed strides multiply.",
         ),
         "added": (
-            lambda layers: _twin(layers, lambda j, s: (j, j + s - 1), lambda d, p: d * p),
-            "Strides multiply: behind two strides of 2 cells lie 4 apart.",
+            _changed(grow=lambda dilation, stride: dilation + stride - 1),
+            "Removed strides multiply: behind two of 3 the taps lie 9 cells apart.",
         ),
-        "same_padding": (
-            lambda layers: ([(k, d, d * (k // 2)) for k, d, _ in dense(layers)[0]], dense(layers)[1]),
-            "You choose a padding that keeps the size. A network without padding must stay without: take d · p.",
+        "all_strides": (
+            _all_strides,
+            "Your dilation counts strides that stay too. A stride that stays makes the cells wide by itself.",
         ),
-        "kernels": (
-            lambda layers: ([(d * (k - 1) + 1, d, p) for k, d, p in dense(layers)[0]], dense(layers)[1]),
-            "The kernel keeps its k weights. Its effective size grows through the dilation alone.",
+        "first_ones": (
+            _last_first,
+            "You take out the first strides and keep the last. The shallow, large maps would cost most.",
+        ),
+        "no_dilation": (
+            lambda strides, output_stride: [(s, 1) for s, _ in rebuild(strides, output_stride)],
+            "Without dilation the layers behind a removed stride read too near.",
+        ),
+        "dilation_alone": (
+            lambda strides, output_stride: [d for _, d in rebuild(strides, output_stride)],
+            "Return a pair for each layer: its stride, and its dilation.",
         ),
         "swapped": (
-            lambda layers: dense(layers)[::-1],
-            "Return the layers first, then the step.",
+            lambda strides, output_stride: [(d, s) for s, d in rebuild(strides, output_stride)],
+            "Your pairs are (dilation, stride). The stride comes first.",
         ),
-        "last_dilation": (
-            lambda layers: (dense(layers)[0], dense(layers)[0][-1][1] if layers else 1),
-            "Your step is the last layer's dilation. A stride in the last layer thins out the old answers too: the "
-            "step is the product of all strides.",
+        "not_raised": (
+            _changed(fails=lambda jump, target: False),
+            "No product of the first strides may be the output stride: raise ValueError then.",
         ),
-        "largest_stride": (
-            lambda layers: (dense(layers)[0], max((s for _, s, _ in layers), default=1)),
-            "Your step is the largest stride. Behind strides of 2, 2 and 3 only every 12th answer is an old one.",
+        "too_few": (
+            _changed(fails=lambda jump, target: jump > target),
+            "All strides together may be less than the output stride. That is a ValueError too.",
         ),
-        "empty": (
-            lambda layers: dense(layers) if layers else ([], 0),
-            "Without layers nothing is thinned out: every output is an old one, so the step is 1.",
+        "passed_by": (
+            _changed(fails=lambda jump, target: jump < target),
+            "The product may jump over the output stride, as 2, 3 over 4. That is a ValueError too.",
         ),
-        "effective_padding": (
-            lambda layers: (
-                [
-                    (k, d, p + (d - 1) * (k - 1) // 2)
-                    for (k, d, _), (*_, p) in zip(dense(layers)[0], layers, strict=True)
-                ],
-                dense(layers)[1],
-            ),
-            "You add what the effective kernel grows by. That is right only for padding (k − 1)/2; in general the "
-            "padding is d · p.",
+        "skipping": (
+            _changed(stays=lambda jump, stride, target: target % (jump * stride) == 0 and jump < target),
+            "You leave a stride out and keep a later one. The first strides stay, without an exception.",
         ),
-        "point_kernels": (
-            lambda layers: ([(k, d if k > 1 else 1, p) for k, d, p in dense(layers)[0]], dense(layers)[1]),
-            "A 1 × 1 kernel gets its dilation as well, as the text says, though it makes no difference to it.",
-        ),
-        "strides_stay": (
-            lambda layers: ([(k, s, p) for k, s, p in layers], dense(layers)[1]),
-            "You return the strides. The second number of each layer is to be its dilation.",
+        "outermost": (
+            lambda strides, output_stride: rebuild(strides, output_stride) if strides else [(1, 1)],
+            "Without layers, and with output stride 1, the list is empty.",
         ),
     },
-    right={
-        "in place": _dense_in_place,
-        "NumPy": _dense_numpy,
-        "from behind": _dense_product,
-        "tuples": lambda layers: (tuple(map(tuple, dense(layers)[0])), dense(layers)[1]),
-        "lists": lambda layers: [[list(layer) for layer in dense(layers)[0]], dense(layers)[1]],
+    right={"NumPy": _rebuild_numpy, "cut in two": _rebuild_cut, "popping": _rebuild_popping},
+    probes=lambda: {
+        f"strides {list(strides)}, output stride {target}": (list(strides), target)
+        for strides, target in [
+            ((2, 2, 2, 2, 2), 8), ((4, 1, 2, 1, 2, 1, 2, 1), 8), ((2, 3, 1, 3, 3, 1), 2), ((2, 2, 2), 1),
+            ((2, 1, 2), 4), ((2, 3, 2), 4), ((2, 2), 8), ((3, 2, 3, 2, 1), 6), ((), 1), ((), 2), ((1, 2, 1, 4, 1), 2),
+            ((2, 3, 2, 1), 4),
+        ]
     },
-    probes=_networks,
-    hint="Walk through the layers with one number: how many cells of the dense map lie between two strided cells?",
-    sketch="twin, step = [], 1; for kernel, stride, padding in layers: append (kernel, ..., ...), both from step; "
-    "then let step take the layer's own stride; return twin, step",
-)
+    hint="Walk through the layers with two numbers: the product of the strides that stayed, and of those that went.",
+    sketch="""
+        jump = dilation = 1
+        for stride in strides:
+            if jump is still less than output_stride:  the stride stays, jump *= ...
+            else:  append (1, ...), and only then dilation *= ...
+        raise ValueError unless jump is ...
+    """,
+)  # fmt: skip
 
 
-# Gaps -----------------------------------------------------------------------------------------------------------------
+# Unread behind strides ------------------------------------------------------------------------------------------------
 
 
-def gaps(rates: Sequence[int]) -> int:
-    """Cells in the field of a stack of 3-tap layers along one axis that no path reaches."""
-    read = {0}
-    for d in rates:
-        read = {cell + move for cell in read for move in (-d, 0, d)}
-    return 1 + 2 * sum(rates) - len(read)
+def unread(layers: Layers) -> int:
+    """Input cells between the first and the last that one output reads, but that it does not read."""
+    read = _inputs(layers)
+    return max(read) - min(read) + 1 - len(read)
 
 
-def _only_common_divisor(rates: Sequence[int]) -> int:
-    field = 1 + 2 * sum(rates)
-    return field - (1 + (field - 1) // math.gcd(*rates))
+def _inputs(layers: Layers, jump_of: Callable[[int, int], int] = lambda jump, stride: jump * stride) -> set[int]:
+    """Input cells that output 0 reads through layers ``(kernel, stride, dilation)`` without padding."""
+    read, jump = {0}, 1
+    for kernel, stride, dilation in layers:
+        read = {cell + jump * dilation * tap for cell in read for tap in range(kernel)}
+        jump = jump_of(jump, stride)
+    return read
 
 
-def _side_by_side(rates: Sequence[int]) -> int:
-    return 1 + 2 * max(rates) - len({move for d in rates for move in (-d, 0, d)})
+def _gaps_of(read: set[int]) -> int:
+    return max(read) - min(read) + 1 - len(read)
 
 
-def _outer_taps(rates: Sequence[int]) -> int:
-    read = {0}
-    for d in rates:
-        read = {cell + move for cell in read for move in (-d, d)}
-    return 1 + 2 * sum(rates) - len(read)
+def _unread_backwards(layers: Layers) -> int:
+    """From the output down to the input: the cells of each map in turn."""
+    cells = [0]
+    for kernel, stride, dilation in reversed(layers):
+        cells = sorted({stride * cell + dilation * tap for cell in cells for tap in range(kernel)})
+    return cells[-1] - cells[0] + 1 - len(cells)
 
 
-def _widest_gap(rates: Sequence[int]) -> int:
-    read = sorted(sum(moves) for moves in itertools.product(*[(-d, 0, d) for d in rates]))
-    return max((b - a for a, b in itertools.pairwise(read)), default=0)
+def _unread_torch(layers: Layers) -> Tensor:
+    """By the gradient of one output with kernels of ones."""
+    size = 1
+    for kernel, stride, dilation in reversed(layers):
+        size = (size - 1) * stride + dilation * (kernel - 1) + 1
+    x = torch.zeros(1, 1, size, dtype=torch.float64, requires_grad=True)
+    z = x * 1
+    for kernel, stride, dilation in layers:
+        z = F.conv1d(z, torch.ones(1, 1, kernel, dtype=torch.float64), stride=stride, dilation=dilation)
+    z[..., 0].sum().backward()
+    assert x.grad is not None
+    return (x.grad == 0).sum()
 
 
-def _gaps_popping(rates: list[int]) -> int:
-    field, read = 1, {0}
-    while rates:
-        d = rates.pop()
-        field += 2 * d
-        read |= {cell - d for cell in read} | {cell + d for cell in read}
-    return field - len(read)
+def _unread_numpy(layers: Layers) -> Any:
+    paths, jump = np.ones(1), 1
+    for kernel, stride, dilation in layers:
+        row = np.zeros(jump * dilation * (kernel - 1) + 1)
+        row[:: jump * dilation] = 1
+        paths, jump = np.convolve(paths, row), jump * stride
+    return np.count_nonzero(paths == 0)
 
 
-def _numpy_paths(rates: Sequence[int]) -> np.ndarray:
-    paths = np.ones(1, dtype=np.int64)
-    for d in rates:
-        kernel = np.zeros(2 * d + 1, dtype=np.int64)
-        kernel[[0, d, 2 * d]] = 1
-        paths = np.convolve(paths, kernel)
-    return paths
-
-
-def _gaps_of_products(rates: Sequence[int]) -> int:
-    cells = {sum(moves) for moves in itertools.product(*[(-d, 0, d) for d in rates])}
-    return sum(cell not in cells for cell in range(-sum(rates), sum(rates) + 1))
-
-
-def _gaps_by_convolution(rates: Sequence[int]) -> Tensor:
-    reach = sum(rates)
-    line = torch.zeros(1, 1, 2 * reach + 1)
-    line[..., reach] = 1
-    for d in rates:
-        line = F.conv1d(line, torch.ones(1, 1, 3), padding=d, dilation=d)
-    return (line == 0).sum()
-
-
-GAPS = Exercise(
-    solution=gaps,
+UNREAD = Exercise(
+    solution=unread,
     wrong={
-        "read_instead": (
-            lambda rates: 1 + 2 * sum(rates) - gaps(rates),
-            "That is how many cells are read. Return how many of the field are not.",
+        "no_strides": (
+            lambda layers: _gaps_of(_inputs(layers, lambda jump, stride: 1)),
+            "You leave the strides out. Behind a stride of s neighbours lie s input cells apart.",
         ),
-        "common_divisor": (
-            _only_common_divisor,
-            "A common divisor always leaves gaps, but there are others: look at 1, 2, 9.",
+        "own_stride": (
+            lambda layers: _gaps_of(
+                {
+                    sum(taps)
+                    for taps in itertools.product(
+                        *[
+                            [d * t * math.prod(s for _, s, _ in layers[: i + 1]) for t in range(k)]
+                            for i, (k, _, d) in enumerate(layers)
+                        ]
+                    )
+                }
+            ),
+            "A layer's own stride acts on what follows. Its taps lie as far apart as the strides before it say.",
         ),
-        "side_by_side": (
-            _side_by_side,
-            "Your layers lie side by side, as in ASPP. One after another their moves add up.",
+        "last_stride": (
+            lambda layers: _gaps_of(_inputs(layers, lambda jump, stride: stride)),
+            "Only the stride right before a layer counts in your code. All strides before it multiply.",
         ),
-        "without_centre": (
-            _outer_taps,
-            "A kernel of three taps also has one in the middle: a layer may move by 0.",
+        "added": (
+            lambda layers: _gaps_of(_inputs(layers, lambda jump, stride: jump + stride - 1)),
+            "Strides multiply: behind two of 3 cells lie 9 apart.",
+        ),
+        "three_taps": (
+            lambda layers: unread([(3, s, d) for _, s, d in layers]),
+            "Your kernels all have three taps. The first number of a layer says how many it has.",
+        ),
+        "no_dilation": (
+            lambda layers: unread([(k, s, 1) for k, s, _ in layers]),
+            "You leave the dilations out: the taps of a layer lie d of its cells apart.",
+        ),
+        "from_last": (
+            lambda layers: unread(layers[::-1]),
+            "You take the layers in the wrong order. The first in the list reads the input.",
+        ),
+        "read": (lambda layers: len(_inputs(layers)), "That is how many cells are read. Return how many are not."),
+        "field": (
+            lambda layers: max(_inputs(layers)) + 1,
+            "That is the size of the receptive field. Return how many of its cells are not read.",
+        ),
+        "ends": (
+            lambda layers: unread(layers) - 1,
+            "Your field lacks a cell: from the first to the last, both included.",
+        ),
+        "none": (
+            lambda layers: unread(layers) if layers else 1,
+            "Without layers the output is the input's cell, which is read: 0.",
         ),
         "paths": (
-            lambda rates: 3 ** len(rates) - (1 + 2 * sum(rates) - gaps(rates)),
-            "You count paths: several may end at the same cell. Count cells.",
-        ),
-        "plane": (
-            lambda rates: (1 + 2 * sum(rates)) ** 2 - (1 + 2 * sum(rates) - gaps(rates)) ** 2,
-            "Those are the gaps in the plane. The exercise asks for one axis.",
-        ),
-        "plain_layers": (
-            lambda rates: gaps([1] * len(rates)),
-            "Your layers are not dilated: layer i moves by −dᵢ, 0 or dᵢ.",
-        ),
-        "one_side": (
-            lambda rates: gaps(rates) / 2,
-            "You count one side of the middle only. The field reaches to both sides.",
-        ),
-        "off_by_one": (
-            lambda rates: gaps(rates) - 1,
-            "Your field lacks the output's own cell: it has 1 + 2 · Σd cells.",
-        ),
-        "each_rate_once": (
-            lambda rates: gaps(list(dict.fromkeys(rates))),
-            "You use a rate once, however many layers have it. Every layer moves.",
-        ),
-        "multiplied": (
-            lambda rates: gaps([math.prod(rates[: i + 1]) for i in range(len(rates))]),
-            "You multiply the rates of the layers. A rate counts cells of the map itself; only moves add up.",
-        ),
-        "no_layers": (
-            lambda rates: gaps(rates) if rates else 1,
-            "Without layers the field is the output's own cell, which is read: no gap.",
-        ),
-        "widest_gap": (
-            _widest_gap,
-            "That is the largest distance between neighbours that are read. Count the cells that are not.",
+            lambda layers: max(_inputs(layers)) + 1 - math.prod(k for k, _, _ in layers),
+            "You count paths. Several may end at one cell: count cells.",
         ),
     },
-    right={
-        "in place": _gaps_popping,
-        "NumPy": lambda rates: np.count_nonzero(_numpy_paths(rates) == 0),
-        "all paths": _gaps_of_products,
-        "torch": _gaps_by_convolution,
-    },
+    right={"from the output down": _unread_backwards, "torch": _unread_torch, "NumPy": _unread_numpy},
     probes=lambda: {
-        (f"rates {', '.join(map(str, rates))}" if rates else "no layers"): (rates,)
-        for rates in ([1, 1, 1], [2, 2, 2], [1, 2, 5], [1, 2, 9], [4], [3, 2], [1, 2, 4, 8], [36, 1], [9, 2, 1], [])
+        (f"layers {', '.join(map(str, layers))}" if layers else "no layers"): (list(layers),)
+        for layers in [
+            [(3, 2, 1), (3, 1, 2)], [(3, 1, 1), (3, 2, 2), (2, 1, 3)], [(2, 2, 1), (2, 2, 1), (3, 1, 2)], [(3, 4, 1)],
+            [(5, 3, 2), (3, 3, 1), (2, 1, 1)], [(1, 2, 1), (3, 1, 1)], [(3, 1, 2), (3, 1, 2)], [(4, 1, 3)], [],
+            [(7, 2, 1), (3, 2, 1), (3, 1, 4)],
+        ]
     },
-    hint="Collect the set of distances that a path can have, layer by layer.",
-    sketch="read = {0}; for every rate d: read = the cells of read moved by −d, by 0 and by d; "
-    "return (the cells of the field) − len(read)",
-)
+    hint="How many input cells apart are two neighbours of the map that a layer reads? Its taps lie d of these apart.",
+    sketch="""
+        read, jump = {0}, 1
+        for k, s, d in layers:
+            read = {cell + ... * t for cell in read for t in range(k)}
+            jump *= ...
+        return (last − first + 1) − ...
+    """,
+)  # fmt: skip
 
 
 # Valid weights --------------------------------------------------------------------------------------------------------
 
 
-def mean_valid(size: int, rate: int) -> float:
-    """How many of nine weights meet a map of ``size`` × ``size`` cells, on average over its cells."""
-    return (1 + 2 * max(0, size - rate) / size) ** 2
+def mean_valid(height: int, width: int, rate: int) -> float:
+    """How many of nine weights meet a map of ``height`` × ``width`` cells, on average over its cells."""
+    return _share(height, rate) * _share(width, rate)
 
 
-def _mean_valid_counted(size: int, rate: int) -> float:
-    count = 0
-    for row, column in itertools.product(range(size), repeat=2):
-        for down, across in itertools.product((-rate, 0, rate), repeat=2):
-            count += 0 <= row + down < size and 0 <= column + across < size
-    return count / size**2
+def _share(size: int, rate: int) -> float:
+    """The mean number of three taps that lie on an axis of ``size`` cells."""
+    return 1 + 2 * max(0, size - rate) / size
+
+
+def _axes(mean: Callable[[int, int], float]) -> Callable[[int, int, int], float]:
+    return lambda height, width, rate: mean(height, rate) * mean(width, rate)
+
+
+def _mean_of_map(height: int, width: int, rate: int) -> Tensor:
+    return taps(height, width, rate).mean()
+
+
+def _mean_valid_numpy(height: int, width: int, rate: int) -> Any:
+    sizes = np.array([height, width], dtype=float)
+    return np.prod(1 + 2 * np.clip(1 - rate / sizes, 0, None))
+
+
+def _mean_valid_summed(height: int, width: int, rate: int) -> float:
+    """The centre, four sides and four corners."""
+    down, across = (max(0, n - rate) / n for n in (height, width))
+    return 1 + 2 * down + 2 * across + 4 * down * across
 
 
 VALID = Exercise(
     solution=mean_valid,
     wrong={
+        "map": (
+            _mean_of_map,
+            "A map of that size fits into no memory. Count along one axis, and write the count as a formula.",
+        ),
         "no_floor": (
-            lambda size, rate: (1 + 2 * (size - rate) / size) ** 2,
+            _axes(lambda n, d: 1 + 2 * (n - d) / n),
             "A rate beyond the size gives you less than one weight. The centre always meets the map.",
         ),
         "both_sides_at_once": (
-            lambda size, rate: (1 + 2 * max(0, size - 2 * rate) / size) ** 2,
+            _axes(lambda n, d: 1 + 2 * max(0, n - 2 * d) / n),
             "You drop a pair of taps as soon as one of them leaves the map. Each leaves alone.",
         ),
         "one_axis": (
-            lambda size, rate: 1 + 2 * max(0, size - rate) / size,
+            lambda height, width, rate: _share(height, rate),
             "That is the mean along one axis, of three weights. Rows and columns multiply.",
         ),
+        "square": (
+            lambda height, width, rate: _share(height, rate) ** 2,
+            "You take the map for a square. Its width has a mean of its own.",
+        ),
+        "added": (
+            lambda height, width, rate: _share(height, rate) + _share(width, rate),
+            "You add the means of the axes. Each tap of a column meets each of a row: they multiply.",
+        ),
         "share": (
-            lambda size, rate: mean_valid(size, rate) / 9,
+            lambda height, width, rate: mean_valid(height, width, rate) / 9,
             "That is the share of the nine weights. Return their number.",
         ),
         "all_or_nothing": (
-            lambda size, rate: 9 * max(0, size - 2 * rate) ** 2 / size**2,
+            lambda height, width, rate: 9 * max(0, height - 2 * rate) * max(0, width - 2 * rate) / (height * width),
             "You count only the cells where all nine weights meet the map. The others use some of them too.",
         ),
         "tripled": (
-            lambda size, rate: (3 * max(0, size - rate) / size) ** 2,
+            _axes(lambda n, d: 3 * max(0, n - d) / n),
             "The centre tap never leaves the map: per axis it is 1 + 2 · share, not 3 · share.",
         ),
         "in_the_middle": (
-            lambda size, rate: (1 + 2 * (rate <= size // 2)) ** 2,
+            _axes(lambda n, d: 1 + 2 * (d <= n // 2)),
             "That is the number for the cell in the middle. Take the mean over all cells.",
         ),
         "floor_of_the_whole": (
-            lambda size, rate: max(0.0, 1 + 2 * (size - rate) / size) ** 2,
+            _axes(lambda n, d: max(0.0, 1 + 2 * (n - d) / n)),
             "Your floor holds for the sum. It is the share of cells with a valid tap that never falls below 0.",
         ),
         "one_too_many": (
-            lambda size, rate: (1 + 2 * min(max(0, size - rate + 1), size) / size) ** 2,
+            _axes(lambda n, d: 1 + 2 * min(max(0, n - d + 1), n) / n),
             "One cell too many: the tap d to the right of cell c lies on the map while c + d ≤ n − 1.",
         ),
         "one_too_few": (
-            lambda size, rate: (1 + 2 * max(0, size - rate - 1) / size) ** 2,
+            _axes(lambda n, d: 1 + 2 * max(0, n - d - 1) / n),
             "One cell too few: cells 0 to n − 1 − d have a valid right tap, which are n − d cells.",
         ),
         "integer_division": (
-            lambda size, rate: (1 + 2 * (max(0, size - rate) // size)) ** 2,
+            _axes(lambda n, d: 1 + 2 * (max(0, n - d) // n)),
             "You divide with //, which throws the fraction away. Divide with /.",
         ),
         "rounded": (
-            lambda size, rate: round(mean_valid(size, rate)),
+            lambda height, width, rate: round(mean_valid(height, width, rate)),
             "You round to a whole number of weights. The mean over the cells is a fraction.",
         ),
         "two_decimals": (
-            lambda size, rate: round(mean_valid(size, rate), 2),
+            lambda height, width, rate: round(mean_valid(height, width, rate), 2),
             "You round to two decimals. Return the mean itself.",
         ),
-        "corners_like_sides": (
-            lambda size, rate: 1 + 8 * max(0, size - rate) / size,
-            "You treat all eight outer taps alike. A corner tap must stay on the map along both axes, so its share "
-            "is squared.",
+        "cross": (
+            lambda height, width, rate: _share(height, rate) + _share(width, rate) - 1,
+            "You count a cross of five weights. The four corners are missing.",
         ),
         "one_side": (
-            lambda size, rate: (1 + max(0, size - rate) / size) ** 2,
+            _axes(lambda n, d: 1 + max(0, n - d) / n),
             "You count one outer tap per axis. There is one to the left and one to the right.",
         ),
     },
     right={
-        "counted cell by cell": _mean_valid_counted,
-        "multiplied out": lambda size, rate: 1 + 4 * (s := max(0, size - rate) / size) + 4 * s * s,
-        "with a map": lambda size, rate: F.conv2d(
-            torch.ones(1, 1, size, size), torch.ones(1, 1, 3, 3), padding=rate, dilation=rate
-        ).mean(),
-        "NumPy": lambda size, rate: (1 + 2 * np.mean(np.arange(size) + rate < size)) ** 2,
+        "centre, sides, corners": _mean_valid_summed,
+        "NumPy": _mean_valid_numpy,
+        "a tensor": lambda height, width, rate: (
+            1 + 2 * (1 - rate / torch.tensor([height, width], dtype=torch.float64)).clamp(min=0)
+        ).prod(),
     },
     probes=lambda: {
-        f"rate {d} on {n} × {n} cells": (n, d)
-        for n, d in [(65, 6), (33, 18), (16, 12), (9, 9), (9, 8), (9, 20), (9, 13), (8, 1), (7, 3), (1, 1)]
+        f"rate {d} on {h} × {w} cells": (h, w, d)
+        for h, w, d in [
+            (65, 65, 6), (33, 25, 18), (12, 16, 12), (9, 9, 8), (9, 40, 20), (9, 9, 13), (8, 6, 1), (7, 5, 3),
+            (1, 1, 1), (10**18, 3 * 10**17, 10**17),
+        ]
     },
     hint="Along one axis: for how many of the n cells does the tap that is d further still lie on the map?",
-    sketch="share = (cells whose right tap lies on the map, never below 0) / size; per axis 1 (the middle) + ... · "
+    sketch="share = (cells of n whose right tap lies on the map, never below 0) / n; per axis 1 (the middle) + ... · "
     "share; rows and columns ...",
+)  # fmt: skip
+
+
+# Four rates -----------------------------------------------------------------------------------------------------------
+
+LAYERS, FIELD, LEAST, MOST = 4, 41, 2, 4
+
+
+def _paths(rates: Sequence[int]) -> Mapping[int, int]:
+    """On how many paths each cell is read by a stack of 3-tap layers: distance from the output → paths."""
+    return Counter(sum(moves) for moves in itertools.product(*[(-d, 0, d) for d in rates]))
+
+
+_FOUR = "Give four rates, whole numbers from 1 on, in a list."
+
+
+def _shares_work(answer: Any) -> None:
+    """Rejects rates whose field is small or has gaps, and those that read some cells too seldom or too often."""
+    answer = answer.tolist() if isinstance(answer, Tensor | np.ndarray) else answer
+    rates = list(answer) if isinstance(answer, tuple | list) else []
+    expect(len(rates) == LAYERS, _FOUR)
+    expect(all(isinstance(d, int | float | np.number) and d >= 1 and int(d) == d for d in rates), _FOUR)
+    rates = [int(d) for d in rates]
+    reach = sum(rates)
+    expect(1 + 2 * reach >= FIELD, "The field is too small: 1 + 2 · (the sum of the rates) must be at least 41.")
+    expect(reach <= 1000, "That field is too wide for 81 paths: some cell stays unread.")
+    paths = _paths(rates)
+    expect(all(paths[c] for c in range(-reach, reach + 1)), "There is a gap: some cell of the field is not read.")
+    expect(max(paths.values()) <= MOST, "Some cell is read on more than four paths. Which moves cancel each other?")
+    inner = [c for c in range(-reach, reach + 1) if 2 * abs(c) <= reach]
+    expect(
+        min(paths[c] for c in inner) >= LEAST,
+        "Some cell of the inner half is read on a single path. In a smaller field there are more paths to a cell.",
+    )
+
+
+STACK = Exercise(
+    solution=[1, 3, 8, 12],
+    wrong={
+        "three": ([1, 3, 9], _FOUR),
+        "small": ([1, 2, 4, 8], "The field is too small: 1 + 2 · (the sum of the rates) must be at least 41."),
+        "gap": ([2, 4, 6, 12], "There is a gap: some cell of the field is not read."),
+        "too_wide": ([1, 2, 3, 5000], "That field is too wide for 81 paths: some cell stays unread."),
+        "too_often": ([1, 3, 8, 8], "Some cell is read on more than four paths. Which moves cancel each other?"),
+        "once": (
+            [1, 3, 9, 27],
+            "Some cell of the inner half is read on a single path. In a smaller field there are more paths to a cell.",
+        ),
+    },
+    right={
+        "another order": (12, 1, 8, 3),
+        "a tensor": torch.tensor([1, 3, 9, 13]),
+        "others": [1, 2, 7, 10],
+        "an array": np.array([13, 4, 3, 1]),
+    },
+    verify=_shares_work,
+    compared=False,
+    hint="Start from rates that leave no gap, and draw the last ones nearer.",
+    sketch="rates 1, 3, 9, 27 read 81 cells, each on one path: 81 paths in all. Let the last rates shrink until paths "
+    "meet; try rates with `read_along_an_axis`, and count the sums with a `Counter`.",
 )
 
 
@@ -782,9 +927,11 @@ CONTEXT = Exercise(
 
 
 EXERCISES = {
-    "ch05.reach": REACH,
-    "ch05.dense": DENSE,
-    "ch05.gaps": GAPS,
+    **ch05_layers.EXERCISES,
+    "ch05.numbers": NUMBERS,
+    "ch05.rebuild": REBUILD,
+    "ch05.unread": UNREAD,
     "ch05.valid": VALID,
+    "ch05.stack": STACK,
     "ch05.context": CONTEXT,
 }

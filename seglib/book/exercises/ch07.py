@@ -1,4 +1,4 @@
-"""The exercises of chapter 7: boxes."""
+"""The exercises of chapter 7: boxes. The pieces of "From scratch" stand in ``ch07_pipeline``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 from torch import Tensor
 
 from seglib.book.exercise import Exercise
+from seglib.book.exercises.ch07_pipeline import FEWER, PIPELINE
 from seglib.ops.boxes import box_iou
 from seglib.ops.nms import soft_nms
 
@@ -796,9 +797,11 @@ FLIP = Exercise(
 
 
 EXERCISES = {
+    **PIPELINE,
     "ch07.survivors": SURVIVORS,
     "ch07.fit": FIT,
     "ch07.soft": SOFT,
     "ch07.strict": STRICT,
     "ch07.flip": FLIP,
+    "ch07.fewer": FEWER,
 }

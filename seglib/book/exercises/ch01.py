@@ -1,16 +1,21 @@
-"""The exercises of chapter 1, "One scene, four answers"."""
+"""The pieces and exercises of chapter 1, "One scene, four answers".
+
+The pieces that the reader writes in "From scratch" are formats: run lengths there and back, ids as colours, the merge.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from seglib.book.exercise import Exercise, difference, expect, own
+from seglib.book.exercises import ch01_open
+from seglib.types import VOID
 
 
 def typed(
@@ -91,6 +96,143 @@ WHICH_TASK = Exercise(
     sketch="""
     For each question: does it ask for objects one by one?  for stuff?  for a size in space?
     only objects → ...    only areas of classes → ...    both → ...    millilitres → ...
+    """,
+)
+
+
+# A mask as run lengths ------------------------------------------------------------------------------------------------
+
+
+def encode_rle(mask: Tensor) -> list[int]:
+    """A bool mask ``(H, W)`` → the lengths of its runs, column by column, zeros first."""
+    return _run_lengths(mask.T.flatten().tolist())
+
+
+def _run_lengths(line: Sequence[bool], value: bool = False) -> list[int]:
+    counts, run = [], 0
+    for pixel in line:
+        if pixel != value:
+            counts.append(run)
+            value, run = pixel, 0
+        run += 1
+    return [*counts, run]
+
+
+def _small_masks() -> Mapping[str, tuple[Tensor]]:
+    g = torch.Generator().manual_seed(1)
+    block = torch.zeros(4, 6, dtype=torch.bool)
+    block[1:3, 1:3] = True
+    return {
+        "a block of 2 × 2 in 4 × 6": (block,),
+        "a mask of 4 × 6 that starts with a one": (~block,),
+        "a mask of 2 × 3 that ends with a one": (torch.tensor([[0, 1, 0], [0, 0, 1]]).bool(),),
+        "an empty mask of 2 × 3": (torch.zeros(2, 3, dtype=torch.bool),),
+        "a full mask of 3 × 2": (torch.ones(3, 2, dtype=torch.bool),),
+        "random pixels, 5 × 7": (torch.rand(5, 7, generator=g) < 0.5,),
+    }
+
+
+def _encode_without_the_last(mask: Tensor) -> list[int]:
+    """Appends a run where a value changes alone, so that the run that is open at the end is lost."""
+    return encode_rle(mask)[:-1]
+
+
+def _encode_positions(mask: Tensor) -> list[int]:
+    return np.cumsum(encode_rle(mask)).tolist()
+
+
+def _encode_changes(mask: Tensor) -> list[int]:
+    """Differences of the places where the value changes, without the beginning and the end."""
+    line = mask.T.flatten().numpy()
+    return np.diff(np.flatnonzero(line[1:] != line[:-1]) + 1).tolist()
+
+
+def _encode_with_groupby(mask: Tensor) -> list[int]:
+    lengths = [len(list(run)) for _, run in groupby(mask.T.flatten().tolist())]
+    return [0, *lengths] if mask[0, 0] else lengths
+
+
+def _encode_with_numpy(mask: Tensor) -> np.ndarray:
+    line = np.concatenate([[0], mask.numpy().ravel(order="F")])
+    return np.diff(np.flatnonzero(np.diff(line)), prepend=0, append=mask.numel())
+
+
+def _encode_in_place(mask: Tensor) -> list[int]:
+    """Walks with indices and clears the mask as it goes."""
+    counts = [0]
+    height, width = mask.shape
+    for k in range(height * width):
+        y, x = k % height, k // height
+        if bool(mask[y, x]) != (len(counts) % 2 == 0):
+            counts.append(0)
+        counts[-1] += 1
+        mask[y, x] = False
+    return counts
+
+
+ENCODE_RLE = Exercise(
+    solution=encode_rle,
+    probes=_small_masks,
+    wrong={
+        "rows_first": (
+            lambda mask: _run_lengths(mask.flatten().tolist()),
+            "You walk along the rows. COCO walks down the columns: flatten the transposed mask.",
+        ),
+        "first_value": (
+            lambda mask: _run_lengths(mask.T.flatten().tolist(), bool(mask[0, 0])),
+            "The first run counts zeros. Where the mask starts with a one, the list starts with a 0.",
+        ),
+        "ones_first": (
+            lambda mask: _run_lengths((~mask).T.flatten().tolist()),
+            "Your first run counts ones. It counts zeros.",
+        ),
+        "always_a_zero": (
+            lambda mask: [0, *encode_rle(mask)],
+            "You put a 0 before every list. It stands there only when the mask starts with a one.",
+        ),
+        "last_run": (
+            _encode_without_the_last,
+            "The last run is missing: it is still open when the pixels end. Together the runs hold all pixels.",
+        ),
+        "closing_zero": (
+            lambda mask: (runs := encode_rle(mask)) + [0] * (len(runs) % 2 == 0),
+            "You add a 0 behind masks that end with a one. No run but the first may be 0 long.",
+        ),
+        "positions": (_encode_positions, "Those are the places where runs end. Return how long each run is."),
+        "inner_runs": (
+            _encode_changes,
+            "You measure between changes alone, so the first and the last run are missing.",
+        ),
+        "one_short": (
+            lambda mask: [count - 1 for count in encode_rle(mask)],
+            "Every run is one too short: the pixel where a run begins counts too.",
+        ),
+        "ones_alone": (
+            lambda mask: encode_rle(mask)[1::2],
+            "You list the runs of ones alone. The runs of zeros between them say where they lie.",
+        ),
+        "with_values": (
+            lambda mask: [(i % 2, count) for i, count in enumerate(encode_rle(mask))],
+            "You return pairs. The values alternate, so the lengths alone are enough.",
+        ),
+        "largest": (
+            lambda mask: sorted(encode_rle(mask)),
+            "The lengths are right, in another order. Keep the order in which the runs come.",
+        ),
+    },
+    right={
+        "itertools' groupby": _encode_with_groupby,
+        "NumPy's diff": _encode_with_numpy,
+        "in place, with indices": _encode_in_place,
+    },
+    hint="Walk down the columns and count how many equal pixels come in a row. The first run counts zeros.",
+    sketch="""
+    value, run = ...                  # the first run counts zeros, and none so far
+    for pixel in ...:                 # down the columns
+        if pixel != value:            # a run ends: keep its length, and begin the next
+            ...
+        run += 1
+    return ...                        # which run is still open?
     """,
 )
 
@@ -325,314 +467,268 @@ RGB_TO_IDS = Exercise(
 )
 
 
-# Who wins? ------------------------------------------------------------------------------------------------------------
+# The merge ------------------------------------------------------------------------------------------------------------
+
+Merged = tuple[Tensor, dict[int, int]]
 
 
-def winner(masks: Tensor, scores: Tensor) -> Tensor:
-    """The number (from 1) of the best mask over each pixel, 0 where there is none, ``(H, W)``."""
-    return _paint(masks, scores.argsort().tolist())
+def merge(semantic: Tensor, masks: Tensor, labels: Tensor, scores: Tensor, stuff: Sequence[int]) -> Merged:
+    """A class map ``(H, W)`` and masks ``(N, H, W)`` → the map of segments ``(H, W)`` and the class of each id."""
+    return _claim(_things(masks, labels, _by_score(scores)) + _areas(semantic, stuff))
 
 
-def _paint(masks: Tensor, order: Sequence[int], offset: int = 1) -> Tensor:
-    out = torch.zeros(masks.shape[1:], dtype=torch.int64)
-    for i in order:
-        out[masks[i]] = i + offset
-    return out
+def _by_score(scores: Tensor) -> list[int]:
+    return scores.argsort(descending=True, stable=True).tolist()
 
 
-def _ranks(masks: Tensor, scores: Tensor) -> Tensor:
-    out = torch.zeros(masks.shape[1:], dtype=torch.int64)
-    for rank, i in reversed(list(enumerate(scores.argsort(descending=True).tolist()))):
-        out[masks[i]] = rank + 1
-    return out
+def _things(masks: Tensor, labels: Tensor, order: Sequence[int]) -> list[tuple[Tensor, int]]:
+    return [(masks[i], int(labels[i])) for i in order]
 
 
-def _no_zero(masks: Tensor, scores: Tensor) -> Tensor:
-    return (masks * scores[:, None, None]).argmax(0) + 1
+def _areas(semantic: Tensor, stuff: Sequence[int]) -> list[tuple[Tensor, int]]:
+    return [(semantic == c, c) for c in stuff]
 
 
-def _by_area(masks: Tensor, scores: Tensor) -> Tensor:
-    return _paint(masks, masks.flatten(1).sum(1).argsort().tolist())
+def _claim(claims: Sequence[tuple[Tensor, int]], empty: bool = False, over: bool = False, first: int = 1) -> Merged:
+    """Segments that take what is free, in this order.
+
+    Args:
+        claims: mask and class of each segment.
+        empty: whether a segment without a free pixel gets an id too.
+        over: whether a segment takes pixels that are not free.
+        first: the first id.
+    """
+    panoptic = torch.zeros(claims[0][0].shape, dtype=torch.int32)
+    classes: dict[int, int] = {}
+    for claim, c in claims:
+        free = claim & ((panoptic == 0) | over)
+        if free.any() or empty:
+            classes[len(classes) + first] = c
+            panoptic[free] = len(classes) + first - 1
+    return panoptic, classes
 
 
-def _whole_masks_drop(masks: Tensor, scores: Tensor) -> Tensor:
-    out = torch.zeros(masks.shape[1:], dtype=torch.int64)
-    for i in scores.argsort(descending=True).tolist():
-        if not out[masks[i]].any():
-            out[masks[i]] = i + 1
-    return out
-
-
-def _best_score(masks: Tensor, scores: Tensor) -> Tensor:
-    return (masks * scores[:, None, None]).amax(0)
-
-
-def _overlaps() -> Mapping[str, tuple[Tensor, Tensor]]:
+def _crowded() -> Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor, list[int]]]:
+    semantic = torch.tensor([[4, 4, 4, 4, 4, 4], [4, 0, 0, 1, 1, 4], [3, 0, 0, 1, 1, VOID], [3, 3, 0, 3, 3, 3]])
     masks = torch.zeros(4, 4, 6, dtype=torch.bool)
-    masks[0, :3, :3] = masks[1, 1:4, 2:5] = masks[2, 2:, 1:3] = True
-    masks[3, 1:, :4] = True  # the largest, over all others
+    masks[0, 1:3, 1:4] = masks[1, 1:3, 2:5] = masks[2, 1:2, 2:4] = True
+    masks[3, :2, 4:] = True  # on the sky, and on a part of mask 1
+    labels = torch.tensor([0, 1, 1, 0])
     return {
-        "three masks with scores 0.5, 0.9, 0.7": (masks[:3], torch.tensor([0.5, 0.9, 0.7])),
-        "two masks with scores 0.8, 0.6": (masks[:2], torch.tensor([0.8, 0.6])),
-        "four masks with scores 0.3, 0.2, 0.8, 0.1": (masks, torch.tensor([0.3, 0.2, 0.8, 0.1])),
-        "four masks with scores 0.2, 0.6, 0.3, 0.9": (masks, torch.tensor([0.2, 0.6, 0.3, 0.9])),
-        "one mask, score 0.4": (masks[1:2], torch.tensor([0.4])),
+        "two masks with scores 0.9, 0.6": (semantic, masks[:2], labels[:2], torch.tensor([0.9, 0.6]), [3, 4]),
+        "two masks with scores 0.6, 0.9": (semantic, masks[:2], labels[:2], torch.tensor([0.6, 0.9]), [3, 4]),
+        "a mask that is covered by two others": (semantic, masks[:3], labels[:3], torch.tensor([0.9, 0.8, 0.3]), [3]),
+        "four masks": (semantic, masks, labels, torch.tensor([0.2, 0.5, 0.4, 0.8]), [4, 3]),
+        "four masks in another order": (
+            semantic,
+            masks.flip(0),
+            labels.flip(0),
+            torch.tensor([0.3, 0.9, 0.6, 0.7]),
+            [3, 4],
+        ),
+        "two masks with equal scores": (semantic, masks[1:3], labels[:2], torch.tensor([0.5, 0.5]), [3, 4]),
+        "many masks with equal scores": (
+            semantic,
+            torch.stack([semantic.flip(0) == 4, *[semantic == 0] * 19]),
+            torch.arange(20) % 3,
+            torch.full((20,), 0.5),
+            [3, 4],
+        ),
+        "stuff that has no pixel": (semantic, masks[:1], labels[:1], torch.tensor([0.7]), [3, 2, 4]),
+        "no mask at all": (semantic, masks[:0], labels[:0], torch.zeros(0), [3, 4]),
     }
 
 
-def _winner_by_argmax(masks: Tensor, scores: Tensor) -> Tensor:
-    best = torch.where(masks, scores.double()[:, None, None], -1.0).argmax(0)
-    return torch.where(masks.any(0), best + 1, 0)
+def _stuff_first(semantic: Tensor, masks: Tensor, labels: Tensor, scores: Tensor, stuff: Sequence[int]) -> Merged:
+    return _claim(_areas(semantic, stuff) + _things(masks, labels, _by_score(scores)))
 
 
-def _winner_by_loop(masks: Tensor, scores: Tensor) -> list[list[int]]:
-    n, height, width = masks.shape
-    return [
-        [
-            max((i for i in range(n) if masks[i, y, x]), key=lambda i: float(scores[i]), default=-1) + 1
-            for x in range(width)
-        ]
-        for y in range(height)
-    ]
+def _ordered(order: Callable[[Tensor, Tensor], Sequence[int]]) -> Callable[..., Merged]:
+    return lambda semantic, masks, labels, scores, stuff: _claim(
+        _things(masks, labels, order(masks, scores)) + _areas(semantic, stuff)
+    )
 
 
-def _winner_in_place(masks: Tensor, scores: Tensor) -> np.ndarray:
-    out = np.zeros(masks.shape[1:], dtype=np.int64)
-    for _ in range(len(masks)):
-        i = int(scores.argmax())
-        out[masks[i].numpy()] = i + 1
-        masks &= ~masks[i].clone()  # what is taken is free for nobody else
-        scores[i] = -1.0
-    return out
+def _drops_overlapping(semantic: Tensor, masks: Tensor, labels: Tensor, scores: Tensor, stuff: Sequence[int]) -> Merged:
+    """A mask that overlaps a better one goes as a whole."""
+    kept: list[int] = []
+    for i in _by_score(scores):
+        if not any((masks[i] & masks[j]).any() for j in kept):
+            kept.append(i)
+    return _claim(_things(masks, labels, kept) + _areas(semantic, stuff))
 
 
-_INTS = "The numbers are right, but your map holds floats or bools: numbers of masks are ints."
+def _by_mask(semantic: Tensor, masks: Tensor, labels: Tensor, scores: Tensor, stuff: Sequence[int]) -> Merged:
+    """Things keep the numbers that they came in with; stuff follows."""
+    panoptic, classes = merge(semantic, masks, labels, scores, stuff)
+    order = [i for i in _by_score(scores) if (panoptic[masks[i]] > 0).any()]
+    things = [k for k in classes if classes[k] not in stuff]
+    new = {k: i + 1 for k, i in zip(things, order, strict=False)}
+    new |= {k: len(masks) + j for j, k in enumerate([k for k in classes if k not in new], 1)}
+    out = torch.zeros_like(panoptic)
+    for old, name in new.items():
+        out[panoptic == old] = name
+    return out, {name: classes[old] for old, name in new.items()}
 
-WINNER = Exercise(
-    solution=winner,
-    probes=_overlaps,
-    verify=typed(winner, _overlaps, "iu", _INTS),
+
+def _merge_with_numpy(
+    semantic: Tensor, masks: Tensor, labels: Tensor, scores: Tensor, stuff: Sequence[int]
+) -> tuple[np.ndarray, dict[int, int]]:
+    """The worst is painted first, and the segments are numbered afterwards."""
+    order = np.argsort(-scores.numpy(), kind="stable")
+    top = np.full(semantic.shape, -1)
+    for c in reversed(stuff):
+        top[semantic.numpy() == c] = len(masks) + list(stuff).index(c)
+    for rank, i in reversed(list(enumerate(order))):
+        top[masks[int(i)].numpy()] = rank
+    found = [int(v) for v in np.unique(top) if v >= 0]
+    names = {v: k for k, v in enumerate(found, 1)}
+    kept = [*labels[torch.from_numpy(order)].tolist(), *stuff]
+    return np.vectorize(lambda v: names.get(v, 0))(top), {names[v]: int(kept[v]) for v in found}
+
+
+def _merge_by_pixel(
+    semantic: Tensor, masks: Tensor, labels: Tensor, scores: Tensor, stuff: Sequence[int]
+) -> tuple[list[list[int]], dict[int, int]]:
+    """Every pixel asks who claims it, and empties the masks."""
+    height, width = semantic.shape
+    ranked = sorted(range(len(masks)), key=lambda i: -float(scores[i]))
+    owner = [[-1] * width for _ in range(height)]
+    for y in range(height):
+        for x in range(width):
+            claims = [r for r, i in enumerate(ranked) if masks[i, y, x]]
+            claims += [len(ranked) + j for j, c in enumerate(stuff) if semantic[y, x] == c]
+            owner[y][x] = claims[0] if claims else -1
+            masks[:, y, x] = False
+    there = sorted({r for row in owner for r in row} - {-1})
+    names = {r: k for k, r in enumerate(there, 1)}
+    kept = [int(labels[i]) for i in ranked] + list(stuff)
+    return [[names.get(r, 0) for r in row] for row in owner], {k: kept[r] for r, k in names.items()}
+
+
+MERGE = Exercise(
+    solution=merge,
+    probes=_crowded,
     wrong={
-        "lowest_wins": (
-            lambda masks, scores: _paint(masks, scores.argsort(descending=True).tolist()),
-            "The lowest score wins in yours: you paint the best mask first and the others over it.",
+        "lowest_first": (
+            _ordered(lambda masks, scores: scores.argsort(stable=True).tolist()),
+            "The mask with the lowest score goes first in yours. The highest goes first.",
         ),
-        "last_wins": (
-            lambda masks, scores: _paint(masks, range(len(masks))),
-            "In yours the last mask wins, whatever its score. Sort by score first.",
+        "as_they_come": (
+            _ordered(lambda masks, scores: range(len(masks))),
+            "Your masks go in the order in which they come in. The highest score goes first.",
         ),
-        "first_wins": (
-            lambda masks, scores: _paint(masks, range(len(masks) - 1, -1, -1)),
-            "In yours the first mask wins, whatever its score. Sort by score first.",
+        "by_area": (
+            _ordered(lambda masks, scores: masks.flatten(1).sum(1).argsort(descending=True, stable=True).tolist()),
+            "In yours the largest mask goes first. The score decides.",
         ),
-        "largest_wins": (_by_area, "In yours the largest mask wins. The score decides, not the area."),
-        "smallest_wins": (
-            lambda masks, scores: _paint(masks, masks.flatten(1).sum(1).argsort(descending=True).tolist()),
-            "In yours the mask with the fewest pixels wins. The score decides, not the area.",
+        "ties_backwards": (
+            _ordered(
+                lambda masks, scores: (
+                    scores.flip(0).argsort(descending=True, stable=True).neg().add(len(scores) - 1).tolist()
+                )
+            ),
+            "Of two masks with equal scores the earlier one goes first: sort with `stable=True`.",
         ),
-        "ranks": (_ranks, "The right masks win, but you number them by rank. Keep the numbers they came in with."),
-        "from_zero": (
-            lambda masks, scores: _paint(masks, scores.argsort().tolist(), offset=0),
-            "You number masks from 0, so the first one looks like empty background. Count from 1.",
-        ),
-        "no_ground": (_no_zero, "Pixels that no mask covers must be 0; argmax over zeros answers the first mask."),
-        "minus_one": (
-            lambda masks, scores: winner(masks, scores) - 1,
-            "You number masks from 0 and the ground −1. Count from 1; the ground is 0.",
+        "painted_over": (
+            lambda semantic, masks, labels, scores, stuff: _claim(
+                _things(masks, labels, _by_score(scores)) + _areas(semantic, stuff), over=True
+            ),
+            "Later segments paint over earlier ones in yours. What is taken stays: keep only the pixels that are "
+            "still 0.",
         ),
         "whole_masks": (
-            _whole_masks_drop,
+            _drops_overlapping,
             "You drop a mask as soon as a better one covers a part of it. It keeps the pixels that are left.",
         ),
-        "best_score": (_best_score, "That is the highest score over each pixel. Return the number of its mask."),
-        "count": (
-            lambda masks, scores: masks.long().sum(0),
-            "That is how many masks cover each pixel. Return the number of the best one.",
+        "id_for_nothing": (
+            lambda semantic, masks, labels, scores, stuff: _claim(
+                _things(masks, labels, _by_score(scores)) + _areas(semantic, stuff), empty=True
+            ),
+            "A segment without a pixel gets an id in yours. A mask or a class with nothing left gets none.",
         ),
-        "floats": (lambda masks, scores: winner(masks, scores).double(), _INTS),
-    },
-    right={
-        "argmax, in float64": _winner_by_argmax,
-        "a loop with lists": _winner_by_loop,
-        "in place, best mask first": _winner_in_place,
-    },
-    hint="Paint the masks in the order of their scores, the best one last.",
-    sketch="""
-    winner = ...                     # zeros, (H, W), ints
-    for i in ...:                    # in which order?
-        winner[masks[i]] = ...
-    return winner
-    """,
-)
-
-
-# Counting -------------------------------------------------------------------------------------------------------------
-
-
-def count_shapes(mask: Tensor, min_size: int) -> int:
-    """The number of 4-connected shapes with at least ``min_size`` pixels."""
-    return int((_sizes(mask) >= min_size).sum())
-
-
-def _sizes(mask: Tensor, structure: np.ndarray | None = None) -> np.ndarray:
-    shapes, count = ndimage.label(mask.numpy(), structure=structure)
-    return np.bincount(shapes.ravel(), minlength=count + 1)[1:]
-
-
-def _counted(condition: Callable[[np.ndarray, int], np.ndarray]) -> Callable[[Tensor, int], int]:
-    return lambda mask, min_size: int(condition(_sizes(mask), min_size).sum())
-
-
-def _outside_too(mask: Tensor, min_size: int) -> int:
-    shapes, _ = ndimage.label(mask.numpy())
-    return int((np.bincount(shapes.ravel()) >= min_size).sum())
-
-
-def _first_size_dropped(mask: Tensor, min_size: int) -> int:
-    sizes = np.unique(ndimage.label(mask.numpy())[0], return_counts=True)[1][1:]
-    return int((sizes >= min_size).sum())
-
-
-def _boxes(mask: Tensor, min_size: int) -> int:
-    found = ndimage.find_objects(ndimage.label(mask.numpy())[0])
-    return sum((y.stop - y.start) * (x.stop - x.start) >= min_size for y, x in found)
-
-
-def _filled(mask: Tensor, min_size: int) -> int:
-    return count_shapes(torch.from_numpy(ndimage.binary_fill_holes(mask.numpy())), min_size)
-
-
-def _one_pass(mask: Tensor, min_size: int) -> int:
-    """Labels from the left and upper neighbour alone: two arms that meet further down stay two shapes."""
-    labels, sizes = np.zeros(mask.shape, dtype=int), [0]
-    for y, x in np.argwhere(mask.numpy()):
-        label = (x and labels[y, x - 1]) or (y and labels[y - 1, x]) or len(sizes)
-        if label == len(sizes):
-            sizes.append(0)
-        labels[y, x] = label
-        sizes[label] += 1
-    return sum(size >= min_size for size in sizes[1:])
-
-
-def _around_the_border(mask: Tensor, min_size: int) -> int:
-    """Labels that spread with ``torch.roll``, so that the left border touches the right one."""
-    labels = torch.arange(1, mask.numel() + 1).reshape(mask.shape) * mask
-    for _ in range(mask.numel()):
-        for axis in (0, 1):
-            for step in (1, -1):
-                labels = torch.maximum(labels, labels.roll(step, axis)) * mask
-    sizes = torch.bincount(labels.flatten(), minlength=1)[1:]
-    return int(((sizes >= min_size) & (sizes > 0)).sum())
-
-
-def _drawings() -> Mapping[str, tuple[Tensor, int]]:
-    mask = torch.zeros(8, 10, dtype=torch.bool)
-    mask[0:2, 0:2] = mask[2:5, 2:4] = True  # 4 and 6 pixels, corner to corner
-    mask[0, 7] = mask[6:8, 0:2] = mask[6:8, 6:9] = True  # 1, 4 and 6 pixels
-    rings = torch.zeros(7, 9, dtype=torch.bool)
-    rings[1:6, 1:6] = True
-    rings[2:5, 2:5] = False  # a ring of 16 pixels in a box of 25
-    rings[2:6, 6:9:2] = rings[5, 6:9] = False
-    cup = torch.zeros(6, 7, dtype=torch.bool)
-    cup[0:5, 1] = cup[0:5, 5] = cup[4, 1:6] = True  # one shape of 13 pixels whose two arms meet below
-    sides = torch.zeros(5, 6, dtype=torch.bool)
-    sides[1:4, 0] = sides[1:4, 5] = sides[0, 2:4] = sides[4, 2:4] = True  # 3 + 3 and 2 + 2 pixels at the borders
-    return {
-        "shapes of 4, 6, 1, 4 and 6 pixels, min_size 1": (mask, 1),
-        "shapes of 4, 6, 1, 4 and 6 pixels, min_size 4": (mask, 4),
-        "shapes of 4, 6, 1, 4 and 6 pixels, min_size 7": (mask, 7),
-        "a ring of 16 pixels, min_size 20": (rings, 20),
-        "a shape of 13 pixels like a U, min_size 1": (cup, 1),
-        "a shape of 13 pixels like a U, min_size 10": (cup, 10),
-        "a shape of 13 pixels like a U, min_size 20": (cup, 20),
-        "shapes of 3, 3, 2 and 2 pixels at the borders, min_size 1": (sides, 1),
-        "a full mask of 3 × 4, min_size 12": (torch.ones(3, 4, dtype=torch.bool), 12),
-        "an empty mask": (torch.zeros(3, 3, dtype=torch.bool), 1),
-    }
-
-
-def _count_by_filling(mask: Tensor, min_size: int) -> int:
-    """A flood fill that empties the mask."""
-    count = 0
-    for y, x in mask.nonzero().tolist():
-        stack, size = [(y, x)], 0
-        while stack:
-            y, x = stack.pop()
-            if 0 <= y < mask.shape[0] and 0 <= x < mask.shape[1] and mask[y, x]:
-                mask[y, x] = False
-                size += 1
-                stack += [(y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)]
-        count += size > 0 and size >= min_size
-    return count
-
-
-def _count_by_spreading(mask: Tensor, min_size: int) -> Tensor:
-    """Every pixel takes the largest label among its neighbours, until nothing changes."""
-    labels = torch.arange(1.0, mask.numel() + 1, dtype=torch.float64).reshape(mask.shape) * mask
-    for _ in range(mask.numel()):
-        padded = torch.nn.functional.pad(labels, [1] * 4)
-        near = [padded[1:-1, 1:-1], padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]]
-        labels = torch.stack(near).amax(0) * mask
-    sizes = labels[mask].unique(return_counts=True)[1]
-    return (sizes >= min_size).sum()
-
-
-COUNT = Exercise(
-    solution=count_shapes,
-    probes=_drawings,
-    wrong={
-        "corners_touch": (
-            lambda mask, min_size: int((_sizes(mask, np.ones((3, 3))) >= min_size).sum()),
-            "Two shapes that touch only at a corner are one in yours; here neighbours share an edge.",
+        "stuff_first": (
+            _stuff_first,
+            "Stuff goes first in yours, and masks get what is left. Masks come first; stuff fills the rest.",
         ),
-        "specks": (_counted(lambda sizes, _: sizes > 0), "You count every speck: `min_size` has no effect."),
-        "larger_than": (
-            _counted(lambda sizes, s: sizes > s),
-            "A shape of exactly `min_size` pixels counts too: use ≥.",
+        "no_stuff": (
+            lambda semantic, masks, labels, scores, stuff: _claim(
+                _things(masks, labels, _by_score(scores)) + [(torch.zeros_like(semantic).bool(), 0)]
+            ),
+            "The stuff is missing: each class of `stuff` takes the pixels of the class map that are still 0.",
         ),
-        "at_most": (_counted(lambda sizes, s: sizes <= s), "You count the shapes that are too small: use ≥."),
-        "outside": (
-            lambda mask, min_size: count_shapes(mask, min_size) + 1,
-            "One too many: the outside (label 0) is no shape.",
+        "things_of_the_map": (
+            lambda semantic, masks, labels, scores, stuff: _claim(
+                _things(masks, labels, _by_score(scores))
+                + _areas(semantic, stuff)
+                + _areas(semantic, [c for c in semantic.unique().tolist() if c not in stuff and c != VOID])
+            ),
+            "You make a segment of thing pixels that no mask claims. They stay 0: nobody knows whose they are.",
         ),
-        "outside_when_large": (
-            _outside_too,
-            "Where the outside has at least `min_size` pixels you count it as a shape. Leave label 0 out.",
+        "void_as_stuff": (
+            lambda semantic, masks, labels, scores, stuff: _claim(
+                _things(masks, labels, _by_score(scores)) + _areas(semantic, [*stuff, VOID])
+            ),
+            "Void (255) becomes a segment in yours. It is in no list of stuff and stays 0.",
         ),
-        "first_size_dropped": (
-            _first_size_dropped,
-            "You drop the first size as that of the outside, but a full mask has no outside. Drop the size of label 0.",
+        "sorted_stuff": (
+            lambda semantic, masks, labels, scores, stuff: merge(semantic, masks, labels, scores, sorted(stuff)),
+            "You sort the classes of stuff. They get their ids in the order of the list.",
         ),
-        "pixels": (_counted(lambda sizes, s: sizes * (sizes >= s)), "That is a number of pixels, not of shapes."),
-        "boxes": (_boxes, "You measure the box around each shape. Count the pixels of the shape itself."),
-        "holes": (_filled, "You count the pixels of holes too. A hole is no part of its shape."),
-        "one_pass": (
-            _one_pass,
-            "A shape like a U is two in yours: two arms that meet further down are connected, so their labels must "
-            "be joined.",
+        "from_zero": (
+            lambda semantic, masks, labels, scores, stuff: _claim(
+                _things(masks, labels, _by_score(scores)) + _areas(semantic, stuff), first=0
+            ),
+            "Your ids begin at 0. Here 0 means that a pixel has no segment: begin at 1.",
         ),
-        "around_the_border": (
-            _around_the_border,
-            "Shapes at opposite borders are one in yours: torch.roll carries a label around the image.",
+        "numbers_of_masks": (
+            _by_mask,
+            "Your ids are the numbers of the masks. Count the segments as you place them: 1, 2, 3, …",
+        ),
+        "class_of_another": (
+            lambda semantic, masks, labels, scores, stuff: (
+                merge(semantic, masks, labels, scores, stuff)[0],
+                merge(
+                    semantic, masks, labels[torch.tensor(_by_score(scores), dtype=torch.long)].flip(0), scores, stuff
+                )[1],
+            ),
+            "The map is right, the classes are not: the class of a segment is the label of *its* mask.",
+        ),
+        "map_alone": (
+            lambda *given: merge(*given)[0],
+            "The map alone does not say which class a segment has. Return it and the dict of classes.",
+        ),
+        "a_list_of_classes": (
+            lambda *given: (merge(*given)[0], list(merge(*given)[1].values())),
+            "The classes come as a dict, id → class.",
         ),
     },
     right={
-        "a flood fill that empties the mask": _count_by_filling,
-        "labels that spread, in float64": _count_by_spreading,
+        "NumPy, the worst painted first": _merge_with_numpy,
+        "a loop over pixels that empties the masks": _merge_by_pixel,
     },
-    hint="Label the connected shapes, count the pixels of each, and keep those that are large enough.",
+    hint="Place the masks from the highest score down, each on the pixels that are still 0; then the classes of stuff.",
     sketch="""
-    shapes, n = ndimage.label(...)   # (H, W): 0 outside, 1 … n
-    sizes = ...                      # how many pixels each label has; which one is no shape?
-    return ...                       # how many are large enough
+    panoptic, classes = ..., {}          # zeros (H, W); id → class
+    for i in ...:                        # from the highest score down
+        free = ...                       # the mask's pixels that are still 0
+        if ...:
+            classes[...], panoptic[free] = ...
+    for c in stuff:
+        ...                              # the same, with the pixels of class c in the class map
+    return panoptic, classes
     """,
 )
 
 
 EXERCISES = {
-    "ch01.which_task": WHICH_TASK,
+    "ch01.encode_rle": ENCODE_RLE,
     "ch01.decode_rle": DECODE_RLE,
     "ch01.rgb_to_ids": RGB_TO_IDS,
-    "ch01.winner": WINNER,
-    "ch01.count": COUNT,
+    "ch01.merge": MERGE,
+    "ch01.which_task": WHICH_TASK,
+    "ch01.rle_iou": ch01_open.RLE_IOU,
+    "ch01.two_answers": ch01_open.TWO_ANSWERS,
+    "ch01.lucky_count": ch01_open.LUCKY_COUNT,
+    "ch01.separate": ch01_open.SEPARATE,
 }

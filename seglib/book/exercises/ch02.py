@@ -1,7 +1,11 @@
-"""The exercises of chapter 2, "Measuring segmentation"."""
+"""The pieces and exercises of chapter 2, "Measuring segmentation".
+
+The pieces of "From scratch" are the boundary region, here, and those of ``ch02_pieces``.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,12 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seglib.book.exercise import Exercise, difference, expect, own
+from seglib.book.exercises import ch02_pieces
 from seglib.metrics.boundary import boundary_region
-from seglib.metrics.confusion import confusion
 from seglib.types import VOID
-
-NAN = float("nan")
-
 
 # Everywhere class 0 ---------------------------------------------------------------------------------------------------
 
@@ -150,225 +151,13 @@ MEAN_IOU_FROM_DICE = Exercise(
 )
 
 
-# IoU of every class ---------------------------------------------------------------------------------------------------
-
-
-def iou_per_class(pred: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """IoU ``(K,)`` of label maps ``(H, W)``: void pixels of the target do not count, absent classes are NaN."""
-    m = confusion(pred, target, num_classes).double()  # (K, K)
-    inter = m.diagonal()  # (K,)
-    return inter / (m.sum(0) + m.sum(1) - inter)
-
-
-def _sets(pred: Tensor, target: Tensor, k: int, skip_void: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """Intersection, predicted area and true area of every class, each ``(K,)``."""
-    keep = target != VOID if skip_void else torch.ones_like(target, dtype=torch.bool)
-    p = torch.stack([(pred == c) & keep for c in range(k)]).flatten(1)  # (K, H·W)
-    t = torch.stack([target == c for c in range(k)]).flatten(1)  # (K, H·W)
-    return (p & t).sum(1).double(), p.sum(1).double(), t.sum(1).double()
-
-
-def _iou_void_counted(pred: Tensor, target: Tensor, k: int) -> Tensor:
-    inter, p, t = _sets(pred, target, k, skip_void=False)
-    return inter / (p + t - inter)
-
-
-def _iou_absent_zero(pred: Tensor, target: Tensor, k: int) -> Tensor:
-    return iou_per_class(pred, target, k).nan_to_num(0.0)
-
-
-def _iou_absent_one(pred: Tensor, target: Tensor, k: int) -> Tensor:
-    return iou_per_class(pred, target, k).nan_to_num(1.0)
-
-
-def _iou_sum_for_union(pred: Tensor, target: Tensor, k: int) -> Tensor:
-    inter, p, t = _sets(pred, target, k)
-    return inter / (p + t)
-
-
-def _iou_dice(pred: Tensor, target: Tensor, k: int) -> Tensor:
-    inter, p, t = _sets(pred, target, k)
-    return 2 * inter / (p + t)
-
-
-def _iou_recall(pred: Tensor, target: Tensor, k: int) -> Tensor:
-    inter, _, t = _sets(pred, target, k)
-    return inter / t
-
-
-def _iou_precision(pred: Tensor, target: Tensor, k: int) -> Tensor:
-    inter, p, _ = _sets(pred, target, k)
-    return inter / p
-
-
-def _iou_void_is_class_0(pred: Tensor, target: Tensor, k: int) -> Tensor:
-    void = target == VOID
-    return iou_per_class(pred.masked_fill(void, 0), target.masked_fill(void, 0), k)
-
-
-def _iou_errors_for_union(pred: Tensor, target: Tensor, k: int) -> Tensor:
-    inter, p, t = _sets(pred, target, k)
-    return inter / (p + t - 2 * inter)
-
-
-def _iou_mean_with_zeros(pred: Tensor, target: Tensor, k: int) -> Tensor:
-    return _iou_absent_zero(pred, target, k).mean()
-
-
-def _iou_mean(pred: Tensor, target: Tensor, k: int) -> Tensor:
-    return iou_per_class(pred, target, k).nanmean()
-
-
-def _label_maps() -> Mapping[str, tuple[Tensor, Tensor, int]]:
-    g = torch.Generator().manual_seed(2)
-    target = torch.randint(0, 3, (6, 7), generator=g)  # (H, W)
-    pred = torch.where(torch.rand(6, 7, generator=g) < 0.7, target, torch.randint(0, 4, (6, 7), generator=g))
-    with_void = target.clone()
-    with_void[:2, 3:] = VOID
-    lost = pred.where(pred != 2, 1)  # class 2 is in the target, and nobody says it
-    return {
-        "maps without void": (pred, target, 4),
-        "maps with void pixels": (pred, with_void, 4),
-        "maps where class 4 is in neither": (pred, target, 5),
-        "maps where class 2 is never predicted": (lost, target, 4),
-        "maps of 1 × 4 with a void pixel": (torch.tensor([[0, 1, 1, 1]]), torch.tensor([[0, 0, 1, VOID]]), 2),
-    }
-
-
-def _iou_truth_only(pred: Tensor, target: Tensor, k: int) -> Tensor:
-    inter, p, t = _sets(pred, target, k)
-    return torch.where(t > 0, inter / (p + t - inter), NAN)
-
-
-def _iou_both_only(pred: Tensor, target: Tensor, k: int) -> Tensor:
-    return torch.where(_iou_absent_zero(pred, target, k) > 0, iou_per_class(pred, target, k), NAN)
-
-
-def _iou_found_classes(pred: Tensor, target: Tensor, k: int) -> Tensor:
-    iou = iou_per_class(pred, target, k)
-    return iou[~iou.isnan()]
-
-
-def _iou_rounded(pred: Tensor, target: Tensor, k: int) -> Tensor:
-    iou = iou_per_class(pred, target, k)
-    return torch.where(iou.isnan(), NAN, iou.floor())
-
-
-def _iou_without_0(pred: Tensor, target: Tensor, k: int) -> Tensor:
-    return iou_per_class(pred, target, k)[1:]
-
-
-def _iou_void_in_truth_only(pred: Tensor, target: Tensor, k: int) -> Tensor:
-    p = pred.where(target != VOID, -1)  # a true positive needs no judgement, a false positive counts everywhere
-    inter = torch.stack([((p == c) & (target == c)).sum() for c in range(k)])
-    union = torch.stack([((p == c) | (target == c) | (target == VOID)).sum() for c in range(k)])
-    return inter / union
-
-
-def _iou_by_loop(pred: Tensor, target: Tensor, num_classes: int) -> list[float]:
-    pairs = [(p, t) for p, t in zip(pred.flatten().tolist(), target.flatten().tolist(), strict=True) if t != VOID]
-    out = []
-    for c in range(num_classes):
-        both, either = sum(p == t == c for p, t in pairs), sum(c in (p, t) for p, t in pairs)
-        out.append(both / either if either else NAN)
-    return out
-
-
-def _iou_in_place(pred: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    pred[target == VOID] = VOID
-    out = torch.full((num_classes,), NAN)
-    for c in range(num_classes):
-        pred_c, target_c = pred == c, target == c
-        if (pred_c | target_c).any():
-            out[c] = (pred_c & target_c).sum() / (pred_c | target_c).sum()
-    return out
-
-
-def _iou_with_numpy(pred: Tensor, target: Tensor, num_classes: int) -> np.ndarray:
-    p, t = (np.eye(256)[labels[target != VOID].numpy()][:, :num_classes] for labels in (pred, target))  # (P, K)
-    with np.errstate(invalid="ignore"):
-        return (p * t).sum(0) / np.maximum(p, t).sum(0)
-
-
-IOU_PER_CLASS = Exercise(
-    solution=iou_per_class,
-    wrong={
-        "void_counted": (
-            _iou_void_counted,
-            "Void pixels count in your unions: what is predicted where the target is 255 becomes a false positive. "
-            "Leave these pixels out first.",
-        ),
-        "absent_zero": (
-            _iou_absent_zero,
-            "A class that is in neither map has no IoU: 0/0 is NaN, not 0. A zero would lower the mean for nothing.",
-        ),
-        "absent_one": (
-            _iou_absent_one,
-            "A class that is in neither map has no IoU: 0/0 is NaN, not 1. A one would lift the mean for nothing.",
-        ),
-        "sum_for_union": (
-            _iou_sum_for_union,
-            "You divide by |P| + |T|, which counts the intersection twice: the union is |P| + |T| − |P ∩ T|.",
-        ),
-        "dice": (_iou_dice, "That is Dice, 2|P ∩ T|/(|P| + |T|). IoU divides |P ∩ T| by the union."),
-        "recall": (_iou_recall, "You divide by the target's area alone: that is recall, blind to false positives."),
-        "precision": (
-            _iou_precision,
-            "You divide by the predicted area alone: that is precision, blind to what was missed.",
-        ),
-        "mean": (_iou_mean, "You return the mean; one value for every class, shape (K,), is wanted."),
-        "mean_with_zeros": (
-            _iou_mean_with_zeros,
-            "You return the mean, with 0 for absent classes. One value for every class, shape (K,), is wanted, and "
-            "NaN where the class is in neither map.",
-        ),
-        "void_is_class_0": (
-            _iou_void_is_class_0,
-            "You set void pixels to 0, but 0 is a class: they become hits of class 0. Leave them out of both masks.",
-        ),
-        "errors_for_union": (
-            _iou_errors_for_union,
-            "You divide by the pixels that are in one mask only. The union also holds those that are in both.",
-        ),
-        "truth_only": (
-            _iou_truth_only,
-            "A class that is only predicted has an IoU: nothing of it is right, so 0. NaN is for a class in neither.",
-        ),
-        "both_only": (
-            _iou_both_only,
-            "A class that is in one of the two maps has an IoU, even when it is 0. NaN is for a class in neither.",
-        ),
-        "found_classes": (
-            _iou_found_classes,
-            "You leave out the classes that are in neither map, so the others lose their places. Return K values.",
-        ),
-        "without_0": (_iou_without_0, "Class 0 is missing. It is a class like the others, not the background."),
-        "whole_numbers": (_iou_rounded, "You divide whole numbers with //, which cuts the fraction off. Use /."),
-        "void_in_every_union": (
-            _iou_void_in_truth_only,
-            "Void pixels are in all of your unions. Leave them out of both masks.",
-        ),
-        "percent": (lambda p, t, k: 100 * iou_per_class(p, t, k), "Right, but in percent: give fractions."),
-    },
-    right={"a loop over pixels": _iou_by_loop, "in place": _iou_in_place, "NumPy, one-hot": _iou_with_numpy},
-    sketch="""
-    judged = ...                                   # (H, W): where the target says something
-    for each class c:
-        p, t = ..., ...                            # (H, W) masks, of judged pixels alone
-        iou[c] = pixels in both / pixels in ...    # what if there are none?
-    """,
-    probes=_label_maps,
-    hint="For each class divide the pixels in both masks by the pixels in at least one, void pixels left out.",
-)
-
-
 # Labels to another size -----------------------------------------------------------------------------------------------
 
 
 def resize_labels(labels: Tensor, height: int, width: int) -> Tensor:
     """``(H, W)`` int64 → ``(height, width)`` int64: each pixel takes the label that lies at its centre."""
-    rows = (2 * torch.arange(height) + 1) * labels.shape[0] // (2 * height)  # (i + ½) · H / height, exactly
-    columns = (2 * torch.arange(width) + 1) * labels.shape[1] // (2 * width)
+    rows = ((2 * torch.arange(height) + 1) * labels.shape[0] - 1) // (2 * height)  # (i + ½) · H / height, exactly
+    columns = ((2 * torch.arange(width) + 1) * labels.shape[1] - 1) // (2 * width)
     return labels[rows][:, columns]
 
 
@@ -419,20 +208,21 @@ def _ramps() -> Mapping[str, tuple[Tensor, int, int]]:
 def _resize_by_loop(labels: Tensor, height: int, width: int) -> list[list[int]]:
     h, w = labels.shape
     return [
-        [int(labels[int((i + 0.5) * h / height), int((j + 0.5) * w / width)]) for j in range(width)]
+        [int(labels[math.ceil((i + 0.5) * h / height) - 1, math.ceil((j + 0.5) * w / width) - 1]) for j in range(width)]
         for i in range(height)
     ]
 
 
 def _resize_in_place(labels: Tensor, height: int, width: int) -> Tensor:
-    exact = F.interpolate(labels[None, None].double(), size=(height, width), mode="nearest-exact")[0, 0]
+    turned = labels.flip(0, 1)[None, None].double()  # seen from the other corner, ties go the other way
+    exact = F.interpolate(turned, size=(height, width), mode="nearest-exact")[0, 0].flip(0, 1)
     labels.resize_(height, width).copy_(exact)
     return labels
 
 
 def _resize_with_numpy(labels: Tensor, height: int, width: int) -> np.ndarray:
-    rows = np.floor((np.arange(height) + 0.5) * (labels.shape[0] / height)).astype(int)
-    columns = np.floor((np.arange(width) + 0.5) * (labels.shape[1] / width)).astype(int)
+    rows = np.ceil((np.arange(height) + 0.5) * labels.shape[0] / height).astype(int) - 1
+    columns = np.ceil((np.arange(width) + 0.5) * labels.shape[1] / width).astype(int) - 1
     return labels.numpy()[np.ix_(rows, columns)]
 
 
@@ -461,32 +251,31 @@ RESIZE_LABELS = Exercise(
         ),
         "half_pixel": (
             lambda x, h, w: _resize(x, (h, w), "nearest").long(),
-            "Half a pixel off: mode='nearest' of torch looks at the top left corner of a pixel, not at its centre. "
-            "'nearest-exact' looks at the centre.",
+            "Half a pixel off: mode='nearest' of torch looks at the top left corner of a pixel, not at its centre.",
         ),
-        "ties_before": (
-            lambda x, h, w: _at(x, h, w, "before", "before"),
-            "Where the centre falls exactly between two old pixels you take the left and the upper one. Take the right "
-            "and the lower one: the whole part of (i + 0.5)·H/height.",
+        "ties_after": (
+            lambda x, h, w: _at(x, h, w, "after", "after"),
+            "Where the centre falls exactly between two old pixels you take the right and the lower one. Take the left "
+            "and the upper one: 'nearest-exact' and the whole part of (i + 0.5)·H/height do it the other way.",
         ),
-        "ties_above": (
-            lambda x, h, w: _at(x, h, w, "before", "after"),
-            "Where the centre falls exactly between two rows you take the upper one. Take the lower one.",
-        ),
-        "ties_left": (
+        "ties_below": (
             lambda x, h, w: _at(x, h, w, "after", "before"),
-            "Where the centre falls exactly between two columns you take the left one. Take the right one.",
+            "Where the centre falls exactly between two rows you take the lower one. Take the upper one.",
+        ),
+        "ties_right": (
+            lambda x, h, w: _at(x, h, w, "before", "after"),
+            "Where the centre falls exactly between two columns you take the right one. Take the left one.",
         ),
         "ties_to_even": (
             lambda x, h, w: _at(x, h, w, "even", "even"),
             "round() takes the even number of two that are equally near, so your ties go left and right in turn. Take "
-            "the whole part of (i + 0.5)·H/height instead.",
+            "the left one of two.",
         ),
         "rounded": (
             lambda x, h, w: x[((torch.arange(h) + 0.5) * x.shape[0] / h).round().long().clamp(max=x.shape[0] - 1)][
                 :, ((torch.arange(w) + 0.5) * x.shape[1] / w).round().long().clamp(max=x.shape[1] - 1)
             ],
-            "You round (i + 0.5)·H/height. The pixel that covers a position is its whole part: cut off, do not round.",
+            "You round (i + 0.5)·H/height. The pixel that covers a position is its whole part, at a tie one less.",
         ),
         "rows_only": (
             lambda x, h, w: resize_labels(x, h, x.shape[1])[:, (torch.arange(w) * x.shape[1] / w).long()],
@@ -513,11 +302,11 @@ RESIZE_LABELS = Exercise(
             lambda x, h, w: resize_labels(x, h, w)[None, None],
             "The labels are right, but the result still has a batch's and a channel's axis: return (height, width).",
         ),
-        "floats": (lambda x, h, w: _resize(x, (h, w), "nearest-exact").float(), _INT64),
+        "floats": (lambda x, h, w: resize_labels(x, h, w).float(), _INT64),
     },
     right={"a loop with lists": _resize_by_loop, "in place": _resize_in_place, "NumPy": _resize_with_numpy},
     probes=_ramps,
-    hint="Each new pixel takes the label that lies at its centre; between two pixels, that of the right or lower one. "
+    hint="Each new pixel takes the label that lies at its centre; between two pixels, that of the left or upper one. "
     "The answer has two axes, (height, width).",
     sketch="""
     rows = ...          # (height,): which old row lies at the centre of each new row?  whole numbers
@@ -910,10 +699,13 @@ STRIDE_CEILING = Exercise(
 
 
 EXERCISES = {
+    "ch02.confusion": ch02_pieces.CONFUSION,
+    "ch02.scores": ch02_pieces.SCORES,
+    "ch02.boundary_region": BOUNDARY_REGION,
+    "ch02.boundary_iou": ch02_pieces.BOUNDARY_IOU,
     "ch02.everywhere": EVERYWHERE,
     "ch02.mean_iou_from_dice": MEAN_IOU_FROM_DICE,
-    "ch02.iou_per_class": IOU_PER_CLASS,
     "ch02.resize_labels": RESIZE_LABELS,
-    "ch02.boundary_region": BOUNDARY_REGION,
+    "ch02.break": ch02_pieces.BREAK,
     "ch02.stride_ceiling": STRIDE_CEILING,
 }

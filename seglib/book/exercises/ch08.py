@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align as torchvision_roi_align
 
 from seglib.book.exercise import Exercise, expect
+from seglib.book.exercises.ch08_pieces import PIECES, TWINS
 from seglib.ops.roi import bilinear_sample, roi_align, roi_levels, roi_pool
 
 Pool = Callable[[Tensor], Tensor]
@@ -807,9 +808,11 @@ JUMP = Exercise(
 
 
 EXERCISES = {
+    **PIECES,
     "ch08.columns": COLUMNS,
     "ch08.slope": SLOPE,
     "ch08.levels": LEVELS,
     "ch08.grid_sample": BY_GRID_SAMPLE,
     "ch08.jump": JUMP,
+    "ch08.twins": TWINS,
 }

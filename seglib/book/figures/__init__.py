@@ -13,6 +13,7 @@ from seglib.book.figures.detection import ROI_MAP, nms, precision_recall, roi_bi
 from seglib.book.figures.dynamic import dynamic_filter, dynamic_filter_of, prototypes, prototypes_of
 from seglib.book.figures.element import Figure
 from seglib.book.figures.images import png
+from seglib.book.figures.measuring import conventions
 from seglib.book.figures.merging import panoptic_merge
 from seglib.book.figures.panoptic import PANOPTIC_CATEGORIES, panoptic_quality, panoptic_scene
 from seglib.book.figures.planner import PLAN_PRESETS, plan_explorer
@@ -24,11 +25,11 @@ from seglib.viz.colors import instance_colors
 from seglib.viz.overlay import panoptic_colors
 
 __all__ = [
-    "MATCHINGS", "PANOPTIC_CATEGORIES", "PLAN_PRESETS", "ROI_MAP", "SURFACE_PRESETS", "Figure", "dilation",
-    "dynamic_filter", "dynamic_filter_of", "hungarian", "loss_gradient", "mask_metrics", "masked_attention", "nms",
-    "panoptic_merge", "panoptic_quality", "panoptic_scene", "pixel_probe", "plan_explorer", "precision_recall",
-    "prompt_explorer", "prototypes", "prototypes_of", "receptive_field", "roi_bins", "slices", "surface_distance",
-    "transposed_conv", "valid_tiles",
+    "MATCHINGS", "PANOPTIC_CATEGORIES", "PLAN_PRESETS", "ROI_MAP", "SURFACE_PRESETS", "Figure", "conventions",
+    "dilation", "dynamic_filter", "dynamic_filter_of", "hungarian", "loss_gradient", "mask_metrics", "masked_attention",
+    "nms", "panoptic_merge", "panoptic_quality", "panoptic_scene", "pixel_probe", "plan_explorer",
+    "precision_recall", "prompt_explorer", "prototypes", "prototypes_of", "receptive_field", "roi_bins", "slices",
+    "surface_distance", "transposed_conv", "valid_tiles",
 ]  # fmt: skip
 
 

@@ -17,7 +17,9 @@ from matplotlib.path import Path
 from seglib import losses
 from seglib.book import figures
 from seglib.book.figures.element import source
+from seglib.layers.anchors import Anchors
 from seglib.losses import lovasz
+from seglib.losses.assign import match_boxes
 from seglib.metrics import AveragePrecision
 from seglib.ops.boxes import box_iou
 from seglib.ops.nms import nms
@@ -52,6 +54,7 @@ ALL: dict[str, Callable[[], figures.Figure]] = {
     "receptive_field": figures.receptive_field,
     "dilation": figures.dilation,
     "nms": figures.nms,
+    "matcher": figures.matcher,
     "loss_gradient": figures.loss_gradient,
     "pixel_probe": lambda: figures.pixel_probe(scene(), CATEGORIES),
     "valid_tiles": lambda: figures.valid_tiles(scene().image),
@@ -119,6 +122,11 @@ def test_another_source_is_another_element():
         (lambda: figures.nms([(0, 0, 1, 1), (2, 2, 2, 3)], [0.5, 0.5]), r"box \(2, 2, 2, 3\) is empty or leaves"),
         (lambda: figures.nms([(0, 0, 1, 1), (2, 2, 43, 3)], [0.5, 0.5]), "leaves the ground of 42 × 28"),
         (lambda: figures.nms(threshold=1.1), "scores and threshold must be 0 to 1"),
+        (lambda: figures.matcher([]), "1 or 2 objects, got 0"),
+        (lambda: figures.matcher([(4, 4, 9, 5)]), r"box \(4, 4, 9, 5\) has a side under 2 pixels"),
+        (lambda: figures.matcher([(4, 4, 9, 41)]), "leaves the ground of 56 × 40"),
+        (lambda: figures.matcher(foreground_iou=0.2), "background_iou <= foreground_iou and .* got 0.3 and 0.2"),
+        (lambda: figures.matcher(size=15), "size must be an even number from 8 to 32, got 15"),
         (lambda: figures.pixel_probe(Sample(torch.rand(3, 8, 8), "a"), CATEGORIES), "needs semantic, instances and"),
         (lambda: figures.pixel_probe(scene(), CATEGORIES, start=(16, 0)), r"start \(16, 0\) lies outside"),
         (lambda: figures.valid_tiles(torch.rand(3, 8, 9)), r"image must be \(3, H, H\) .* got \(3, 8, 9\)"),
@@ -339,6 +347,63 @@ def test_suppression_and_iou_equal_seglibs_on_random_boxes_with_ties(js):
     pairs = [[a.tolist(), b.tolist()] for boxes, *_ in cases for a in boxes for b in boxes]
     want = torch.cat([box_iou(boxes, boxes).flatten() for boxes, *_ in cases])
     np.testing.assert_allclose(js("nms", "iou", pairs), want, rtol=1e-12)  # float64 on both sides
+
+
+def test_the_matches_are_seglibs(js):
+    draw = torch.Generator().manual_seed(5)
+    cases = []
+    for n in range(400):
+        count = 1 + n % 2
+        corner = torch.randint(0, 70, (count, 2), generator=draw)  # half pixels
+        side = torch.randint(4, 60, (count, 2), generator=draw)
+        objects = (torch.cat([corner, corner + side], 1) / 2).double()
+        objects[:, 0::2], objects[:, 1::2] = objects[:, 0::2].clamp(max=56), objects[:, 1::2].clamp(max=40)
+        background, foreground = (torch.randint(0, 21, (2,), generator=draw).sort().values / 20).tolist()
+        cases.append([objects, 8 + 2 * (n % 13), max(foreground, 0.05), background, n % 3 > 0])
+    sizes = sorted({size for _, size, *_ in cases})
+    grids = dict(zip(sizes, js("matcher", "anchors", [[size] for size in sizes]), strict=True))
+    ious = [box_iou(objects, torch.tensor(grids[size]).double()) for objects, size, *_ in cases]
+    edge_cases = [[[0.8, 0.1, 0.0], [0.0, 0.0, 0.0]], [[0.75, 0.25, 0.125, 0.5]], [[0.25, 0.25, 0.1], [0.25, 0.1, 0.0]]]
+    for rows in edge_cases:  # an object that touches nothing, IoUs that equal the thresholds, ties
+        for foreground, background, low in ((0.7, 0.3, True), (0.5, 0.25, False), (0.75, 0.125, True)):
+            ious.append(torch.tensor(rows, dtype=torch.float64))
+            cases.append([None, None, foreground, background, low])
+    sent = [[iou.tolist(), *rest] for iou, (_, _, *rest) in zip(ious, cases, strict=True)]
+    seen = set()
+    for iou, (_, _, foreground, background, low), got in zip(ious, cases, js("matcher", "match", sent), strict=True):
+        want = match_boxes(
+            iou, foreground_iou=foreground, background_iou=background, allow_low_quality_matches=low
+        ).tolist()
+        assert got == want
+        seen |= set(want)
+    assert seen == {-2, -1, 0, 1}
+    pairs = [[o.tolist(), a] for objects, size, *_ in cases[:400:20] for o in objects for a in grids[size]]
+    found = torch.tensor(js("matcher", "iou", pairs), dtype=torch.float64)
+    assert torch.equal(
+        found, torch.cat([iou.flatten() for iou in ious[:400:20]])
+    )  # float64 on both sides, to the last bit
+
+
+def test_the_anchors_to_match_are_seglibs_with_sides_of_whole_quarters(js):
+    (got,) = js("matcher", "anchors", [[16]])
+    layer = Anchors(((16,),), (0.5, 1.0, 2.0), (8,), offset=0.5)
+    (want,) = layer([(5, 7)])
+    assert len(got) == len(want) == 105
+    np.testing.assert_allclose(got, want, atol=0.0625)  # half of half a quarter on each side
+    sides = np.array(got)[:, 2:] - np.array(got)[:, :2]
+    assert ((4 * sides) % 1 == 0).all() and sides[1].tolist() == [16, 16]
+
+
+def test_what_became_of_an_object_is_said(js):
+    ious = [[0.9, 0.4, 0.0], [0.5, 0.1, 0.0]]
+    found = [0, -2, -1]
+    cases = [[0, ious, found, 0.7], [1, ious, found, 0.7], [1, [ious[0], [0, 0, 0]], found, 0.7]]
+    assert js("matcher", "tell", [*cases, [0, [[0.4, 0.2]], [-2, -1], 0.7]]) == [
+        "A: best IoU 0.90, 1 anchor.",
+        "B: best IoU 0.50, no anchor: its best one overlaps A more, by 0.90.",
+        "B touches no anchor.",
+        "A: best IoU 0.40, no anchor: that is below 0.70, and low-quality matches are off.",
+    ]
 
 
 def test_why_a_box_stays_or_goes_is_said(js):
@@ -615,7 +680,7 @@ def test_a_mask_follows_mouse_keys_slider_and_buttons(show):
     assert visit.problems() == []
 
 
-@pytest.mark.parametrize("name", ["mask_metrics", "nms", "roi_bins", "valid_tiles"])
+@pytest.mark.parametrize("name", ["mask_metrics", "matcher", "nms", "roi_bins", "valid_tiles"])
 def test_the_mark_of_a_focused_handle_is_a_few_pixels_thick(name, show):
     page = show(name, width=800).page
     handles = page.locator(".handle[tabindex]")
@@ -775,6 +840,89 @@ def test_boxes_follow_mouse_keys_scores_and_threshold(show):
     assert status.inner_text().startswith("3 of 5 boxes survive: A, C, E.")
     page.get_by_role("button", name="Reset").click()
     assert page.locator(".box").count() == 6
+    assert visit.problems() == []
+
+
+def test_matches_follow_mouse_keys_finger_thresholds_and_buttons(show):
+    visit = show("matcher", width=800)
+    page = visit.page
+
+    def agrees(foreground=0.7, background=0.3, low=True, size=16):
+        """The counts on the page are those of seglib for the boxes on the page; returns (foreground, ignored)."""
+        rects = page.locator(".object rect").all()
+        read = "r => ['x', 'y', 'width', 'height'].map(k => parseFloat(r.getAttribute(k)))"
+        boxes = torch.tensor([[x, y, x + w, y + h] for x, y, w, h in (r.evaluate(read) for r in rects)]).double()
+        half = [[round(4 * size / r**0.5) / 8, round(4 * size * r**0.5) / 8] for r in (0.5, 1, 2)]
+        centres = [[8 * column + 4, 8 * row + 4] for row in range(5) for column in range(7)]
+        grid = torch.tensor([[x - w, y - h, x + w, y + h] for x, y in centres for w, h in half]).double()
+        iou = box_iou(boxes, grid)
+        found = match_boxes(iou, foreground_iou=foreground, background_iou=background, allow_low_quality_matches=low)
+        lifted = (found >= 0) & (iou.amax(0) < foreground)
+        want = [int(n) for n in ((found >= 0).sum(), lifted.sum(), (found == -2).sum(), (found == -1).sum())]
+        assert [int(v) for v in page.locator(".counts b").all_text_contents()] == want
+        assert page.locator(".stage .frame").count() == want[0]
+        assert page.locator(".stage .low").count() == want[1]
+        assert page.locator(".stage .ignored").count() == want[2]
+        return want[0], want[2]
+
+    body, corner = (
+        page.get_by_role("slider", name="Object A", exact=True),
+        page.get_by_role("slider", name="lower right"),
+    )
+    agrees()
+    body.focus()
+    for key in ["ArrowRight"] * 3 + ["ArrowDown"] * 2:
+        page.keyboard.press(key)
+        agrees()
+    assert body.get_attribute("aria-valuetext").startswith("left 15.5, top 11, ")
+    corner.focus()
+    page.keyboard.press("ArrowLeft")
+    assert corner.get_attribute("aria-valuetext").startswith("17.5 wide, 17 high, ")
+    unit = page.locator(".stage svg").bounding_box()["width"] / 58
+    drag(page, ".object", 60 * unit, -60 * unit)  # as far as it goes
+    agrees()
+    assert body.get_attribute("aria-valuetext").startswith("left 38.5, top 0, ")
+    drag(page, ".corner", -60 * unit, -60 * unit)
+    agrees()
+    assert corner.get_attribute("aria-valuetext").startswith("2 wide, 2 high, ")
+    page.get_by_role("button", name="Thin").click()
+    assert agrees()[0] > 0
+    page.get_by_role("button", name="Low-quality matches").click()
+    assert agrees(low=False)[0] == 0
+    assert "and low-quality matches are off" in page.locator(".status").inner_text()
+    page.get_by_role("button", name="Low-quality matches").click()
+    page.get_by_role("button", name="Two want one").click()
+    agrees()
+    assert "B: best IoU 0.56, no anchor: its best one overlaps A more, by 1.00." in page.locator(".status").inner_text()
+    page.get_by_role("button", name="Reset").click()
+    page.get_by_label("Foreground IoU").focus()
+    for _ in range(9):
+        page.keyboard.press("ArrowLeft")
+    assert page.get_by_label("Background IoU").get_attribute("aria-valuetext") == "0.25"  # pushed down with it
+    many, ignored = agrees(foreground=0.25, background=0.25)
+    assert ignored == 0
+    page.get_by_label("Background IoU").focus()
+    page.keyboard.press("End")
+    assert page.get_by_label("Foreground IoU").get_attribute("aria-valuetext") == "1.00"
+    assert agrees(foreground=1.0, background=1.0)[0] < many
+    page.get_by_label("Anchor size").focus()
+    page.keyboard.press("ArrowRight")
+    agrees(foreground=1.0, background=1.0, size=18)
+    assert visit.problems() == []
+
+
+def test_an_object_over_anchors_follows_a_finger(show):
+    visit = show("matcher", width=390)
+    body = visit.page.locator(".object")
+    left = float(body.get_attribute("aria-valuenow"))
+    box = body.bounding_box()
+    session = visit.page.context.new_cdp_session(visit.page)
+    session.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    for phase, at in (("touchStart", x), ("touchMove", x + 10), ("touchMove", x + 40), ("touchEnd", None)):
+        points = [] if at is None else [{"x": at, "y": y}]
+        session.send("Input.dispatchTouchEvent", {"type": phase, "touchPoints": points})
+    assert float(body.get_attribute("aria-valuenow")) > left + 4
     assert visit.problems() == []
 
 

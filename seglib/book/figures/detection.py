@@ -137,3 +137,50 @@ def nms(
             "dropped drops nobody.</p>"
         ),
     )
+
+
+def matcher(
+    objects: Sequence[tuple[float, float, float, float]] = ((14, 10, 32, 27),),
+    *,
+    foreground_iou: float = 0.7,
+    background_iou: float = 0.3,
+    size: int = 16,
+) -> Figure:
+    """One or two objects to drag and resize over anchors of stride 8: which of these turn foreground or are ignored.
+
+    Sliders set the thresholds and the size of the anchors, a button turns low-quality matches off. The rule is that of
+    :func:`~seglib.losses.assign.match_boxes`.
+
+    Args:
+        objects: 1 or 2 boxes ``xyxy`` on a ground of 56 × 40 pixels, at least 2 pixels a side.
+        foreground_iou: IoU threshold from which an anchor takes an object, at least the background's, 0.05 to 1.
+        background_iou: IoU threshold below which an anchor is background, 0 to 1.
+        size: root of the anchors' area in pixels, an even number from 8 to 32.
+
+    Raises:
+        ValueError: when there are too many or too few objects, one is too small or leaves the ground, or a threshold or
+            the size is out of range.
+    """
+    if not 1 <= len(objects) <= 2:
+        raise ValueError(f"the figure shows 1 or 2 objects, got {len(objects)}")
+    for x0, y0, x1, y1 in objects:
+        if not (0 <= x0 <= x1 - 2 and 0 <= y0 <= y1 - 2 and x1 <= 56 and y1 <= 40):
+            raise ValueError(f"box {(x0, y0, x1, y1)} has a side under 2 pixels or leaves the ground of 56 × 40 (xyxy)")
+    if not (0.05 <= foreground_iou <= 1 and 0 <= background_iou <= foreground_iou):
+        raise ValueError(
+            "thresholds must hold 0 <= background_iou <= foreground_iou and 0.05 <= foreground_iou <= 1, got "
+            f"{background_iou} and {foreground_iou}"
+        )
+    if size not in range(8, 33, 2):
+        raise ValueError(f"size must be an even number from 8 to 32, got {size}")
+    return Figure(
+        "matcher",
+        {"objects": objects, "foreground": foreground_iou, "background": background_iou, "size": size},
+        text="which anchors answer for an object that can be dragged and resized",
+        fallback=(
+            "<p>Objects to drag and resize over 105 anchors, three at each of 7 × 5 cells (needs JavaScript). An "
+            f"anchor whose best IoU is {foreground_iou:g} or more is foreground, one below {background_iou:g} is "
+            "background, one between them is ignored. Low-quality matches also make the best anchors of every object "
+            "foreground.</p>"
+        ),
+    )

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seglib.book.exercise import Exercise
+from seglib.book.exercises import ch03_head
 from seglib.layers.upsample import bilinear_kernel
 
 Layers = Sequence[tuple[int, int, int]]
@@ -668,6 +669,7 @@ SHIFT = Exercise(
 
 
 EXERCISES = {
+    **ch03_head.EXERCISES,
     "ch03.sizes": SIZES,
     "ch03.gather": GATHER,
     "ch03.bilinear": BILINEAR,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from seglib.book.exercise import Exercise
+from seglib.book.exercises import ch06_losses
 
 # What a constant says -------------------------------------------------------------------------------------------------
 
@@ -638,6 +639,7 @@ SOFTNESS = Exercise(
 
 
 EXERCISES = {
+    **ch06_losses.EXERCISES,
     "ch06.constant": CONSTANT,
     "ch06.tversky": TVERSKY,
     "ch06.lovasz_hinge": LOVASZ_HINGE,

@@ -23,6 +23,7 @@ from seglib.losses.assign import match_boxes
 from seglib.metrics import AveragePrecision
 from seglib.ops.boxes import box_iou
 from seglib.ops.nms import nms
+from seglib.ops.paste import paste_probs
 from seglib.ops.roi import roi_align, roi_pool
 from seglib.types import VOID, Category, Instances, Panoptic, Sample, Segment
 
@@ -60,6 +61,7 @@ ALL: dict[str, Callable[[], figures.Figure]] = {
     "valid_tiles": lambda: figures.valid_tiles(scene().image),
     "precision_recall": figures.precision_recall,
     "roi_bins": figures.roi_bins,
+    "paste_back": figures.paste_back,
 }
 
 
@@ -123,6 +125,10 @@ def test_another_source_is_another_element():
         (lambda: figures.nms([(0, 0, 1, 1), (2, 2, 43, 3)], [0.5, 0.5]), "leaves the ground of 42 × 28"),
         (lambda: figures.nms(threshold=1.1), "scores and threshold must be 0 to 1"),
         (lambda: figures.matcher([]), "1 or 2 objects, got 0"),
+        (lambda: figures.paste_back((4, 4, 9, 12)), r"box \(4, 4, 9, 12\) has a side under 6 pixels"),
+        (lambda: figures.paste_back((4, 4, 20.1, 12)), "isn't in quarters"),
+        (lambda: figures.paste_back(stride=2), "stride must be 4, 8 or 16, got 2"),
+        (lambda: figures.paste_back(grid=8), "grid must be 7, 14, 21 or 28, got 8"),
         (lambda: figures.matcher([(4, 4, 9, 5)]), r"box \(4, 4, 9, 5\) has a side under 2 pixels"),
         (lambda: figures.matcher([(4, 4, 9, 41)]), "leaves the ground of 56 × 40"),
         (lambda: figures.matcher(foreground_iou=0.2), "background_iou <= foreground_iou and .* got 0.3 and 0.2"),
@@ -406,6 +412,50 @@ def test_what_became_of_an_object_is_said(js):
     ]
 
 
+def test_a_mask_that_is_read_and_pasted_back_is_seglibs(js):
+    rng = random.Random(8)
+    boxes = [[round(4 * v) / 4 for v in random_box(rng, 48, 32)] for _ in range(40)]
+    boxes = [[x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)] for x0, y0, x1, y1 in boxes]
+    truths = js("paste_back", "rasterise", [[box] for box in boxes])
+    strides = [(4, 8, 16)[n % 3] for n in range(len(boxes))]
+    around = js("paste_back", "cells", [list(case) for case in zip(boxes, strides, strict=True)])
+    for box, s, found in zip(boxes, strides, around, strict=True):
+        first, last = np.floor(np.array(box) / s + 0.5).reshape(2, 2)
+        assert found == [*(first * s), *((last + 1) * s)]
+    for inside in (boxes, around):
+        cases = [[t, b, (7, 14, 28)[n % 3]] for n, (t, b) in enumerate(zip(truths, inside, strict=True))]
+        patches = js("paste_back", "read", cases)
+        pasted = js("paste_back", "paste", [[p, box] for p, box in zip(patches, boxes, strict=True)])
+        judged = js("paste_back", "judge", [[t, p] for t, p in zip(truths, pasted, strict=True)])
+        scores = js("paste_back", "score", [[found] for found in judged])
+        for (truth, b, M), patch, image, box, score in zip(cases, patches, pasted, boxes, scores, strict=True):
+            mask = torch.tensor(truth, dtype=torch.float64)
+            where = torch.tensor([b], dtype=torch.float64)
+            want = roi_align(mask[None, None], where, torch.tensor([0]), M, strides=1.0, sampling_ratio=2, impl="torch")
+            np.testing.assert_allclose(patch, want[0, 0], atol=1e-9)
+            whole = paste_probs(want[0], torch.tensor([box], dtype=torch.float64), (32, 48))[0]
+            np.testing.assert_allclose(image, whole, atol=1e-9)
+            a, p = mask > 0, torch.tensor(image) >= 0.5
+            assert score == pytest.approx(float((a & p).sum() / (a | p).sum().clamp(min=1)))
+
+
+def test_pasted_back_from_whole_cells_a_mask_jumps_and_from_its_box_it_does_not(js):
+    start = figures.paste_back().params["box"]
+    boxes = [[v + (0 if k % 2 else step / 4) for k, v in enumerate(start)] for step in range(76)]
+    truths = js("paste_back", "rasterise", [[box] for box in boxes])
+
+    def steps(inside, M=28):
+        patches = js("paste_back", "read", [[t, b, M] for t, b in zip(truths, inside, strict=True)])
+        pasted = js("paste_back", "paste", [[p, box] for p, box in zip(patches, boxes, strict=True)])
+        found = js("paste_back", "judge", [[t, p] for t, p in zip(truths, pasted, strict=True)])
+        return np.array(js("paste_back", "score", [[f] for f in found]))
+
+    exact, rounded = steps(boxes), steps(js("paste_back", "cells", [[box, 8] for box in boxes]))
+    assert exact.min() > 0.95 and abs(np.diff(exact)).max() < 0.04
+    assert abs(np.diff(rounded)).max() > 0.1 and rounded.max() < exact.min()
+    assert steps(boxes, 7).max() < exact.min()
+
+
 def test_why_a_box_stays_or_goes_is_said(js):
     row = [[x, 0, x + 12, 10] for x in (0, 4, 8)]  # neighbours overlap by 0.5, the ends by 0.2
     scores = [0.9, 0.8, 0.7]
@@ -680,7 +730,7 @@ def test_a_mask_follows_mouse_keys_slider_and_buttons(show):
     assert visit.problems() == []
 
 
-@pytest.mark.parametrize("name", ["mask_metrics", "matcher", "nms", "roi_bins", "valid_tiles"])
+@pytest.mark.parametrize("name", ["mask_metrics", "matcher", "nms", "paste_back", "roi_bins", "valid_tiles"])
 def test_the_mark_of_a_focused_handle_is_a_few_pixels_thick(name, show):
     page = show(name, width=800).page
     handles = page.locator(".handle[tabindex]")
@@ -926,6 +976,61 @@ def test_an_object_over_anchors_follows_a_finger(show):
     assert visit.problems() == []
 
 
+def test_a_pasted_mask_follows_mouse_keys_and_sliders(show):
+    visit = show("paste_back", width=800)
+    page = visit.page
+    titles, status = page.locator(".panel b"), page.locator(".status")
+
+    def ious():
+        return [float(text.split()[-1]) for text in titles.all_text_contents()]
+
+    exact, rounded = ious()
+    assert exact > 0.95 and rounded < 0.7
+    body, corner = (
+        page.get_by_role("slider", name=name, exact=True) for name in ("Object", "Object, lower right corner")
+    )
+    body.focus()
+    for key in ["ArrowRight"] * 2 + ["ArrowDown"]:
+        page.keyboard.press(key)
+    assert body.get_attribute("aria-valuetext").startswith("left 11, top 2.5, IoU ")
+    assert (
+        "from x 11.00 to 29.50 and from y 2.50 to 21.75; the cells from 8 to 40 and from 0 to 32" in status.inner_text()
+    )
+    unit = page.locator(".panel svg").first.bounding_box()["width"] / 50
+    drag(page, ".panel:nth-child(2) .body", -60 * unit, 60 * unit)  # as far as it goes, in the second panel
+    assert body.get_attribute("aria-valuetext").startswith("left 0, top 12.75, IoU ")
+    corner.focus()
+    page.keyboard.press("ArrowUp")
+    assert corner.get_attribute("aria-valuetext").startswith("18.5 wide, 19 high, IoU ")
+    drag(page, ".panel:nth-child(1) .corner", -60 * unit, -60 * unit)
+    assert corner.get_attribute("aria-valuetext").startswith("6 wide, 6 high, IoU ")
+    page.get_by_role("button", name="Reset").click()
+    assert ious() == [exact, rounded]
+    page.get_by_label("Stride").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.get_by_label("Stride").get_attribute("aria-valuetext") == "16"
+    assert ious()[0] == exact and ious()[1] != rounded
+    page.get_by_label("Mask grid").focus()
+    page.keyboard.press("Home")
+    assert ious()[0] < exact
+    assert visit.problems() == []
+
+
+def test_a_pasted_mask_follows_a_finger(show):
+    visit = show("paste_back", width=390)
+    body = visit.page.get_by_role("slider", name="Object", exact=True)
+    left = float(body.get_attribute("aria-valuenow"))
+    box = body.bounding_box()
+    session = visit.page.context.new_cdp_session(visit.page)
+    session.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    for phase, at in (("touchStart", x), ("touchMove", x + 10), ("touchMove", x + 40), ("touchEnd", None)):
+        points = [] if at is None else [{"x": at, "y": y}]
+        session.send("Input.dispatchTouchEvent", {"type": phase, "touchPoints": points})
+    assert float(body.get_attribute("aria-valuenow")) > left + 3
+    assert visit.problems() == []
+
+
 def test_a_tile_follows_mouse_keys_and_sliders(show):
     visit = show("valid_tiles", width=800)
     page = visit.page
@@ -980,6 +1085,10 @@ def test_a_box_follows_mouse_keys_and_buttons_and_both_results_follow_it(show):
     assert "The last change moved a bin of RoI Pooling by up to" in status.inner_text()
     page.keyboard.press("ArrowDown")
     assert body.get_attribute("aria-valuetext") == "left 1.30, top 1.00, right 4.50, bottom 4.80"
+    page.get_by_role("button", name="Box 0.1 up").click()
+    agree((1.3, 0.9, 4.5, 4.7))
+    page.get_by_role("button", name="Box 0.1 down").click()
+    agree((1.3, 1.0, 4.5, 4.8))
     corner = page.get_by_role("slider", name="Box, top left corner")
     corner.focus()
     for _ in range(3):

@@ -184,3 +184,40 @@ def matcher(
             "foreground.</p>"
         ),
     )
+
+
+def paste_back(
+    box: tuple[float, float, float, float] = (10.5, 2.25, 29, 21.5), *, stride: int = 8, grid: int = 28
+) -> Figure:
+    """A perfect mask, read from its box and from RoI Pooling's whole cells, and pasted back: the IoU of both.
+
+    The object can be dragged and resized; sliders set the stride and the side of the mask's grid.
+
+    Args:
+        box: the object's box ``xyxy`` on a ground of 48 × 32 pixels, in quarters of a pixel, 6 pixels a side or more.
+        stride: stride of the map whose cells are read, 4, 8 or 16.
+        grid: side M of the mask's grid, 7, 14, 21 or 28.
+
+    Raises:
+        ValueError: when the box is too small, leaves the ground or doesn't lie on quarters, or a choice is unknown.
+    """
+    x0, y0, x1, y1 = box
+    if not (0 <= x0 <= x1 - 6 and 0 <= y0 <= y1 - 6 and x1 <= 48 and y1 <= 32) or any(4 * v % 1 for v in box):
+        raise ValueError(
+            f"box {tuple(box)} has a side under 6 pixels, leaves the ground of 48 × 32 (xyxy) or isn't in quarters"
+        )
+    if stride not in (4, 8, 16):
+        raise ValueError(f"stride must be 4, 8 or 16, got {stride}")
+    if grid not in (7, 14, 21, 28):
+        raise ValueError(f"grid must be 7, 14, 21 or 28, got {grid}")
+    return Figure(
+        "paste_back",
+        {"box": box, "stride": stride, "grid": grid},
+        text="a perfect mask, read from its box and from whole cells, and pasted back",
+        fallback=(
+            "<p>An object to drag on 48 × 32 pixels (needs JavaScript). Its perfect mask is read on a grid of "
+            f"{grid} × {grid}, once from its box and once from the whole cells of stride {stride} that RoI Pooling "
+            "reads, and pasted back into the box. From the box it comes back nearly as it was, from the cells smaller "
+            "and moved.</p>"
+        ),
+    )

@@ -98,7 +98,7 @@ export function render(root, {map, box: start, size: P, ratio: S}) {
   const bins = slider("Bins P", {min: 1, max: 4, value: size}, v => { size = v; change(raw); });
   const points = slider("Samples a bin", {min: 1, max: 4, value: ratio, show: v => `${v}×${v}`}, v => { ratio = v; change(raw); });
   const half = el("button", {type: "button", onclick: () => { aligned = !aligned; change(raw); }}, "aligned");
-  const nudge = (text, label, dx) => el("button", {type: "button", "aria-label": label, onclick: () => move(dx, 0)}, text);
+  const nudge = (text, label, dx, dy) => el("button", {type: "button", "aria-label": label, onclick: () => move(dx, dy)}, text);
   const reset = el("button", {type: "button", onclick: () => { before = null; change(start); }}, "Reset");
   const say = card(root, "RoI Pooling and RoIAlign of one box", `
     .panel { flex: 1 1 300px; min-width: 0; max-width: 356px; } .map text { fill: var(--soft); pointer-events: none; }
@@ -111,8 +111,8 @@ export function render(root, {map, box: start, size: P, ratio: S}) {
     el("p", {class: "lead"}, "Drag the box or its corners, or move it by tenths of a cell. Green: the cells that RoI Pooling reads, "
       + "with a dot on each bin's largest. Orange dots: RoIAlign's samples. Below: what each gives."),
     el("div", {class: "row"}, pool.root, align.root),
-    el("div", {class: "controls"}, nudge("← 0.1", "Box 0.1 to the left", -STEP), nudge("0.1 →", "Box 0.1 to the right", STEP),
-      bins.root, points.root, half, reset), status);
+    el("div", {class: "controls"}, nudge("← 0.1", "Box 0.1 to the left", -STEP, 0), nudge("0.1 →", "Box 0.1 to the right", STEP, 0),
+      nudge("↑ 0.1", "Box 0.1 up", 0, -STEP), nudge("0.1 ↓", "Box 0.1 down", 0, STEP), bins.root, points.root, half, reset), status);
 
   function move(dx, dy) {
     dx = clamp(dx, -raw[0], W - raw[2]);

@@ -10,8 +10,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from seglib.book.exercise import Exercise
+from seglib.book.exercises import ch09_curves
 from seglib.metrics.ap_matching import IOU_THRESHOLDS
-from seglib.metrics.ap_scores import RECALLS
 
 # One wrong detection among two right ones -----------------------------------------------------------------------------
 
@@ -63,219 +63,6 @@ ORDER = Exercise(
         area = 1/2 · ... + 1/2 · ...
     """,
     tolerance=5e-3,
-)
-
-
-# AP of a ranked list --------------------------------------------------------------------------------------------------
-
-
-def _steps(right: Sequence[int], objects: int) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and recall after every detection, each ``(D,)``."""
-    hits = np.cumsum(np.asarray(right, float))
-    return hits / np.arange(1, len(hits) + 1), hits / objects
-
-
-def _levels(right: Sequence[int], objects: int) -> np.ndarray:
-    """The interpolated precision after every detection ``(D,)``."""
-    precision, _ = _steps(right, objects)
-    return np.maximum.accumulate(precision[::-1])[::-1] if len(precision) else precision
-
-
-def _read(level: np.ndarray, recall: np.ndarray, recalls: np.ndarray) -> np.ndarray:
-    """The level at the first detection that reaches each recall, 0 where none does."""
-    return np.append(level, 0.0)[np.searchsorted(recall, recalls)]
-
-
-def average(right: Sequence[int], objects: int, recalls: np.ndarray = RECALLS) -> float:
-    """COCO's AP of a list of right (1) and wrong (0) detections by falling score."""
-    return float(_read(_levels(right, objects), _steps(right, objects)[1], recalls).mean())
-
-
-def _average_raw(right: Sequence[int], objects: int) -> float:
-    precision, recall = _steps(right, objects)
-    return float(_read(precision, recall, RECALLS).mean())
-
-
-def _average_area(right: Sequence[int], objects: int) -> float:
-    return float((_levels(right, objects) * np.asarray(right, float)).sum() / objects)
-
-
-def _average_reached(right: Sequence[int], objects: int) -> float:
-    _, recall = _steps(right, objects)
-    top = recall[-1] if len(recall) else 0.0
-    found = _read(_levels(right, objects), recall, RECALLS[top >= RECALLS])
-    return float(found.mean())
-
-
-def _average_of_hits(right: Sequence[int], objects: int) -> float:
-    return average(right, max(int(np.sum(right)), 1))
-
-
-def _average_last(right: Sequence[int], objects: int) -> float:
-    """Recalls that aren't reached take the last precision."""
-    level, (_, recall) = _levels(right, objects), _steps(right, objects)
-    at = np.searchsorted(recall, RECALLS).clip(max=max(len(level) - 1, 0))
-    return float(level[at].mean()) if len(level) else 0.0
-
-
-def _average_detections(right: Sequence[int], objects: int) -> float:
-    return float(_steps(right, objects)[0].mean()) if len(right) else 0.0
-
-
-def _average_past(right: Sequence[int], objects: int) -> float:
-    """Only recalls beyond the wanted one count."""
-    level, (_, recall) = _levels(right, objects), _steps(right, objects)
-    return float(np.append(level, 0.0)[np.searchsorted(recall, RECALLS, side="right")].mean())
-
-
-def _average_from_left(right: Sequence[int], objects: int) -> float:
-    precision, recall = _steps(right, objects)
-    level = np.maximum.accumulate(precision) if len(precision) else precision
-    return float(_read(level, recall, RECALLS).mean())
-
-
-def _average_begins_at_one(right: Sequence[int], objects: int) -> float:
-    """A point with precision 1 at recall 0, as scikit-learn's curve has one."""
-    found = _read(_levels(right, objects), _steps(right, objects)[1], RECALLS)
-    found[0] = 1.0
-    return float(found.mean())
-
-
-def _average_straight(right: Sequence[int], objects: int) -> float:
-    """Straight lines between the points instead of steps."""
-    level, (_, recall) = _levels(right, objects), _steps(right, objects)
-    return float(np.interp(RECALLS, recall, level, right=0.0).mean()) if len(level) else 0.0
-
-
-def _average_added(right: Sequence[int], objects: int) -> float:
-    """Recall as a sum of shares: seven times 1/7 is less than 1."""
-    recall = np.cumsum([r / objects for r in right])
-    return float(_read(_levels(right, objects), recall, RECALLS).mean())
-
-
-def _average_of_no_hit(right: Sequence[int], objects: int) -> float:
-    return average(right, objects) if any(right) else float("nan")
-
-
-def _average_loop(right: Sequence[int], objects: int) -> float:
-    points, hits = [], 0
-    for place, r in enumerate(right, start=1):
-        hits += r
-        points.append((hits / objects, hits / place))
-    return sum(max((p for at, p in points if at >= i / 100), default=0.0) for i in range(101)) / 101
-
-
-def _average_backwards(right: list[int], objects: int) -> Tensor:
-    """From the end, by taking detections away from the list itself."""
-    hits, level, total = sum(right), 0.0, torch.zeros(101, dtype=torch.float64)
-    while right:
-        level = max(level, hits / len(right))
-        total[torch.arange(101).double() / 100 <= hits / objects] = level
-        hits -= right.pop()
-    return total.mean()
-
-
-def _lists() -> Mapping[str, tuple[list[int], int]]:
-    return {
-        "right, wrong, right with 2 objects": ([1, 0, 1], 2),
-        "wrong, right, right with 4 objects": ([0, 1, 1], 4),
-        "right, wrong, wrong, right, right, wrong with 5 objects": ([1, 0, 0, 1, 1, 0], 5),
-        "right, wrong, right with 3 objects": ([1, 0, 1], 3),
-        "7 right ones with 7 objects": ([1] * 7, 7),
-        "no detection with 3 objects": ([], 3),
-        "two wrong ones with 2 objects": ([0, 0], 2),
-        "one right one of 1 object": ([1], 1),
-    }
-
-
-AVERAGE = Exercise(
-    solution=average,
-    wrong={
-        "raw": (
-            _average_raw,
-            "You read off the precision itself. Take the largest one at that recall or a higher one: a running "
-            "maximum from the end of the list.",
-        ),
-        "area": (
-            _average_area,
-            "That is the area under the curve, exactly. COCO samples it at the 101 recalls 0, 0.01, …, 1, and recall "
-            "0 is one of them.",
-        ),
-        "eleven_points": (
-            lambda right, objects: average(right, objects, np.linspace(0, 1, 11)),
-            "You read the curve at 11 recalls, as PASCAL VOC did in 2007. COCO reads it at 101.",
-        ),
-        "hundred_points": (
-            lambda right, objects: average(right, objects, RECALLS[1:]),
-            "You leave out recall 0: there are 101 recalls from 0 to 1, both included.",
-        ),
-        "reached_only": (
-            _average_reached,
-            "You leave out the recalls that aren't reached. They count with precision 0: that is how AP sees what was "
-            "missed.",
-        ),
-        "last_precision": (
-            _average_last,
-            "Recalls that aren't reached get your last precision. They count with precision 0: that is how AP sees "
-            "what was missed.",
-        ),
-        "recall_of_hits": (
-            _average_of_hits,
-            "Your recall ends at 1 although objects were missed: divide the hits by `objects`.",
-        ),
-        "over_detections": (
-            _average_detections,
-            "You took the mean of the precision over the detections. AP is a mean over recall, and wrong detections "
-            "at the end don't move it.",
-        ),
-        "ninety_nine": (
-            lambda right, objects: average(right, objects, RECALLS[:-1]),
-            "You leave out recall 1: there are 101 recalls from 0 to 1, both included.",
-        ),
-        "beyond": (
-            _average_past,
-            "A detection that brings the recall to exactly 0.5 counts for the recall 0.5: ≥, not >.",
-        ),
-        "from_the_left": (
-            _average_from_left,
-            "Your running maximum goes from the start of the list. The largest precision is sought at this recall "
-            "or a *higher* one: go from the end.",
-        ),
-        "begins_at_one": (
-            _average_begins_at_one,
-            "At recall 0 you set precision 1. It is the largest precision of the list, as at every other recall.",
-        ),
-        "straight_lines": (
-            _average_straight,
-            "You draw straight lines between the points. The interpolated curve is a staircase.",
-        ),
-        "shares_added": (
-            _average_added,
-            "You add 1 / objects for each hit: seven times 1/7 comes out below 1. Count the hits, then divide.",
-        ),
-        "percent": (
-            lambda right, objects: 100 * average(right, objects),
-            "Right, but as a percentage: AP is a fraction between 0 and 1.",
-        ),
-        "no_hit_is_nan": (
-            _average_of_no_hit,
-            "There are objects, and none was found: an AP of 0. It is NaN only without objects.",
-        ),
-    },
-    right={
-        "a loop over i / 100": _average_loop,
-        "from the end, emptying the list": _average_backwards,
-        "a NumPy number": lambda right, objects: np.float64(average(right, objects)),
-    },
-    probes=_lists,
-    hint="Precision and recall after each detection, the running maximum from the end, then 101 recalls.",
-    sketch="""
-        for D, r in enumerate(right, start=1):
-            ...                                   # keep (recall, precision) of the D best
-        for wanted in np.linspace(0, 1, 101):
-            total += max(...)                     # over the points whose recall is ...
-        return total / ...
-    """,
 )
 
 
@@ -871,8 +658,8 @@ THRESHOLD = Exercise(
 
 
 EXERCISES: dict[str, Exercise] = {
+    **ch09_curves.EXERCISES,
     "ch09.order": ORDER,
-    "ch09.average": AVERAGE,
     "ch09.match": MATCH,
     "ch09.other": OTHER,
     "ch09.threshold": THRESHOLD,

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seglib.book.exercise import Exercise
+from seglib.book.exercises import ch04_network
+from seglib.book.exercises.verify import trains_all
 from seglib.ops.borders import border_weights
 
 Predict = Callable[[Tensor], Tensor]
@@ -169,9 +171,13 @@ def _maps() -> Mapping[str, tuple[Tensor, Tensor]]:
     }
 
 
+_UNTRAINED = "The numbers are right, but no full gradient reaches {}. Train with it and nothing is learnt there."
+
 CROP = Exercise(
     solution=crop_and_concatenate,
+    verify=trains_all(crop_and_concatenate, _maps, [_UNTRAINED.format("the skip"), _UNTRAINED.format("`x`")]),
     wrong={
+        "detached": (lambda skip, x: crop_and_concatenate(skip.detach(), x), _UNTRAINED.format("the skip")),
         "corner": (
             lambda skip, x: torch.cat([_corner(skip, x), x], 1),
             "You cut out the top left corner. The map from below lost as much on every side: its place is the middle.",
@@ -233,97 +239,6 @@ CROP = Exercise(
     sketch="top = half of what the skip is too high, left = half of what it is too wide; "
     "torch.cat([skip[…, top : top + …, left : left + …], x], …).",
     hint="(H − h) / 2 rows are cut off above and below, (W − w) / 2 columns at the left and right.",
-)
-
-
-# A sum in disguise ----------------------------------------------------------------------------------------------------
-
-
-def sum_weight(channels: int) -> Tensor:
-    """Weights ``(C, 2C, 1, 1)`` with which a convolution of the concatenation ``[a, b]`` gives ``a + b``."""
-    return torch.eye(channels).repeat(1, 2)[..., None, None]
-
-
-def _weight_in_loops(channels: int) -> list[list[list[list[float]]]]:
-    line = range(2 * channels)
-    return [[[[float(i in (o, o + channels))]] for i in line] for o in range(channels)]
-
-
-def _weight_in_numpy(channels: int) -> np.ndarray:
-    return np.hstack([np.eye(channels), np.eye(channels)]).reshape(channels, 2 * channels, 1, 1)
-
-
-def _weight_in_place(channels: int) -> Tensor:
-    weight = torch.zeros(channels, 2 * channels, 1, 1, dtype=torch.float64)
-    for half in (0, channels):
-        weight[range(channels), range(half, half + channels)] = 1
-    return weight
-
-
-def _three_by_three(channels: int) -> Tensor:
-    return F.pad(sum_weight(channels), (1, 1, 1, 1))
-
-
-SUM = Exercise(
-    solution=sum_weight,
-    wrong={
-        "first_only": (
-            lambda c: torch.cat([torch.eye(c), torch.zeros(c, c)], 1)[..., None, None],
-            "That lets the first map through and drops the second.",
-        ),
-        "second_only": (
-            lambda c: torch.cat([torch.zeros(c, c), torch.eye(c)], 1)[..., None, None],
-            "That lets the second map through and drops the first.",
-        ),
-        "mean": (lambda c: sum_weight(c) / 2, "That gives the mean of the two maps, half of their sum."),
-        "difference": (
-            lambda c: torch.cat([torch.eye(c), -torch.eye(c)], 1)[..., None, None],
-            "That gives a − b.",
-        ),
-        "ones": (
-            lambda c: torch.ones(c, 2 * c, 1, 1),
-            "Every output channel adds up all channels of both maps. Channel i wants channel i of each, and no other.",
-        ),
-        "interleaved": (
-            lambda c: torch.eye(c).repeat_interleave(2, 1)[..., None, None],
-            "You pair neighbouring channels. After the concatenation channel i of the second map is channel C + i.",
-        ),
-        "all_channels_into_one": (
-            lambda c: torch.ones(1, 2 * c, 1, 1),
-            "That makes a single channel, the sum of all. The sum of two maps has C channels.",
-        ),
-        "kept_apart": (
-            lambda c: torch.eye(2 * c)[..., None, None],
-            "That hands both maps through side by side. Channel i of the first and channel i of the second belong in "
-            "one output.",
-        ),
-        "crossed": (
-            lambda c: torch.cat([torch.eye(c), torch.eye(c).flip(0)], 1)[..., None, None],
-            "You add the second map's channels in the opposite order: channel i of a meets channel i of b.",
-        ),
-        "three_by_three": (
-            _three_by_three,
-            "The weights are right for a 3 × 3 kernel. A 1 × 1 convolution is asked for: (C, 2C, 1, 1).",
-        ),
-        "matrix": (
-            lambda c: sum_weight(c)[..., 0, 0],
-            "The numbers are right. A 1 × 1 convolution wants the shape (C, 2C, 1, 1).",
-        ),
-        "turned": (
-            lambda c: sum_weight(c).transpose(0, 1),
-            "A convolution's weight has the outputs first: (C, 2C, 1, 1), not (2C, C, 1, 1).",
-        ),
-    },
-    right={
-        "loops": _weight_in_loops,
-        "numpy": _weight_in_numpy,
-        "filled in place, in float64": _weight_in_place,
-        "a module's weight": lambda c: torch.nn.Parameter(sum_weight(c)),
-    },
-    probes=lambda: {f"C = {c}": (c,) for c in (2, 3, 5, 1)},
-    hint="Row i of the weight has a 1 for channel i of the first map and one for channel i of the second.",
-    sketch="W = [W_a  W_b], (C, 2C): which C × C matrix returns a, and which returns b? Then give it the shape of a "
-    "1 × 1 kernel.",
 )
 
 
@@ -769,9 +684,9 @@ TILES = Exercise(
 
 
 EXERCISES = {
+    **ch04_network.EXERCISES,
     "ch04.sizes": SIZES,
     "ch04.crop": CROP,
-    "ch04.sum": SUM,
     "ch04.border_weights": WEIGHTS,
     "ch04.tiles": TILES,
 }

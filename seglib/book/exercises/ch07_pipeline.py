@@ -341,7 +341,11 @@ DECODE = Exercise(
         ),
         "first_only": (
             _first_box_only,
-            "You return one box. Every anchor gets one, and N may be 0.",
+            "You return one box. Every anchor gets one.",
+        ),
+        "stacked": (
+            lambda t, anchors: torch.stack([decode(d[None], a[None])[0] for d, a in zip(t, anchors, strict=True)]),
+            "N may be 0, and a stack of nothing is not defined. Work on all rows at once.",
         ),
     },
     right={

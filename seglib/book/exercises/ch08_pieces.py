@@ -819,6 +819,13 @@ PASTE = Exercise(
             lambda mask, box, size: paste(mask, torch.round(box), size),
             "You round the box to whole pixels. It stays as it is.",
         ),
+        "clipped": (
+            lambda mask, box, size: paste(
+                mask, torch.stack([box[k].clamp(0, size[1 - k % 2]) for k in range(4)]), size
+            ).nan_to_num(0),
+            "You cut the box at the image's border and squeeze the whole mask into the rest. The part of the mask that "
+            "lies outside is not seen.",
+        ),
         "thresholded": (
             lambda mask, box, size: (paste(mask, box, size) >= 0.5).float(),
             "You apply a threshold. Return the values themselves.",

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from seglib.book.exercise import Exercise, difference, expect, own
-from seglib.book.exercises.verify import trains_all
+from seglib.book.exercises.verify import keeps_float64, trains_all
 
 Map = Callable[[Tensor], Tensor]
 
@@ -125,6 +125,19 @@ CELLS = (
     "over the k² taps at most."
 )
 _NO_GRADIENT = "The numbers are right, but no full gradient reaches {}. Train with it and nothing is learnt there."
+DIGITS = (
+    "In float32 it is right, but with `x` in float64 your code raises or loses digits: somewhere a tensor is float32 "
+    "whatever `x` is. Take the type of `x`; section 4 compares in float64."
+)
+
+
+def _exact_map() -> tuple[Tensor, Tensor, int]:
+    g = torch.Generator().manual_seed(7)
+    x, w = (torch.rand(shape, generator=g, dtype=torch.float64) for shape in ((2, 2, 5, 6), (3, 2, 3, 3)))
+    return x, w, 2
+
+
+_exact = keeps_float64(atrous, _maps, DIGITS, _exact_map)
 _trained = trains_all(atrous, _maps, [_NO_GRADIENT.format("`x`"), _NO_GRADIENT.format("`w`")])
 
 
@@ -143,6 +156,7 @@ def _own_and_without_cells(attempt: Callable[..., Any]) -> None:
         calls.append(counter.calls)
     expect(calls[0] == calls[1], CELLS)
     _trained(attempt)
+    _exact(attempt)
 
 
 ATROUS = Exercise(
@@ -150,6 +164,7 @@ ATROUS = Exercise(
     wrong={
         "ready_made": (atrous, READY_MADE),
         "cell_by_cell": (_cell_by_cell, CELLS),
+        "float32": (lambda x, w, d: _shifted(x.float(), w.float(), d).to(x.dtype), DIGITS),
         "gradient_of_x": (lambda x, w, d: _shifted(x.detach(), w, d), _NO_GRADIENT.format("`x`")),
         "gradient_of_w": (lambda x, w, d: _shifted(x, w.detach(), d), _NO_GRADIENT.format("`w`")),
         "flipped": (
@@ -596,16 +611,16 @@ def _dilated(w: Tensor, d: int) -> Map:
     return branch
 
 
-def _pyramids() -> Mapping[str, tuple[Tensor, list[Map], Map, Map]]:
+def _pyramids(dtype: torch.dtype = torch.float32) -> Mapping[str, tuple[Tensor, list[Map], Map, Map]]:
     g = torch.Generator().manual_seed(6)
 
     def case(b: int, c: int, width: int, size: tuple[int, int], kernels: Sequence[tuple[int, int]]) -> tuple[Any, ...]:
         def weights(out: int, into: int, k: int) -> Tensor:
-            return torch.randn(out, into, k, k, generator=g).round(decimals=1)
+            return torch.randn(out, into, k, k, generator=g).round(decimals=1).to(dtype)
 
         branches = [_dilated(weights(width, c, k), d) for k, d in kernels]
         pooled, mixer = _dilated(weights(width, c, 1), 1), weights(width, (len(kernels) + 1) * width, 1)
-        return torch.randn(b, c, *size, generator=g), branches, pooled, lambda z: F.conv2d(z, mixer)
+        return torch.randn(b, c, *size, generator=g).to(dtype), branches, pooled, lambda z: F.conv2d(z, mixer)
 
     return {
         "five branches": case(2, 4, 4, (6, 9), [(1, 1), (3, 1), (3, 2), (3, 4)]),
@@ -620,6 +635,19 @@ _NO_GRADIENT_TO_MAP = (
     "branches. Don't detach."
 )
 
+_pyramid_trains = trains_all(pyramid, _pyramids, [_NO_GRADIENT_TO_MAP])
+_pyramid_digits = keeps_float64(pyramid, _pyramids, DIGITS, lambda: next(iter(_pyramids(torch.float64).values())))
+
+
+def _trains_and_keeps_digits(attempt: Callable[..., Any]) -> None:
+    _pyramid_trains(attempt)
+    _pyramid_digits(attempt)
+
+
+def _joined_in_float32(x: Tensor, branches: Sequence[Map], pooled: Map, project: Map) -> Tensor:
+    return _pyramid(x, branches, pooled, project, join=lambda parts: torch.cat(parts, 1).float().to(x.dtype))
+
+
 PYRAMID = Exercise(
     solution=pyramid,
     wrong={
@@ -627,6 +655,7 @@ PYRAMID = Exercise(
             _changed(mean=lambda x: x.detach().mean((2, 3), keepdim=True)),
             _NO_GRADIENT_TO_MAP,
         ),
+        "float32": (_joined_in_float32, DIGITS),
         "one_after_another": (
             _one_after_another,
             "Each of your branches reads the one before. In ASPP all read x, side by side.",
@@ -698,7 +727,7 @@ PYRAMID = Exercise(
     },
     right={"in place": _pyramid_in_place, "repeated": _pyramid_repeated},
     probes=_pyramids,
-    verify=trains_all(pyramid, _pyramids, [_NO_GRADIENT_TO_MAP]),
+    verify=_trains_and_keeps_digits,
     tolerance=1e-4,
     hint="All branches read x. The mean is (B, C, 1, 1), and what `pooled` makes of it goes to all cells.",
     sketch="""

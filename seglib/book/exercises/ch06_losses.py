@@ -13,12 +13,33 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from seglib.book.exercise import Exercise, difference, expect, own
-from seglib.book.exercises.verify import trains_all
+from seglib.book.exercises.verify import keeps_float64, trains_all
 from seglib.types import VOID
 
 Loss = Callable[..., Any]
 
 NO_GRADIENT = "The numbers are right, but the gradient is not: some part of your code is cut off from `z` (detached?)."
+
+
+DIGITS = (
+    "In float32 it is right, but with `z` in float64 your code raises or loses digits: somewhere a tensor is float32 "
+    "whatever `z` is. Take the type of `z`; section 4 compares in float64."
+)
+
+
+def _both_of(*demands: Callable[[Any], None]) -> Callable[[Any], None]:
+    """One ``verify`` of several, in turn."""
+
+    def verify(attempt: Any) -> None:
+        for demand in demands:
+            demand(attempt)
+
+    return verify
+
+
+def _in_float32(loss: Loss) -> Loss:
+    """A loss that computes in float32, whatever the logits are."""
+    return lambda z, *rest: loss(z.float(), *rest).to(z.dtype)
 
 
 def _labelled(y: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,6 +146,7 @@ class _Names(TorchFunctionMode):
 
 READY_MADE = "The numbers are right, but torch's own loss made them. Write it yourself: section 4 compares the two."
 _costs_train = trains_all(pixel_costs, _pixels, [NO_GRADIENT])
+_costs_digits = keeps_float64(pixel_costs, _pixels, DIGITS)
 
 
 def _own_costs(attempt: Loss) -> None:
@@ -134,11 +156,13 @@ def _own_costs(attempt: Loss) -> None:
     if difference(answer, pixel_costs(*case), tolerance=1e-4) is None:
         expect(not called.names & {"cross_entropy", "cross_entropy_loss", "nll_loss", "nll_loss2d"}, READY_MADE)
     _costs_train(attempt)
+    _costs_digits(attempt)
 
 
 COSTS = Exercise(
     solution=pixel_costs,
     wrong={
+        "float32": (_in_float32(pixel_costs), DIGITS),
         "ready_made": (_ready_made_costs, READY_MADE),
         "detached": (
             lambda z, y: (z.logsumexp(1).detach() - z.gather(1, _labelled(y)[1][:, None])[:, 0]) * (y != VOID),
@@ -267,6 +291,7 @@ def _focal_cases() -> Mapping[str, tuple[Tensor, Tensor, float]]:
 FOCAL = Exercise(
     solution=focal,
     wrong={
+        "float32": (_in_float32(focal), DIGITS),
         "detached": (
             _changed_focal(factor=lambda p, gamma: (1 - p.detach()) ** gamma),
             NO_GRADIENT,
@@ -324,7 +349,7 @@ FOCAL = Exercise(
     },
     right={"NumPy": _focal_numpy, "labelled pixels alone": _focal_by_softmax},
     probes=_focal_cases,
-    verify=trains_all(focal, _focal_cases, [NO_GRADIENT]),
+    verify=_both_of(trains_all(focal, _focal_cases, [NO_GRADIENT]), keeps_float64(focal, _focal_cases, DIGITS)),
     tolerance=1e-4,
     hint="From the cost of a pixel you get p_y back: it is e to the minus cost.",
     sketch="""
@@ -408,6 +433,7 @@ def _ohem_cases() -> Mapping[str, tuple[Tensor, Tensor, float, int]]:
 OHEM = Exercise(
     solution=ohem,
     wrong={
+        "float32": (_in_float32(ohem), DIGITS),
         "detached": (
             lambda z, y, threshold, min_kept: ohem(z, y, threshold, min_kept).detach() + 0 * z.sum(),
             NO_GRADIENT,
@@ -460,7 +486,7 @@ OHEM = Exercise(
     },
     right={"NumPy": _ohem_numpy, "a mask": _ohem_masked},
     probes=_ohem_cases,
-    verify=trains_all(ohem, _ohem_cases, [NO_GRADIENT]),
+    verify=_both_of(trains_all(ohem, _ohem_cases, [NO_GRADIENT]), keeps_float64(ohem, _ohem_cases, DIGITS)),
     tolerance=1e-4,
     hint="Sort the costs of the labelled pixels, the hardest first. How many from the front are kept?",
     sketch="""
@@ -508,7 +534,7 @@ def _dice_loop(z: Tensor, y: Tensor, eps: float) -> Tensor:
     losses = []
     p = z.softmax(1)
     for k in range(z.shape[1]):
-        p_k, y_k = p[:, k][y != VOID], (y[y != VOID] == k).float()
+        p_k, y_k = p[:, k][y != VOID], (y[y != VOID] == k).to(p.dtype)
         if y_k.any():
             losses.append(1 - (2 * (p_k @ y_k) + eps) / (p_k.sum() + y_k.sum() + eps))
     return torch.stack(losses).mean()
@@ -553,6 +579,7 @@ def _dice_cases() -> Mapping[str, tuple[Tensor, Tensor, float]]:
 DICE = Exercise(
     solution=dice,
     wrong={
+        "float32": (_in_float32(dice), DIGITS),
         "detached": (_changed_dice(probability=lambda z: z.softmax(1).detach() + 0 * z), NO_GRADIENT),
         "void_in_p": (
             _changed_dice(mask_p=False),
@@ -628,7 +655,7 @@ DICE = Exercise(
     },
     right={"a loop": _dice_loop, "NumPy": _dice_numpy, "in place": _dice_in_place},
     probes=_dice_cases,
-    verify=trains_all(dice, _dice_cases, [NO_GRADIENT]),
+    verify=_both_of(trains_all(dice, _dice_cases, [NO_GRADIENT]), keeps_float64(dice, _dice_cases, DIGITS)),
     tolerance=1e-4,
     hint="For each class: an overlap, an area of the answer, an area of the truth; void pixels in none of them.",
     sketch="""
@@ -699,6 +726,12 @@ SQUARE = (
 )
 
 
+STEP_DIGITS = (
+    "In float32 it is right, but with labels in float64 your code raises or loses digits. Take the type of `y`; "
+    "section 4 compares in float64."
+)
+
+
 def _without_square(attempt: Loss) -> None:
     """Rejects right answers that need n × n numbers, or calls for each mistake."""
     called = []
@@ -711,6 +744,7 @@ def _without_square(attempt: Loss) -> None:
         expect(names.most <= 8 * n, SQUARE)
         called.append(names.calls)
     expect(called[0] == called[1], SQUARE)
+    _step_digits(attempt)
 
 
 def _labels_in_order() -> Mapping[str, tuple[Tensor]]:
@@ -726,9 +760,12 @@ def _labels_in_order() -> Mapping[str, tuple[Tensor]]:
     }
 
 
+_step_digits = keeps_float64(steps, _labels_in_order, STEP_DIGITS)
+
 STEPS = Exercise(
     solution=steps,
     wrong={
+        "float32": (lambda y: steps(y.float()), STEP_DIGITS),
         "square": (_steps_square, SQUARE),
         "totals": (
             _jaccard,

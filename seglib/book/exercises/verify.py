@@ -50,6 +50,40 @@ def trains_all(
     return verify
 
 
+def keeps_float64(
+    solution: Callable[..., Any],
+    probes: Callable[[], Mapping[str, tuple[Any, ...]]],
+    hint: str,
+    doubled: Callable[[], tuple[Any, ...]] | None = None,
+) -> Callable[[Callable[..., Any]], None]:
+    """A ``verify`` for functions that a later cell compares in float64: rejects right values that lose digits there.
+
+    Args:
+        solution: the exercise's solution.
+        probes: the exercise's probes, of which the first is used.
+        hint: what to say when the answer in float64 is that of float32, or when the code raises there.
+        doubled: the first probe's arguments in float64; by default its tensors of floats are converted.
+    """
+
+    def verify(attempt: Callable[..., Any]) -> None:
+        cases = list(probes().values())
+        for arguments in cases:
+            if difference(attempt(*map(own, arguments)), solution(*map(own, arguments)), tolerance=1e-4) is not None:
+                return  # it's wrong, which is said first
+        exact = doubled() if doubled else tuple(map(_in_float64, cases[0]))
+        try:
+            answer = attempt(*map(own, exact))
+        except Exception:
+            expect(False, hint)
+        expect(difference(answer, solution(*map(own, exact)), tolerance=1e-9) is None, hint)
+
+    return verify
+
+
+def _in_float64(value: Any) -> Any:
+    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
 def _alike(gradient: torch.Tensor | None, right: torch.Tensor | None) -> bool:
     """Whether a gradient is there and is the right one, up to what another order of float32 sums may change."""
     if gradient is None or right is None:

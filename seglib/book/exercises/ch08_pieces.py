@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align as torchvision_roi_align
 
-from seglib.book.exercise import Exercise, expect
+from seglib.book.exercise import Exercise, difference, expect
 from seglib.ops.boxes import box_iou
 from seglib.ops.paste import paste_probs
 from seglib.ops.roi import bilinear_sample
@@ -611,6 +611,12 @@ def _keeps_dtype(attempt: Callable[..., Any]) -> None:
                     "The weights must have the dtype of `start`: give it to torch.arange, whose numbers are "
                     "integers, then float32.",
                 )
+            wanted = hats(start, end, *rest)
+            if dtype == torch.float64 and difference(answer, wanted) is None:
+                expect(
+                    difference(answer, wanted, tolerance=1e-10) is None,
+                    "That is right to 7 digits, but `start` has 16: you compute in float32 and convert at the end.",
+                )
 
 
 HATS = Exercise(
@@ -675,6 +681,10 @@ HATS = Exercise(
         "half_a_cell": (
             lambda start, end, P, S, n: hats(start - 0.5, end - 0.5, P, S, n),
             "You take off half a cell. start and end count from middle to middle already.",
+        ),
+        "float32_inside": (
+            lambda start, end, P, S, n: hats(start.float(), end.float(), P, S, n).to(start.dtype),
+            "That is right to 7 digits, but `start` has 16: you compute in float32 and convert at the end.",
         ),
         "float32": (
             lambda start, end, P, S, n: hats(start.double(), end.double(), P, S, n).float(),

@@ -19,6 +19,7 @@ from seglib.book.figures.panoptic import PANOPTIC_CATEGORIES, panoptic_quality, 
 from seglib.book.figures.planner import PLAN_PRESETS, plan_explorer
 from seglib.book.figures.prompts import prompt_explorer
 from seglib.book.figures.queries import MATCHINGS, hungarian, masked_attention
+from seglib.book.figures.stepper import detector_stepper
 from seglib.book.figures.volumes import SURFACE_PRESETS, slices, surface_distance
 from seglib.types import VOID, Category, Sample
 from seglib.viz.colors import instance_colors
@@ -26,10 +27,10 @@ from seglib.viz.overlay import panoptic_colors
 
 __all__ = [
     "MATCHINGS", "PANOPTIC_CATEGORIES", "PLAN_PRESETS", "ROI_MAP", "SURFACE_PRESETS", "Figure", "conventions",
-    "dilation", "dynamic_filter", "dynamic_filter_of", "hungarian", "loss_gradient", "mask_metrics", "masked_attention",
-    "matcher", "nms", "panoptic_merge", "panoptic_quality", "panoptic_scene", "paste_back", "pixel_probe",
-    "plan_explorer", "precision_recall", "prompt_explorer", "prototypes", "prototypes_of", "receptive_field",
-    "roi_bins", "slices", "surface_distance", "transposed_conv", "valid_tiles",
+    "detector_stepper", "dilation", "dynamic_filter", "dynamic_filter_of", "hungarian", "loss_gradient",
+    "mask_metrics", "masked_attention", "matcher", "nms", "panoptic_merge", "panoptic_quality", "panoptic_scene",
+    "paste_back", "pixel_probe", "plan_explorer", "precision_recall", "prompt_explorer", "prototypes",
+    "prototypes_of", "receptive_field", "roi_bins", "slices", "surface_distance", "transposed_conv", "valid_tiles",
 ]  # fmt: skip
 
 

@@ -87,6 +87,10 @@ def _judged() -> Mapping[str, tuple[Tensor, Tensor, int]]:
 CURVE = Exercise(
     solution=curve,
     wrong={
+        "float32": (
+            lambda h, m, n: tuple(part.float() for part in curve(h, m, n)),
+            "Right to seven digits: you count in float32. Later cells compare twelve, so take `.double()`.",
+        ),
         "not_a_number": (_curve_nan, "Before the first detection that counts you divide 0 by 0: precision is 0 there."),
         "one_at_first": (_curve_one, "Before the first detection that counts precision is 0, not 1."),
         "over_the_list": (
@@ -109,6 +113,7 @@ CURVE = Exercise(
     right={"a loop, as lists": _curve_loop, "NumPy": _curve_numpy},
     probes=_judged,
     hint="TP and FP after each detection are running sums of hit and miss.",
+    tolerance=1e-12,
     sketch="""
         TP, FP = hit.double().cumsum(0), ...      # (D,) each
         return TP / ..., TP / N                   # and where TP + FP is 0?
@@ -156,6 +161,10 @@ def _precisions() -> Mapping[str, tuple[Tensor]]:
 INTERPOLATE = Exercise(
     solution=interpolated,
     wrong={
+        "float32": (
+            lambda p: interpolated(p).float(),
+            "Right to seven digits: your result is float32. Give it the type of `precision`.",
+        ),
         "from_the_left": (
             lambda p: p.cummax(0).values if len(p) else p,
             "You take the largest precision *up to* each detection. It is the largest from there on.",
@@ -193,6 +202,7 @@ INTERPOLATE = Exercise(
     },
     probes=_precisions,
     hint="For each place: the largest of all values from there to the end.",
+    tolerance=1e-12,
     sketch="""
         # a running maximum goes from left to right; this one goes from right to left
         return precision.flip(0)....flip(0)
@@ -269,6 +279,10 @@ def _levels() -> Mapping[str, tuple[Tensor, Tensor, Tensor]]:
 READ = Exercise(
     solution=read_off,
     wrong={
+        "float32": (
+            lambda level, recall, recalls: read_off(level, recall, recalls).float(),
+            "Right to seven digits: your result is float32. Give it the type of `level`.",
+        ),
         "strict": (_read_strict, "A recall of exactly r reaches r: at least, not more than."),
         "before": (
             _read_before,
@@ -299,6 +313,7 @@ READ = Exercise(
     right={"all at once": _read_all_at_once, "a loop, as a list": _read_loop},
     probes=_levels,
     hint="For each r: the first place at which recall ≥ r; its level; 0 if there is no such place.",
+    tolerance=1e-12,
     sketch="""
         longer = torch.cat([level, ...])          # (D + 1,): what stands behind the last detection?
         return longer[torch.searchsorted(recall, ...)]

@@ -20,6 +20,7 @@ from seglib.book.figures.planner import PLAN_PRESETS, plan_explorer
 from seglib.book.figures.prompts import prompt_explorer
 from seglib.book.figures.queries import MATCHINGS, hungarian, masked_attention
 from seglib.book.figures.stepper import detector_stepper
+from seglib.book.figures.striding import stride_dilation
 from seglib.book.figures.volumes import SURFACE_PRESETS, slices, surface_distance
 from seglib.types import VOID, Category, Sample
 from seglib.viz.colors import instance_colors
@@ -30,7 +31,8 @@ __all__ = [
     "detector_stepper", "dilation", "dynamic_filter", "dynamic_filter_of", "hungarian", "loss_gradient",
     "mask_metrics", "masked_attention", "matcher", "nms", "panoptic_merge", "panoptic_quality", "panoptic_scene",
     "paste_back", "pixel_probe", "plan_explorer", "precision_recall", "prompt_explorer", "prototypes",
-    "prototypes_of", "receptive_field", "roi_bins", "slices", "surface_distance", "transposed_conv", "valid_tiles",
+    "prototypes_of", "receptive_field", "roi_bins", "slices", "stride_dilation", "surface_distance", "transposed_conv",
+    "valid_tiles",
 ]  # fmt: skip
 
 

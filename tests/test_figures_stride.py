@@ -50,7 +50,6 @@ def show(open_page):
     return open_figure
 
 
-@pytest.mark.slow
 def test_the_twin_is_torchs_and_holds_every_strided_network(open_page):
     page = open_page().page
     g = torch.Generator().manual_seed(0)

@@ -52,6 +52,7 @@ def scene(objects=2):
 ALL: dict[str, Callable[[], figures.Figure]] = {
     "mask_metrics": figures.mask_metrics,
     "transposed_conv": figures.transposed_conv,
+    "bilinear_stamps": figures.bilinear_stamps,
     "receptive_field": figures.receptive_field,
     "dilation": figures.dilation,
     "nms": figures.nms,

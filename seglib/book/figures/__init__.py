@@ -21,18 +21,18 @@ from seglib.book.figures.prompts import prompt_explorer
 from seglib.book.figures.queries import MATCHINGS, hungarian, masked_attention
 from seglib.book.figures.stepper import detector_stepper
 from seglib.book.figures.striding import stride_dilation
+from seglib.book.figures.upsampling import bilinear_stamps
 from seglib.book.figures.volumes import SURFACE_PRESETS, slices, surface_distance
 from seglib.types import VOID, Category, Sample
 from seglib.viz.colors import instance_colors
 from seglib.viz.overlay import panoptic_colors
 
 __all__ = [
-    "MATCHINGS", "PANOPTIC_CATEGORIES", "PLAN_PRESETS", "ROI_MAP", "SURFACE_PRESETS", "Figure", "conventions",
-    "detector_stepper", "dilation", "dynamic_filter", "dynamic_filter_of", "hungarian", "loss_gradient",
+    "MATCHINGS", "PANOPTIC_CATEGORIES", "PLAN_PRESETS", "ROI_MAP", "SURFACE_PRESETS", "Figure", "bilinear_stamps",
+    "conventions", "detector_stepper", "dilation", "dynamic_filter", "dynamic_filter_of", "hungarian", "loss_gradient",
     "mask_metrics", "masked_attention", "matcher", "nms", "panoptic_merge", "panoptic_quality", "panoptic_scene",
-    "paste_back", "pixel_probe", "plan_explorer", "precision_recall", "prompt_explorer", "prototypes",
-    "prototypes_of", "receptive_field", "roi_bins", "slices", "stride_dilation", "surface_distance", "transposed_conv",
-    "valid_tiles",
+    "paste_back", "pixel_probe", "plan_explorer", "precision_recall", "prompt_explorer", "prototypes", "prototypes_of",
+    "receptive_field", "roi_bins", "slices", "stride_dilation", "surface_distance", "transposed_conv", "valid_tiles",
 ]  # fmt: skip
 
 

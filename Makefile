@@ -7,7 +7,7 @@ NOTEBOOKS := $(wildcard chapters/[0-9]*.ipynb)
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout 300
 
-.PHONY: help book test check mutants notebooks results serve bench clean
+.PHONY: help book zip test check mutants notebooks results serve bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -23,6 +23,13 @@ $(VENV)/.ready: requirements.txt pyproject.toml
 book: $(VENV)/.ready  ## build the book from the stored notebooks
 	$(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "The book is in _build/html/index.html; 'make serve' shows it at http://localhost:$(PORT)"
+
+zip: book  ## the built book as one file, to read offline
+	cd _build && $(abspath $(BIN))/python -c "import shutil; \
+		shutil.copytree('html', 'segmentation-from-scratch', dirs_exist_ok=True); \
+		shutil.make_archive('segmentation-from-scratch', 'zip', '.', 'segmentation-from-scratch'); \
+		shutil.rmtree('segmentation-from-scratch')"
+	@echo "The file is _build/segmentation-from-scratch.zip; unpack it and open index.html"
 
 test: $(VENV)/.ready  ## everything: lint, types, all tests, every notebook, the book in a browser
 	$(MAKE) --no-print-directory lint

@@ -14,6 +14,7 @@ from sphinx.config import Config
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that autodoc documents this copy of seglib
 
 import booklinks  # noqa: E402
+import bookterms  # noqa: E402
 from bookfigures import show_both_modes  # noqa: E402
 
 COLAB = "https://colab.research.google.com"
@@ -103,6 +104,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", prose.hide, priority=400)  # napoleon has 500
     app.connect("autodoc-process-docstring", prose.show, priority=600)
     booklinks.setup(app)
+    bookterms.setup(app)
     if app.config.html_baseurl:  # preview cards need absolute addresses
         app.setup_extension("sphinxext.opengraph")
         app.config.ogp_site_url = app.config.html_baseurl

@@ -107,10 +107,12 @@ const book = (() => {
     scrollable();
   }
 
-  // A link into an output that waits leads to the line that stands for it.
+  // A link into an output or a text that waits leads to the line that stands for it.
   function arrive() {
     const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-    target?.closest(".tag_after-guess:not(.unfolded)")?.querySelector(".guess-waits")?.scrollIntoView({block: "center"});
+    let waiting = target?.closest(".tag_after-guess:not(.unfolded), .waits");
+    while (waiting && !waiting.querySelector(".guess-waits")) waiting = waiting.previousElementSibling;
+    waiting?.querySelector(".guess-waits").scrollIntoView({block: "center"});
   }
 
   function tick(text, name, checked, change) {
@@ -183,6 +185,12 @@ const book = (() => {
   });
   document.addEventListener("seg-guess", fold);
   addEventListener("hashchange", arrive);
+  const shown = document.documentElement.dataset;
+  let screen;
+  matchMedia("print").addEventListener("change", ({matches}) => {  // paper is light, whatever the screen is
+    if (matches) screen = shown.theme;
+    shown.theme = matches ? "light" : screen;
+  });
   addEventListener("load", () => { scrollable(); arrive(); });
   addEventListener("resize", scrollable);
   return {problem, progress, merge, pageOf};

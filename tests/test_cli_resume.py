@@ -1,5 +1,6 @@
 """A run that goes on, on the command line: what need not be said again, what may differ, and what is refused."""
 
+import inspect
 import json
 import re
 import subprocess
@@ -13,7 +14,7 @@ from test_train import read_log
 
 from seglib.cli import train
 from seglib.commands.console import training_progress
-from seglib.commands.resume import PATHS
+from seglib.commands.resume import FLAGS, OF_EACH_CALL, PATHS
 from seglib.train.checkpoint import read_progress
 from seglib.weights import read_metadata
 
@@ -38,6 +39,24 @@ def test_more_steps_need_no_other_option(begun, capsys):
     assert facts["data"] == "folder" and facts["loss"] == "dice" and facts["data_size"] == [32, 48]
     assert json.loads((begun / "config.json").read_text())["asked"]["steps"] == 4
     assert "root" not in json.dumps(facts)  # where the images lie stays with the run
+
+
+def test_zero_and_no_come_back_too(photos, tmp_path, capsys):  # noqa: F811
+    start = ["train", "fcn_tiny", "--data", "folder", "--root", photos, "--size", "32x48", "--batch-size", 2]
+    zeros = ["--clip", 0, "--warmup", 0, "--weight-decay", 0, "--no-compile", "--stored-orientation"]
+    code, printed = seglib(*start, *zeros, "--steps", 1, "--out", tmp_path / "run", capsys=capsys)
+    assert code == 0, printed.err
+    asked = json.loads((tmp_path / "run/config.json").read_text())["asked"]
+    assert (asked["clip"], asked["warmup"], asked["weight_decay"]) == (0, 0, 0)
+    assert asked["compile"] is asked["upright"] is False and not {"pretrained", "skip_bad", "resume"} & set(asked)
+    code, printed = seglib("train", "fcn_tiny", "--out", tmp_path / "run", "--resume", "--steps", 2, capsys=capsys)
+    assert code == 0, printed.err
+    assert read_metadata(tmp_path / "run/weights.safetensors")["own_files"]["upright"] is False
+
+
+def test_what_is_off_when_not_given_is_a_flag():
+    off = {name for name, p in inspect.signature(train).parameters.items() if p.default is False}
+    assert off - set(OF_EACH_CALL) == set(FLAGS)
 
 
 def test_a_finished_run_that_goes_on_does_nothing_more(begun, capsys):

@@ -11,6 +11,8 @@ from seglib.files import read_json
 FREE = ("steps", "workers", "save_every")
 """Options that may differ from those of the start: they change no number of the steps that are done."""
 OF_EACH_CALL = ("out", "resume", "as_json")
+FLAGS = ("pretrained", "skip_bad")
+"""Options that are off when not given; of all others 0 and "no" are answers like any other."""
 DATA = ("root", "annotations", "images", "val_annotations")
 PATHS = (*DATA, "plan", "cache", "weights", "encoder")
 """Options that are a path, and of these where the data lie."""
@@ -18,8 +20,11 @@ PATHS = (*DATA, "plan", "cache", "weights", "encoder")
 
 def as_stored(given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a command as they are kept in the run's ``config.json``; paths are absolute."""
-    kept = {name: value for name, value in given.items() if name not in OF_EACH_CALL and value not in (None, False)}
-    return {name: _plain(value) for name, value in kept.items()}
+    return {
+        name: _plain(value)
+        for name, value in given.items()
+        if name not in OF_EACH_CALL and value is not None and (value or name not in FLAGS)
+    }
 
 
 def with_those_of_the_start(given: dict[str, Any], out: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import subprocess
@@ -10,9 +9,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+
+from seglib.book.experiments.memory import HANDED_BACK, rise
 
 Call = Callable[[], object]
 
@@ -85,31 +85,11 @@ def cuda_peak(call: Call) -> float:
 def peak(file: str, *arguments: str) -> float:
     """Megabytes that ``python FILE --peak ARGUMENTS`` prints: one side, measured in a process of its own."""
     command = [sys.executable, "-W", "ignore", file, "--peak", *arguments]
-    found = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | _HANDED_BACK)
+    found = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | HANDED_BACK)
     return float(found.stdout.split()[-1])
 
 
-_HANDED_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-"""Has glibc give freed memory back at once: else a call fills what building the model left, and rises by nothing."""
-
-
 def print_peak(small: Call, call: Call) -> None:
-    """Print by how many megabytes the resident size of this process rises during ``call``, after a ``small`` call.
-
-    That is what the operating system saw, whoever allocated it. The small call loads kernels and code beforehand.
-    Linux only (it reads ``/proc``), NaN elsewhere.
-    """
+    """Print by how many megabytes the resident size of this process rises during ``call``, after a ``small`` call."""
     torch.set_num_threads(1)
-    small()
-    status, forget = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not status.exists():
-        print(math.nan)
-        return
-    forget.write_text("5")  # the largest resident size so far becomes the present one
-    before = _megabytes(status, "VmRSS")
-    call()
-    print(_megabytes(status, "VmHWM") - before)
-
-
-def _megabytes(status: Path, entry: str) -> float:
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(entry)) / 1024
+    print(rise(small, call))

@@ -59,9 +59,16 @@ _STATION_8 = re.compile(r"^## .*\bexercises?\b", re.MULTILINE | re.IGNORECASE)
 _IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
 
 
-def lint(notebook: NotebookNode) -> list[str]:
-    """What ``notebook`` breaks of the book's rules, one sentence each; empty when it keeps them all."""
-    problems = [*_top(notebook), *_stations(notebook), *_exercises(notebook), *_guesses(notebook)]
+def lint(notebook: NotebookNode, *, chapter: bool = True) -> list[str]:
+    """What ``notebook`` breaks of the book's rules, one sentence each; empty when it keeps them all.
+
+    Args:
+        notebook: the stored notebook.
+        chapter: whether it is a chapter, which has the nine stations and exercises; a page of results has neither.
+    """
+    problems = [*_top(notebook), *_guesses(notebook)]
+    if chapter:
+        problems += [*_stations(notebook), *_exercises(notebook)]
     for index, cell in enumerate(notebook.cells):
         check = _code if cell.cell_type == "code" else _text
         problems += [f"cell {index}: {problem}" for problem in check(cell)]

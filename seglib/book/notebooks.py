@@ -93,9 +93,9 @@ def run(path: Path, repository: str) -> None:
 
 
 def check(path: Path, repository: str) -> list[str]:
-    """What is wrong with the stored notebook at ``path``, one sentence each."""
+    """What is wrong with the stored notebook at ``path``, one sentence each. Chapters are those with a number."""
     stored = path.read_text(encoding="utf-8")
-    problems = lint(read(path))
+    problems = lint(read(path), chapter=path.name[:2].isdecimal())
     if normalise(read(path), repository) != stored:
         problems.append("not in normal form; run `python -m seglib.book.notebooks normalise`")
     return problems

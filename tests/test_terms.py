@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted([*(ROOT / "seglib").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")])
-CHAPTERS = sorted((ROOT / "chapters").glob("[0-9]*.ipynb"))
+CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 FIGURES = sorted((ROOT / "seglib").rglob("*.js"))
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "chapters").glob("*.md")])
 

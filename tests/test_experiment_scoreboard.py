@@ -15,7 +15,7 @@ from seglib.data.volumes import Volumes
 from seglib.metrics import AveragePrecision, ConfusionMatrix
 from seglib.metrics.pq import PanopticQuality
 from seglib.metrics.volumes import dice
-from seglib.models.zoo import ZOO
+from seglib.models.zoo import MODELS
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "chapters" / "weights"
 ON_BOARD = {name for board in scoreboard.BOARDS.values() for name in board.systems}
@@ -31,8 +31,8 @@ def of(found, task, name):
 
 
 def test_every_tiny_system_with_stored_weights_is_on_the_board():
-    assert {name for name in ZOO if (WEIGHTS / f"{name}.safetensors").exists()} == ON_BOARD
-    assert {name for name in ZOO if name.endswith("_tiny")} == ON_BOARD
+    assert {name for name in MODELS if (WEIGHTS / f"{name}.safetensors").exists()} == ON_BOARD
+    assert {name for name in MODELS if name.endswith("_tiny")} == ON_BOARD
 
 
 @pytest.mark.slow

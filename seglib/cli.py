@@ -73,7 +73,8 @@ SizeText = Annotated[
         "--size",
         metavar="HxW",
         help="Images and labels of scenes, camvid, pets and folder are read at this size, e.g. 180x240; the others "
-        "keep theirs, and it is the crop of training.",
+        "keep theirs, and it is the crop of training: 512x512 of voc and coco when not given, to which smaller images "
+        "are padded.",
     ),
 ]
 SizeOfEval = Annotated[

@@ -159,6 +159,22 @@ class Visit:
         return int(self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
 
 
+def middle(target: Any) -> tuple[float, float]:
+    """The middle of an element on the screen, in pixels from the window's upper left corner."""
+    box = target.bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def finger(page: Any, *points: tuple[float, float]) -> None:
+    """Put a finger on the first point, move it over the others and lift it; with one point it is a tap."""
+    session = page.context.new_cdp_session(page)
+    session.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    for i, (x, y) in enumerate(points):
+        event = {"type": "touchMove" if i else "touchStart", "touchPoints": [{"x": x, "y": y}]}
+        session.send("Input.dispatchTouchEvent", event)
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
 _UNWRAP = """() => {
   const seen = new Set();
   for (const span of document.querySelectorAll(".highlight pre span")) {

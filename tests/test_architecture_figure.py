@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import slim
 import torch
+from browser import finger, middle
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
@@ -999,13 +1000,8 @@ def test_a_block_shows_its_map_by_mouse_and_by_keys(show):
 def test_a_block_shows_its_map_at_a_tap(show):
     visit = show("deeplab", width=390)
     page = visit.page
-    session = page.context.new_cdp_session(page)
-    session.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
     page.get_by_role("option", name="3×3, rate 4").scroll_into_view_if_needed()
-    box = page.get_by_role("option", name="3×3, rate 4").locator(".rim").bounding_box()
-    at = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
-    session.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [at]})
-    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    finger(page, middle(page.get_by_role("option", name="3×3, rate 4").locator(".rim")))
     page.wait_for_function(
         "document.querySelector('[data-params]').shadowRoot.querySelector('h3').textContent === '3×3, rate 4'"
     )

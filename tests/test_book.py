@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import html.parser
+import importlib
+import pkgutil
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import nbformat
 import pytest
 import yaml
 from browser import ROOT, build_book
 from sample_chapter import sample_chapter
 
+from seglib.book import figures
+from seglib.book.figures.element import Figure, source
 from seglib.book.normalise import normalise
+
+STORED_FIGURE = re.compile(
+    r'customElements\.get\("seg-([\w-]+)-[0-9a-f]{8}"\)\) return;\n(.*)\ncustomElements\.define\(', re.DOTALL
+)
+"""The name and the script of a moving figure in a cell's output."""
 
 PUBLIC = "https://github.com/EXAMPLE/REPO"
 SOURCES = ("_config.yml", "_toc.yml", "intro.md", "references.bib")
@@ -93,6 +104,25 @@ def test_every_public_module_has_its_place_in_the_reference() -> None:
         name = ".".join(parts)
         if not any(part.startswith("_") for part in parts) and not name.startswith(UNDOCUMENTED):
             assert name in documented, f"add {name} to a page in chapters/api"
+
+
+def all_subclasses(cls: type) -> Iterator[type]:
+    for child in cls.__subclasses__():
+        yield child
+        yield from all_subclasses(child)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "chapters").glob("[0-9]*.ipynb")), ids=lambda p: p.stem)
+def test_stored_figures_have_the_script_of_today(path: Path) -> None:
+    for module in pkgutil.walk_packages(figures.__path__, f"{figures.__name__}."):
+        importlib.import_module(module.name)  # so that every class of figures is known
+    shared = {(), *(cls.shared for cls in all_subclasses(Figure))}
+    outputs = [o for c in nbformat.read(path, as_version=4).cells for o in c.get("outputs", []) if "data" in o]
+    found = [m for o in outputs if (m := STORED_FIGURE.search(o["data"].get("text/html", "")))]
+    assert found
+    for tag, script in (m.groups() for m in found):
+        name = tag.replace("-", "_")
+        assert any(script == source(*files, name) for files in shared), f"{name} is an older one; run the notebook"
 
 
 def test_no_source_names_a_home_but_the_one_setting() -> None:

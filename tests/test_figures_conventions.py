@@ -8,6 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from browser import finger, middle
 
 from seglib.book import figures
 from seglib.book.figures.element import source
@@ -249,15 +250,10 @@ def test_cells_of_the_prediction_follow_mouse_and_keys(show):
 def test_it_follows_a_finger(show):
     visit = show(width=390)
     page = visit.page
-    session = page.context.new_cdp_session(page)
-    session.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
 
     def tap(target):
         target.scroll_into_view_if_needed()
-        box = target.bounding_box()
-        point = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
-        session.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [point]})
-        session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        finger(page, middle(target))
 
     pred = CONVENTION_MAPS[0].clone()
     pred[0, 0, 0] = 1

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from browser import finger, middle
 
 from seglib.book.figures import PANOPTIC_CATEGORIES, panoptic_quality, panoptic_scene
 from seglib.book.figures.element import source
@@ -453,14 +454,8 @@ def test_a_new_segment_is_drawn(show):
 
 def test_a_finger_paints(show):
     board = show(width=390)
-    session = board.page.context.new_cdp_session(board.page)
-    session.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
     board.cell(9, 5).scroll_into_view_if_needed()
-    box = board.cell(9, 5).bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    for event, left in (("touchStart", 0), ("touchMove", 1), ("touchMove", 2), ("touchEnd", None)):
-        points = [] if left is None else [{"x": x - left * box["width"], "y": y}]
-        session.send("Input.dispatchTouchEvent", {"type": event, "touchPoints": points})
+    finger(board.page, *(middle(board.cell(column, 5)) for column in (9, 8, 7)))
     assert board.cell(7, 5).get_attribute("aria-label") == "row 6, column 8: 3 car, TP"
     assert board.status.inner_text().startswith("Painted with 3 car. PQ 1.000 → 0.9")
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from browser import finger, middle
 from torch.nn import functional as F
 
 from seglib.book import figures
@@ -109,13 +110,8 @@ def test_the_mouse_plays_picks_a_pixel_and_drags_a_value(show):
 def test_a_finger_drags_a_value_on_a_phone(show, dark):
     visit = show(width=360, dark=dark)
     page = visit.page
-    knob = page.get_by_label("Value of cell 3").bounding_box()
-    x, y = knob["x"] + knob["width"] / 2, knob["y"] + knob["height"] / 2
-    session = page.context.new_cdp_session(page)
-    session.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
-    for phase, at in (("touchStart", y), ("touchMove", y - 30), ("touchMove", y - 150), ("touchEnd", None)):
-        points = [] if at is None else [{"x": x, "y": at}]
-        session.send("Input.dispatchTouchEvent", {"type": phase, "touchPoints": points})
+    x, y = middle(page.get_by_label("Value of cell 3"))
+    finger(page, (x, y), (x, y - 30), (x, y - 150))
     np.testing.assert_allclose(bars(page), wanted([1, 3, 2, 4, 2.5], 4), atol=1e-3)
     page.get_by_role("button", name="One stamp back").click()
     np.testing.assert_allclose(bars(page), wanted([1, 3, 2, 4, 2.5], 4, 4), atol=1e-3)

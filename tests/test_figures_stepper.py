@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+from browser import finger
 
 from seglib.book import figures
 from seglib.book.figures.element import source
@@ -216,9 +217,6 @@ def test_a_box_is_followed_by_mouse_touch_and_keyboard(show):
     visit.page.keyboard.press("ArrowLeft")
     assert int(stage.get_attribute("aria-valuenow")) == after - 1
     car = next(int(i) for i in found if name(i) != "house")
-    x, y = at(car)
-    session = visit.page.context.new_cdp_session(visit.page)
-    for phase, points in (("touchStart", [{"x": x, "y": y}]), ("touchEnd", [])):
-        session.send("Input.dispatchTouchEvent", {"type": phase, "touchPoints": points})
+    finger(visit.page, at(car))
     assert f"Most likely class: {name(car)}" in story.inner_text()
     assert visit.problems() == []

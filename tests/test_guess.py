@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from browser import ROOT, Visit, build_book, serve
+from browser import ROOT, Visit, build_book, finger, middle, serve
 from sample_chapter import code, markdown
 
 from seglib.book import guess
@@ -552,12 +552,7 @@ def test_cells_are_clicked_painted_and_marked_by_keyboard(show: Callable[..., Vi
 
 def test_cells_are_painted_with_a_finger(show: Callable[..., Visit]) -> None:
     page = show("drawing", width=390).page
-    boxes = [page.locator("[role=gridcell]").nth(i).bounding_box() for i in (4, 5, 6)]
-    session = page.context.new_cdp_session(page)
-    session.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
-    points = [[{"x": b["x"] + b["width"] / 2, "y": b["y"] + b["height"] / 2}] for b in boxes]
-    for event, at in (("touchStart", points[0]), ("touchMove", points[1]), ("touchMove", points[2]), ("touchEnd", [])):
-        session.send("Input.dispatchTouchEvent", {"type": event, "touchPoints": at})
+    finger(page, *(middle(page.locator("[role=gridcell]").nth(i)) for i in (4, 5, 6)))
     assert selected(page) == [4, 5, 6]
 
 

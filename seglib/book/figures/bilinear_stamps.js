@@ -63,7 +63,7 @@ export function render(root, {values: start, factor: F, kernel: name0}) {
   const pixels = slider("Chosen pixel", {min: 0, max: n * f - 1, value: pixel}, pick);
 
   const say = card(root, "Stamps that add up to an interpolation", `
-    svg { max-width: 640px; margin: 0 auto; cursor: pointer; touch-action: none; }
+    svg { max-width: 640px; margin: 0 auto; cursor: pointer; }
     svg text { fill: var(--soft); font-size: 11px; text-anchor: middle; pointer-events: none; }
     .sum { fill: color-mix(in srgb, var(--blue) 34%, var(--bg)); } .sum.chosen { fill: var(--accent); }
     .stamp { fill: none; stroke: var(--ink); stroke-width: 1.4; opacity: .75; } .stamp.new { stroke: var(--accent); stroke-width: 2.6; opacity: 1; }

@@ -70,7 +70,8 @@ export function slider(label, {min, max, step = 1, value, show = String}, change
 export function drag(handle, surface, move, step) {
   let last = null;
   handle.classList.add("handle"); // an outline would be as thick as the viewBox is stretched
-  handle.style.touchAction = "none";
+  // What a finger begins here is no scrolling. touch-action would not do: browsers heed it on the whole <svg> alone.
+  handle.addEventListener("touchstart", e => e.preventDefault(), {passive: false});
   handle.addEventListener("pointerdown", e => {
     e.preventDefault();
     handle.focus();

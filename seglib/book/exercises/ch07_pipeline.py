@@ -998,7 +998,7 @@ def _keeps_fewer(attempt: Any) -> None:
     kept = {threshold: len(greedy(boxes, scores, threshold)) for threshold in (LOW, HIGH)}
     expect(
         kept[HIGH] != kept[LOW],
-        "Both thresholds keep equally many boxes. Which box, if it came back to life, would drop two others?",
+        "Both thresholds keep equally many boxes. Which box would drop two others if it were kept?",
     )
     expect(
         kept[HIGH] < kept[LOW],
@@ -1055,7 +1055,7 @@ FEWER = Exercise(
         ),
         "one_victim": (
             ([_A, _B, _C], [0.9, 0.8, 0.7]),
-            "Both thresholds keep equally many boxes. Which box, if it came back to life, would drop two others?",
+            "Both thresholds keep equally many boxes. Which box would drop two others if it were kept?",
         ),
     },
     right={

@@ -73,22 +73,22 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 		$(BIN)/seglib train $$model --data volumes --steps 2000 --eval-every 500 --out runs/$$model && $(STORE) || exit 1; \
 	done
 	$(EXPERIMENT) measuring --seeds 5 --steps 300 --out chapters/results/measuring_erased.json
-	$(EXPERIMENT) fcn_strides --seeds 3 --steps 300 --scenes 1000 --out chapters/results/fcn_strides.json
-	$(EXPERIMENT) fcn_details --seeds 3 --steps 150 --scenes 1000 --out chapters/results/fcn_details.json
-	$(EXPERIMENT) unet_skips --seeds 3 --steps 300 --scenes 1000 --out chapters/results/unet_skips.json
-	$(EXPERIMENT) unet_borders --seeds 3 --steps 200 --scenes 200 --out chapters/results/unet_borders.json
-	$(EXPERIMENT) unet_details --seeds 3 --steps 200 --scenes 200 --out chapters/results/unet_details.json
-	$(EXPERIMENT) deeplab_strides --seeds 3 --steps 300 --scenes 1000 --out chapters/results/deeplab_strides.json
+	$(EXPERIMENT) fcn_strides --seeds 5 --steps 300 --scenes 1000 --out chapters/results/fcn_strides.json
+	$(EXPERIMENT) fcn_details --seeds 5 --steps 150 --scenes 1000 --out chapters/results/fcn_details.json
+	$(EXPERIMENT) unet_skips --seeds 5 --steps 300 --scenes 1000 --out chapters/results/unet_skips.json
+	$(EXPERIMENT) unet_borders --seeds 5 --steps 200 --scenes 200 --out chapters/results/unet_borders.json
+	$(EXPERIMENT) unet_details --seeds 5 --steps 200 --scenes 200 --out chapters/results/unet_details.json
+	$(EXPERIMENT) deeplab_strides --seeds 5 --steps 300 --scenes 1000 --out chapters/results/deeplab_strides.json
 	$(EXPERIMENT) deeplab_strides --seeds 3 --steps 2 --scenes 40 --out chapters/results/deeplab_costs.json  # on an idle machine
-	$(EXPERIMENT) deeplab_branches --seeds 3 --steps 300 --scenes 1000 --out chapters/results/deeplab_branches.json
-	$(EXPERIMENT) boxes_pyramid --seeds 3 --steps 300 --scenes 400 --out chapters/results/boxes_pyramid.json
+	$(EXPERIMENT) deeplab_branches --seeds 5 --steps 300 --scenes 1000 --out chapters/results/deeplab_branches.json
+	$(EXPERIMENT) boxes_pyramid --seeds 5 --steps 300 --scenes 400 --out chapters/results/boxes_pyramid.json
 	$(EXPERIMENT) roi_pooling --seeds 5 --steps 400 --scenes 500 --out chapters/results/roi_pooling.json
 	$(EXPERIMENT) roi_position --seeds 5 --steps 160 --scenes 80 --out chapters/results/roi_position.json
-	$(EXPERIMENT) mask_classes --seeds 3 --steps 300 --scenes 1000 --out chapters/results/mask_classes.json
+	$(EXPERIMENT) mask_classes --seeds 5 --steps 300 --scenes 1000 --out chapters/results/mask_classes.json
 	$(EXPERIMENT) ap_errors --seeds 8 --steps 100 --scenes 400 --out chapters/results/ap_errors.json
 	$(EXPERIMENT) losses_imbalance --seeds 5 --steps 200 --out chapters/results/losses_imbalance.json
-	$(EXPERIMENT) yolact_prototypes --seeds 4 --steps 300 --scenes 1000 --out chapters/results/yolact_prototypes.json
-	$(EXPERIMENT) dynamic_coordinates --seeds 4 --steps 480 --scenes 1000 --out chapters/results/dynamic_coordinates.json
+	$(EXPERIMENT) yolact_prototypes --seeds 5 --steps 300 --scenes 1000 --out chapters/results/yolact_prototypes.json
+	$(EXPERIMENT) dynamic_coordinates --seeds 5 --steps 480 --scenes 1000 --out chapters/results/dynamic_coordinates.json
 	$(EXPERIMENT) grid_collisions --seeds 1 --steps 1000 --scenes 500 $(if $(NUCLEI),--root $(NUCLEI)) \
 		--out chapters/results/grid_collisions.json
 	$(EXPERIMENT) instance_systems --seeds 1 --steps 1000 --scenes 200 --out chapters/results/instance_systems.json
@@ -100,13 +100,13 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 	$(EXPERIMENT) set_prediction --seeds 5 --steps 400 --scenes 1000 --out chapters/results/set_prediction.json
 	$(EXPERIMENT) query_tasks --seeds 1 --steps 1000 --scenes 200 --out chapters/results/query_tasks.json
 	$(EXPERIMENT) volume_dims --seeds 5 --steps 600 --scenes 200 --out chapters/results/volume_dims.json
-	$(EXPERIMENT) volume_sampling --seeds 4 --steps 800 --scenes 200 --out chapters/results/volume_sampling.json
-	$(EXPERIMENT) volume_sparse --seeds 3 --steps 500 --scenes 100 --out chapters/results/volume_sparse.json
-	$(EXPERIMENT) nnunet_ingredients --seeds 3 --steps 350 --scenes 16 --out chapters/results/nnunet_ingredients.json
+	$(EXPERIMENT) volume_sampling --seeds 5 --steps 800 --scenes 200 --out chapters/results/volume_sampling.json
+	$(EXPERIMENT) volume_sparse --seeds 5 --steps 500 --scenes 100 --out chapters/results/volume_sparse.json
+	$(EXPERIMENT) nnunet_ingredients --seeds 5 --steps 350 --scenes 16 --out chapters/results/nnunet_ingredients.json
 	$(EXPERIMENT) nnunet_folds --seeds 1 --steps 400 --scenes 40 --out chapters/results/nnunet_folds.json
-	$(EXPERIMENT) sam_ambiguity --seeds 3 --steps 200 --scenes 1000 --out chapters/results/sam_ambiguity.json
+	$(EXPERIMENT) sam_ambiguity --seeds 5 --steps 200 --scenes 1000 --out chapters/results/sam_ambiguity.json
 	$(EXPERIMENT) sam_unseen --seeds 1 --steps 2000 --scenes 1000 --out chapters/results/sam_unseen.json
-	$(EXPERIMENT) sam_decoder --seeds 3 --steps 80 --scenes 8 --out chapters/results/sam_decoder.json
+	$(EXPERIMENT) sam_decoder --seeds 5 --steps 80 --scenes 8 --out chapters/results/sam_decoder.json
 	$(EXPERIMENT) sam_clicks --seeds 1 --steps 1000 --scenes 80 --out chapters/results/sam_clicks.json
 	$(EXPERIMENT) sam_limits --seeds 1 --steps 1000 --scenes 100 --out chapters/results/sam_limits.json
 	OMP_NUM_THREADS=1 $(EXPERIMENT) scoreboard --seeds 1 --steps 500 --scenes 200 --out chapters/results/scoreboard.json  # on an idle machine

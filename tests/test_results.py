@@ -86,17 +86,23 @@ def git(folder, *arguments):
 
 def test_the_commit_is_that_of_the_package_and_says_when_files_differ_from_it(tmp_path, monkeypatch):
     monkeypatch.delenv("SEGLIB_COMMIT", raising=False)
-    monkeypatch.setattr(results, "_PACKAGE", tmp_path)
-    (tmp_path / "a.py").write_text("1")
+    package = tmp_path / "package"
+    package.mkdir()
+    monkeypatch.setattr(results, "_PACKAGE", package)
+    (package / "a.py").write_text("1")
     assert commit() == "unknown"  # no checkout
+    (tmp_path / "results.json").write_text("1")
     git(tmp_path, "init", "-q")
-    git(tmp_path, "add", "a.py")
+    git(tmp_path, "add", "package/a.py", "results.json")
     git(tmp_path, "commit", "-q", "-m", "one")
     head = git(tmp_path, "rev-parse", "--short=12", "HEAD")
     assert commit() == head
-    (tmp_path / "results.json").write_text(json.dumps({}))  # a new file is no change of the code
+    (tmp_path / "results.json").write_text("2")  # a file beside the package is no change of the code
     assert commit() == head
-    (tmp_path / "a.py").write_text("2")
+    (package / "b.py").write_text("1")  # a new file of the package is one
+    assert commit() == head + "+changes"
+    (package / "b.py").unlink()
+    (package / "a.py").write_text("2")
     assert commit() == head + "+changes"
     monkeypatch.setenv("SEGLIB_COMMIT", "abc")
     assert commit() == "abc"

@@ -105,7 +105,9 @@ def _processor() -> str:
 
 
 def commit() -> str:
-    """The git commit of the code, with ``+changes`` when files differ from it; "unknown" outside a checkout.
+    """The git commit of the code, with ``+changes`` when files of the package differ; "unknown" outside a checkout.
+
+    Files beside the package do not count: ``make results`` writes one results file after the other in the checkout.
 
     The environment variable ``SEGLIB_COMMIT`` overrules it, for machines that get a copy without the history.
     """
@@ -113,7 +115,7 @@ def commit() -> str:
         return given
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
-        return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+        return head + ("+changes" if _git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

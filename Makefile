@@ -52,25 +52,28 @@ lint: $(VENV)/.ready
 notebooks: $(VENV)/.ready  ## execute every notebook in place and normalise it
 	$(BIN)/python -m seglib.book.notebooks run $(NOTEBOOKS)
 
-EXPERIMENT := $(BIN)/python -m seglib.book.experiments
+EXPERIMENT := $(BIN)/python -m seglib.book.experiments$(if $(GO_ON), --go-on)
+MADE := $(if $(GO_ON),$(BIN)/python -m seglib.book.results chapters/weights/$$model.json,false)
 STORE := $(BIN)/python -m seglib.book.experiments.from_run runs/$$model \
 	--store chapters/weights/$$model.safetensors --out chapters/weights/$$model.json
 
-results: $(VENV)/.ready  ## train the stored weights and repeat the measurements (twelve hours; NUCLEI=folder of dsb2018, COCO=folder of panoptic files, HIPPOCAMPUS=folder of msd)
+results: $(VENV)/.ready  ## train the stored weights and repeat the measurements (hours; GO_ON=1 after a stop; NUCLEI=folder of dsb2018, COCO=folder of panoptic files, HIPPOCAMPUS=folder of msd)
 	for model in fcn_tiny unet_tiny deeplab_tiny; do \
-		$(BIN)/seglib train $$model --data scenes --steps 3000 --eval-every 1000 --out runs/$$model && $(STORE) || exit 1; \
+		$(MADE) || { $(BIN)/seglib train $$model --data scenes --steps 3000 --eval-every 1000 --out runs/$$model && \
+			$(STORE); } || exit 1; \
 	done
 	for model in mask_rcnn_tiny yolact_tiny condinst_tiny solov2_tiny panoptic_fpn_tiny mask2former_tiny; do \
-		$(BIN)/seglib train $$model --data scenes --steps 4000 --eval-every 1000 \
-			--encoder chapters/weights/fcn_tiny.safetensors --out runs/$$model && $(STORE) || exit 1; \
+		$(MADE) || { $(BIN)/seglib train $$model --data scenes --steps 4000 --eval-every 1000 \
+			--encoder chapters/weights/fcn_tiny.safetensors --out runs/$$model && $(STORE); } || exit 1; \
 	done
-	model=sam_tiny; ACCELERATE_USE_CPU=true $(BIN)/torchrun --nproc_per_node 2 \
+	model=sam_tiny; $(MADE) || { ACCELERATE_USE_CPU=true $(BIN)/torchrun --nproc_per_node 2 \
 		-m seglib.book.experiments.sam_weights --steps 7000 900 \
-		--encoder chapters/weights/condinst_tiny.safetensors --out runs/$$model && $(STORE) --images 30
-	model=sam_tiny_levels; $(BIN)/python -m seglib.book.experiments.sam_weights --steps 800 150 \
-		--levels object group class --weights chapters/weights/sam_tiny.safetensors --out runs/$$model && $(STORE) --images 30
+		--encoder chapters/weights/condinst_tiny.safetensors --out runs/$$model && $(STORE) --images 30; }
+	model=sam_tiny_levels; $(MADE) || { $(BIN)/python -m seglib.book.experiments.sam_weights --steps 800 150 \
+		--levels object group class --weights chapters/weights/sam_tiny.safetensors --out runs/$$model && $(STORE) --images 30; }
 	for model in unet3d_tiny nnunet_tiny; do \
-		$(BIN)/seglib train $$model --data volumes --steps 2000 --eval-every 500 --out runs/$$model && $(STORE) || exit 1; \
+		$(MADE) || { $(BIN)/seglib train $$model --data volumes --steps 2000 --eval-every 500 --out runs/$$model && \
+			$(STORE); } || exit 1; \
 	done
 	$(EXPERIMENT) measuring --seeds 5 --steps 300 --out chapters/results/measuring_erased.json
 	$(EXPERIMENT) fcn_strides --seeds 5 --steps 300 --scenes 1000 --out chapters/results/fcn_strides.json
@@ -121,13 +124,13 @@ ifdef HIPPOCAMPUS
 			--out chapters/results/nnunet_hippocampus.json
 endif
 ifdef COCO
-	$(EXPERIMENT) pq_void_rules --root $(COCO) --seeds 1 --steps 1000 --out chapters/results/pq_void_rules_coco.json
+	$(EXPERIMENT) pq_void_rules --seeds 1 --steps 1000 --root $(COCO) --out chapters/results/pq_void_rules_coco.json
 	$(EXPERIMENT) sam_photo --root $(COCO) --seeds 1 --steps 1000 --scenes 50 --out chapters/results/sam_photo.json
 endif
 ifdef NUCLEI
 	for name in mask_rcnn_tiny yolact_tiny condinst_tiny solov2_tiny; do model=$${name}_dsb2018; \
-		$(BIN)/seglib train $$name --data dsb2018 --root $(NUCLEI) --batch-size 4 --steps 1500 --eval-every 500 \
-			--encoder chapters/weights/fcn_tiny.safetensors --out runs/$$model && $(STORE) --root $(NUCLEI) || exit 1; \
+		$(MADE) || { $(BIN)/seglib train $$name --data dsb2018 --root $(NUCLEI) --batch-size 4 --steps 1500 --eval-every 500 \
+			--encoder chapters/weights/fcn_tiny.safetensors --out runs/$$model && $(STORE) --root $(NUCLEI); } || exit 1; \
 	done
 	$(EXPERIMENT) instance_systems --root $(NUCLEI) --seeds 1 --steps 1000 --out chapters/results/dsb2018_systems.json
 endif

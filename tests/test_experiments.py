@@ -130,6 +130,20 @@ def test_the_command_stores_the_results_with_the_command_that_made_them(tmp_path
     assert capsys.readouterr().out.startswith("3 seeds, 4 steps, 2000 scenes\nwrote ")
 
 
+def test_the_command_goes_on_after_what_this_commit_made(tmp_path, monkeypatch, capsys):
+    runs = []
+    monkeypatch.setattr(fcn_strides, "run", lambda **given: runs.append(given) or {"runs": []})
+    monkeypatch.setenv("SEGLIB_COMMIT", "abc")
+    command = ["fcn_strides", "--seeds", "3", "--out", str(tmp_path / "a.json")]
+    assert main([*command, "--go-on"]) == 0 and len(runs) == 1
+    assert "--go-on" not in read_results(tmp_path / "a.json")["command"]
+    assert main([*command, "--go-on"]) == 0 and len(runs) == 1
+    assert capsys.readouterr().out.endswith("a.json is of this commit\n")
+    assert main(command) == 0 and len(runs) == 2  # without the option it is made again
+    monkeypatch.setenv("SEGLIB_COMMIT", "abd")
+    assert main([*command, "--go-on"]) == 0 and len(runs) == 3
+
+
 def test_the_command_refuses_an_empty_budget_and_writes_nothing(tmp_path, capsys):
     out = tmp_path / "a.json"
     assert main(["fcn_strides", "--scenes", "0", "--out", str(out)]) == 2

@@ -1,6 +1,5 @@
 """Stored results say how, where, when and from what they came, and are never half-written."""
 
-import json
 import re
 import subprocess
 
@@ -8,7 +7,7 @@ import pytest
 import torch
 
 from seglib.book import results
-from seglib.book.results import PROVENANCE, commit, hardware, read_results, stored_file, today, write_results
+from seglib.book.results import PROVENANCE, commit, hardware, made_here, read_results, stored_file, today, write_results
 
 
 def test_what_is_written_is_read_back_with_its_provenance(tmp_path):
@@ -106,3 +105,16 @@ def test_the_commit_is_that_of_the_package_and_says_when_files_differ_from_it(tm
     assert commit() == head + "+changes"
     monkeypatch.setenv("SEGLIB_COMMIT", "abc")
     assert commit() == "abc"
+
+
+def test_a_file_is_made_here_when_command_and_clean_commit_are_those_of_now(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    assert not made_here(path, "run")
+    monkeypatch.setenv("SEGLIB_COMMIT", "abc")
+    write_results(path, {}, command="run", seed=0)
+    assert made_here(path, "run") and made_here(path) and not made_here(path, "run --seeds 5")
+    for other in ("abd", "abc+changes", "unknown"):
+        monkeypatch.setenv("SEGLIB_COMMIT", other)
+        assert not made_here(path, "run")
+        write_results(path, {}, command="run", seed=0)
+        assert made_here(path, "run") == (other == "abd")

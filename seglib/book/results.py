@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -65,6 +66,15 @@ def read_results(path: Path | str) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{path} does not say its {', '.join(missing)}; write results with write_results")
     return data
+
+
+def made_here(path: Path, command: str | None = None) -> bool:
+    """Whether a file is from the code of now, at a commit without changes, and from ``command`` when one is given."""
+    if not path.is_file():
+        return False
+    found, code = read_results(path), commit()
+    clean = code != "unknown" and not code.endswith("+changes")
+    return clean and found["commit"] == code and command in (None, found["command"])
 
 
 def stored_file(path: Path | str) -> Path:
@@ -128,3 +138,7 @@ def _git(*arguments: str) -> str:
 def today() -> str:
     """The date in UTC, as 2026-01-31."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%d")
+
+
+if __name__ == "__main__":  # status 0 when all files are from the code of now
+    sys.exit(not all(made_here(Path(name)) for name in sys.argv[1:]))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seglib.book.experiments import EXPERIMENTS, experiment
-from seglib.book.results import write_results
+from seglib.book.results import made_here, write_results
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--scenes", type=int, default=2000, help="scenes to train on (default: %(default)s)")
     parser.add_argument("--root", type=Path, help="a folder of real images, for the experiments that take one")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument(
+        "--go-on", action="store_true", help="do nothing when FILE is from this command and this commit already"
+    )
     options = parser.parse_args(given)
+    command = " ".join([parser.prog, *(word for word in given if word != "--go-on")])
     if options.seeds < 1:
         parser.error(f"--seeds must be at least 1, got {options.seeds}")
     seeds = list(range(options.seeds))
@@ -42,11 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep = options.out.with_name(options.out.name + ".partial")
     if "keep" in takes:
         more["keep"] = keep
+    if options.go_on and made_here(options.out, command):
+        print(f"{options.out} is of this commit")
+        return 0
     started = time.perf_counter()
     try:
         data = run(seeds=seeds, steps=options.steps, scenes=options.scenes, report=_report, **more)
         data["seconds"] = round(time.perf_counter() - started, 1)
-        write_results(options.out, data, command=" ".join([parser.prog, *given]), seed=seeds)
+        write_results(options.out, data, command=command, seed=seeds)
         keep.unlink(missing_ok=True)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)

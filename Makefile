@@ -57,7 +57,14 @@ MADE := $(if $(GO_ON),$(BIN)/python -m seglib.book.results chapters/weights/$$mo
 STORE := $(BIN)/python -m seglib.book.experiments.from_run runs/$$model \
 	--store chapters/weights/$$model.safetensors --out chapters/weights/$$model.json
 
-results: $(VENV)/.ready  ## train the stored weights and repeat the measurements (hours; GO_ON=1 after a stop; NUCLEI=folder of dsb2018, COCO=folder of panoptic files, HIPPOCAMPUS=folder of msd)
+# $(call camvid,fcn) trains fcn_tiny on CamVid; one recipe for all
+camvid = $(BIN)/seglib train $(1)_tiny --data camvid --root $(CAMVID) --size 180x240 --steps 1000 --batch-size 8 \
+	--lr 0.003 --warmup 50 --loss ce+dice --encoder chapters/weights/fcn_tiny.safetensors --eval-every 250 \
+	--out runs/camvid_$(1) && \
+	$(BIN)/python -m seglib.book.experiments.from_run runs/camvid_$(1) --root $(CAMVID) \
+		--out chapters/results/camvid_$(1).json
+
+results: $(VENV)/.ready  ## train the stored weights and repeat the measurements (hours; GO_ON=1 after a stop; NUCLEI=folder of dsb2018, COCO=folder of panoptic files, HIPPOCAMPUS=folder of msd, CAMVID, ISBI=folders of these)
 	for model in fcn_tiny unet_tiny deeplab_tiny; do \
 		$(MADE) || { $(BIN)/seglib train $$model --data scenes --steps 3000 --eval-every 1000 --out runs/$$model && \
 			$(STORE); } || exit 1; \
@@ -78,6 +85,7 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 	$(EXPERIMENT) measuring --seeds 5 --steps 300 --out chapters/results/measuring_erased.json
 	$(EXPERIMENT) fcn_strides --seeds 5 --steps 300 --scenes 1000 --out chapters/results/fcn_strides.json
 	$(EXPERIMENT) fcn_details --seeds 5 --steps 150 --scenes 1000 --out chapters/results/fcn_details.json
+	$(EXPERIMENT) fcn_upsampling --seeds 5 --steps 300 --scenes 1000 --out chapters/results/fcn_upsampling.json
 	$(EXPERIMENT) unet_skips --seeds 5 --steps 300 --scenes 1000 --out chapters/results/unet_skips.json
 	$(EXPERIMENT) unet_borders --seeds 5 --steps 200 --scenes 200 --out chapters/results/unet_borders.json
 	$(EXPERIMENT) unet_details --seeds 5 --steps 200 --scenes 200 --out chapters/results/unet_details.json
@@ -113,6 +121,17 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 	$(EXPERIMENT) sam_clicks --seeds 1 --steps 1000 --scenes 80 --out chapters/results/sam_clicks.json
 	$(EXPERIMENT) sam_limits --seeds 1 --steps 1000 --scenes 100 --out chapters/results/sam_limits.json
 	OMP_NUM_THREADS=1 $(EXPERIMENT) scoreboard --seeds 1 --steps 500 --scenes 200 --out chapters/results/scoreboard.json  # on an idle machine
+ifdef CAMVID
+	$(call camvid,fcn)
+	$(call camvid,unet)
+	$(call camvid,deeplab)
+endif
+ifdef ISBI
+	$(BIN)/seglib train unet_tiny --data isbi --root $(ISBI) --size 256x256 --steps 600 --batch-size 4 --lr 0.003 \
+		--out runs/isbi_unet && \
+		$(BIN)/python -m seglib.book.experiments.from_run runs/isbi_unet --root $(ISBI) \
+			--out chapters/results/isbi_unet.json
+endif
 ifdef HIPPOCAMPUS
 	$(BIN)/seglib train unet3d_tiny --data msd --root $(HIPPOCAMPUS) --steps 1000 --out runs/msd_hippocampus && \
 		$(BIN)/python -m seglib.book.experiments.from_run runs/msd_hippocampus --root $(HIPPOCAMPUS) \

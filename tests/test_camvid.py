@@ -1,11 +1,13 @@
 """CamVid in its official layout: a made tree, and the real files where they are at hand."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from seglib.book.experiments.from_run import shares_of_classes
 from seglib.data.camvid import CATEGORIES, FILE_IDS, FILE_VOID, CamVid
 from seglib.data.images import write_png
 from seglib.types import check_categories
@@ -134,3 +136,20 @@ def test_sky_is_above_the_road_in_real_frames():
         if c.name in ("sky", "road")
     }
     assert rows["sky"] < 120 < 240 < rows["road"]
+
+
+def test_the_shares_of_classes_say_what_each_class_is_taken_for(root):
+    class Always(torch.nn.Module):
+        """A model that answers road everywhere."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def predict(self, images):
+            road = next(i for i, c in enumerate(CATEGORIES) if c.name == "road")
+            return [SimpleNamespace(labels=torch.full(images.shape[2:], road)) for _ in images]
+
+    found = shares_of_classes(Always(), CamVid(root, "train"))
+    assert list(found) == [c.name for c in CATEGORIES]  # each has a pixel, void has no row
+    assert all(row["road"] == 1 and sum(row.values()) == 1 for row in found.values())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from seglib.book.experiments import EXPERIMENTS, experiment, fcn_details, fcn_strides
+from seglib.book.experiments import EXPERIMENTS, experiment, fcn_details, fcn_strides, fcn_upsampling
 from seglib.book.experiments.__main__ import main
 from seglib.book.experiments.semantic import SceneTensors, scene_tensors, score_scenes, train_on_scenes
 from seglib.book.results import read_results
@@ -108,6 +108,38 @@ def test_a_variant_differs_from_the_paper_in_one_place(name):
     expected["random scores"] = {f"score.{level}" for level in ("c5", "c4", "c3")}
     assert differing == expected.get(name, set())
     assert all(isinstance(layer, nn.ConvTranspose2d) for layer in changed.upsample.values())
+
+
+def test_the_upsampling_experiment_moves_only_what_may_learn(data):
+    found = fcn_upsampling.run(**SMALL, data=data)
+    assert [r["variant"] for r in found["runs"]] == list(fcn_upsampling.VARIANTS)
+    assert len({r["first_loss"] for r in found["runs"]}) == 1  # all scores are 0
+    moved = {r["variant"]: {level for level, far in r["moved"].items() if far} for r in found["runs"]}
+    everything = {"c4", "c3", "image"}
+    assert moved["all fixed"] == set() and moved["half learned"] == {"c4", "c3"}
+    assert moved["all learned"] == moved["all learned, random"] == everything
+    with pytest.raises(ValueError, match=r"variants \['none'\] are unknown; choose among all fixed"):
+        fcn_upsampling.run(**SMALL, variants=["none"], data=data)
+
+
+def test_random_upsampling_is_far_from_bilinear_and_may_learn():
+    model = fcn_upsampling.changed(fcn_upsampling.all_random)
+    found = fcn_upsampling.distance_to_bilinear(model)
+    assert all(far > 0.5 for far in found["moved"].values())
+    assert all(share > 0.005 for share in found["mixing"].values())  # random weights lead from all classes to all
+    assert all(p.requires_grad for p in model.upsample.parameters())
+
+
+def test_the_distance_to_bilinear_is_relative_and_knows_what_mixes_classes():
+    model = fcn_upsampling.changed(fcn_upsampling.all_learned)
+    layer = model.upsample["c4"]
+    norm = float(layer.weight.detach().norm())
+    with torch.no_grad():
+        layer.weight[0, 0, 0, 0] += 3.0  # within class 0
+        layer.weight[0, 1, 0, 0] += 4.0  # from class 0 to class 1
+    found = fcn_upsampling.distance_to_bilinear(model)
+    assert found["moved"]["c4"] == pytest.approx(5.0 / norm) and found["mixing"]["c4"] == pytest.approx(16 / 25)
+    assert found["moved"]["c3"] == found["mixing"]["c3"] == 0.0
 
 
 def test_every_experiment_is_a_module_with_run():

@@ -14,6 +14,7 @@ EXPERIMENTS: dict[str, str] = {
     "measuring": "Which mistakes does each score notice? Every class in turn is taken out of a model's answers.",
     "fcn_strides": "How much do skips sharpen? fcn_tiny with strides 32, 16, 8 and 4.",
     "fcn_details": "What do the paper's details do? Upsampling learned, fixed or random; scores that start random.",
+    "fcn_upsampling": "Is learned upsampling worth it? Fixed, half learned, all learned, from random weights.",
     "unet_skips": "What do U-Net's skips bring? unet_tiny with and without them, and fcn_tiny, which adds scores.",
     "unet_borders": "Does the weight map separate touching cells? unet_tiny on drawn cells, with and without it.",
     "unet_details": "What do the U-Net paper's details do? Norm, initialisation, up-convolutions, a batch of one.",

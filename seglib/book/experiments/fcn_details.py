@@ -59,6 +59,13 @@ def random_scores(model: FCN) -> None:
         layer.reset_parameters()  # type: ignore[operator]
 
 
+def changed(change: Callable[[FCN], None]) -> FCN:
+    """A new ``fcn_tiny`` with stride 8 for the scenes, after ``change`` was applied to it."""
+    model = fcn_tiny(len(CATEGORIES), stride=STRIDE)
+    change(model)
+    return model
+
+
 VARIANTS: dict[str, Callable[[FCN], None]] = {
     "as in the paper": as_in_the_paper,
     "all fixed": all_fixed,
@@ -85,12 +92,6 @@ def run(
     Raises:
         ValueError: without steps or scenes, or for an unknown variant.
     """
-
-    def build(change: Callable[[FCN], None]) -> FCN:
-        model = fcn_tiny(len(CATEGORIES), stride=STRIDE)
-        change(model)
-        return model
-
-    builders = {name: partial(build, change) for name, change in only(variants, VARIANTS).items()}
+    builders = {name: partial(changed, change) for name, change in only(variants, VARIANTS).items()}
     found = compare(builders, key="variant", seeds=seeds, steps=steps, **settings)
     return {"model": f"fcn_tiny, stride {STRIDE}", **found}

@@ -19,6 +19,7 @@ from torch.utils.data import Subset
 
 from seglib.book.results import write_results
 from seglib.data.catalog import SegmentationDataset, build_dataset
+from seglib.metrics.confusion import ConfusionMatrix
 from seglib.metrics.rand import cells, foreground_rand
 from seglib.train import TASKS, evaluate
 from seglib.train.log import read_log
@@ -78,6 +79,8 @@ def collect(
     scores = evaluate(model.to(device), test, the_task, batch_size=4)
     if metadata["data"] == "isbi":
         scores["rand"] = rand_of_cells(model, test)
+    if metadata["data"] == "camvid":
+        scores["confusion"] = shares_of_classes(model, test)
     data = {
         "model": metadata["model"],
         "data": metadata["data"],
@@ -114,6 +117,25 @@ def rand_of_cells(model: Any, test: SegmentationDataset, cell: int = 0) -> dict[
             foreground_rand(cells((predicted == cell).numpy(), fill=True), cells((sample.semantic == cell).numpy()))
         )
     return {name: sum(getattr(f, name) for f in found) / len(found) for name in ("score", "split", "merge")}
+
+
+def shares_of_classes(model: Any, test: SegmentationDataset) -> dict[str, dict[str, float]]:
+    """What the pixels of every class are taken for: true class → predicted class → share, each row sums to 1.
+
+    A class without pixels has no row.
+
+    Args:
+        model: semantic model.
+        test: images with semantic labels.
+    """
+    device, matrix = next(model.parameters()).device, ConfusionMatrix(test.categories)
+    for i in range(len(test)):
+        sample = test[i]
+        assert sample.semantic is not None  # the dataset's promise
+        matrix.update(model.predict(sample.image[None].to(device))[0].labels.cpu()[None], sample.semantic[None])
+    names = [c.name for c in test.categories]
+    rows = zip(names, matrix.counts.tolist(), strict=True)
+    return {name: {n: v / sum(row) for n, v in zip(names, row, strict=True)} for name, row in rows if sum(row)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

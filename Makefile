@@ -96,6 +96,8 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 	$(EXPERIMENT) roi_pooling --seeds 5 --steps 400 --scenes 500 --out chapters/results/roi_pooling.json
 	$(EXPERIMENT) roi_position --seeds 5 --steps 160 --scenes 80 --out chapters/results/roi_position.json
 	$(EXPERIMENT) mask_classes --seeds 5 --steps 300 --scenes 1000 --out chapters/results/mask_classes.json
+	$(EXPERIMENT) mask_hole --seeds 1 --steps 300 --scenes 1000 --out chapters/results/mask_hole.json
+	$(EXPERIMENT) broken_stages --seeds 1 --steps 500 --scenes 200 --out chapters/results/broken_stages.json
 	$(EXPERIMENT) ap_errors --seeds 8 --steps 100 --scenes 400 --out chapters/results/ap_errors.json
 	$(EXPERIMENT) losses_imbalance --seeds 5 --steps 200 --out chapters/results/losses_imbalance.json
 	$(EXPERIMENT) yolact_prototypes --seeds 5 --steps 300 --scenes 1000 --out chapters/results/yolact_prototypes.json

@@ -26,6 +26,8 @@ EXPERIMENTS: dict[str, str] = {
     "roi_pooling": "What does rounding cost a mask? A mask head behind RoI Pooling and behind RoIAlign, three strides.",
     "roi_position": "How much of RoIAlign's gain is position? Each mask moved to where it fits best.",
     "mask_classes": "Should classes compete for a pixel? A mask head with sigmoids, a softmax, one mask for all.",
+    "mask_hole": "What is a hole in a mask? A softmax over classes gives pixels of an object to another class.",
+    "broken_stages": "What is each stage of Mask R-CNN worth? The stored detector with one stage broken at a time.",
     "yolact_prototypes": "How many prototypes does a mask need? YOLACT with 4 to 64, behind Fast and standard NMS.",
     "dynamic_coordinates": "What do coordinates bring? CondInst and SOLOv2 with and without them.",
     "grid_collisions": "How often do two objects want one cell of SOLO's grid? Grids of 4 to 64 cells a side.",

@@ -118,6 +118,8 @@ def test_the_upsampling_experiment_moves_only_what_may_learn(data):
     everything = {"c4", "c3", "image"}
     assert moved["all fixed"] == set() and moved["half learned"] == {"c4", "c3"}
     assert moved["all learned"] == moved["all learned, random"] == everything
+    far = {r["variant"]: min(r["moved"].values()) for r in found["runs"]}
+    assert far["all learned"] < 0.5 < far["all learned, random"]  # after two steps
     with pytest.raises(ValueError, match=r"variants \['none'\] are unknown; choose among all fixed"):
         fcn_upsampling.run(**SMALL, variants=["none"], data=data)
 

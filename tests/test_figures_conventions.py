@@ -15,6 +15,7 @@ from seglib.book.figures.element import source
 from seglib.book.figures.measuring import CONVENTION_MAPS, CONVENTION_NAMES, CONVENTIONS, convention_score
 from seglib.metrics import ConfusionMatrix
 from seglib.types import VOID
+from seglib.viz.dark import contrast
 
 K = len(CONVENTION_NAMES)
 COMBINATIONS = [dict(zip(CONVENTIONS, choices, strict=True)) for choices in product(*CONVENTIONS.values())]
@@ -243,6 +244,22 @@ def test_cells_of_the_prediction_follow_mouse_and_keys(show):
         "document.querySelector('[data-params]').shadowRoot.querySelector('[aria-live]').textContent"
     )
     assert page.locator("[aria-live]").inner_text() == f"{shown(page)}."
+    assert visit.problems() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_lone_convention_on_the_strip_stands_out_from_the_page(show, dark):
+    visit = show(width=800, dark=dark)
+    fill, opacity, page = visit.page.locator("circle.other").first.evaluate(
+        "e => [getComputedStyle(e).fill, +getComputedStyle(e).fillOpacity,"
+        " getComputedStyle(e.closest('.card')).backgroundColor]"
+    )
+    dot = np.array([float(v) for v in re.findall(r"[\d.]+", fill)])  # color(srgb r g b)
+    ground = np.array([float(v) for v in re.findall(r"[\d.]+", page)]) / 255  # rgb(r, g, b)
+    assert fill.startswith("color(srgb ") and (ground.mean() < 0.5) == dark
+    seen = opacity * dot + (1 - opacity) * ground
+    assert contrast(tuple(seen), tuple(ground)) >= 3  # WCAG 2.2, 1.4.11
     assert visit.problems() == []
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from seglib.book import figures
 from seglib.book.figures.element import source
 
-pytestmark = pytest.mark.slow  # every test opens a browser
+in_a_browser = pytest.mark.slow
 
 VALUES = [1.0, 3, 2, 0, 2.5]
 
@@ -39,6 +39,7 @@ def wanted(values, factor, steps=9):
     return F.conv_transpose1d(x[None, None], line[None, None], stride=factor, padding=factor // 2)[0, 0].numpy()
 
 
+@in_a_browser
 def test_the_stamps_are_torchs_transposed_convolution_and_its_interpolation(open_page):
     page = open_page().page
     cases = [[VALUES, kernel, f] for kernel in ("tent", "box") for f in (2, 4, 6, 8)]
@@ -57,6 +58,7 @@ def test_the_stamps_are_torchs_transposed_convolution_and_its_interpolation(open
     np.testing.assert_allclose(two, wanted(VALUES, 4, 2), rtol=1e-12)
 
 
+@in_a_browser
 def test_keys_step_through_the_stamps_and_change_everything(show):
     visit = show(width=800)
     page = visit.page
@@ -79,6 +81,7 @@ def test_keys_step_through_the_stamps_and_change_everything(show):
     assert visit.problems() == []
 
 
+@in_a_browser
 def test_the_mouse_plays_picks_a_pixel_and_drags_a_value(show):
     visit = show(width=800)
     page = visit.page
@@ -106,6 +109,7 @@ def test_the_mouse_plays_picks_a_pixel_and_drags_a_value(show):
     assert visit.problems() == []
 
 
+@in_a_browser
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_finger_drags_a_value_on_a_phone(show, dark):
     visit = show(width=360, dark=dark)

@@ -13,10 +13,15 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from seglib.book.exercise import Exercise, difference, expect, own
-from seglib.book.exercises.verify import trains_all
+from seglib.book.exercises.verify import all_of, keeps_float64, trains_all
 from seglib.layers.upsample import bilinear_kernel
 
 _NO_GRADIENT = "The numbers are right, but no full gradient reaches {}. Train with it and nothing is learnt there."
+
+_DIGITS = (
+    "In float32 it is right, but in float64 your code raises or loses digits: somewhere a tensor is float32 whatever "
+    "goes in. Take the type of {}; section 4 compares in float64."
+)
 
 
 def _noise(seed: int, *shape: int) -> Tensor:
@@ -107,10 +112,14 @@ SLIDE = Exercise(
             "You answer for the first image of the batch alone.",
         ),
         "detached": (lambda x, w, b: slide(x, w.detach(), b), _NO_GRADIENT.format("`weight`")),
+        "float32": (lambda x, w, b: slide(x.float(), w.float(), b.float()), _DIGITS.format("`x`")),
     },
     right={"windows times weights": _slide_unfolded, "loops": _slide_in_loops, "numpy": _slide_in_numpy},
     probes=_cells,
-    verify=trains_all(slide, _cells, [_NO_GRADIENT.format(f"`{n}`") for n in ("x", "weight", "bias")]),
+    verify=all_of(
+        keeps_float64(slide, _cells, _DIGITS.format("`x`")),
+        trains_all(slide, _cells, [_NO_GRADIENT.format(f"`{n}`") for n in ("x", "weight", "bias")]),
+    ),
     hint="One row of the weights, given the shape of a window, is the kernel of one output channel.",
     sketch="k² = (columns of the weights) / (channels of x); kernel = the weights, in the shape (O, C, …, …); a "
     "convolution with kernel and bias.",
@@ -199,7 +208,10 @@ _BY_CELLS = (
     "The numbers are right, but on a larger map your code makes more calls: it goes through the cells one by one. Put "
     "all cells on the spread map at once."
 )
-_transposed_trains = trains_all(transposed, _maps, [_NO_GRADIENT.format("`x`"), _NO_GRADIENT.format("`w`")])
+_transposed_learns = all_of(
+    keeps_float64(transposed, _maps, _DIGITS.format("`x`")),
+    trains_all(transposed, _maps, [_NO_GRADIENT.format("`x`"), _NO_GRADIENT.format("`w`")]),
+)
 
 
 def _all_cells_at_once(attempt: Callable[..., Any]) -> None:
@@ -213,7 +225,7 @@ def _all_cells_at_once(attempt: Callable[..., Any]) -> None:
         expect(not counter.ready_made, _READY_MADE)
         calls.append(counter.calls)
     expect(calls[0] == calls[1], _BY_CELLS)
-    _transposed_trains(attempt)
+    _transposed_learns(attempt)
 
 
 TRANSPOSED = Exercise(
@@ -273,6 +285,7 @@ TRANSPOSED = Exercise(
         "ready_made": (lambda x, w, s, p: F.conv_transpose2d(x, w, stride=s, padding=p), _READY_MADE),
         "by_cells": (_cell_by_cell, _BY_CELLS),
         "detached": (lambda x, w, s, p: transposed(x.detach(), w, s, p), _NO_GRADIENT.format("`x`")),
+        "float32": (lambda x, w, s, p: transposed(x.float(), w.float(), s, p), _DIGITS.format("`x`")),
     },
     right={"weight by weight": _tap_by_tap, "torch's fold": _folded, "numpy": _transposed_numpy},
     probes=_maps,
@@ -482,10 +495,17 @@ SKIP = Exercise(
             lambda coarse, fine, offset: skip_sum(coarse, fine.detach(), offset),
             _NO_GRADIENT.format("`fine`"),
         ),
+        "float32": (
+            lambda coarse, fine, offset: skip_sum(coarse.float(), fine.float(), offset),
+            _DIGITS.format("`fine`"),
+        ),
     },
     right={"cell by cell": _in_coordinates, "in place": _in_place, "numpy": _by_padding},
     probes=_pairs,
-    verify=trains_all(skip_sum, _pairs, [_NO_GRADIENT.format(f"`{n}`") for n in ("coarse", "fine")]),
+    verify=all_of(
+        keeps_float64(skip_sum, _pairs, _DIGITS.format("`fine`")),
+        trains_all(skip_sum, _pairs, [_NO_GRADIENT.format(f"`{n}`") for n in ("coarse", "fine")]),
+    ),
     hint="In rows of the fine map the coarse one covers offset … offset + h. Which of these does the fine map have?",
     sketch="cut the first rows and columns of whichever map begins too early; then cut both to the smaller …, and to "
     "the smaller …; add.",
@@ -569,6 +589,11 @@ def _parts() -> Mapping[str, tuple[list[Tensor], list[Tensor], list[Tensor]]]:
     }
 
 
+def _doubled_parts() -> tuple[list[Tensor], ...]:
+    first = next(iter(_parts().values()))
+    return tuple([t.double() for t in part] for part in first)
+
+
 HEAD = Exercise(
     solution=head,
     wrong={
@@ -613,6 +638,10 @@ HEAD = Exercise(
             lambda m, s, u: _head(m, [s[0], *(w.detach() for w in s[1:])], u),
             _NO_GRADIENT.format("`scorers`"),
         ),
+        "float32": (
+            lambda *parts: head(*([t.float() for t in part] for part in parts)),
+            _DIGITS.format("`maps`"),
+        ),
     },
     right={
         "from the finest map down": _recursive,
@@ -620,7 +649,10 @@ HEAD = Exercise(
         "numpy": _head_in_numpy,
     },
     probes=_parts,
-    verify=trains_all(head, _parts, [_NO_GRADIENT.format(f"`{n}`") for n in ("maps", "scorers", "uppers")]),
+    verify=all_of(
+        keeps_float64(head, _parts, _DIGITS.format("`maps`"), _doubled_parts),
+        trains_all(head, _parts, [_NO_GRADIENT.format(f"`{n}`") for n in ("maps", "scorers", "uppers")]),
+    ),
     hint="Score, upsample with the next weights, add the next scores; at last upsample to the image.",
     sketch="scores = score of the first map; for each further map: scores = (scores, upsampled with the next of "
     "`uppers`) + …; return …",

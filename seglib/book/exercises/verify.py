@@ -10,6 +10,16 @@ import torch
 from seglib.book.exercise import cloned, difference, expect, own, tensors_in
 
 
+def all_of(*demands: Callable[[Any], None]) -> Callable[[Any], None]:
+    """One ``verify`` of several, in turn."""
+
+    def verify(attempt: Any) -> None:
+        for demand in demands:
+            demand(attempt)
+
+    return verify
+
+
 def trains_all(
     solution: Callable[..., Any], probes: Callable[[], Mapping[str, tuple[Any, ...]]], hints: Sequence[str]
 ) -> Callable[[Callable[..., Any]], None]:

@@ -114,7 +114,7 @@ export function render(root, {images, names, colors, width, void: VOID_ID, rules
     .question { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; margin-top: 8px; } .question span { flex: 0 0 168px; color: var(--soft); }
     .table { overflow-x: auto; margin-top: 12px; } table { border-collapse: collapse; } th, td { padding: 2px 12px 2px 0; text-align: left; font-weight: 400; }
     th { color: var(--soft); } .out { color: var(--soft); } .result { font-size: 20px; } .sum { margin: 8px 0 0; overflow-wrap: anywhere; }
-    .all { margin: 8px 0 4px; color: var(--soft); } svg { max-width: 520px; } .end { margin-top: 10px; }
+    .all { margin: 8px 0 4px; color: var(--soft); } svg { max-width: 520px; } .other { fill: color-mix(in srgb, var(--blue) 70%, var(--ink)); fill-opacity: .65; } .end { margin-top: 10px; }
     @media (max-width: 520px) { .question span { flex-basis: 100%; } }`,
     el("p", {class: "lead"}, "Three images of 16 pixels, with their truth and one prediction. Choose the conventions: the prediction stays, the score moves. "
       + "Press a cell of a prediction to give it another class. Thick frames are errors; dashed ones lie on void (–)."),
@@ -151,7 +151,7 @@ export function render(root, {images, names, colors, width, void: VOID_ID, rules
     const x = v => (10 + 280 * v).toFixed(1);
     strip.setAttribute("aria-label", `A line from 0 to 1 with the score of every convention; the chosen one is ${digits(found.score)}`);
     strip.replaceChildren(el("line", {x1: 10, x2: 290, y1: 13, y2: 13, stroke: "var(--line)"}),
-      ...every.map(v => el("circle", {cx: x(v), cy: 13, r: 3, fill: "var(--blue)", "fill-opacity": 0.35})),
+      ...every.map(v => el("circle", {cx: x(v), cy: 13, r: 3, class: "other"})),
       ...found.score === null ? [] : [el("circle", {cx: x(found.score), cy: 13, r: 6, fill: "none", stroke: "var(--accent)", "stroke-width": 2.5})]);
     say(`${name} ${digits(found.score)}.`);
   }

@@ -26,7 +26,8 @@ def detector():
     torch.nn.init.normal_(model.box_head.logits.weight, std=0.5)  # its detections have scores that differ
     torch.nn.init.normal_(model.box_head.deltas.weight, std=0.05)
     torch.nn.init.normal_(model.rpn_head.deltas.weight, std=0.05)
-    model.rpn = replace(model.rpn, nms=0.3)  # so that it drops some proposals of so few
+    # so that NMS drops some boxes of so few
+    model.rpn, model.detections = replace(model.rpn, nms=0.3), replace(model.detections, nms=0.2)
     return model
 
 

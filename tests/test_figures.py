@@ -926,11 +926,18 @@ def test_matches_follow_mouse_keys_finger_thresholds_and_buttons(show):
         assert page.locator(".stage .ignored").count() == want[2]
         return want[0], want[2]
 
+    def the_key_has_the_colours(objects):
+        strokes = "all => all.map(e => getComputedStyle(e).stroke)"
+        of_objects = page.locator(".object rect").evaluate_all(strokes)
+        assert len(set(of_objects)) == objects
+        assert page.locator(".counts .fore, .counts .low").evaluate_all(strokes) == of_objects * 2
+
     body, corner = (
         page.get_by_role("slider", name="Object A", exact=True),
         page.get_by_role("slider", name="lower right"),
     )
     agrees()
+    the_key_has_the_colours(1)
     body.focus()
     for key in ["ArrowRight"] * 3 + ["ArrowDown"] * 2:
         page.keyboard.press(key)
@@ -954,6 +961,7 @@ def test_matches_follow_mouse_keys_finger_thresholds_and_buttons(show):
     page.get_by_role("button", name="Low-quality matches").click()
     page.get_by_role("button", name="Two want one").click()
     agrees()
+    the_key_has_the_colours(2)
     assert "B: best IoU 0.56, no anchor: its best one overlaps A more, by 1.00." in page.locator(".status").inner_text()
     page.get_by_role("button", name="Reset").click()
     page.get_by_label("Foreground IoU").focus()

@@ -69,7 +69,7 @@ export function render(root, {objects: first, foreground: fg, background: bg, si
     .fore { fill: var(--own); stroke: var(--own); } .ignored { fill: var(--bg); stroke: var(--accent); }
     .back { fill: color-mix(in srgb, var(--ink) 22%, var(--bg)); stroke: none; }
     .counts div { display: flex; align-items: center; gap: 8px; padding: 3px 0; border-bottom: 1px solid var(--line); }
-    .counts svg { width: 16px; flex: none; } .counts b { margin-left: auto; } .counts .fore { fill: var(--ink); stroke: var(--ink); }`,
+    .counts svg { width: 16px; flex: none; } .counts b { margin-left: auto; }`,
     el("p", {class: "lead"}, "Three anchors stand at every cell: flat, square and upright. Drag an object, pull its corner, or use the arrow keys. "
       + "Frames show the foreground anchors, dashed where a low-quality match brought them in."),
     el("div", {class: "row"}, el("div", {class: "stage"}, svg), el("div", {class: "side"}, counts)),
@@ -122,8 +122,9 @@ export function render(root, {objects: first, foreground: fg, background: bg, si
     const of = test => found.filter(test).length, rows = [["fore", "foreground", of(m => m >= 0)],
       ["fore", "of these low-quality", lifted.filter(Boolean).length], ["ignored", "ignored", of(m => m === -2)], ["back", "background", of(m => m === -1)]];
     counts.replaceChildren(...rows.map(([name, text, count], i) => {
-      const key = el("svg", {viewBox: "-2 -2 4 4", "aria-hidden": "true"}, el("rect", {class: i === 1 ? "frame low" : `mark ${name}`, x: -1.2, y: -1.2, width: 2.4, height: 2.4}));
-      if (i === 1) key.style.setProperty("--own", "var(--ink)");
+      const owners = name === "fore" ? ["A", "B"].slice(0, raw.length) : [""], width = 2.4 / owners.length;  // each object has its colour
+      const key = el("svg", {viewBox: "-2 -2 4 4", "aria-hidden": "true"}, ...owners.map((own, k) =>
+        el("rect", {class: `${i === 1 ? "frame low" : `mark ${name}`} ${own}`, x: k * width - 1.2, y: -1.2, width, height: 2.4})));
       const number = el("b");
       number.textContent = count;
       return el("div", {}, key, text, number);

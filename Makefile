@@ -64,7 +64,7 @@ camvid = $(BIN)/seglib train $(1)_tiny --data camvid --root $(CAMVID) --size 180
 	$(BIN)/python -m seglib.book.experiments.from_run runs/camvid_$(1) --root $(CAMVID) \
 		--out chapters/results/camvid_$(1).json
 
-results: $(VENV)/.ready  ## train the stored weights and repeat the measurements (hours; GO_ON=1 after a stop; NUCLEI=folder of dsb2018, COCO=folder of panoptic files, HIPPOCAMPUS=folder of msd, CAMVID, ISBI=folders of these)
+results: $(VENV)/.ready  ## train the stored weights and repeat the measurements (hours; GO_ON=1 after a stop; NUCLEI=folder of dsb2018, COCO=folder of panoptic files, HIPPOCAMPUS=folder of msd, CAMVID, ISBI=folders of these, PHOTOS=Segment Anything's)
 	for model in fcn_tiny unet_tiny deeplab_tiny; do \
 		$(MADE) || { $(BIN)/seglib train $$model --data scenes --steps 3000 --eval-every 1000 --out runs/$$model && \
 			$(STORE); } || exit 1; \
@@ -127,6 +127,11 @@ ifdef CAMVID
 	$(call camvid,fcn)
 	$(call camvid,unet)
 	$(call camvid,deeplab)
+ifdef PHOTOS
+	$(BIN)/seglib predict $(PHOTOS)/truck.jpg --weights runs/camvid_fcn --out runs/truck.png
+	$(BIN)/python -c "from PIL import Image; shown = Image.open('runs/truck.png').resize((900, 600)).quantize(128); \
+		shown.save('chapters/results/camvid_fcn_truck.png', optimize=True)"
+endif
 endif
 ifdef ISBI
 	$(BIN)/seglib train unet_tiny --data isbi --root $(ISBI) --size 256x256 --steps 600 --batch-size 4 --lr 0.003 \

@@ -8,6 +8,7 @@ from seglib.book.experiments.losses_specks import (
     SPECK,
     SpeckNet,
     best_threshold,
+    overconfidence,
     reliability,
     speck_probabilities,
     speck_scores,
@@ -83,6 +84,13 @@ def test_reliability_counts_means_and_shares():
     found = reliability(torch.tensor([0.05, 0.15, 0.55, 1.0]), torch.tensor([1, SPECK, 1, SPECK]), bins=2)
     assert found == {"pixels": [2, 2], "said": [0.1, 0.775], "true": [0.5, 0.5]}
     assert sum(reliability(torch.empty(0), torch.empty(0))["pixels"]) == 0
+
+
+def test_overconfidence_is_of_the_pixels_called_speck_alone():
+    bins = {"pixels": [50, 9, 3, 1], "said": [0.1, 0.4, 0.6, 0.9], "true": [0.9, 0.0, 0.4, 1.0]}
+    assert overconfidence(bins) == pytest.approx((3 * 0.2 - 1 * 0.1) / 4)
+    nothing_called = overconfidence({**bins, "pixels": [50, 9, 0, 0]})
+    assert nothing_called != nothing_called  # NaN
 
 
 def test_the_network_keeps_the_size_and_its_probabilities_are_of_specks():

@@ -6,7 +6,7 @@ contrast and noise stay, so that a speck is as hard to see at 0.1% as it is at 1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -161,3 +161,13 @@ def reliability(probabilities: Tensor, labels: Tensor, *, bins: int = BINS) -> d
         "said": [round(v, 5) for v in said.tolist()],
         "true": [round(v, 5) for v in share.tolist()],
     }
+
+
+def overconfidence(bins: Mapping[str, Sequence[float]]) -> float:
+    """Mean probability less precision over the pixels called speck, those of the upper half of `reliability`'s bins.
+
+    Above 0 the model is too sure, below 0 not sure enough; NaN when nothing is called speck.
+    """
+    pixels, said, true = (torch.tensor(bins[name]).double() for name in ("pixels", "said", "true"))
+    calls = pixels * (torch.arange(len(pixels)) >= len(pixels) // 2)
+    return float((calls * (said - true)).sum() / calls.sum())

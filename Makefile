@@ -123,6 +123,7 @@ results: $(VENV)/.ready  ## train the stored weights and repeat the measurements
 	$(EXPERIMENT) sam_clicks --seeds 1 --steps 1000 --scenes 80 --out chapters/results/sam_clicks.json
 	$(EXPERIMENT) sam_limits --seeds 1 --steps 1000 --scenes 100 --out chapters/results/sam_limits.json
 	OMP_NUM_THREADS=1 $(EXPERIMENT) scoreboard --seeds 1 --steps 500 --scenes 200 --out chapters/results/scoreboard.json  # on an idle machine
+	OMP_NUM_THREADS=1 $(EXPERIMENT) explorer --seeds 1 --steps 3 --scenes 20 --out chapters/results/explorer.json
 ifdef CAMVID
 	$(call camvid,fcn)
 	$(call camvid,unet)

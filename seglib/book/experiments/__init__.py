@@ -50,6 +50,7 @@ EXPERIMENTS: dict[str, str] = {
     "sam_decoder": "Is it enough to fine-tune the decoder? From scenes to slices of CTs.",
     "sam_photo": "What does a model of synthetic scenes make of real photos? Clicks, boxes, everything mode.",
     "scoreboard": "What does every system of the book score, and what does it cost? All tiny systems side by side.",
+    "explorer": "What does every system answer to the same twenty scenes, and where do they disagree?",
     "volume_sparse": "How many slices must an expert annotate? 1, 2, 4 and all 32 of each volume.",
 }
 """Name of an experiment, which is a module of this package, → its question."""

@@ -208,7 +208,7 @@ def run(
             for row in rows:
                 name = row["system"]
                 row |= {"parameters": sum(p.numel() for p in stored_model(name).parameters())}
-                row |= _durations(times[name, task], times[MEASURE, "semantic"])
+                row |= durations(times[name, task], times[MEASURE, "semantic"])
                 row |= {"megabytes": peak(name, task)} if memory else {}
                 row["budget"] = budget(name)
                 if report is not None:
@@ -240,26 +240,32 @@ def system(name: str, task: str) -> tuple[Any, dict[str, Any]]:
     return model, stored_weights(name)[1]
 
 
-def take_turns(scenes: int) -> tuple[dict[tuple[str, str], list[Adds]], dict[tuple[str, str], list[float]]]:
+def take_turns(
+    scenes: int, boards: Mapping[str, Board] = BOARDS
+) -> tuple[dict[tuple[str, str], list[Adds]], dict[tuple[str, str], list[float]]]:
     """Every system on its test data; in each turn each answers for one image, and the first one changes.
+
+    Args:
+        scenes: number of test images of each task, where the task's board allows so many.
+        boards: name of a task → its systems.
 
     Returns:
         Of every system and task what each image adds to the scores, and its milliseconds of CPU time.
     """
-    places = [(name, task) for task, board in BOARDS.items() for name in board.systems]
+    places = [(name, task) for task, board in boards.items() for name in board.systems]
     systems = {place: system(*place) for place in places}
-    data = {task: test_data(board, scenes) for task, board in BOARDS.items()}
+    data = {task: test_data(board, scenes) for task, board in boards.items()}
     adds: dict[tuple[str, str], list[Adds]] = {place: [] for place in places}
     times: dict[tuple[str, str], list[float]] = {place: [] for place in places}
     for name, task in places:
-        BOARDS[task].predict(*systems[name, task], data[task][0][0])  # warms up
+        boards[task].predict(*systems[name, task], data[task][0][0])  # warms up
     for turn in range(max(len(scored) for _, scored in data.values())):
         first = turn % len(places)
         for name, task in places[first:] + places[:first]:
             samples, scored = data[task]
             if turn not in scored:
                 continue
-            board, sample = BOARDS[task], samples[turn]
+            board, sample = boards[task], samples[turn]
             started = time.process_time()
             found = board.predict(*systems[name, task], sample)
             times[name, task].append(1e3 * (time.process_time() - started))
@@ -286,7 +292,16 @@ def _intervals(values: Tensor, names: Sequence[str]) -> dict[str, list[float]]:
     return {name: [round(v, 5) for v in row] for name, row in zip(names, rows, strict=True)}
 
 
-def _durations(times: Sequence[float], measure: Sequence[float]) -> dict[str, list[float]]:
+def durations(times: Sequence[float], measure: Sequence[float]) -> dict[str, list[float]]:
+    """Median and quartiles of a system's milliseconds, and of them as multiples of another's in the same turns.
+
+    Args:
+        times: the system's milliseconds in each turn.
+        measure: milliseconds of the other system; turns that only one of the two has don't count.
+
+    Returns:
+        ``ms`` and ``relative``, each [median, lower quartile, upper quartile].
+    """
     ratios = [t / m for t, m in zip(times, measure, strict=False)]  # turns without a test image have no ratio
     return {"ms": _quartiles(times), "relative": _quartiles(ratios)}
 

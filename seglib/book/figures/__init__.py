@@ -12,6 +12,7 @@ from torch import Tensor
 from seglib.book.figures.detection import ROI_MAP, matcher, nms, paste_back, precision_recall, roi_bins
 from seglib.book.figures.dynamic import dynamic_filter, dynamic_filter_of, prototypes, prototypes_of
 from seglib.book.figures.element import Figure
+from seglib.book.figures.explorer import explorer
 from seglib.book.figures.images import png
 from seglib.book.figures.measuring import conventions
 from seglib.book.figures.merging import panoptic_merge
@@ -29,10 +30,11 @@ from seglib.viz.overlay import panoptic_colors
 
 __all__ = [
     "MATCHINGS", "PANOPTIC_CATEGORIES", "PLAN_PRESETS", "ROI_MAP", "SURFACE_PRESETS", "Figure", "bilinear_stamps",
-    "conventions", "detector_stepper", "dilation", "dynamic_filter", "dynamic_filter_of", "hungarian", "loss_gradient",
-    "mask_metrics", "masked_attention", "matcher", "nms", "panoptic_merge", "panoptic_quality", "panoptic_scene",
-    "paste_back", "pixel_probe", "plan_explorer", "precision_recall", "prompt_explorer", "prototypes", "prototypes_of",
-    "receptive_field", "roi_bins", "slices", "stride_dilation", "surface_distance", "transposed_conv", "valid_tiles",
+    "conventions", "detector_stepper", "dilation", "dynamic_filter", "dynamic_filter_of", "explorer", "hungarian",
+    "loss_gradient", "mask_metrics", "masked_attention", "matcher", "nms", "panoptic_merge", "panoptic_quality",
+    "panoptic_scene", "paste_back", "pixel_probe", "plan_explorer", "precision_recall", "prompt_explorer",
+    "prototypes", "prototypes_of", "receptive_field", "roi_bins", "slices", "stride_dilation", "surface_distance",
+    "transposed_conv", "valid_tiles",
 ]  # fmt: skip
 
 

@@ -69,3 +69,26 @@ def unpack_masks(address: str, size: tuple[int, int]) -> Tensor:
 
     sheet = torch.from_numpy(np.array(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1])))))
     return sheet.unflatten(0, (-1, size[0])).unflatten(2, (-1, size[1])).transpose(1, 2).contiguous()
+
+
+def pack_ids(maps: Tensor) -> str:
+    """Maps of whole numbers from 0 to 255, ``(N, h, w)`` uint8, below each other as the address of a grey PNG.
+
+    Raises:
+        ValueError: when the maps have another type or shape.
+    """
+    from PIL import Image
+
+    if maps.dtype != torch.uint8 or maps.ndim != 3:
+        raise ValueError(f"maps must be uint8 (N, h, w), got {maps.dtype} {tuple(maps.shape)}")
+    file = io.BytesIO()
+    Image.fromarray(to_array(maps).reshape(-1, maps.shape[2])).save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def unpack_ids(address: str, count: int) -> Tensor:
+    """What a page makes of :func:`pack_ids`: ``(N, h, w)`` uint8 for N = ``count`` maps."""
+    from PIL import Image
+
+    sheet = np.array(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))))
+    return torch.from_numpy(sheet).unflatten(0, (count, -1))

@@ -11,12 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seglib.book.exercise import Exercise
-from seglib.book.exercises import ch04_network
-from seglib.book.exercises.verify import trains_all
+from seglib.book.exercises import ch04_network, ch04_windows
+from seglib.book.exercises.verify import all_of, keeps_float64, trains_all
 from seglib.ops.borders import border_weights
-
-Predict = Callable[[Tensor], Tensor]
-
 
 # Sizes without padding ------------------------------------------------------------------------------------------------
 
@@ -171,12 +168,26 @@ def _maps() -> Mapping[str, tuple[Tensor, Tensor]]:
     }
 
 
+def _exact_maps() -> tuple[Tensor, ...]:
+    """Maps in float64 whose numbers float32 cannot hold."""
+    return tuple(maps.double() / 3 for maps in next(iter(_maps().values())))
+
+
 _UNTRAINED = "The numbers are right, but no full gradient reaches {}. Train with it and nothing is learnt there."
+
+_DIGITS = (
+    "In float32 it is right, but with maps in float64 your code raises or loses digits. Take the type of the maps; "
+    "section 4 compares in float64."
+)
 
 CROP = Exercise(
     solution=crop_and_concatenate,
-    verify=trains_all(crop_and_concatenate, _maps, [_UNTRAINED.format("the skip"), _UNTRAINED.format("`x`")]),
+    verify=all_of(
+        trains_all(crop_and_concatenate, _maps, [_UNTRAINED.format("the skip"), _UNTRAINED.format("`x`")]),
+        keeps_float64(crop_and_concatenate, _maps, _DIGITS, _exact_maps),
+    ),
     wrong={
+        "float32": (lambda skip, x: crop_and_concatenate(skip.float(), x.float()), _DIGITS),
         "detached": (lambda skip, x: crop_and_concatenate(skip.detach(), x), _UNTRAINED.format("the skip")),
         "corner": (
             lambda skip, x: torch.cat([_corner(skip, x), x], 1),
@@ -442,251 +453,10 @@ WEIGHTS = Exercise(
 )
 
 
-# Tiles of an image ----------------------------------------------------------------------------------------------------
-
-
-def predict_in_tiles(predict: Predict, image: Tensor, tile: int, margin: int) -> Tensor:
-    """Labels ``(H, W)`` of an image ``(3, H, W)``, tile by tile; each is seen with ``margin`` more pixels."""
-    return _tiled(predict, image, tile, (margin, margin))
-
-
-def _tiled(predict: Predict, image: Tensor, tile: int, margins: tuple[int, int], *, shift: bool = True) -> Tensor:
-    height, width = image.shape[-2:]
-    before, behind = margins
-    out = torch.zeros(height, width, dtype=torch.long)
-    for top in range(0, height, tile):
-        for left in range(0, width, tile):
-            y, x = max(0, top - before), max(0, left - before)
-            labels = predict(image[:, y : top + tile + behind, x : left + tile + behind])
-            h, w = min(tile, height - top), min(tile, width - left)
-            dy, dx = (top - y, left - x) if shift else (0, 0)
-            out[top : top + h, left : left + w] = labels[dy : dy + h, dx : dx + w]
-    return out
-
-
-def _reflected(predict: Predict, image: Tensor, tile: int, margin: int) -> Tensor:
-    rim = F.pad(image[None], (margin,) * 4, mode="reflect")[0] if margin else image
-    height, width = image.shape[-2:]
-    return predict_in_tiles(predict, rim, tile, margin)[margin : margin + height, margin : margin + width]
-
-
-def _whole_windows(predict: Predict, image: Tensor, tile: int, margin: int) -> Tensor:
-    height, width = image.shape[-2:]
-    out = torch.zeros(height, width, dtype=torch.long)
-    for top in range(0, height, tile):
-        for left in range(0, width, tile):
-            y, x = max(0, top - margin), max(0, left - margin)
-            window = image[:, y : top + tile + margin, x : left + tile + margin]
-            out[y : y + window.shape[1], x : x + window.shape[2]] = predict(window)
-    return out
-
-
-def _without_rest(predict: Predict, image: Tensor, tile: int, margin: int) -> Tensor:
-    out = predict_in_tiles(predict, image, tile, margin)
-    out[image.shape[1] // tile * tile :] = 0
-    out[:, image.shape[2] // tile * tile :] = 0
-    return out
-
-
-def _moved_back(predict: Predict, image: Tensor, tile: int, margin: int) -> Tensor:
-    """Moves the last tiles back into the image, so that they are full."""
-    height, width = image.shape[-2:]
-    out = torch.zeros(height, width, dtype=torch.long)
-    for top in range(0, height, tile):
-        for left in range(0, width, tile):
-            a, b = max(0, min(top, height - tile)), max(0, min(left, width - tile))
-            y, x = max(0, a - margin), max(0, b - margin)
-            labels = predict(image[:, y : a + tile + margin, x : b + tile + margin])
-            out[a : a + tile, b : b + tile] = labels[a - y :, b - x :][:tile, :tile]
-    return out
-
-
-def _zeros_around(predict: Predict, image: Tensor, tile: int, margin: int) -> Tensor:
-    rim = F.pad(image, (margin,) * 4)
-    height, width = image.shape[-2:]
-    return predict_in_tiles(predict, rim, tile, margin)[margin : margin + height, margin : margin + width]
-
-
-def _negative_start(predict: Predict, image: Tensor, tile: int, margin: int) -> Tensor:
-    """Begins windows at top − margin, which a negative index counts from the image's end."""
-    height, width = image.shape[-2:]
-    out = torch.zeros(height, width, dtype=torch.long)
-    for top in range(0, height, tile):
-        for left in range(0, width, tile):
-            labels = predict(image[:, top - margin : top + tile + margin, left - margin : left + tile + margin])
-            kept = labels[margin : margin + tile, margin : margin + tile]
-            out[top : top + kept.shape[0], left : left + kept.shape[1]] = kept
-    return out
-
-
-def _minus_margin(predict: Predict, image: Tensor, tile: int, margin: int) -> Tensor:
-    """Cuts the margin off with [margin : −margin], also where the window has none."""
-    height, width = image.shape[-2:]
-    out = torch.zeros(height, width, dtype=torch.long)
-    for top in range(0, height, tile):
-        for left in range(0, width, tile):
-            y, x = max(0, top - margin), max(0, left - margin)
-            labels = predict(image[:, y : top + tile + margin, x : left + tile + margin])
-            kept = labels[top - y : -margin, left - x : -margin]
-            out[top : top + kept.shape[0], left : left + kept.shape[1]] = kept
-    return out
-
-
-def _from_the_bottom(predict: Predict, image: Tensor, tile: int, margin: int) -> Tensor:
-    found = predict_in_tiles(lambda x: predict(x.flip(1, 2)).flip(0, 1), image.flip(1, 2), tile, margin)
-    return found.flip(0, 1)
-
-
-def _columns_first(predict: Predict, image: Tensor, tile: int, margin: int) -> np.ndarray:
-    """Column of tiles after column of tiles, in NumPy, with start and end of every window worked out."""
-    height, width = image.shape[1:]
-    out = np.zeros((height, width))
-    for left in range(0, width, tile):
-        x0, x1 = max(left - margin, 0), min(left + tile + margin, width)
-        for top in range(0, height, tile):
-            y0, y1 = max(top - margin, 0), min(top + tile + margin, height)
-            bottom, right = min(top + tile, height), min(left + tile, width)
-            labels = predict(image[:, y0:y1, x0:x1]).numpy()
-            out[top:bottom, left:right] = labels[top - y0 : bottom - y0, left - x0 : right - x0]
-    return out
-
-
-def _laid_together(predict: Predict, image: Tensor, tile: int, margin: int) -> Tensor:
-    """Rows of tiles, joined by torch.cat."""
-    rows = []
-    for top, high in zip(range(0, image.shape[1], tile), image.split(tile, 1), strict=True):
-        row = []
-        for left, part in zip(range(0, image.shape[2], tile), high.split(tile, 2), strict=True):
-            y, x = max(0, top - margin), max(0, left - margin)
-            labels = predict(image[:, y : top + tile + margin, x : left + tile + margin])
-            row.append(labels.narrow(0, top - y, part.shape[1]).narrow(1, left - x, part.shape[2]))
-        rows.append(torch.cat(row, 1))
-    return torch.cat(rows)
-
-
-def _pixel_after_pixel(predict: Predict, image: Tensor, tile: int, margin: int) -> list[list[int]]:
-    height, width = image.shape[1:]
-    out = [[0] * width for _ in range(height)]
-    for top in range(0, height, tile):
-        for left in range(0, width, tile):
-            y, x = max(0, top - margin), max(0, left - margin)
-            labels = predict(image[:, y : top + tile + margin, x : left + tile + margin])
-            for row in range(top, min(top + tile, height)):
-                for column in range(left, min(left + tile, width)):
-                    out[row][column] = int(labels[row - y, column - x])
-    return out
-
-
-def _local(image: Tensor) -> Tensor:
-    """A predictor that sees two pixels far: is a pixel brighter than the mean of the 5 × 5 around it?"""
-    grey = image.mean(0)[None]
-    around = F.avg_pool2d(grey[None], 5, 1, padding=2, count_include_pad=False)[0]
-    return (grey > around)[0].long() + 2 * (around > 0.5)[0].long()
-
-
-def _global(image: Tensor) -> Tensor:
-    """A predictor that sees all of its input: is a pixel brighter than the mean?"""
-    grey = image.mean(0)
-    return (8 * (grey - grey.mean())).round().long()
-
-
-def _tile_images() -> Mapping[str, tuple[Predict, Tensor, int, int]]:
-    image = torch.rand(3, 19, 26, generator=torch.Generator().manual_seed(5))
-    return {
-        "tiles of 8 with a margin of 2": (_local, image, 8, 2),
-        "tiles of 8 with a margin of 3, and a predictor that sees its whole input": (_global, image, 8, 3),
-        "tiles of 6 without a margin": (_local, image, 6, 0),
-        "a tile larger than the image": (_local, image, 32, 4),
-        "tiles that fit exactly": (_global, image[:, :16, :24], 8, 3),
-        "a margin wider than the tile": (_global, image, 5, 7),
-    }
-
-
-TILES = Exercise(
-    solution=predict_in_tiles,
-    wrong={
-        "no_margin": (
-            lambda predict, image, tile, margin: predict_in_tiles(predict, image, tile, 0),
-            "The margin is missing: show the predictor that many pixels more on every side.",
-        ),
-        "behind_only": (
-            lambda predict, image, tile, margin: _tiled(predict, image, tile, (0, margin)),
-            "Your windows grow to the right and below only. The margin belongs on all four sides.",
-        ),
-        "before_only": (
-            lambda predict, image, tile, margin: _tiled(predict, image, tile, (margin, 0)),
-            "Your windows grow to the left and above only. The margin belongs on all four sides.",
-        ),
-        "corner_of_the_window": (
-            lambda predict, image, tile, margin: _tiled(predict, image, tile, (margin, margin), shift=False),
-            "You keep the window's top left corner. The tile begins `margin` pixels further in, and at the image's "
-            "own border at 0.",
-        ),
-        "reflected": (
-            _reflected,
-            "You extend the image by reflect padding and cut the tiles out of that. Here a window ends where the image "
-            "ends.",
-        ),
-        "whole_windows": (
-            _whole_windows,
-            "You keep the margins too, so the later tile overwrites its neighbour. Keep the tile alone.",
-        ),
-        "rest_missing": (
-            _without_rest,
-            "The last rows and columns are missing: where the size is no multiple of `tile`, the last tiles are small.",
-        ),
-        "double_margin": (
-            lambda predict, image, tile, margin: predict_in_tiles(predict, image, tile, 2 * margin),
-            "Your margin is twice as wide as `margin`.",
-        ),
-        "whole_image": (
-            lambda predict, image, tile, margin: predict(image),
-            "You predict the whole image at once. Show the predictor one window after the other.",
-        ),
-        "moved_back": (
-            _moved_back,
-            "You move the last tiles back so that they are full. Here they begin at multiples of `tile` and are "
-            "smaller.",
-        ),
-        "from_the_bottom": (
-            _from_the_bottom,
-            "Your tiles begin at the bottom right. They cover the image from the top left.",
-        ),
-        "zeros_around": (
-            _zeros_around,
-            "You pad the image with zeros. A window ends where the image ends.",
-        ),
-        "negative_start": (
-            _negative_start,
-            "top − margin is negative at the image's border, and Python counts a negative index from the end. Begin "
-            "at max(0, top − margin).",
-        ),
-        "minus_margin": (
-            _minus_margin,
-            "You cut the margin off at the window's far end with [… : −margin]. At the image's border the window has "
-            "no margin there, and [: −0] is empty. Cut out as many rows and columns as the tile has.",
-        ),
-        "half_margin": (
-            lambda predict, image, tile, margin: predict_in_tiles(predict, image, tile, margin // 2),
-            "Your windows are `margin` pixels larger in all. It should be that many on every side.",
-        ),
-    },
-    right={
-        "numpy, column after column": _columns_first,
-        "rows of tiles laid together": _laid_together,
-        "pixel after pixel, as lists": _pixel_after_pixel,
-    },
-    probes=_tile_images,
-    hint="A window begins at max(0, top − margin); from its answer cut the tile out again, at top − that.",
-    sketch="for every top, left in steps of tile: y, x = where the window begins; labels = predict(image[:, y : …, x : "
-    "…]); out[top : …, left : …] = labels[top − y : …, left − x : …], as large as the tile is.",
-)
-
-
 EXERCISES = {
     **ch04_network.EXERCISES,
     "ch04.sizes": SIZES,
     "ch04.crop": CROP,
     "ch04.border_weights": WEIGHTS,
-    "ch04.tiles": TILES,
+    "ch04.tiles": ch04_windows.TILES,
 }

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from seglib.book.exercise import Exercise, difference, expect, own
-from seglib.book.exercises.verify import trains_all
+from seglib.book.exercises.verify import keeps_float64, trains_all
 from seglib.book.experiments.unet_cells import draw_cells, score_cells, touching_pairs
 
 Layer = Callable[[Tensor], Tensor]
@@ -96,6 +96,11 @@ def _ups() -> Mapping[str, tuple[Tensor, Tensor, Tensor]]:
 
 UP_READY_MADE = "The numbers are right, but torch's own transposed convolution made them. Section 4 compares with it."
 _up_trains = trains_all(up_conv, _ups, [_NO_GRADIENT.format(f"`{n}`") for n in ("x", "weight", "bias")])
+UP_DIGITS = (
+    "In float32 it is right, but in float64 your code raises or loses digits. Take the type of `x`; section 4 compares "
+    "in float64."
+)
+_up_digits = keeps_float64(up_conv, _ups, UP_DIGITS)
 
 
 def _own_up(attempt: Callable[..., Any]) -> None:
@@ -105,6 +110,7 @@ def _own_up(attempt: Callable[..., Any]) -> None:
     if difference(answer, up_conv(*case), tolerance=1e-4) is None:
         expect(not any("conv_transpose" in name for name in calls.names), UP_READY_MADE)
         _up_trains(attempt)
+        _up_digits(attempt)
 
 
 UP = Exercise(
@@ -147,6 +153,7 @@ UP = Exercise(
             lambda x, w, b: up_conv(x, w / len(w), b),
             "You take the mean over the input channels. They add up.",
         ),
+        "float32": (lambda x, w, b: up_conv(x.float(), w.float(), b.float()), UP_DIGITS),
         "ready_made": (lambda x, w, b: F.conv_transpose2d(x, w, b, stride=2), UP_READY_MADE),
         "weights_detached": (lambda x, w, b: up_conv(x, w.detach(), b), _NO_GRADIENT.format("`weight`")),
     },

@@ -112,7 +112,11 @@ def all_subclasses(cls: type) -> Iterator[type]:
         yield from all_subclasses(child)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "chapters").glob("[0-9]*.ipynb")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    [*sorted((ROOT / "chapters").glob("[0-9]*.ipynb")), ROOT / "chapters" / "explorer.ipynb"],
+    ids=lambda p: p.stem,
+)
 def test_stored_figures_have_the_script_of_today(path: Path) -> None:
     for module in pkgutil.walk_packages(figures.__path__, f"{figures.__name__}."):
         importlib.import_module(module.name)  # so that every class of figures is known

@@ -1,6 +1,7 @@
 """The explorer's experiment: every system's answer to the same scenes, with scores that belong to what is stored."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from seglib.book.experiments import experiment, explorer, scoreboard
 from seglib.book.experiments.prompts import ask
 from seglib.book.figures.images import pack_ids, unpack_ids
 from seglib.book.pretrained import stored_model
+from seglib.book.results import read_results
 from seglib.data.scenes import CATEGORIES, Scenes
 from seglib.metrics import ConfusionMatrix
 from seglib.metrics.pq import PanopticQuality
@@ -41,6 +43,31 @@ def detections(*found):
         boxes,
         torch.tensor([f[1] for f in found], dtype=torch.float32),
     )
+
+
+# The stored results
+
+
+def test_the_stored_file_holds_the_first_twenty_test_scenes_and_is_small():
+    stored, path = read_results("results/explorer.json"), Path(__file__).parents[1] / "chapters/results/explorer.json"
+    assert [s["index"] for s in stored["scenes"]] == list(range(20)) and stored["split"] == "test"
+    assert path.stat().st_size < 700_000
+    boards = {task: list(board.systems) for task, board in scoreboard.BOARDS.items() if task != "volume"}
+    assert {task: list(told["systems"]) for task, told in stored["tasks"].items()} == boards
+
+
+def test_the_stored_scores_are_those_of_the_stored_maps():
+    stored = read_results("results/explorer.json")
+    for i, sample in enumerate(Scenes(20, split="test")):
+        check_scores(stored, i, sample)
+
+
+@pytest.mark.slow
+def test_the_stored_answers_are_those_of_the_stored_weights():
+    stored, sample = read_results("results/explorer.json"), Scenes(1, split="test")[0]
+    for name in stored["tasks"]["semantic"]["systems"]:
+        labels = scoreboard.system(name, "semantic")[0].predict(sample.image[None])[0].labels
+        assert (maps_of(stored, 0)[name, "semantic"].long() - 1 == labels).double().mean() > 0.999
 
 
 # What is stored of an answer

@@ -85,7 +85,7 @@ export function render(root, p) {
     "aria-valuemin": 0, "aria-valuemax": W * H - 1})) stage.setAttribute(key, value);
   const say = card(root, "One scene through every system", `
     :host { container-type: inline-size; } .soft, .verdict, .costs { color: var(--soft); }
-    .numbers { display: flex; flex-wrap: wrap; gap: 4px; } .numbers button { padding: 3px 0; width: 32px; }
+    .numbers { display: grid; grid-template-columns: repeat(10, minmax(0, 40px)); gap: 4px; } .numbers button { padding: 3px 0; }
     .grid { display: grid; grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); gap: 10px 12px; --columns: 5; }
     .few .grid { --columns: 3; } .beside { grid-column: span calc(var(--columns) - 2); } .beside p { margin: 0 0 8px; }
     @container (max-width: 640px) { .grid { --columns: 3; } } @container (max-width: 480px) { .grid, .few .grid { --columns: 2; }

@@ -450,9 +450,10 @@ def test_fcn_trains_on_real_photos_from_the_command_line(tmp_path, capsys):
 
 
 def test_the_command_line_names_every_loss():
+    from seglib.cli.train import LOSS_NAMES
     from seglib.losses import LOSSES
 
-    assert tuple(LOSSES) == cli.LOSS_NAMES
+    assert tuple(LOSSES) == LOSS_NAMES
 
 
 def test_a_loss_is_chosen_by_name_and_stored_with_the_weights(photos, tmp_path, capsys):

@@ -12,7 +12,7 @@ import pytest
 from test_cli import photos, seglib  # noqa: F401 (a fixture)
 from test_train import read_log
 
-from seglib.cli import train
+from seglib.cli.train import train
 from seglib.commands.console import training_progress
 from seglib.commands.resume import FLAGS, OF_EACH_CALL, PATHS
 from seglib.train.checkpoint import read_progress

@@ -16,6 +16,7 @@ from sphinx.environment import BuildEnvironment
 
 PAGE = "chapters/glossary"
 CHAPTER = re.compile(r"chapters/(\d\d)_")
+LINKED = re.compile(r"chapters/(\d\d_|calibration$|scoreboard$)")  # the last two have no number, so no place in the index
 EVERYDAY = re.compile(
     r"(half|mixed|double) precision|(over the|in a) crowd\b", re.IGNORECASE
 )  # not the field's meaning
@@ -71,7 +72,7 @@ def _ancestors(node: nodes.Node) -> Iterator[nodes.Node]:
 def link_terms(app: Sphinx, document: nodes.document) -> None:
     """Link the terms of a chapter that was just read."""
     docname = app.env.docname
-    if not CHAPTER.match(docname):
+    if not LINKED.match(docname):
         return
     page = Path(app.srcdir) / f"{PAGE}.md"
     if not page.exists():

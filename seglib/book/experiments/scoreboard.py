@@ -165,6 +165,12 @@ BOARDS: dict[str, Board] = {
 """Name of a task → its systems."""
 
 
+def absent(found: Mapping[str, Any]) -> list[str]:
+    """The systems without a row in a result of `run`, each as ``task: system``; empty when all have one."""
+    rows = {(task, row["system"]) for task, told in found["tasks"].items() for row in told["systems"]}
+    return [f"{task}: {name}" for task, board in BOARDS.items() for name in board.systems if (task, name) not in rows]
+
+
 def run(
     *,
     seeds: Sequence[int],

@@ -367,6 +367,47 @@ def test_lint_lets_ordinary_cells_pass(cell: NotebookNode) -> None:
     assert lint(notebook) == []
 
 
+def page_of_results() -> NotebookNode:
+    """The sample without its stations and exercises."""
+    notebook = executed_sample()
+    notebook.cells = [
+        cell
+        for cell in notebook.cells
+        if not cell.source.startswith("## ") and "exercise" not in cell.source and "check(" not in cell.source
+    ]
+    return notebook
+
+
+def test_a_page_of_results_has_neither_stations_nor_exercises() -> None:
+    assert lint(page_of_results(), chapter=False) == []
+    problems = lint(page_of_results())
+    assert len([p for p in problems if "has no level-2 heading" in p]) == len(STATIONS)
+    assert any(p.startswith("0 exercises; a chapter has") for p in problems)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (edit("# A sample", "assumes", "needs"), "does not say what the chapter assumes"),
+        (drop_alt, "shows an image without alt text"),
+        (edit("x * x", "print('done')", "assert True"), "shows an assertion"),
+        (not_run, "1 code cell(s) not executed"),
+        (add(markdown("With skips the network works best.")), "judges ('works best') without a paired interval"),
+        (add(markdown("They report 59.4 {cite}`long2015fcn`.")), "quotes a paper's number ('59.4') without its table"),
+    ],
+)
+def test_all_other_rules_hold_for_a_page_of_results(change: Callable[[NotebookNode], None], sentence: str) -> None:
+    notebook = page_of_results()
+    change(notebook)
+    assert any(sentence in problem for problem in lint(notebook, chapter=False))
+
+
+def test_a_notebook_without_a_number_is_checked_as_a_page_of_results(tmp_path: Path) -> None:
+    for name, right in (("board.ipynb", True), ("01_board.ipynb", False)):
+        (tmp_path / name).write_text(normalise(page_of_results()))
+        assert (notebooks.check(tmp_path / name, "") == []) == right
+
+
 def test_headings_may_carry_a_subject() -> None:
     notebook = executed_sample()
     for name, _ in STATIONS:

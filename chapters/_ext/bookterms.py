@@ -16,7 +16,7 @@ from sphinx.environment import BuildEnvironment
 
 PAGE = "chapters/glossary"
 CHAPTER = re.compile(r"chapters/(\d\d)_")
-LINKED = re.compile(r"chapters/(\d\d_|calibration$|scoreboard$)")  # the index names those with a number
+LINKED = re.compile(r"chapters/(\d\d_|(calibration|explorer|scoreboard)$)")  # the index names those with a number
 EVERYDAY = re.compile(
     r"(half|mixed|double) precision|(over the|in a) crowd\b", re.IGNORECASE
 )  # not the field's meaning

@@ -120,9 +120,9 @@ def rightly_named(boxes: Tensor, labels: Tensor, scores: Tensor, truth: Instance
     """The best detection of every object that one stands for: indices of detections ``(N,)`` and of objects ``(N,)``.
 
     Args:
-        boxes: ``(D, 4)``, by falling score.
-        labels: ``(D,)``.
-        scores: ``(D,)``; below ½ a detection does not count.
+        boxes: boxes of the detections by falling score, ``(D, 4)``.
+        labels: class of each box, ``(D,)``.
+        scores: score of each, ``(D,)``; below ½ a detection does not count.
         truth: objects of the scene.
     """
     fits = box_iou(boxes, truth.boxes) >= 0.5  # (D, G)

@@ -45,6 +45,7 @@ from seglib.layers.named_encoder import named_encoder
 from seglib.layers.normalize import Normalize, pad_to_multiple
 from seglib.layers.resnet import resnet_encoder
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
+from seglib.models.keywords import hands_keywords_to
 from seglib.models.semantic import SemanticModel, two_layer_head
 from seglib.ops.resize import crop_to
 from seglib.types import DenseOutput, Size, Targets
@@ -232,7 +233,8 @@ def _upsample_aligned(x: Tensor, grid: Grid, over: Tensor, target: Grid = IMAGE,
     return x[..., rim - int(move) :, rim - int(move) :][..., :height, :width]
 
 
-def deeplabv3_resnet50(
+def _v3(
+    name: str,
     num_classes: int,
     *,
     in_channels: int = 3,
@@ -243,6 +245,24 @@ def deeplabv3_resnet50(
     dropout: float = 0.5,
     pretrained: bool = False,
 ) -> DeepLabV3:
+    encoder = resnet_encoder(
+        name,
+        in_channels=in_channels,
+        output_stride=output_stride,
+        multi_grid=multi_grid,
+        levels=("c4", "c5") if aux else ("c5",),
+        pretrained=pretrained,
+    )
+    normalize = Normalize.for_channels(in_channels)
+    normalize.channels_last = False  # the weights of ASPP would be copied at each call
+    return DeepLabV3(
+        encoder, num_classes, rates=_rates(output_stride), aux=aux, dropout=dropout, overlapping=overlapping,
+        normalize=normalize,
+    )  # fmt: skip
+
+
+@hands_keywords_to(_v3)
+def deeplabv3_resnet50(num_classes: int, **keywords: Any) -> DeepLabV3:  # noqa: D417 (the keywords are those of the helper)
     """The ``deeplabv3_resnet50`` of torchvision, whose published weights ``seglib convert`` turns into its own.
 
     Args:
@@ -256,55 +276,23 @@ def deeplabv3_resnet50(
         dropout: after ASPP.
         pretrained: start the encoder from torchvision's ImageNet weights.
     """
-    encoder = resnet_encoder(
-        "resnet50",
-        in_channels=in_channels,
-        output_stride=output_stride,
-        multi_grid=multi_grid,
-        levels=("c4", "c5") if aux else ("c5",),
-        pretrained=pretrained,
-    )
-    return _v3(encoder, num_classes, in_channels, overlapping, output_stride, aux, dropout)
+    return _v3("resnet50", num_classes, **keywords)
 
 
-def deeplabv3_resnet101(
-    num_classes: int,
-    *,
-    in_channels: int = 3,
-    overlapping: bool = False,
-    output_stride: int = 8,
-    multi_grid: Sequence[int] | None = None,
-    aux: bool = True,
-    dropout: float = 0.5,
-    pretrained: bool = False,
-) -> DeepLabV3:
+@hands_keywords_to(_v3)
+def deeplabv3_resnet101(num_classes: int, **keywords: Any) -> DeepLabV3:
     """The ``deeplabv3_resnet101`` of torchvision. Keywords as in :func:`deeplabv3_resnet50`."""
-    encoder = resnet_encoder(
-        "resnet101",
-        in_channels=in_channels,
-        output_stride=output_stride,
-        multi_grid=multi_grid,
-        levels=("c4", "c5") if aux else ("c5",),
-        pretrained=pretrained,
-    )
-    return _v3(encoder, num_classes, in_channels, overlapping, output_stride, aux, dropout)
-
-
-def _v3(
-    encoder: Encoder, num_classes: int, in_channels: int, overlapping: bool, stride: int, aux: bool, dropout: float
-) -> DeepLabV3:
-    normalize = Normalize.for_channels(in_channels)
-    normalize.channels_last = False  # the weights of ASPP would be copied at each call
-    return DeepLabV3(
-        encoder, num_classes, rates=_rates(stride), aux=aux, dropout=dropout, overlapping=overlapping,
-        normalize=normalize,
-    )  # fmt: skip
+    return _v3("resnet101", num_classes, **keywords)
 
 
 Layout = Literal["paper", "smp"]
 
+SMP_LAYOUT: dict[str, Any] = {"rates": (12, 24, 36), "before": 1, "after": 1, "align_corners": True}
+"""What :class:`DeepLabV3Plus` is told to have the layout of segmentation_models.pytorch."""
 
-def deeplabv3plus_resnet34(
+
+def _v3plus(
+    name: str,
     num_classes: int,
     *,
     in_channels: int = 3,
@@ -314,20 +302,33 @@ def deeplabv3plus_resnet34(
     dropout: float = 0.5,
     pretrained: bool = False,
 ) -> DeepLabV3Plus:
+    if layout not in ("paper", "smp"):
+        raise ValueError(f"layout is 'paper' or 'smp', got {layout!r}")
+    keywords: dict[str, Any] = {"rates": _rates(output_stride)} | (SMP_LAYOUT if layout == "smp" else {})
+    of_resnets = {"first_keeps": False} if layout == "smp" else {}
+    encoder = named_encoder(
+        name,
+        in_channels=in_channels,
+        output_stride=output_stride,
+        levels=("c2", "c5"),
+        pretrained=pretrained,
+        **of_resnets,
+    )
+    normalize = normalize_for(encoder, in_channels)
+    normalize.channels_last = False  # its depthwise convolutions of 2,048 channels are a tenth slower so
+    return DeepLabV3Plus(
+        encoder, num_classes, **keywords, dropout=dropout, overlapping=overlapping, normalize=normalize
+    )
+
+
+@hands_keywords_to(_v3plus)
+def deeplabv3plus_resnet34(num_classes: int, **keywords: Any) -> DeepLabV3Plus:
     """DeepLab v3+ on ResNet-34. Keywords as in :func:`deeplabv3plus_resnet50`."""
-    return _v3plus("resnet34", num_classes, in_channels, overlapping, output_stride, layout, dropout, pretrained)
+    return _v3plus("resnet34", num_classes, **keywords)
 
 
-def deeplabv3plus_resnet50(
-    num_classes: int,
-    *,
-    in_channels: int = 3,
-    overlapping: bool = False,
-    output_stride: int = 16,
-    layout: Layout = "paper",
-    dropout: float = 0.5,
-    pretrained: bool = False,
-) -> DeepLabV3Plus:
+@hands_keywords_to(_v3plus)
+def deeplabv3plus_resnet50(num_classes: int, **keywords: Any) -> DeepLabV3Plus:  # noqa: D417 (the keywords are those of the helper)
     """DeepLab v3+ on ResNet-50.
 
     Args:
@@ -345,21 +346,13 @@ def deeplabv3plus_resnet50(
     Raises:
         ValueError: for another output stride or layout.
     """
-    return _v3plus("resnet50", num_classes, in_channels, overlapping, output_stride, layout, dropout, pretrained)
+    return _v3plus("resnet50", num_classes, **keywords)
 
 
-def deeplabv3plus_resnet101(
-    num_classes: int,
-    *,
-    in_channels: int = 3,
-    overlapping: bool = False,
-    output_stride: int = 16,
-    layout: Layout = "paper",
-    dropout: float = 0.5,
-    pretrained: bool = False,
-) -> DeepLabV3Plus:
+@hands_keywords_to(_v3plus)
+def deeplabv3plus_resnet101(num_classes: int, **keywords: Any) -> DeepLabV3Plus:
     """DeepLab v3+ on ResNet-101. Keywords as in :func:`deeplabv3plus_resnet50`."""
-    return _v3plus("resnet101", num_classes, in_channels, overlapping, output_stride, layout, dropout, pretrained)
+    return _v3plus("resnet101", num_classes, **keywords)
 
 
 def deeplab(
@@ -389,39 +382,15 @@ def deeplab(
     Raises:
         ValueError: for another output stride or layout.
     """
-    return _v3plus(encoder, num_classes, in_channels, overlapping, output_stride, layout, dropout, pretrained)
-
-
-SMP_LAYOUT: dict[str, Any] = {"rates": (12, 24, 36), "before": 1, "after": 1, "align_corners": True}
-"""What :class:`DeepLabV3Plus` is told to have the layout of segmentation_models.pytorch."""
-
-
-def _v3plus(
-    name: str,
-    num_classes: int,
-    in_channels: int,
-    overlapping: bool,
-    stride: int,
-    layout: Layout,
-    dropout: float,
-    pretrained: bool,
-) -> DeepLabV3Plus:
-    if layout not in ("paper", "smp"):
-        raise ValueError(f"layout is 'paper' or 'smp', got {layout!r}")
-    keywords: dict[str, Any] = {"rates": _rates(stride)} | (SMP_LAYOUT if layout == "smp" else {})
-    of_resnets = {"first_keeps": False} if layout == "smp" else {}
-    encoder = named_encoder(
-        name,
+    return _v3plus(
+        encoder,
+        num_classes,
         in_channels=in_channels,
-        output_stride=stride,
-        levels=("c2", "c5"),
+        overlapping=overlapping,
+        output_stride=output_stride,
+        layout=layout,
+        dropout=dropout,
         pretrained=pretrained,
-        **of_resnets,
-    )
-    normalize = normalize_for(encoder, in_channels)
-    normalize.channels_last = False  # its depthwise convolutions of 2,048 channels are a tenth slower so
-    return DeepLabV3Plus(
-        encoder, num_classes, **keywords, dropout=dropout, overlapping=overlapping, normalize=normalize
     )
 
 

@@ -29,6 +29,7 @@ c5 has stride 8 already, and a head of two convolutions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -40,6 +41,7 @@ from seglib.layers.resnet import resnet_encoder
 from seglib.layers.tiny import TINY_MEAN, TINY_STD, TinyEncoder
 from seglib.layers.upsample import BilinearUpsample
 from seglib.layers.vgg import VGG16Encoder, convolutionalize
+from seglib.models.keywords import hands_keywords_to
 from seglib.models.semantic import SemanticModel, two_layer_head, upsample
 from seglib.types import DenseOutput, Size, Targets
 
@@ -214,7 +216,8 @@ class DilatedFCN(SemanticModel):
         return DenseOutput(logits, aux)
 
 
-def fcn32s(
+def _on_vgg(
+    stride: int,
     num_classes: int,
     *,
     in_channels: int = 3,
@@ -223,6 +226,13 @@ def fcn32s(
     dropout: float = 0.5,
     pretrained: bool = False,
 ) -> FCN:
+    encoder = VGG16Encoder(in_channels=in_channels, hidden=hidden, dropout=dropout, pretrained=pretrained)
+    normalize = Normalize.for_channels(in_channels)
+    return FCN(encoder, num_classes, stride=stride, overlapping=overlapping, normalize=normalize)
+
+
+@hands_keywords_to(_on_vgg)
+def fcn32s(num_classes: int, **keywords: Any) -> FCN:  # noqa: D417 (the keywords are those of the helper)
     """The paper's FCN-32s on VGG-16: no skips.
 
     Args:
@@ -236,41 +246,19 @@ def fcn32s(
     Raises:
         ValueError: when ``pretrained`` is asked for with another width than 4096.
     """
-    return _on_vgg(32, num_classes, in_channels, overlapping, hidden, dropout, pretrained)
+    return _on_vgg(32, num_classes, **keywords)
 
 
-def fcn16s(
-    num_classes: int,
-    *,
-    in_channels: int = 3,
-    overlapping: bool = False,
-    hidden: int = 4096,
-    dropout: float = 0.5,
-    pretrained: bool = False,
-) -> FCN:
+@hands_keywords_to(_on_vgg)
+def fcn16s(num_classes: int, **keywords: Any) -> FCN:
     """The paper's FCN-16s on VGG-16: one skip, from pool4. Keywords as in :func:`fcn32s`."""
-    return _on_vgg(16, num_classes, in_channels, overlapping, hidden, dropout, pretrained)
+    return _on_vgg(16, num_classes, **keywords)
 
 
-def fcn8s(
-    num_classes: int,
-    *,
-    in_channels: int = 3,
-    overlapping: bool = False,
-    hidden: int = 4096,
-    dropout: float = 0.5,
-    pretrained: bool = False,
-) -> FCN:
+@hands_keywords_to(_on_vgg)
+def fcn8s(num_classes: int, **keywords: Any) -> FCN:
     """The paper's FCN-8s on VGG-16: skips from pool4 and pool3. Keywords as in :func:`fcn32s`."""
-    return _on_vgg(8, num_classes, in_channels, overlapping, hidden, dropout, pretrained)
-
-
-def _on_vgg(
-    stride: int, num_classes: int, in_channels: int, overlapping: bool, hidden: int, dropout: float, pretrained: bool
-) -> FCN:
-    encoder = VGG16Encoder(in_channels=in_channels, hidden=hidden, dropout=dropout, pretrained=pretrained)
-    normalize = Normalize.for_channels(in_channels)
-    return FCN(encoder, num_classes, stride=stride, overlapping=overlapping, normalize=normalize)
+    return _on_vgg(8, num_classes, **keywords)
 
 
 def fcn_resnet18(
@@ -321,7 +309,8 @@ def fcn(
     return FCN(net, num_classes, stride=stride, overlapping=overlapping, normalize=normalize)
 
 
-def fcn_resnet50(
+def _dilated(
+    name: str,
     num_classes: int,
     *,
     in_channels: int = 3,
@@ -330,6 +319,15 @@ def fcn_resnet50(
     dropout: float = 0.1,
     pretrained: bool = False,
 ) -> DilatedFCN:
+    levels = ("c4", "c5") if aux else ("c5",)
+    encoder = resnet_encoder(name, in_channels=in_channels, output_stride=8, levels=levels, pretrained=pretrained)
+    normalize = Normalize.for_channels(in_channels)
+    normalize.channels_last = False  # little faster so, and the head's weights would be copied at each call
+    return DilatedFCN(encoder, num_classes, aux=aux, dropout=dropout, overlapping=overlapping, normalize=normalize)
+
+
+@hands_keywords_to(_dilated)
+def fcn_resnet50(num_classes: int, **keywords: Any) -> DilatedFCN:  # noqa: D417 (the keywords are those of the helper)
     """The ``fcn_resnet50`` of torchvision, whose published weights ``seglib convert`` turns into its own.
 
     Args:
@@ -340,30 +338,13 @@ def fcn_resnet50(
         dropout: in the heads.
         pretrained: start the encoder from torchvision's ImageNet weights.
     """
-    return _dilated("resnet50", num_classes, in_channels, overlapping, aux, dropout, pretrained)
+    return _dilated("resnet50", num_classes, **keywords)
 
 
-def fcn_resnet101(
-    num_classes: int,
-    *,
-    in_channels: int = 3,
-    overlapping: bool = False,
-    aux: bool = True,
-    dropout: float = 0.1,
-    pretrained: bool = False,
-) -> DilatedFCN:
+@hands_keywords_to(_dilated)
+def fcn_resnet101(num_classes: int, **keywords: Any) -> DilatedFCN:
     """The ``fcn_resnet101`` of torchvision. Keywords as in :func:`fcn_resnet50`."""
-    return _dilated("resnet101", num_classes, in_channels, overlapping, aux, dropout, pretrained)
-
-
-def _dilated(
-    name: str, num_classes: int, in_channels: int, overlapping: bool, aux: bool, dropout: float, pretrained: bool
-) -> DilatedFCN:
-    levels = ("c4", "c5") if aux else ("c5",)
-    encoder = resnet_encoder(name, in_channels=in_channels, output_stride=8, levels=levels, pretrained=pretrained)
-    normalize = Normalize.for_channels(in_channels)
-    normalize.channels_last = False  # little faster so, and the head's weights would be copied at each call
-    return DilatedFCN(encoder, num_classes, aux=aux, dropout=dropout, overlapping=overlapping, normalize=normalize)
+    return _dilated("resnet101", num_classes, **keywords)
 
 
 def fcn_tiny(num_classes: int, *, in_channels: int = 3, overlapping: bool = False, stride: int = 4) -> FCN:

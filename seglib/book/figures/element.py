@@ -10,7 +10,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,9 @@ if (!this.shadowRoot) render(this.attachShadow({{mode: "open"}}), JSON.parse(thi
 }})();</script>"""
 
 
-def source(*names: str) -> str:
+def source(*names: str, shared: Sequence[str] = ("common",)) -> str:
     """The script of a figure: shared helpers and its own files, without comment lines, indentation and ``export``."""
-    text = "".join((_HERE / f"{name}.js").read_text("utf-8") for name in ("common", *names))
+    text = "".join((_HERE / f"{name}.js").read_text("utf-8") for name in (*shared, *names))
     lines = [line.strip() for line in text.splitlines()]
     kept = [line for line in lines if line and not line.startswith("//")]
     return re.sub(r"^export ", "", "\n".join(kept), flags=re.MULTILINE)

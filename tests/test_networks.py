@@ -304,7 +304,7 @@ RUN = """async ({name, inputs, keep}) => {
   const tensors = {};
   for (const [key, {shape, data}] of Object.entries(inputs)) tensors[key] = {shape, data: Float32Array.from(data)};
   const wanted = new Float32Array(await (await fetch("expected.bin")).arrayBuffer());
-  const {kept} = await liveNetworks().run(name, tensors, keep.map((k) => k.step));
+  const {kept} = await liveNetworks().run(name, tensors, {keep: keep.map((k) => k.step)});
   return keep.map(({step, at}) => {
     const {data} = kept[step];
     let worst = 0, most = 1;

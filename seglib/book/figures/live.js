@@ -25,7 +25,7 @@ function bytesOf(base64) {
   return bytes.buffer;
 }
 
-// One worker for the networks of a figure. load(name) gives a manifest; run(name, inputs, keep) gives
+// One worker for the networks of a figure. load(name) gives a manifest; run(name, inputs, {keep, cuts}) gives
 // {outputs, kept}, or null when a newer run of that network came.
 export function liveNetworks() {
   let worker = null, runs = 0;
@@ -45,16 +45,18 @@ export function liveNetworks() {
     worker.postMessage({load: name, manifest, numbers: bytesOf(numbers)});
     return manifest;
   })();
-  const run = async (name, inputs, keep = []) => {
+  const run = async (name, inputs, {keep = [], cuts = []} = {}) => {
     await load(name);
     return new Promise((done, fail) => {
       open.set(++runs, [done, fail]);
-      worker.postMessage({run: name, id: runs, inputs, keep});
+      worker.postMessage({run: name, id: runs, inputs, keep, cuts});
     });
   };
   return {load, run};
 }
 
-// The last step of a layer: what the layer gives.
-export const stepOf = (manifest, layer) =>
-  manifest.steps.findLastIndex((s) => s.layer === layer || s.layer.startsWith(`${layer}.`));
+const within = (layer) => (step) => step.layer === layer || step.layer.startsWith(`${layer}.`);
+
+// The step whose result is what a layer gives, and the one whose result is what it takes.
+export const outputStep = (manifest, layer) => manifest.steps.findLastIndex(within(layer));
+export const inputStep = (manifest, layer) => manifest.steps.find(within(layer)).args[0].step;

@@ -389,8 +389,16 @@ function numbersOf({shape, dtype, offset}, buffer) {
   return dtype === "f16" ? Float32Array.from(stored, half) : Float32Array.from(stored);
 }
 
-// A network's manifest and its bytes → run(inputs, keep, pause): its outputs, and what the steps in keep gave.
-// pause is called before each step; when it gives (a promise of) false, the run ends and gives null.
+const zeros = (x) => tensor(x.shape);
+
+// What a cut leaves of a step's arguments: [i] or [i, j] is the place of the argument that becomes zero.
+function without(args, [i, j]) {
+  return args.with(i, j === undefined ? zeros(args[i]) : args[i].with(j, zeros(args[i][j])));
+}
+
+// A network's manifest and its bytes → run(inputs, {keep, cuts, pause}): its outputs, and what the steps in keep gave.
+// A cut {step, place} makes an argument of a step zero, or what it gives when there is no place. pause is called before
+// each step; when it gives (a promise of) false, the run ends and gives null.
 export function network(manifest, buffer) {
   const weights = manifest.tensors.map((t) => tensor(t.shape, numbersOf(t, buffer)));
   const ends = manifest.steps.map(() => []), last = new Map();  // the values that nobody needs after a step
@@ -401,7 +409,7 @@ export function network(manifest, buffer) {
   manifest.steps.forEach((step, i) => see(step.args, i));
   for (const {step} of Object.values(manifest.outputs)) last.delete(step);
   last.forEach((end, step) => ends[end].push(step));
-  return async function run(inputs, keep = [], pause = () => true) {
+  return async function run(inputs, {keep = [], cuts = [], pause = () => true} = {}) {
     const values = [], kept = {};
     const read = (value) => {
       if (Array.isArray(value)) return value.map(read);
@@ -412,7 +420,10 @@ export function network(manifest, buffer) {
     };
     for (const [i, step] of manifest.steps.entries()) {
       if ((await pause()) === false) return null;
-      values[i] = OPERATORS[step.op](...step.args.map(read));
+      const cut = cuts.filter((c) => c.step === i);
+      const args = cut.reduce((a, {place}) => (place ? without(a, place) : a), step.args.map(read));
+      values[i] = OPERATORS[step.op](...args);
+      if (cut.some(({place}) => !place)) values[i] = zeros(values[i]);
       if (keep.includes(i)) kept[i] = values[i];
       for (const at of ends[i]) values[at] = undefined;
     }
@@ -420,8 +431,8 @@ export function network(manifest, buffer) {
   };
 }
 
-// In a worker: {load, manifest, numbers} stores a network, {run, id, inputs, keep} answers {id, outputs, kept}. A new
-// run of a network ends the one before it, which answers {id, stopped: true}.
+// In a worker: {load, manifest, numbers} stores a network, {run, id, inputs, keep, cuts} answers {id, outputs, kept}. A
+// new run of a network ends the one before it, which answers {id, stopped: true}.
 export function serve(scope) {
   const networks = {}, newest = {};
   const channel = new MessageChannel(), waiting = [];
@@ -444,7 +455,7 @@ export function serve(scope) {
       return newest[data.run] === data.id;
     };
     try {
-      const found = await networks[data.run](data.inputs, data.keep, pause);
+      const found = await networks[data.run](data.inputs, {keep: data.keep, cuts: data.cuts, pause});
       scope.postMessage({id: data.id, ...(found || {stopped: true})});
     } catch (error) {
       scope.postMessage({id: data.id, error: String(error)});

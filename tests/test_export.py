@@ -12,6 +12,7 @@ from seglib.models.zoo import build
 from seglib.types import DenseOutput
 from seglib.weights import save_weights
 from seglib.weights.export import export_model
+from seglib.weights.steps import Steps
 
 SEMANTIC = ("fcn_tiny", "unet_tiny", "deeplab_tiny")
 SIZES = ((1, 3, 96, 200), (3, 3, 64, 64), (1, 3, 33, 47))
@@ -61,6 +62,17 @@ def test_an_onnx_file_takes_any_size_and_gives_the_models_logits(tmp_path, name)
         torch.testing.assert_close(torch.from_numpy(found), model(images).logits, rtol=1e-3, atol=1e-3)
 
 
+def test_a_json_file_lists_steps_and_has_its_weights_beside_it(tmp_path):
+    model = net("fcn_tiny").eval()
+    assert export_model(model, tmp_path / "m.json", {"model": "fcn_tiny"}) < 1e-3
+    told = json.loads((tmp_path / "m.json").read_text())
+    assert told["about"] == {"model": "fcn_tiny"} and told["inputs"] == {"images": [None, 3, None, None]}
+    steps = Steps(told, (tmp_path / "m.bin").read_bytes())
+    for size in SIZES:
+        images = torch.rand(size)
+        torch.testing.assert_close(steps.outputs(images=images)["logits"], model(images).logits, rtol=1e-4, atol=1e-4)
+
+
 def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
     model = net("fcn_tiny")
     wrong = SimpleNamespace(module=lambda: lambda images: torch.zeros(len(images), 3, *images.shape[2:]))
@@ -71,7 +83,7 @@ def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
 
 
 def test_other_models_and_files_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="m.pth ends in neither .pt2 .torch.export. nor .onnx"):
+    with pytest.raises(ValueError, match="m.pth ends in none of .pt2 .torch.export., .onnx and .json"):
         export_model(net("fcn_tiny"), tmp_path / "m.pth")
     with pytest.raises(ValueError, match="a MaskRCNN is no semantic model of images"):
         export_model(build("mask_rcnn_tiny", num_classes=2), tmp_path / "m.pt2")

@@ -170,17 +170,12 @@ def small(**options):
     return module, steps_of(module, {"image": image}, ("up", "share"), dynamic={"image": (2, 3)}, **options)
 
 
-def outputs(steps, **inputs):
-    values = steps.run(**inputs)
-    return {name: values[ref["step"]] for name, ref in steps.manifest["outputs"].items()}
-
-
 def test_steps_give_what_the_module_gives_at_other_sizes():
     module, steps = small()
     image = torch.rand(1, 3, 11, 5)
     with torch.no_grad():
         want = module(image)
-    torch.testing.assert_close(list(outputs(steps, image=image).values()), list(want))
+    torch.testing.assert_close(list(steps.outputs(image=image).values()), list(want))
 
 
 def test_the_manifest_names_layers_shapes_and_types():
@@ -201,15 +196,15 @@ def test_weights_that_16_bits_hold_are_stored_so_and_half_rounds_the_others():
     image = torch.rand(1, 3, 8, 8)
     with torch.no_grad():
         want = module.half().float()(image)
-    torch.testing.assert_close(list(outputs(steps, image=image).values()), list(want))
+    torch.testing.assert_close(list(steps.outputs(image=image).values()), list(want))
     again = steps_of(module, {"image": image}, ("up", "share"))  # rounded already
     assert {t["name"]: t["dtype"] for t in again.manifest["tensors"]} == kinds
 
 
 def test_files_come_in_pairs(tmp_path):
     _, steps = small()
-    steps.write(tmp_path / "a.json")
-    assert json.loads((tmp_path / "a.json").read_text()) == steps.manifest
+    steps.write(tmp_path / "a.json", {"model": "small"})
+    assert json.loads((tmp_path / "a.json").read_text()) == steps.manifest | {"about": {"model": "small"}}
     assert (tmp_path / "a.bin").read_bytes() == steps.numbers
 
 
@@ -245,7 +240,7 @@ def example(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_networks_steps_give_what_the_model_gives(name, networks):
     given = example(name)
-    found = outputs(networks[name], **given)
+    found = networks[name].outputs(**given)
     model = stored_model("sam_tiny" if name.startswith("sam") else name).half().float()  # as in the page: 16 bits
     with torch.no_grad():
         if name == "sam_decoder":

@@ -17,6 +17,8 @@ import booklinks  # noqa: E402
 import bookterms  # noqa: E402
 from bookfigures import show_both_modes  # noqa: E402
 
+from seglib.book.networks import add_networks  # noqa: E402
+
 COLAB = "https://colab.research.google.com"
 
 
@@ -76,6 +78,7 @@ def repair_pages(app: Sphinx, exception: Exception | None) -> None:
         if fixed != text:
             path.write_text(fixed, encoding="utf-8")
     show_both_modes(Path(app.outdir))
+    add_networks(Path(app.outdir))
 
 
 class Prose:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -16,19 +16,11 @@ from torch import Tensor, nn
 
 from seglib.book.figures.element import source
 from seglib.book.pretrained import stored_model
-from seglib.models.base import Model
 from seglib.models.sam import Sam
+from seglib.models.semantic import SemanticModel
 from seglib.types import Prompts
+from seglib.weights.export import Logits
 from seglib.weights.steps import Steps, steps_of
-
-
-class _Logits(nn.Module):
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.model(image).logits
 
 
 class _Encoder(nn.Module):
@@ -52,8 +44,10 @@ class _Decoder(nn.Module):
 
 def semantic_network(name: str) -> Steps:
     """A semantic system with its stored weights in 16 bits: ``image`` ``(1, 3, H, W)`` in [0, 1] → ``logits``."""
+    model = stored_model(name)
+    assert isinstance(model, SemanticModel)
     return steps_of(
-        _Logits(stored_model(name)),
+        Logits(model),
         {"image": torch.rand(1, 3, 90, 150)},
         ("logits",),
         dynamic={"image": (2, 3)},
@@ -105,12 +99,16 @@ NETWORKS: dict[str, Callable[[], Steps]] = {
 """Name of a page's network → how it is made."""
 
 
-def write_networks(folder: Path) -> list[Path]:
-    """Write the networks and their runtime as scripts; returns the files."""
+FIGURES = {"seg-playground-": ("fcn_tiny", "unet_tiny")}
+"""Beginning of a figure's element → the networks that it runs."""
+
+
+def write_networks(folder: Path, names: Sequence[str] = tuple(NETWORKS)) -> list[Path]:
+    """Write networks and their runtime as scripts; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     values: dict[str, object] = {"runtime": source("network", shared=()) + "\nserve(self);"}
-    for name, make in NETWORKS.items():
-        steps = make()
+    for name in names:
+        steps = NETWORKS[name]()
         values[name] = {"manifest": steps.manifest, "numbers": base64.b64encode(steps.numbers).decode()}
     files = []
     for name, value in values.items():
@@ -119,3 +117,10 @@ def write_networks(folder: Path) -> list[Path]:
         path.write_text(f"segNetworks.{name} = {text};\n", encoding="utf-8")
         files.append(path)
     return files
+
+
+def add_networks(book: Path) -> list[Path]:
+    """Write the networks that the built pages in a folder run into its ``_static/networks``; returns the files."""
+    text = "".join(page.read_text(encoding="utf-8") for page in sorted(book.glob("**/*.html")))
+    names = {name for figure, used in FIGURES.items() if f"<{figure}" in text for name in used}
+    return write_networks(book / "_static" / "networks", sorted(names)) if names else []

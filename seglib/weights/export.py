@@ -1,4 +1,4 @@
-"""Models as files that run without seglib: ``torch.export``'s ``.pt2`` and ONNX, for images of any size."""
+"""Models as files that run without seglib, for images of any size: ``torch.export``'s ``.pt2``, ONNX, plain steps."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from seglib.files import atomic_path
 from seglib.models.base import Model
 from seglib.models.semantic import SemanticModel
 from seglib.ops.inference import evaluating
+from seglib.weights.steps import steps_of
 
 CHECKED = ((1, 96, 200), (2, 64, 64), (1, 33, 47), (3, 130, 90))
 """Batches on which a file is compared with the model, (B, H, W): multiples of a stride or not, wide, high and small."""
@@ -24,10 +25,11 @@ CHECKED = ((1, 96, 200), (2, 64, 64), (1, 33, 47), (3, 130, 90))
 TOLERANCE = 1e-3
 """Of the largest logit: the largest difference from the model at which a file is kept."""
 
+_ANY_SIZE = {"images": (0, 2, 3)}
 _EXAMPLE = (2, 90, 150)  # neither side a multiple of a stride, nor alike: what is equal by chance would stay equal
 
 
-class _Logits(nn.Module):
+class Logits(nn.Module):
     """A semantic model that returns the tensor alone."""
 
     def __init__(self, model: SemanticModel) -> None:
@@ -48,7 +50,8 @@ def export_model(model: Model, path: str | Path, metadata: Mapping[str, Any] | N
 
     Args:
         model: a semantic model.
-        path: a file that ends in ``.pt2`` (``torch.export.load``) or ``.onnx``.
+        path: a file that ends in ``.pt2`` (``torch.export.load``), ``.onnx``, or ``.json``: a manifest of steps
+            (:class:`~seglib.weights.steps.Steps`) with its weights beside it in a ``.bin`` file.
         metadata: JSON-able facts to keep in the file under the name "seglib".
 
     Returns:
@@ -60,8 +63,8 @@ def export_model(model: Model, path: str | Path, metadata: Mapping[str, Any] | N
             written then.
     """
     path = Path(path)
-    if path.suffix not in (".pt2", ".onnx"):
-        raise ValueError(f"{path} ends in neither .pt2 (torch.export) nor .onnx; name one of the two")
+    if path.suffix not in (".pt2", ".onnx", ".json"):
+        raise ValueError(f"{path} ends in none of .pt2 (torch.export), .onnx and .json (steps); name one of them")
     if not isinstance(model, SemanticModel) or model.normalize.dims != 2:
         raise ValueError(
             f"a {type(model).__name__} is no semantic model of images, and only these are exported for any size; "
@@ -74,9 +77,15 @@ def export_model(model: Model, path: str | Path, metadata: Mapping[str, Any] | N
     facts = {"seglib": json.dumps(dict(metadata or {}))}
     write = _write_pt2 if path.suffix == ".pt2" else _write_onnx
     try:
-        with evaluating(model), atomic_path(path) as beside:
-            run = write(_Logits(model), example, beside, facts)
-            worst = _compare(model, run, channels)
+        with evaluating(model):
+            if path.suffix == ".json":
+                steps = steps_of(Logits(model), {"images": example}, ("logits",), dynamic=_ANY_SIZE, prefix="model.")
+                worst = _compare(model, lambda images: steps.outputs(images=images)["logits"], channels)
+                steps.write(path, dict(metadata or {}))
+                return worst
+            with atomic_path(path) as beside:
+                run = write(Logits(model), example, beside, facts)
+                worst = _compare(model, run, channels)
     finally:
         model.to(device)
     return worst
@@ -100,7 +109,7 @@ def _compare(model: SemanticModel, run: Callable[[Tensor], Tensor], channels: in
 
 
 def _dynamic() -> dict[str, dict[int, Any]]:
-    return {"images": {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
+    return {name: {axis: Dim.DYNAMIC for axis in axes} for name, axes in _ANY_SIZE.items()}
 
 
 def _write_pt2(module: nn.Module, example: Tensor, path: Path, facts: dict[str, str]) -> Callable[[Tensor], Tensor]:

@@ -51,12 +51,18 @@ class Steps:
     manifest: dict[str, Any]
     numbers: bytes
 
-    def write(self, path: Path) -> None:
-        """Write the manifest to a ``.json`` file, and the numbers beside it to a ``.bin`` file of the same name."""
+    def write(self, path: Path, about: Mapping[str, Any] | None = None) -> None:
+        """Write the manifest to a ``.json`` file, and the numbers beside it to a ``.bin`` file of the same name.
+
+        Args:
+            path: the ``.json`` file.
+            about: facts that JSON can store, for the manifest's ``about``.
+        """
+        told = self.manifest | {"about": dict(about or {})}
         with atomic_path(path.with_suffix(".bin")) as beside:
             beside.write_bytes(self.numbers)
         with atomic_path(path) as beside:
-            beside.write_text(json.dumps(self.manifest, separators=(",", ":"), allow_nan=False), encoding="utf-8")
+            beside.write_text(json.dumps(told, separators=(",", ":"), allow_nan=False), encoding="utf-8")
 
     def run(self, **inputs: Tensor) -> list[Any]:
         """What every step gives, by PyTorch's own operators: the reference for other runtimes.
@@ -80,6 +86,11 @@ class Steps:
         for step in self.manifest["steps"]:
             values.append(_apply(step["op"], [read(a) for a in step["args"]]))
         return values
+
+    def outputs(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """The network's outputs by name. Errors as in :meth:`run`."""
+        values = self.run(**inputs)
+        return {name: values[ref["step"]] for name, ref in self.manifest["outputs"].items()}
 
     def _tensor(self, entry: Mapping[str, Any]) -> Tensor:
         count = math.prod(entry["shape"])

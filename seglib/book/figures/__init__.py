@@ -18,6 +18,7 @@ from seglib.book.figures.measuring import conventions
 from seglib.book.figures.merging import panoptic_merge
 from seglib.book.figures.panoptic import PANOPTIC_CATEGORIES, panoptic_quality, panoptic_scene
 from seglib.book.figures.planner import PLAN_PRESETS, plan_explorer
+from seglib.book.figures.playground import playground
 from seglib.book.figures.prompts import prompt_explorer
 from seglib.book.figures.queries import MATCHINGS, hungarian, masked_attention
 from seglib.book.figures.stepper import detector_stepper
@@ -32,9 +33,9 @@ __all__ = [
     "MATCHINGS", "PANOPTIC_CATEGORIES", "PLAN_PRESETS", "ROI_MAP", "SURFACE_PRESETS", "Figure", "bilinear_stamps",
     "conventions", "detector_stepper", "dilation", "dynamic_filter", "dynamic_filter_of", "explorer", "hungarian",
     "loss_gradient", "mask_metrics", "masked_attention", "matcher", "nms", "panoptic_merge", "panoptic_quality",
-    "panoptic_scene", "paste_back", "pixel_probe", "plan_explorer", "precision_recall", "prompt_explorer",
-    "prototypes", "prototypes_of", "receptive_field", "roi_bins", "slices", "stride_dilation", "surface_distance",
-    "transposed_conv", "valid_tiles",
+    "panoptic_scene", "paste_back", "pixel_probe", "plan_explorer", "playground", "precision_recall",
+    "prompt_explorer", "prototypes", "prototypes_of", "receptive_field", "roi_bins", "slices", "stride_dilation",
+    "surface_distance", "transposed_conv", "valid_tiles",
 ]  # fmt: skip
 
 

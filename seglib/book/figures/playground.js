@@ -41,10 +41,10 @@ export function sharesAt({shape, data}, at) {
 
 export function render(root, p) {
   const S = p.side, live = liveNetworks(), pen = el("canvas", {width: S, height: S, role: "img", "aria-label": "Your image"});
-  const paper = pen.getContext("2d", {willReadFrequently: true}), answer = el("canvas", {width: S, height: S, role: "img"});
+  const paper = pen.getContext("2d", {willReadFrequently: true}), answer = el("canvas", {width: S, height: S, role: "img", "aria-label": "The class of every pixel"});
   const small = el("canvas", {width: S, height: S}), wash = small.getContext("2d");
   let net = p.networks[0], tool = {brush: p.brushes[0]}, width = 14, chosen = 0, channel = 0, off = [];
-  let x = S / 2, y = S / 2, found = null, manifest = null, images = [], undo = [], started = 0, drawn = null;
+  let x = S / 2, y = S / 2, found = null, manifest = null, images = [], undo = [], started = 0;
 
   // The image
 
@@ -90,7 +90,9 @@ export function render(root, p) {
 
   // The network
 
+  const busy = (now) => drawing.setAttribute("aria-busy", now);
   async function run() {
+    busy(true);
     mark();
     const mine = ++started, name = net.name;
     try {
@@ -104,6 +106,7 @@ export function render(root, p) {
       found = {logits: got.outputs.logits, maps: net.blocks.map((_, i) => at(i)), ms: performance.now() - began};
       show();
     } catch (error) {
+      busy(false);
       status.textContent = `The network cannot run here (${error.message}). In the book's pages it runs in any browser of today.`;
     }
   }
@@ -139,12 +142,12 @@ export function render(root, p) {
   function show() {
     images.forEach((e, i) => e.setAttribute("href", pictureOf(i)));
     const labels = bestOf(found.logits);
-    drawn = labels;
     const face = answer.getContext("2d"), under = paper.getImageData(0, 0, S, S);
     labels.forEach((v, i) => p.categories[v][1].forEach((c, k) => { under.data[4 * i + k] = 0.3 * under.data[4 * i + k] + 0.7 * c; }));
     face.putImageData(under, 0, 0);
     choose(chosen);
     mark();
+    busy(false);
     status.textContent = `${net.title} answered in ${Math.round(found.ms)} ms${off.length ? `, without ${off.map((i) => net.switches[i].l).join(" and ")}` : ""}.`;
   }
   function choose(i) {
@@ -189,6 +192,7 @@ export function render(root, p) {
   const file = el("input", {type: "file", accept: "image/*", "aria-label": "Open a photo", onchange: (e) => open(e.target.files[0])});
   const seeds = p.scenes.map(({seed, image}) => el("button", {type: "button", class: "seed", "aria-label": `Scene ${seed}`, onclick: () => {
     const scene = Object.assign(new Image(), {src: image});
+    busy(true);
     scene.decode().then(() => take(scene));
   }}, el("img", {src: image, alt: ""})));
   const note = el("p", {class: "note"}, "A photo that you open or drop stays on your computer: the network runs in this page.");

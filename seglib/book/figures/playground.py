@@ -110,7 +110,7 @@ def _colour(first: Sample, label: int, samples: list[Sample]) -> list[int]:
 
 
 def _stamp(scenes: Scenes, label: int) -> str:
-    """The largest thing of a class that lies wholly inside its scene and that nothing hides, as the address of a PNG."""
+    """The largest visible part of a thing of a class that lies wholly inside its scene, as the address of a PNG."""
     best: tuple[int, Tensor] | None = None
     for sample in (scenes[i] for i in range(len(scenes))):
         objects = sample.instances

@@ -158,7 +158,7 @@ class Small(nn.Module):
         self.register_buffer("order", torch.tensor([2, 0, 3, 1]))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        x = F.relu(self.norm(self.conv(image)))
+        x = F.relu(self.norm(self.norm(self.conv(image))))
         half = F.interpolate(x, scale_factor=2.0, mode="bilinear")[..., 1:]
         return half.index_select(1, self.order), x.flatten(2).softmax(-1)
 
@@ -186,6 +186,7 @@ def test_the_manifest_names_layers_shapes_and_types():
     assert {t["name"]: t["dtype"] for t in told["tensors"]}["conv.weight"] == "f32"
     assert {t["name"]: t["dtype"] for t in told["tensors"]}["order"] == "i32"
     assert all(t["offset"] % 4 == 0 for t in told["tensors"])
+    assert len({t["name"] for t in told["tensors"]}) == len(told["tensors"])
     assert json.loads(json.dumps(told)) == told
 
 

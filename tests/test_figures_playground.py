@@ -15,6 +15,8 @@ from seglib.book.networks import FIGURES, add_networks
 from seglib.book.pretrained import stored_model
 from seglib.data.scenes import CATEGORIES
 
+pytestmark = pytest.mark.slow  # each visit runs a network
+
 HEAD = (
     "<!doctype html><html lang='en' data-content_root='./'><meta charset='utf-8'>"
     "<meta name='viewport' content='width=device-width'><title>t</title><link rel='icon' href='data:,'><body>"

@@ -238,6 +238,7 @@ def example(name):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_networks_steps_give_what_the_model_gives(name, networks):
     given = example(name)
@@ -254,6 +255,7 @@ def test_a_networks_steps_give_what_the_model_gives(name, networks):
     torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fcn_tiny", "unet_tiny"])
 def test_16_bits_keep_the_recorded_score(name):
     """Rounding moves the mIoU of thirty scenes by less than a tenth of a point."""
@@ -269,6 +271,7 @@ def test_16_bits_keep_the_recorded_score(name):
     assert a > 0.7 and abs(a - b) < 1e-3
 
 
+@pytest.mark.slow
 def test_the_scripts_are_small_and_hold_the_stored_weights(tmp_path):
     files = write_networks(tmp_path)
     assert {f.stem for f in files} == {*NETWORKS, "runtime"}
@@ -313,6 +316,7 @@ RUN = """async ({name, inputs, keep}) => {
 }"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_step_in_the_browser_is_pytorchs(name, networks, site, open_page):
     folder, url = site

@@ -74,13 +74,14 @@ class Steps:
             raise ValueError(f"the network takes {sorted(self.manifest['inputs'])}, got {sorted(inputs)}")
         weights = [self._tensor(entry) for entry in self.manifest["tensors"]]
         values: list[Any] = []
+        sources: dict[str, Any] = {"input": inputs, "step": values, "tensor": weights}
 
         def read(value: Any) -> Any:
             if isinstance(value, list):
                 return [read(v) for v in value]
             if isinstance(value, dict):
-                ((what, which),) = value.items()
-                return inputs[which] if what == "input" else (values if what == "step" else weights)[which]
+                ((source, key),) = value.items()
+                return sources[source][key]
             return float(value) if isinstance(value, str) else value
 
         for step in self.manifest["steps"]:
@@ -143,12 +144,12 @@ def steps_of(
             if len(given) != len(outputs):
                 raise ValueError(f"the module gives {len(given)} outputs, but {len(outputs)} were named: {outputs}")
             found = {name: refs[n] for name, n in zip(outputs, given, strict=True)}
-        elif (kind := _kind(node)) in SAME or (kind == "getitem" and _kind(node.args[0]) in FIRST):
+        elif (op := _kind(node)) in SAME or (op == "getitem" and _kind(node.args[0]) in FIRST):
             refs[node] = refs[node.args[0]]
         else:
             arguments = [writer.plain(argument, refs) for argument in _arguments(node)]
             refs[node] = {"step": len(steps)}
-            steps.append({"op": kind, "args": arguments, "layer": _layer(node).removeprefix(prefix)})
+            steps.append({"op": op, "args": arguments, "layer": _layer(node).removeprefix(prefix)})
     given_shapes = {
         name: [None if axis in axes[name] else n for axis, n in enumerate(t.shape)] for name, t in inputs.items()
     }

@@ -13,7 +13,7 @@ from seglib.commands.console import note, say
 
 def export(
     weights: Annotated[Path, typer.Argument(help="A .safetensors file of a semantic model, or the folder of a run.")],
-    out: Annotated[Path, typer.Argument(help="The file to write: .pt2 (torch.export) or .onnx.")],
+    out: Annotated[Path, typer.Argument(help="The file to write: .pt2 (torch.export), .onnx or .json (plain steps).")],
 ) -> None:
     """Write a semantic model as a file that runs without seglib, for images of any number and size.
 

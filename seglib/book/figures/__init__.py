@@ -12,13 +12,13 @@ from torch import Tensor
 from seglib.book.figures.detection import ROI_MAP, matcher, nms, paste_back, precision_recall, roi_bins
 from seglib.book.figures.dynamic import dynamic_filter, dynamic_filter_of, prototypes, prototypes_of
 from seglib.book.figures.element import Figure
-from seglib.book.figures.explorer import explorer
+from seglib.book.figures.exploring import explorer
 from seglib.book.figures.images import png
 from seglib.book.figures.measuring import conventions
 from seglib.book.figures.merging import panoptic_merge
 from seglib.book.figures.panoptic import PANOPTIC_CATEGORIES, panoptic_quality, panoptic_scene
 from seglib.book.figures.planner import PLAN_PRESETS, plan_explorer
-from seglib.book.figures.playground import playground
+from seglib.book.figures.playing import playground
 from seglib.book.figures.prompts import prompt_explorer
 from seglib.book.figures.queries import MATCHINGS, hungarian, masked_attention
 from seglib.book.figures.stepper import detector_stepper

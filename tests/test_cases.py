@@ -169,6 +169,15 @@ def test_a_process_that_is_killed_while_storing_leaves_no_half_case(tmp_path):
     assert not rest.exists()
 
 
+def test_a_file_that_another_worker_finishes_meanwhile_is_no_fault(tmp_path, monkeypatch):
+    StoredCases(Listed(volume()), tmp_path)[0]
+    (stored,) = tmp_path.glob("*.json")
+    gone = tmp_path / f".{stored.stem}.image.npy"  # listed, and renamed before its age is asked for
+    stored.unlink()
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter([gone]))
+    assert StoredCases(Listed(volume()), tmp_path)[0].image.equal(volume().image.short())
+
+
 def test_workers_store_and_read_in_one_folder(tmp_path):
     dataset = Listed(*(volume(torch.full((1, 2, 3, 4), float(i)), name=str(i)) for i in range(3)))
     cases = StoredCases(dataset, tmp_path)

@@ -19,6 +19,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -221,8 +222,9 @@ def _part(stem: Path, name: str) -> Path:
 def _write(case: Case, stem: Path, source: str) -> None:
     """Write a case; its JSON file comes last and says that the others are whole."""
     for half in stem.parent.glob(f".{stem.name}.*"):  # of a process that was killed; a living one writes on
-        if time.time() - half.stat().st_mtime > _HOUR:
-            half.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another worker has just finished it
+            if time.time() - half.stat().st_mtime > _HOUR:
+                half.unlink()
     sample = case.sample
     assert sample.semantic is not None
     for name, values in (("image", sample.image), ("labels", sample.semantic), ("foreground", case.places)):
